@@ -1,0 +1,195 @@
+"""The anchor cache: an Arrow dataset of old-task inputs with the teacher's features and outputs for them."""
+
+import hashlib
+import importlib.metadata
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Self, cast
+
+import datasets
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from craft_trainer.anchors.columns import open_columns
+from craft_trainer.anchors.features import Features, FeatureSpec, extract
+from craft_trainer.anchors.provenance import Provenance, file_digest
+from craft_trainer.models.base import AnchoredModel
+
+STATISTICS_FILE = "statistics.safetensors"
+OUTPUT_COLUMN = "output"
+GROUP_COLUMN = "group"
+INPUT_PREFIX = "input/"
+
+LoadBatch = Callable[[list[int]], dict[str, Any]]
+
+
+class AnchorBatch(NamedTuple):
+    """Raw inputs of some anchors, what the teacher made of them, and the old task each belongs to."""
+
+    inputs: dict[str, Any]
+    teacher: Features
+    groups: list[str]
+
+
+class AnchorCache:
+    """A finished anchor cache on disk, checked when it is opened."""
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open the cache at ``folder``.
+
+        Raises:
+            FileNotFoundError: ``folder`` is not an anchor cache.
+            ValueError: it is damaged or of another version.
+        """
+        self.folder = Path(folder)
+        self.provenance = Provenance.read(self.folder)
+        self.specs = [FeatureSpec(**feature) for feature in self.provenance.features]
+        self.dataset = datasets.load_from_disk(str(self.folder))
+        self._columns = open_columns(self.dataset)
+        statistics = load_file(self.folder / STATISTICS_FILE)
+        self.mean = {name: statistics[f"mean/{name}"] for name in self._target_columns()}
+        self.variance = {name: statistics[f"variance/{name}"] for name in self._target_columns()}
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def batch(self, rows: Sequence[int]) -> AnchorBatch:
+        """The anchors at ``rows``, on the CPU."""
+        columns = {name: _tensor_or_list(column.gather(rows)) for name, column in self._columns.items()}
+        inputs = {name.removeprefix(INPUT_PREFIX): columns[name] for name in columns if name.startswith(INPUT_PREFIX)}
+        hidden = {spec.column: cast(Tensor, columns[spec.column]) for spec in self.specs}
+        teacher = Features(hidden, cast(Tensor, columns[OUTPUT_COLUMN]))
+        return AnchorBatch(inputs, teacher, cast(list[str], columns[GROUP_COLUMN]))
+
+    def total_variance(self) -> dict[str, Float[Tensor, ""]]:
+        """Mean over dimensions of the teacher's variance, per feature: what ε is measured in."""
+        return {name: variance.mean() for name, variance in self.variance.items()}
+
+    def check_teacher(self, model: AnchoredModel) -> None:
+        """Compare ``model``, before any training step, with the teacher that made this cache.
+
+        Raises:
+            ValueError: its weights or processors differ, so the cached features are not its own.
+        """
+        for part, digest in model.fingerprint().items():
+            if digest != self.provenance.teacher[part]:
+                raise ValueError(
+                    f"anchor cache {self.folder} was made by a teacher with {part} "
+                    f"{self.provenance.teacher[part][:12]}… ({self.provenance.teacher['path']}) but this run starts "
+                    f"from {part} {digest[:12]}…: rebuild the cache with `craft-trainer cache`, start from its "
+                    "teacher, or pass teacher_mismatch=allow if that is what you want"
+                )
+
+    def _target_columns(self) -> list[str]:
+        return [*(spec.column for spec in self.specs), OUTPUT_COLUMN]
+
+
+def build_anchor_cache(
+    teacher: AnchoredModel,
+    load_batch: LoadBatch,
+    output_dir: Path,
+    *,
+    rows: Sequence[int],
+    groups: Sequence[str],
+    specs: Sequence[FeatureSpec],
+    batch_size: int,
+    source: dict[str, str | int],
+    teacher_path: str,
+) -> AnchorCache:
+    """Run the teacher over ``rows`` of a dataset in a ``datasets`` map job and write the cache to ``output_dir``.
+
+    Args:
+        load_batch: raw samples of some rows, collated: what the teacher's ``forward`` takes.
+        groups: the old task of each of ``rows``.
+        source: ``dataset`` (name or folder) and ``frames`` (its length), for the provenance.
+
+    The folder appears only when it is complete.
+
+    Raises:
+        FileExistsError: ``output_dir`` exists.
+        ValueError: a feature of the teacher is constant over the anchors.
+    """
+    if output_dir.exists():
+        raise FileExistsError(f"{output_dir} exists: delete it, or build into another folder")
+    keys = teacher.input_keys()
+
+    @torch.inference_mode()
+    def teach(columns: dict[str, list[Any]]) -> dict[str, Any]:
+        inputs = {key: value for key, value in load_batch(columns["row"]).items() if key in keys}
+        features = extract(teacher, inputs, specs, output=True)
+        assert features.output is not None
+        targets = features.hidden | {OUTPUT_COLUMN: features.output}
+        return {INPUT_PREFIX + key: _array_or_list(value) for key, value in inputs.items()} | {
+            name: value.float().cpu().numpy() for name, value in targets.items()
+        }
+
+    index = datasets.Dataset.from_dict({"row": list(rows), GROUP_COLUMN: list(groups)})
+    probe = teach({"row": list(rows[:2])})
+    anchors = index.map(
+        teach,
+        batched=True,
+        batch_size=batch_size,
+        features=datasets.Features(index.features | {name: _feature(value) for name, value in probe.items()}),
+        load_from_cache_file=False,
+        desc="anchors",
+    )
+    partial = output_dir.with_name(output_dir.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    targets = [*(spec.column for spec in specs), OUTPUT_COLUMN]
+    save_file(feature_statistics(anchors, targets), partial / STATISTICS_FILE)
+    anchors.save_to_disk(str(partial))
+    files = [file for file in partial.iterdir() if file.suffix in {".arrow", ".safetensors"}]
+    Provenance(
+        teacher=teacher.fingerprint() | {"path": teacher_path},
+        data=source | {"rows": hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()},
+        features=[spec._asdict() for spec in specs],
+        groups=dict(sorted(Counter(groups).items())),
+        files={file.name: file_digest(file) for file in sorted(files)},
+        versions={name: importlib.metadata.version(name) for name in ("craft-trainer", "torch", "datasets")},
+    ).write(partial)
+    partial.rename(output_dir)
+    return AnchorCache(output_dir)
+
+
+def feature_statistics(anchors: datasets.Dataset, columns: Sequence[str]) -> dict[str, Float[Tensor, " dim"]]:
+    """Mean and (biased) variance per dimension over anchors and tokens, as ``mean/<column>`` and ``variance/<column>``.
+
+    Raises:
+        ValueError: a column has no variance, so a distance in units of it would be infinite.
+    """
+    statistics: dict[str, Tensor] = {}
+    arrays = open_columns(anchors)
+    for column in columns:
+        values = torch.from_numpy(arrays[column].gather(range(len(anchors)))).double().flatten(0, -2)
+        variance = values.var(dim=0, correction=0)
+        if variance.mean() == 0:
+            raise ValueError(f"the teacher's {column} is the same for all {len(anchors)} anchors: take more of them")
+        statistics[f"mean/{column}"] = values.mean(dim=0).float()
+        statistics[f"variance/{column}"] = variance.float()
+    return statistics
+
+
+def _feature(value: np.ndarray | list[str]) -> datasets.Value | datasets.features.features._ArrayXD | datasets.List:
+    """The Arrow type of a batched column."""
+    if isinstance(value, list):
+        return datasets.Value("string")
+    if value.ndim == 1:
+        return datasets.Value(str(value.dtype))
+    if value.ndim == 2:
+        return datasets.List(datasets.Value(str(value.dtype)), length=value.shape[1])
+    arrays = {3: datasets.Array2D, 4: datasets.Array3D, 5: datasets.Array4D}
+    return arrays[value.ndim](shape=value.shape[1:], dtype=str(value.dtype))
+
+
+def _array_or_list(value: Tensor | list[str]) -> np.ndarray | list[str]:
+    return value.cpu().numpy() if isinstance(value, Tensor) else value
+
+
+def _tensor_or_list(column: np.ndarray | list[str]) -> Tensor | list[str]:
+    return column if isinstance(column, list) else torch.from_numpy(column)

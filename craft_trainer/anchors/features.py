@@ -1,0 +1,127 @@
+"""Hidden states by module path, pooled. The one code path for the teacher's cache and for the student in training."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, cast
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from craft_trainer.models.base import AnchoredModel, Batch, TokenLayout
+
+POOLINGS = ("none", "mean_masked", "mean_image_tokens", "last_token", "cls_token")
+
+
+class FeatureSpec(NamedTuple):
+    """One cached feature: the output of the module at ``path``, pooled over its tokens."""
+
+    path: str
+    pooling: str
+
+    @property
+    def column(self) -> str:
+        """Its column in an anchor cache."""
+        return f"hidden/{self.path}/{self.pooling}"
+
+
+class Features(NamedTuple):
+    """What a model makes of a batch: pooled hidden states by column, and its output if asked for."""
+
+    hidden: dict[str, Tensor]
+    output: Tensor | None
+
+
+class _AllCapturedError(Exception):
+    """Raised by the last hook to end a forward pass of which nothing more is needed."""
+
+
+def extract(model: AnchoredModel, batch: Batch, specs: Sequence[FeatureSpec], *, output: bool) -> Features:
+    """The features of ``model`` on a raw ``batch``, in evaluation mode (no dropout, no sampling), differentiable.
+
+    Without ``output`` the forward pass ends at the deepest of the asked layers.
+    """
+    module = cast(nn.Module, model)
+    states: dict[str, Tensor] = {}
+    prediction: Tensor | None = None
+    with evaluating(module), capture(module, {spec.path for spec in specs}, states, stop=not output):
+        try:
+            prediction = model.predict(batch)
+        except _AllCapturedError:
+            prediction = None
+    hidden = {spec.column: _pooled(model, batch, states[spec.path], spec) for spec in specs}
+    return Features(hidden, prediction if output else None)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every submodule's own mode restored afterwards."""
+    training = [child for child in module.modules() if child.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for child in training:
+            child.training = True
+
+
+@contextmanager
+def capture(module: nn.Module, paths: set[str], states: dict[str, Tensor], *, stop: bool) -> Iterator[None]:
+    """Store the outputs of the submodules at ``paths`` in ``states``; with ``stop``, end the pass at the last of them."""
+
+    def hook(path: str, output: Tensor | tuple[Tensor, ...]) -> None:
+        states[path] = output[0] if isinstance(output, tuple) else output
+        if stop and len(states) == len(paths):
+            raise _AllCapturedError
+
+    handles = [
+        module.get_submodule(path).register_forward_hook(lambda _m, _i, output, path=path: hook(path, output))
+        for path in paths
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def pool(hidden: Float[Tensor, "batch tokens dim"], pooling: str, layout: TokenLayout) -> Float[Tensor, "batch *rest"]:
+    """Pool hidden states over their tokens.
+
+    ``none`` keeps every token (padding set to zero), ``mean_masked`` averages the tokens that are not padding,
+    ``mean_image_tokens`` those that come from images, ``last_token`` and ``cls_token`` take the last valid and the
+    first token.
+
+    Raises:
+        ValueError: unknown pooling, or image tokens asked of a module that sees none.
+    """
+    valid = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if layout.valid is None else layout.valid
+    match pooling:
+        case "none":
+            return hidden * valid[..., None]
+        case "mean_masked":
+            return _masked_mean(hidden, valid)
+        case "mean_image_tokens":
+            if layout.image is None:
+                raise ValueError("pooling mean_image_tokens: this layer sees no image tokens; choose another pooling")
+            return _masked_mean(hidden, layout.image & valid)
+        case "last_token":
+            positions = torch.arange(hidden.shape[1], device=hidden.device)
+            last = torch.where(valid, positions, -1).amax(dim=1)
+            return hidden[torch.arange(len(hidden), device=hidden.device), last]
+        case "cls_token":
+            return hidden[:, 0]
+        case _:
+            raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
+
+
+def _masked_mean(hidden: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tensor:
+    weights = mask.to(hidden.dtype)[..., None]
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
+
+
+def _pooled(model: AnchoredModel, batch: Batch, state: Tensor, spec: FeatureSpec) -> Tensor:
+    batch_dim = model.token_layout(spec.path, batch, 0).batch_dim
+    hidden = state if batch_dim == 0 else state.movedim(batch_dim, 0)
+    layout = model.token_layout(spec.path, batch, hidden.shape[1])
+    return pool(hidden, spec.pooling, layout)

@@ -1,0 +1,80 @@
+"""Where an anchor cache comes from: what made it, a fingerprint of that, and checksums of what it holds."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+SCHEMA_VERSION = 1
+PROVENANCE_FILE = "anchors.json"
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What an anchor cache was made from and what it holds; written as ``anchors.json`` beside the Arrow files.
+
+    Attributes:
+        teacher: digests of the teacher's ``weights`` and ``processors`` (SHA-256), and its ``path``.
+        data: the ``dataset``, its number of ``frames`` and the ``rows`` digest of the samples chosen from it.
+        features: ``path`` and ``pooling`` of every cached feature.
+        groups: number of anchors per old task.
+        files: SHA-256 of every data file in the folder.
+        versions: of the packages that made it.
+    """
+
+    teacher: dict[str, str]
+    data: dict[str, str | int]
+    features: list[dict[str, str]]
+    groups: dict[str, int]
+    files: dict[str, str]
+    versions: dict[str, str]
+    schema: int = SCHEMA_VERSION
+    fingerprint: str = field(default="")
+
+    def compute_fingerprint(self) -> str:
+        """SHA-256 of everything that decides the contents; places and versions are left out."""
+        identity = {
+            "teacher": {key: self.teacher[key] for key in ("weights", "processors")},
+            "data": {key: self.data[key] for key in ("frames", "rows")},
+            "features": self.features,
+            "groups": self.groups,
+            "files": self.files,
+            "schema": self.schema,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def write(self, folder: Path) -> None:
+        """Write the provenance with its fingerprint into ``folder``."""
+        content = asdict(self) | {"fingerprint": self.compute_fingerprint()}
+        (folder / PROVENANCE_FILE).write_text(json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Provenance":
+        """Read and check the provenance of the cache at ``folder``.
+
+        Raises:
+            FileNotFoundError: ``folder`` is not an anchor cache.
+            ValueError: another schema version, or the fingerprint or a checksum does not fit the contents.
+        """
+        file = folder / PROVENANCE_FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} holds no {PROVENANCE_FILE}: it is not a finished anchor cache")
+        content = json.loads(file.read_text())
+        if content.get("schema") != SCHEMA_VERSION:
+            raise ValueError(
+                f"{file}: schema version {content.get('schema')}, this version reads {SCHEMA_VERSION}: "
+                "rebuild the cache with `craft-trainer cache`"
+            )
+        provenance = cls(**content)
+        if provenance.fingerprint != provenance.compute_fingerprint():
+            raise ValueError(f"{file}: the fingerprint does not fit its contents; rebuild it with `craft-trainer cache`")
+        for name, checksum in provenance.files.items():
+            if not (folder / name).is_file() or file_digest(folder / name) != checksum:
+                raise ValueError(f"{folder / name} is missing or damaged; rebuild it with `craft-trainer cache`")
+        return provenance
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

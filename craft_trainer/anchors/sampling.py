@@ -1,0 +1,46 @@
+"""Which anchors a step uses, and which samples become anchors: pure functions of seeds, so resume needs no state."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import lru_cache
+
+import numpy as np
+
+
+def anchor_rows(
+    num_anchors: int, batch_size: int, *, seed: int, draw: int, rank: int = 0, world_size: int = 1
+) -> list[int]:
+    """Rows of the anchor batch number ``draw`` (0, 1, …) of ``rank``: each epoch is a new permutation of all anchors.
+
+    The batches of all ranks are consecutive slices of one endless sequence, so that within an epoch no anchor is seen
+    twice, on any rank.
+    """
+    start = (draw * world_size + rank) * batch_size
+    epochs, offsets = np.divmod(np.arange(start, start + batch_size), num_anchors)
+    return [int(_permutation(num_anchors, seed, int(e))[o]) for e, o in zip(epochs, offsets, strict=True)]
+
+
+def stratified_rows(groups: Sequence[str], num_rows: int, *, seed: int) -> list[int]:
+    """``num_rows`` distinct rows, as equally many from every group as there are, uniform within a group; sorted.
+
+    Raises:
+        ValueError: there are fewer rows than asked for.
+    """
+    if num_rows > len(groups):
+        raise ValueError(f"{num_rows} anchors asked of {len(groups)} samples: ask for fewer")
+    rows_of: dict[str, list[int]] = defaultdict(list)
+    for row, group in enumerate(groups):
+        rows_of[group].append(row)
+    generator = np.random.default_rng(seed)
+    queues = [generator.permutation(rows).tolist() for _, rows in sorted(rows_of.items())]
+    chosen: list[int] = []
+    while len(chosen) < num_rows:
+        for queue in queues:
+            if queue and len(chosen) < num_rows:
+                chosen.append(queue.pop())
+    return sorted(chosen)
+
+
+@lru_cache(maxsize=4)
+def _permutation(num_anchors: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng([seed, epoch]).permutation(num_anchors)

@@ -1,0 +1,122 @@
+"""Demonstrations of Meta-World's scripted experts, recorded into a LeRobotDataset (v3)."""
+
+import shutil
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from tqdm.auto import tqdm
+
+from craft_trainer.benchmarks.metaworld import (
+    ACTION_SIZE,
+    CONTROL_HZ,
+    HORIZON,
+    OBSERVATION_SIZE,
+    STATE_SIZE,
+    Expert,
+    Goal,
+    MetaWorldEnvs,
+    describe,
+    draw_goals,
+    name_observation,
+)
+
+FEATURES = {
+    "observation.state": {"dtype": "float32", "shape": (STATE_SIZE,), "names": ["x", "y", "z", "opening"]},
+    "observation.environment_state": {"dtype": "float32", "shape": (OBSERVATION_SIZE,), "names": None},
+    "action": {"dtype": "float32", "shape": (ACTION_SIZE,), "names": ["dx", "dy", "dz", "effort"]},
+}
+ATTEMPTS_PER_EPISODE = 4
+
+Frame = dict[str, np.ndarray | str]
+
+
+def record_demonstrations(
+    tasks: Sequence[str],
+    output_dir: Path,
+    *,
+    num_episodes: int,
+    seed: int,
+    action_noise: float,
+) -> LeRobotDataset:
+    """Record ``num_episodes`` successful episodes of each task into one dataset at ``output_dir``.
+
+    The expert's clean action is stored; the executed one has Gaussian noise of standard deviation ``action_noise``
+    (in units of the action range [-1, 1]) so that the data covers states off the expert's path. Failed episodes are
+    dropped and the next goal is tried. The folder appears only when it is complete.
+
+    Raises:
+        FileExistsError: ``output_dir`` exists.
+        RuntimeError: the expert fails too often; lower ``action_noise``.
+    """
+    if output_dir.exists():
+        raise FileExistsError(f"{output_dir} exists: delete it, or record into another folder")
+    partial = output_dir.with_name(output_dir.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    dataset = LeRobotDataset.create(
+        repo_id=f"local/{output_dir.name}",
+        fps=CONTROL_HZ,
+        features=FEATURES,
+        root=partial,
+        robot_type="sawyer",
+        use_videos=False,
+    )
+    total = num_episodes * len(tasks)
+    with tqdm(total=total, desc=f"record {output_dir.name}", unit="episode") as progress:
+        for task in tasks:
+            for frames in successful_episodes(task, num_episodes, seed=seed, action_noise=action_noise):
+                for frame in frames:
+                    dataset.add_frame(frame)
+                dataset.save_episode()
+                progress.update()
+    dataset.finalize()
+    partial.rename(output_dir)
+    return LeRobotDataset(dataset.repo_id, root=output_dir)
+
+
+def successful_episodes(task: str, num_episodes: int, *, seed: int, action_noise: float) -> Iterator[list[Frame]]:
+    """Yield the frames of ``num_episodes`` episodes in which the noisy expert succeeded."""
+    envs = MetaWorldEnvs(task, num_envs=1)
+    expert = Expert(task)
+    goals = draw_goals(task, num_episodes * ATTEMPTS_PER_EPISODE, seed, "record")
+    remaining = num_episodes
+    for attempt, goal in enumerate(goals):
+        if remaining == 0:
+            return
+        generator = np.random.default_rng([seed, attempt])
+        frames = demonstrate(envs, expert, goal, action_noise=action_noise, generator=generator)
+        if frames is not None:
+            remaining -= 1
+            yield frames
+    if remaining:
+        raise RuntimeError(
+            f"the expert of {task} succeeded in only {num_episodes - remaining} of {len(goals)} attempts with "
+            f"action noise {action_noise}: lower --action_noise or ask for fewer episodes"
+        )
+
+
+def demonstrate(
+    envs: MetaWorldEnvs, expert: Expert, goal: Goal, *, action_noise: float, generator: np.random.Generator
+) -> list[Frame] | None:
+    """Frames of one episode of the expert under action noise, or None if it did not succeed."""
+    observation = envs.reset([goal])
+    frames: list[Frame] = []
+    for _ in range(HORIZON):
+        state = observation["observation.environment_state"][0]
+        with warnings.catch_warnings():  # metaworld warns of expert actions beyond [-1, 1], which are clipped here
+            warnings.simplefilter("ignore", UserWarning)
+            action = expert.act(state.astype(np.float64))
+        frames.append(
+            {
+                **name_observation(state.astype(np.float64)),
+                "action": action.astype(np.float32),
+                "task": describe(envs.task),
+            }
+        )
+        executed = action + action_noise * generator.standard_normal(ACTION_SIZE)
+        observation, success = envs.step(executed[None])
+        if success[0]:
+            return frames
+    return None

@@ -1,0 +1,1 @@
+"""Did it learn, did it forget: closed-loop success of policies in simulators."""

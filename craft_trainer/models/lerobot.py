@@ -1,0 +1,225 @@
+"""Any LeRobot policy as a Trainer model: policy, processors and normalisation statistics in one module."""
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_model
+from torch import Tensor, nn
+
+try:
+    from lerobot.configs.policies import PreTrainedConfig
+    from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+    from lerobot.policies.factory import get_policy_class, make_policy, make_policy_config, make_pre_post_processors
+    from lerobot.policies.pretrained import PreTrainedPolicy
+except ImportError as error:
+    raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
+
+from craft_trainer.models.base import Batch, TokenLayout, weights_digest
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+class PolicyFamily(NamedTuple):
+    """What differs between LeRobot's policies: one entry of :data:`FAMILIES` per policy type.
+
+    Attributes:
+        layers: module paths of the hidden layers, first to last; ``hidden_layer=-1`` is the last of them.
+        predict: the policy's normalised action chunk for a preprocessed batch, differentiable.
+        layout: token layout of the output of the module at a path.
+    """
+
+    layers: Callable[[PreTrainedPolicy], list[str]]
+    predict: Callable[[PreTrainedPolicy, Batch], Tensor]
+    layout: Callable[[PreTrainedPolicy, str, int, int, torch.device], TokenLayout]
+
+
+def act_layers(policy: PreTrainedPolicy) -> list[str]:
+    """ACT: every encoder layer, every decoder layer; the last is taken after the decoder's final norm."""
+    encoder = [f"model.encoder.layers.{index}" for index in range(policy.config.n_encoder_layers)]
+    decoder = [f"model.decoder.layers.{index}" for index in range(policy.config.n_decoder_layers - 1)]
+    return [*encoder, *decoder, "model.decoder"]
+
+
+def act_predict(policy: PreTrainedPolicy, batch: Batch) -> Tensor:
+    """ACT's action chunk (with the latent at zero, as when it acts, if the policy is in evaluation mode)."""
+    inputs = dict(batch)
+    if policy.config.image_features:
+        inputs["observation.images"] = [batch[key] for key in policy.config.image_features]
+    return policy.model(inputs)[0]
+
+
+def act_layout(
+    policy: PreTrainedPolicy, path: str, num_tokens: int, batch_size: int, device: torch.device
+) -> TokenLayout:
+    """ACT's hidden states are (tokens, batch, dim); the encoder's tokens are latent, state, environment, images."""
+    if not path.startswith("model.encoder") or not policy.config.image_features:
+        return TokenLayout(batch_dim=1)
+    num_vectors = 1 + sum(
+        feature is not None for feature in (policy.config.robot_state_feature, policy.config.env_state_feature)
+    )
+    is_image = torch.arange(num_tokens, device=device) >= num_vectors
+    return TokenLayout(batch_dim=1, image=is_image.expand(batch_size, -1))
+
+
+FAMILIES: dict[str, PolicyFamily] = {"act": PolicyFamily(act_layers, act_predict, act_layout)}
+
+
+class PolicyModel(nn.Module):
+    """A LeRobot policy with its pre- and post-processor, trainable by a HuggingFace ``Trainer``.
+
+    A batch holds raw dataset features (``observation.*``, ``action``, ``action_is_pad``, ``task``), as a LeRobotDataset
+    yields them; the policy's own preprocessor normalises them with the policy's own statistics.
+    """
+
+    accepts_loss_kwargs = False  # Trainer: divide the loss by the number of accumulated micro-batches
+
+    def __init__(self, policy: PreTrainedPolicy, preprocessor: Any, postprocessor: Any) -> None:
+        super().__init__()
+        self.policy = policy
+        self.preprocessor = preprocessor
+        self.postprocessor = postprocessor
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | None = None, revision: str | None = None) -> Self:
+        """Load a LeRobot checkpoint (a folder or a Hub repository) with its processors.
+
+        Raises:
+            FileNotFoundError: there is no LeRobot policy at ``path``.
+        """
+        if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+            raise FileNotFoundError(f"{path} holds no config.json: it is not a LeRobot checkpoint")
+        config = PreTrainedConfig.from_pretrained(path, revision=revision)
+        if device is not None:
+            config.device = device
+        policy = get_policy_class(config.type).from_pretrained(path, config=config, revision=revision, strict=True)
+        overrides = {"device_processor": {"device": config.device}}
+        preprocessor, postprocessor = make_pre_post_processors(
+            config, pretrained_path=str(path), pretrained_revision=revision, preprocessor_overrides=overrides
+        )
+        return cls(policy, preprocessor, postprocessor)
+
+    @classmethod
+    def from_config(cls, policy_type: str, meta: LeRobotDatasetMetadata, options: Mapping[str, Any]) -> Self:
+        """A freshly initialised policy for a dataset; its statistics become the policy's.
+
+        Raises:
+            ValueError: unknown policy type or option.
+        """
+        try:
+            config = make_policy_config(policy_type, push_to_hub=False, **options)
+        except TypeError as error:
+            raise ValueError(f"policy_options of {policy_type}: {error}") from error
+        policy = make_policy(config, ds_meta=meta)
+        preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=meta.stats)
+        return cls(policy, preprocessor, postprocessor)
+
+    @property
+    def config(self) -> PreTrainedConfig:
+        """The policy's own configuration."""
+        return self.policy.config
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    def forward(self, **batch: Any) -> dict[str, Tensor]:
+        """The policy's task loss on a raw batch: ``{"loss": scalar}``."""
+        loss, _ = self.policy(self.preprocessor(batch))
+        return {"loss": loss}
+
+    def predict(self, batch: Batch) -> Float[Tensor, "batch steps dim"]:
+        """The normalised action chunk, differentiable. Run it in evaluation mode for the policy's actual behaviour."""
+        return self._family().predict(self.policy, self.preprocessor(self._observations(batch)))
+
+    def select_action(self, batch: Batch) -> Float[Tensor, "batch dim"]:
+        """The next action in the environment's units, from the policy's own queue of chunked actions."""
+        action: Tensor = self.postprocessor(self.policy.select_action(self.preprocessor(dict(batch))))
+        return action
+
+    def reset(self) -> None:
+        """Forget queued actions; call it when episodes start."""
+        self.policy.reset()
+
+    def module_path(self, layer: int | str) -> str:
+        """The module path of hidden layer ``layer``.
+
+        Raises:
+            ValueError: no such layer.
+        """
+        layers = self._family().layers(self.policy) if isinstance(layer, int) else []
+        if isinstance(layer, int):
+            if not -len(layers) <= layer < len(layers):
+                raise ValueError(f"hidden layer {layer} of {self.config.type}: it has {len(layers)}: {layers}")
+            return f"policy.{layers[layer]}"
+        path = layer if layer.startswith("policy.") else f"policy.{layer}"
+        if path not in dict(self.named_modules()):
+            raise ValueError(f"{self.config.type} has no module {layer!r}; its layers are {self._family().layers(self.policy)}")
+        return path
+
+    def token_layout(self, path: str, batch: Batch, num_tokens: int) -> TokenLayout:
+        """Which tokens of the hidden state at ``path`` are what; see :class:`TokenLayout`."""
+        batch_size = len(next(value for value in batch.values() if isinstance(value, Tensor)))
+        return self._family().layout(self.policy, path.removeprefix("policy."), num_tokens, batch_size, self.device)
+
+    def input_keys(self) -> list[str]:
+        """Raw features the policy reads: its inputs, its targets and their padding flags, and the task's sentence."""
+        return [*self.config.input_features, *self.config.output_features, "action_is_pad", "task"]
+
+    def fingerprint(self) -> dict[str, str]:
+        """SHA-256 of the policy's weights and of its processors with their statistics."""
+        return {"weights": weights_digest(self.policy), "processors": self._processors_digest()}
+
+    def save_pretrained(self, output_dir: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write an ordinary LeRobot checkpoint: config.json, model.safetensors and the processors."""
+        if state_dict is not None:
+            state_dict = {name.removeprefix("policy."): tensor for name, tensor in state_dict.items()}
+        self.policy.save_pretrained(output_dir, state_dict=state_dict)
+        self.preprocessor.save_pretrained(output_dir)
+        self.postprocessor.save_pretrained(output_dir)
+
+    def load_checkpoint(self, checkpoint_dir: str | Path) -> None:
+        """Load the weights of a LeRobot checkpoint folder into this policy, in place.
+
+        Raises:
+            FileNotFoundError: the folder holds no weights.
+        """
+        weights = Path(checkpoint_dir) / WEIGHTS_FILE
+        if not weights.is_file():
+            raise FileNotFoundError(f"{checkpoint_dir} holds no {WEIGHTS_FILE}: it is not a checkpoint to resume from")
+        load_model(self.policy, weights, strict=True, device=str(self.device))
+
+    def _observations(self, batch: Batch) -> dict[str, Any]:
+        return {key: value for key, value in batch.items() if key in self.config.input_features or key == "task"}
+
+    def _family(self) -> PolicyFamily:
+        if self.config.type not in FAMILIES:
+            raise ValueError(
+                f"policy type {self.config.type!r} has no anchoring yet (known: {', '.join(sorted(FAMILIES))}); "
+                "add an entry to craft_trainer.models.lerobot.FAMILIES"
+            )
+        return FAMILIES[self.config.type]
+
+    def _processors_digest(self) -> str:
+        digest = hashlib.sha256()
+        with tempfile.TemporaryDirectory() as folder:
+            self.preprocessor.save_pretrained(folder)
+            self.postprocessor.save_pretrained(folder)
+            for file in sorted(Path(folder).iterdir()):
+                digest.update(file.name.encode())
+                digest.update(_without_device(file) if file.suffix == ".json" else file.read_bytes())
+        return digest.hexdigest()
+
+
+def _without_device(file: Path) -> bytes:
+    """A processor's configuration in canonical form; the device it runs on does not change its output."""
+    config = json.loads(file.read_text())
+    for step in config.get("steps", []):
+        step.get("config", {}).pop("device", None)
+    return json.dumps(config, sort_keys=True).encode()

@@ -1,0 +1,110 @@
+"""LeRobot datasets as Trainer datasets: samples with the chunks of actions a policy learns from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+from lerobot.datasets.factory import resolve_delta_timestamps
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+Sample = dict[str, Any]
+
+
+def load_metadata(dataset: str) -> LeRobotDatasetMetadata:
+    """Metadata of a LeRobot dataset given as a folder or a Hub repository id.
+
+    Raises:
+        FileNotFoundError: the folder exists and is not a LeRobot dataset.
+    """
+    return LeRobotDatasetMetadata(*_repo_and_root(dataset))
+
+
+class PolicyDataset(Dataset[Sample]):
+    """The samples of a LeRobot dataset that ``config``'s policy trains on.
+
+    Indexing gives what ``LeRobotDataset`` gives. When no feature is an image or video, all frames are held in memory
+    and a whole batch is gathered at once (``__getitems__``), which torch's DataLoader uses.
+    """
+
+    def __init__(self, dataset: str, config: PreTrainedConfig) -> None:
+        repo_id, root = _repo_and_root(dataset)
+        meta = LeRobotDatasetMetadata(repo_id, root)
+        self.meta = meta
+        self.frames = LeRobotDataset(
+            repo_id,
+            root=root,
+            delta_timestamps=resolve_delta_timestamps(config, meta),
+            video_backend=None if meta.video_keys else "pyav",
+        )
+        self._table = None if meta.camera_keys else FrameTable(self.frames)
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Sample:
+        sample: Sample = self.frames[index]
+        return sample
+
+    def __getitems__(self, indices: list[int]) -> list[Sample] | Sample:
+        if self._table is None:
+            return [self.frames[index] for index in indices]
+        return self._table.gather(indices)
+
+    @property
+    def task_of_frame(self) -> list[str]:
+        """The task sentence of every frame."""
+        names = list(self.meta.tasks.index)
+        return [names[index] for index in self.frames.hf_dataset.with_format("numpy")["task_index"][:]]
+
+
+def collate(samples: list[Sample] | Sample) -> Sample:
+    """A batch from samples; batches gathered at once pass through."""
+    return samples if isinstance(samples, dict) else default_collate(samples)
+
+
+class FrameTable:
+    """All frames of an image-free LeRobotDataset as tensors, with its windows of past and future frames."""
+
+    def __init__(self, dataset: LeRobotDataset) -> None:
+        columns = dataset.hf_dataset.with_format("numpy")
+        self._columns = {name: torch.from_numpy(np.stack(columns[name][:])) for name in columns.column_names}
+        self._deltas = {
+            key: torch.tensor(deltas) for key, deltas in (dataset.reader.delta_indices or {}).items()
+        }
+        self._tasks = list(dataset.meta.tasks.index)
+        episodes = self._columns["episode_index"]
+        starts = torch.searchsorted(episodes, episodes, side="left")
+        ends = torch.searchsorted(episodes, episodes, side="right")
+        self._first, self._last = starts, ends - 1
+
+    def gather(self, indices: list[int]) -> Sample:
+        """The batch of samples at ``indices``, equal to collating ``LeRobotDataset[i]`` for each."""
+        rows = torch.tensor(indices)
+        batch: Sample = {
+            name: column[rows] for name, column in self._columns.items() if name not in self._deltas
+        }
+        for key, deltas in self._deltas.items():
+            batch[key], batch[f"{key}_is_pad"] = self._window(key, rows, deltas)
+        batch["task"] = [self._tasks[index] for index in batch["task_index"]]
+        return batch
+
+    def _window(self, key: str, rows: Int[Tensor, " batch"], deltas: Int[Tensor, " window"]) -> tuple[Tensor, Tensor]:
+        """Frames at ``rows + deltas``, clamped to the episode, and which of them are such padding."""
+        wanted = rows[:, None] + deltas
+        clamped = wanted.clamp(self._first[rows, None], self._last[rows, None])
+        return self._columns[key][clamped], wanted != clamped
+
+
+def _repo_and_root(dataset: str) -> tuple[str, Path | None]:
+    root = Path(dataset)
+    if not root.exists():
+        return dataset, None
+    if not (root / "meta" / "info.json").is_file():
+        raise FileNotFoundError(f"{dataset} holds no meta/info.json: it is not a LeRobot dataset (v3)")
+    return f"local/{root.name}", root

@@ -1,0 +1,1 @@
+"""Two gradients become one: torch only, no transformers, no lerobot."""

@@ -1,0 +1,56 @@
+"""Gradient surgery as a function of three inner products: which weights merge the two gradients.
+
+With t = <g_t, g_t>, c = <g_t, g_r>, r = <g_r, g_r> the merged gradient is ``w_task · g_t + w_retain · g_r``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+class Surgery(NamedTuple):
+    """The weights of the merged gradient and what led to them."""
+
+    task_weight: float
+    retain_weight: float
+    cosine: float  # of the two gradients; 0 when one of them is zero
+    conflict: bool  # cosine below the threshold
+
+
+def cosine(gram: Float[Tensor, "2 2"]) -> float:
+    """c / √(t·r), in [−1, 1]; 0 when either gradient is zero."""
+    t, c, r = _entries(gram)
+    norms = math.sqrt(t) * math.sqrt(r)
+    return max(-1.0, min(1.0, c / norms)) if norms > 0 else 0.0
+
+
+def none(gram: Float[Tensor, "2 2"], multiplier: float, threshold: float) -> Surgery:
+    """The λ-weighted sum, w = (1, λ), whatever the conflict."""
+    cos = cosine(gram)
+    return Surgery(1.0, multiplier, cos, cos < threshold)
+
+
+def one_sided(gram: Float[Tensor, "2 2"], multiplier: float, threshold: float) -> Surgery:
+    """Project the task gradient off the retention gradient when they conflict, then add the λ-weighted one.
+
+    If c / √(t·r) < ``threshold`` (a cosine in [−1, 0]): w = (1, λ − c/r), so that the task part of the step is
+    orthogonal to g_r; otherwise w = (1, λ). With r = 0 (the first step of training) there is no conflict.
+    Source: Yu et al. 2020, arXiv 2001.06782, Algorithm 1, restricted to the task gradient.
+    """
+    cos = cosine(gram)
+    if cos >= threshold:
+        return Surgery(1.0, multiplier, cos, conflict=False)
+    _, c, r = _entries(gram)
+    return Surgery(1.0, multiplier - c / r, cos, conflict=True)
+
+
+SurgeryRule = Callable[[Float[Tensor, "2 2"], float, float], Surgery]
+RULES: dict[str, SurgeryRule] = {"none": none, "one_sided": one_sided}
+
+
+def _entries(gram: Float[Tensor, "2 2"]) -> tuple[float, float, float]:
+    (t, c), (_, r) = gram.tolist()
+    return t, c, r

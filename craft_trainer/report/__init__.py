@@ -1,0 +1,23 @@
+"""Did it learn, did it forget: result files in, a table, a sentence and a page out.
+
+Reads files only: nothing here imports the trainer, torch, transformers or lerobot. Figures and the page need the
+optional extra ``report`` (matplotlib, jinja2); the table and the sentence do without.
+"""
+
+from craft_trainer.report.results import Count, Results, Row, Stream
+from craft_trainer.report.schema import load_results
+from craft_trainer.report.summary import verdict
+from craft_trainer.report.table import format_table
+from craft_trainer.report.writing import write_report, write_success_figure
+
+__all__ = [
+    "Count",
+    "Results",
+    "Row",
+    "Stream",
+    "format_table",
+    "load_results",
+    "verdict",
+    "write_report",
+    "write_success_figure",
+]

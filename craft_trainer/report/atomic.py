@@ -1,0 +1,14 @@
+"""A file is either the old one or the new one, never half of it."""
+
+import os
+from pathlib import Path
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path`` and move it there in one step; on any error ``path`` is as it was."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)  # os.replace: atomic within a file system
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""lambda_history.csv: what the constraint did at every optimizer step of the craft run."""
+
+import csv
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from craft_trainer.report.results import Results
+
+type Series = NDArray[np.float64]  # shape [steps]
+
+COLUMNS = ("step", "retention_loss", "multiplier", "epsilon", "cosine", "conflict")
+
+
+@dataclass(frozen=True)
+class History:
+    """One seed's columns, each of shape [steps], steps ascending.
+
+    ``retention_loss`` and ``epsilon`` are fractions of the teacher's variance, ``conflict`` is 0 or 1, ``cosine`` is in
+    [−1, 1]. ``retention_loss`` may be infinite or NaN where training diverged, ``cosine`` NaN at a zero gradient.
+    """
+
+    step: Series
+    retention_loss: Series
+    multiplier: Series
+    epsilon: Series
+    cosine: Series
+    conflict: Series
+
+    def last_tenth(self) -> "History":
+        """The last tenth of the steps, at least one."""
+        start = len(self.step) - max(1, len(self.step) // 10)
+        return History(*(getattr(self, name)[start:] for name in COLUMNS))
+
+
+def history_path(results: Results, seed: int) -> Path:
+    """Where the craft run of ``seed`` leaves its history: seed{N}/craft/lambda_history.csv beside results.json."""
+    return results.path.parent / f"seed{seed}" / "craft" / "lambda_history.csv"
+
+
+def load_histories(results: Results) -> Mapping[int, History]:
+    """Histories by seed; a seed without a file is left out, a damaged file is a ValueError."""
+    paths = {seed: history_path(results, seed) for seed in results.seeds}
+    return {seed: load_history(path) for seed, path in paths.items() if path.is_file()}
+
+
+def load_history(path: Path) -> History:
+    """Read one file; ValueError names the file, the line and the column."""
+    with path.open(encoding="utf-8", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+        values = [[_number(row[name], path, reader.line_num, name) for name in COLUMNS] for row in reader]
+    if not values:
+        raise ValueError(f"{path}: a header and no steps; remove the file to write the report without it")
+    history = History(*np.array(values, dtype=np.float64).T)
+    for name in ("step", "multiplier", "epsilon"):
+        if not np.all(np.isfinite(getattr(history, name))):
+            raise ValueError(f"{path}: column {name} has values that are not finite")
+    if not np.all(np.diff(history.step) > 0):
+        raise ValueError(f"{path}: column step does not ascend; two runs wrote to one file, keep one of them")
+    if not np.all(np.isin(history.conflict, (0, 1))):
+        raise ValueError(f"{path}: column conflict has values other than 0 and 1")
+    return history
+
+
+def _number(text: str | None, path: Path, line: int, column: str) -> float:
+    try:
+        return float(text or "")
+    except ValueError as error:
+        raise ValueError(f"{path}: line {line}, column {column} is {text!r}, expected a number") from error
