@@ -59,7 +59,7 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
     def add(self, step: CraftStep) -> None:
         """Write one line, at once, so that a killed run leaves its history."""
         if self._file is not None:
-            csv.writer(self._file).writerow([*step._replace(conflict=int(step.conflict))])
+            csv.writer(self._file).writerow([int(value) if isinstance(value, bool) else value for value in step])
             self._file.flush()
 
     def on_train_end(

@@ -18,7 +18,7 @@ def _knob(default: Any, text: str) -> Any:
 
 
 @dataclass
-class CraftConfig(TrainingArguments):
+class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is not typed
     """``TrainingArguments`` with the settings of constrained retention.
 
     The retention loss L_retain is Σ weight · term, each term in units of the teacher's variance; the constraint is

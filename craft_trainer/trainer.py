@@ -126,9 +126,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         anchors = self._anchor_batch()
         weights = self.args.term_weights
         with self.compute_loss_context_manager():
-            student = extract(
-                self.anchored_model, anchors.inputs, self._specs(weights), output="output" in weights
-            )
+            student = extract(self.anchored_model, anchors.inputs, self._specs(weights), output="output" in weights)
             loss = retention_loss(
                 student, anchors.teacher, self._variance, weights=weights, hidden_distance=self.args.hidden_distance
             )
@@ -208,7 +206,9 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         """Refuse what would hide or shard gradients, rather than train without surgery."""
         mode = self.accelerator.distributed_type
         if mode not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
-            raise ValueError(f"CraftTrainer with anchors cannot see whole gradients under {mode.value}: use one process")
+            raise ValueError(
+                f"CraftTrainer with anchors cannot see whole gradients under {mode.value}: use one process"
+            )
         if self.accelerator.num_processes > 1:
             raise ValueError(
                 f"CraftTrainer with anchors was started in {self.accelerator.num_processes} processes; retention "

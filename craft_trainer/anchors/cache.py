@@ -6,14 +6,15 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, cast
 
 import datasets
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import Features, FeatureSpec, extract
@@ -175,7 +176,7 @@ def feature_statistics(anchors: datasets.Dataset, columns: Sequence[str]) -> dic
     return statistics
 
 
-def _feature(value: np.ndarray | list[str]) -> datasets.Value | datasets.features.features._ArrayXD | datasets.List:
+def _feature(value: NDArray[Any] | list[str]) -> datasets.Value | datasets.features.features._ArrayXD | datasets.List:
     """The Arrow type of a batched column."""
     if isinstance(value, list):
         return datasets.Value("string")
@@ -187,9 +188,9 @@ def _feature(value: np.ndarray | list[str]) -> datasets.Value | datasets.feature
     return arrays[value.ndim](shape=value.shape[1:], dtype=str(value.dtype))
 
 
-def _array_or_list(value: Tensor | list[str]) -> np.ndarray | list[str]:
+def _array_or_list(value: Tensor | list[str]) -> NDArray[Any] | list[str]:
     return value.cpu().numpy() if isinstance(value, Tensor) else value
 
 
-def _tensor_or_list(column: np.ndarray | list[str]) -> Tensor | list[str]:
+def _tensor_or_list(column: NDArray[Any] | list[str]) -> Tensor | list[str]:
     return column if isinstance(column, list) else torch.from_numpy(column)

@@ -6,6 +6,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 
 class ArrayColumn:
@@ -15,12 +16,10 @@ class ArrayColumn:
         self._chunks = [_as_numpy(chunk) for chunk in column.chunks]
         self._starts = np.cumsum([0, *(len(chunk) for chunk in self._chunks)])[:-1]
 
-    def gather(self, rows: Sequence[int]) -> np.ndarray:
+    def gather(self, rows: Sequence[int]) -> NDArray[Any]:
         """The values at ``rows``, stacked."""
         chunk_of_row = np.searchsorted(self._starts, rows, side="right") - 1
-        return np.stack(
-            [self._chunks[c][row - self._starts[c]] for c, row in zip(chunk_of_row, rows, strict=True)]
-        )
+        return np.stack([self._chunks[c][row - self._starts[c]] for c, row in zip(chunk_of_row, rows, strict=True)])
 
 
 class StringColumn:
@@ -48,7 +47,7 @@ def _is_string(feature: Any) -> bool:
     return isinstance(feature, datasets.Value) and feature.dtype == "string"
 
 
-def _as_numpy(chunk: pa.Array) -> np.ndarray:
+def _as_numpy(chunk: pa.Array) -> NDArray[Any]:
     """One chunk as an array of shape (rows, *shape); a view of the memory map, except for bit-packed booleans."""
     shape = [len(chunk)]
     values = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
@@ -56,4 +55,5 @@ def _as_numpy(chunk: pa.Array) -> np.ndarray:
         inner = values.flatten()
         shape.append(len(inner) // max(1, len(values)))
         values = inner
-    return values.to_numpy(zero_copy_only=not pa.types.is_boolean(values.type)).reshape(shape)
+    flat: NDArray[Any] = values.to_numpy(zero_copy_only=not pa.types.is_boolean(values.type))
+    return flat.reshape(shape)

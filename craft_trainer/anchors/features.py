@@ -67,7 +67,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def capture(module: nn.Module, paths: set[str], states: dict[str, Tensor], *, stop: bool) -> Iterator[None]:
-    """Store the outputs of the submodules at ``paths`` in ``states``; with ``stop``, end the pass at the last of them."""
+    """Store the outputs of the submodules at ``paths`` in ``states``; with ``stop``, end the pass there."""
 
     def hook(path: str, output: Tensor | tuple[Tensor, ...]) -> None:
         states[path] = output[0] if isinstance(output, tuple) else output

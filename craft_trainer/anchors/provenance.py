@@ -67,7 +67,9 @@ class Provenance:
             )
         provenance = cls(**content)
         if provenance.fingerprint != provenance.compute_fingerprint():
-            raise ValueError(f"{file}: the fingerprint does not fit its contents; rebuild it with `craft-trainer cache`")
+            raise ValueError(
+                f"{file}: the fingerprint does not fit its contents; rebuild it with `craft-trainer cache`"
+            )
         for name, checksum in provenance.files.items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
                 raise ValueError(f"{folder / name} is missing or damaged; rebuild it with `craft-trainer cache`")

@@ -3,8 +3,10 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 def anchor_rows(
@@ -42,5 +44,5 @@ def stratified_rows(groups: Sequence[str], num_rows: int, *, seed: int) -> list[
 
 
 @lru_cache(maxsize=4)
-def _permutation(num_anchors: int, seed: int, epoch: int) -> np.ndarray:
+def _permutation(num_anchors: int, seed: int, epoch: int) -> NDArray[Any]:
     return np.random.default_rng([seed, epoch]).permutation(num_anchors)

@@ -6,22 +6,24 @@ same goals in the same order. Goals are therefore drawn explicitly (:func:`draw_
 
 import difflib
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
+from numpy.typing import NDArray
 
 try:
     import metaworld
     from lerobot.envs.metaworld import TASK_DESCRIPTIONS
     from metaworld.policies import ENV_POLICY_MAP
-    from metaworld.types import Task as Goal
+    from metaworld.types import Task
 except ImportError as error:
     raise ImportError(
         f"Meta-World is not installed ({error}): pip install 'craft-trainer[lerobot,metaworld]'"
     ) from error
 
-Observation = dict[str, Float32[np.ndarray, "envs dim"]]
+type Goal = Task  # what Meta-World calls a task: one goal of one task
+Observation = dict[str, Float32[NDArray[Any], "envs dim"]]
 Split = Literal["record", "evaluate"]
 
 TASK_NAMES: tuple[str, ...] = tuple(metaworld.MT1.ENV_NAMES)
@@ -47,7 +49,7 @@ def check_task(task: str) -> str:
 
 def describe(task: str) -> str:
     """The sentence LeRobot gives a policy for ``task``, e.g. "Push the puck to a goal"."""
-    return TASK_DESCRIPTIONS[check_task(task)]
+    return str(TASK_DESCRIPTIONS[check_task(task)])
 
 
 def draw_goals(task: str, num_goals: int, seed: int, split: Split) -> list[Goal]:
@@ -85,7 +87,7 @@ class MetaWorldEnvs:
             self._active[index] = True
         return self._named(len(goals))
 
-    def step(self, actions: Float64[np.ndarray, "episodes 4"]) -> tuple[Observation, Bool[np.ndarray, " episodes"]]:
+    def step(self, actions: Float64[NDArray[Any], "episodes 4"]) -> tuple[Observation, Bool[NDArray[Any], " episodes"]]:
         """One action per episode; returns the observations and the simulator's own success flags.
 
         An episode that has succeeded is not simulated further and keeps its last observation.
@@ -102,7 +104,7 @@ class MetaWorldEnvs:
         return name_observation(self._observations[:num_episodes])
 
 
-def name_observation(observation: Float64[np.ndarray, "*batch 39"]) -> Observation:
+def name_observation(observation: Float64[NDArray[Any], "*batch 39"]) -> Observation:
     """Meta-World's flat observation under LeRobot's feature names, as float32."""
     observation = observation.astype(np.float32)
     return {
@@ -117,6 +119,6 @@ class Expert:
     def __init__(self, task: str) -> None:
         self._policy = ENV_POLICY_MAP[check_task(task)]()
 
-    def act(self, observation: Float64[np.ndarray, " 39"]) -> Float64[np.ndarray, " 4"]:
+    def act(self, observation: Float64[NDArray[Any], " 39"]) -> Float64[NDArray[Any], " 4"]:
         """The expert's action, clipped to the environment's range [-1, 1]."""
-        return np.clip(self._policy.get_action(observation), -1.0, 1.0).astype(np.float64)
+        return np.asarray(np.clip(self._policy.get_action(observation), -1.0, 1.0), dtype=np.float64)

@@ -4,9 +4,11 @@ import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
 from craft_trainer.benchmarks.metaworld import (
@@ -30,7 +32,7 @@ FEATURES = {
 }
 ATTEMPTS_PER_EPISODE = 4
 
-Frame = dict[str, np.ndarray | str]
+Frame = dict[str, NDArray[Any] | str]
 
 
 def record_demonstrations(
@@ -62,6 +64,7 @@ def record_demonstrations(
         root=partial,
         robot_type="sawyer",
         use_videos=False,
+        video_backend="pyav",  # nothing is decoded; this keeps LeRobot from probing for FFmpeg
     )
     total = num_episodes * len(tasks)
     with tqdm(total=total, desc=f"record {output_dir.name}", unit="episode") as progress:
@@ -73,7 +76,7 @@ def record_demonstrations(
                 progress.update()
     dataset.finalize()
     partial.rename(output_dir)
-    return LeRobotDataset(dataset.repo_id, root=output_dir)
+    return LeRobotDataset(dataset.repo_id, root=output_dir, video_backend="pyav")
 
 
 def successful_episodes(task: str, num_episodes: int, *, seed: int, action_noise: float) -> Iterator[list[Frame]]:

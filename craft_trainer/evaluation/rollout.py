@@ -6,9 +6,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32
+from numpy.typing import NDArray
 from torch import Tensor
 
-Observation = dict[str, Float32[np.ndarray, "envs dim"]]
+Observation = dict[str, Float32[NDArray[Any], "envs dim"]]
 
 
 class Environments(Protocol):
@@ -22,7 +23,7 @@ class Environments(Protocol):
         """Start one episode per goal."""
         ...
 
-    def step(self, actions: Float[np.ndarray, "episodes dim"]) -> tuple[Observation, Bool[np.ndarray, " episodes"]]:
+    def step(self, actions: Float[NDArray[Any], "episodes dim"]) -> tuple[Observation, Bool[NDArray[Any], " episodes"]]:
         """Observations and success flags after one action per episode."""
         ...
 

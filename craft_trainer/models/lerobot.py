@@ -7,15 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
 try:
+    import draccus
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-    from lerobot.policies.factory import get_policy_class, make_policy, make_policy_config, make_pre_post_processors
+    from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
     from lerobot.policies.pretrained import PreTrainedPolicy
 except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
@@ -51,7 +53,8 @@ def act_predict(policy: PreTrainedPolicy, batch: Batch) -> Tensor:
     inputs = dict(batch)
     if policy.config.image_features:
         inputs["observation.images"] = [batch[key] for key in policy.config.image_features]
-    return policy.model(inputs)[0]
+    chunk: Tensor = policy.model(inputs)[0]
+    return chunk
 
 
 def act_layout(
@@ -105,18 +108,26 @@ class PolicyModel(nn.Module):
         return cls(policy, preprocessor, postprocessor)
 
     @classmethod
-    def from_config(cls, policy_type: str, meta: LeRobotDatasetMetadata, options: Mapping[str, Any]) -> Self:
-        """A freshly initialised policy for a dataset; its statistics become the policy's.
+    def from_config(
+        cls, policy_type: str, meta: LeRobotDatasetMetadata, options: Mapping[str, Any], *, min_std: float = 0.0
+    ) -> Self:
+        """A freshly initialised policy for a dataset, whose statistics become the policy's.
+
+        ``min_std`` is a floor (in each feature's own unit) on the standard deviations that normalise observations: a
+        dimension that never moves in this dataset would otherwise be divided by almost zero, and explode as soon as
+        it moves in the next one.
 
         Raises:
             ValueError: unknown policy type or option.
         """
         try:
-            config = make_policy_config(policy_type, push_to_hub=False, **options)
-        except TypeError as error:
-            raise ValueError(f"policy_options of {policy_type}: {error}") from error
+            kind = PreTrainedConfig.get_choice_class(policy_type)
+            config = draccus.decode(kind, {"push_to_hub": False, **options})
+        except (KeyError, draccus.utils.ParsingError, draccus.utils.DecodingError) as error:
+            raise ValueError(f"policy {policy_type!r} with options {dict(options)}: {error}") from error
+        statistics = _with_floor(meta.stats, min_std)
         policy = make_policy(config, ds_meta=meta)
-        preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=meta.stats)
+        preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=statistics)
         return cls(policy, preprocessor, postprocessor)
 
     @property
@@ -160,7 +171,9 @@ class PolicyModel(nn.Module):
             return f"policy.{layers[layer]}"
         path = layer if layer.startswith("policy.") else f"policy.{layer}"
         if path not in dict(self.named_modules()):
-            raise ValueError(f"{self.config.type} has no module {layer!r}; its layers are {self._family().layers(self.policy)}")
+            raise ValueError(
+                f"{self.config.type} has no module {layer!r}; its layers are {self._family().layers(self.policy)}"
+            )
         return path
 
     def token_layout(self, path: str, batch: Batch, num_tokens: int) -> TokenLayout:
@@ -215,6 +228,17 @@ class PolicyModel(nn.Module):
                 digest.update(file.name.encode())
                 digest.update(_without_device(file) if file.suffix == ".json" else file.read_bytes())
         return digest.hexdigest()
+
+
+def _with_floor(statistics: Mapping[str, Mapping[str, Any]], min_std: float) -> dict[str, dict[str, Any]]:
+    """Statistics whose standard deviations of observations are at least ``min_std``."""
+    return {
+        key: {
+            name: np.maximum(value, min_std) if name == "std" and key.startswith("observation.") else value
+            for name, value in feature.items()
+        }
+        for key, feature in statistics.items()
+    }
 
 
 def _without_device(file: Path) -> bytes:

@@ -56,6 +56,10 @@ class PolicyDataset(Dataset[Sample]):
             return [self.frames[index] for index in indices]
         return self._table.gather(indices)
 
+    def batch(self, rows: list[int]) -> Sample:
+        """The samples at ``rows``, collated."""
+        return collate(self.__getitems__(rows))
+
     @property
     def task_of_frame(self) -> list[str]:
         """The task sentence of every frame."""
@@ -74,9 +78,7 @@ class FrameTable:
     def __init__(self, dataset: LeRobotDataset) -> None:
         columns = dataset.hf_dataset.with_format("numpy")
         self._columns = {name: torch.from_numpy(np.stack(columns[name][:])) for name in columns.column_names}
-        self._deltas = {
-            key: torch.tensor(deltas) for key, deltas in (dataset.reader.delta_indices or {}).items()
-        }
+        self._deltas = {key: torch.tensor(deltas) for key, deltas in (dataset.reader.delta_indices or {}).items()}
         self._tasks = list(dataset.meta.tasks.index)
         episodes = self._columns["episode_index"]
         starts = torch.searchsorted(episodes, episodes, side="left")
@@ -86,9 +88,7 @@ class FrameTable:
     def gather(self, indices: list[int]) -> Sample:
         """The batch of samples at ``indices``, equal to collating ``LeRobotDataset[i]`` for each."""
         rows = torch.tensor(indices)
-        batch: Sample = {
-            name: column[rows] for name, column in self._columns.items() if name not in self._deltas
-        }
+        batch: Sample = {name: column[rows] for name, column in self._columns.items() if name not in self._deltas}
         for key, deltas in self._deltas.items():
             batch[key], batch[f"{key}_is_pad"] = self._window(key, rows, deltas)
         batch["task"] = [self._tasks[index] for index in batch["task_index"]]

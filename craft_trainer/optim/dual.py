@@ -31,7 +31,7 @@ def cosine(progress: float, start: float, end: float) -> float:
 
 def exponential(progress: float, start: float, end: float) -> float:
     """ε changes by a constant factor per step."""
-    return start * (end / start) ** progress
+    return start * math.pow(end / start, progress)
 
 
 EpsilonSchedule = Callable[[float, float, float], float]

@@ -51,7 +51,9 @@ def _dot(left: Tensor, right: Tensor) -> Tensor:
     return torch.dot(left.detach().flatten().float(), right.detach().flatten().float())
 
 
-def _weighted_sum(task: Tensor | None, task_weight: float, retain: Tensor | None, retain_weight: float) -> Tensor | None:
+def _weighted_sum(
+    task: Tensor | None, task_weight: float, retain: Tensor | None, retain_weight: float
+) -> Tensor | None:
     if task is None:
         return None if retain is None else retain.mul_(retain_weight)
     scaled = task if task_weight == 1.0 else task.mul_(task_weight)

@@ -21,7 +21,7 @@ class Surgery(NamedTuple):
 
 
 def cosine(gram: Float[Tensor, "2 2"]) -> float:
-    """c / √(t·r), in [−1, 1]; 0 when either gradient is zero."""
+    """The cosine c / √(t·r) of the two gradients, in [−1, 1]; 0 when either gradient is zero."""
     t, c, r = _entries(gram)
     norms = math.sqrt(t) * math.sqrt(r)
     return max(-1.0, min(1.0, c / norms)) if norms > 0 else 0.0

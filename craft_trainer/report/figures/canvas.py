@@ -47,7 +47,7 @@ def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
     """
     svg = _save(draw, "svg", PAGE_INK, "none", name).decode()
     svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor").replace(BLUE.lower(), f"var(--blue, {BLUE})")
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)  # a hundredth of a point is finer than any screen
+    svg = re.sub(r' d="[^"]*"', _shortened, svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
     view_box = re.search(r'viewBox="[^"]*"', svg)
@@ -58,6 +58,11 @@ def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
         f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-description">{escape(description)}</desc>'
     )
     return head + svg[svg.index(">") + 1 :]
+
+
+def _shortened(path: re.Match[str]) -> str:
+    """A path in hundredths of a point, finer than any screen."""
+    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
 
 
 def standalone_image(draw: Draw, file_format: str) -> bytes:

@@ -76,4 +76,4 @@ def _legend(figure: Figure, num_seeds: int) -> None:
     ink = figure.axes[0].xaxis.label.get_color()
     handles = [Line2D([], [], color=ink, lw=0.6, alpha=0.6), Line2D([], [], color=ink, lw=1.6)]
     labels = ["one seed", f"median of {num_seeds} seeds"]
-    figure.legend(handles, labels, loc="outside upper right", ncols=2, handlelength=1.6)
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, handlelength=1.6)

@@ -33,7 +33,7 @@ def success_figure(results: Results) -> Figure:
         axes.set_title(f"{noun if len(results.stream.tasks(group)) == 1 else noun + 's'}, {purpose}")
     labels = [method_label(method) for method in results.methods]
     swatches = [bar.patches[0] for bar in bars]
-    figure.legend(swatches, labels, loc="outside upper right", ncols=len(labels), handlelength=0.9, handleheight=0.9)
+    figure.legend(swatches, labels, loc="outside upper left", ncols=len(labels), handlelength=0.9, handleheight=0.9)
     panels[-1].set_xlabel("success, % of episodes (lines: 95 % interval)")
     return figure
 

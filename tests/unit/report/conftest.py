@@ -10,18 +10,10 @@ import pytest
 
 type Document = dict[str, Any]
 
-COLUMNS = [
-    "step",
-    "task_loss",
-    "retention_loss",
-    "multiplier",
-    "epsilon",
-    "violation",
-    "cosine",
-    "conflict",
-    "task_grad_norm",
-    "retention_grad_norm",
-]
+COLUMNS = (
+    *("step", "task_loss", "retention_loss", "multiplier", "epsilon", "violation"),
+    *("cosine", "conflict", "task_grad_norm", "retention_grad_norm"),
+)
 
 # successes of 20 episodes by seed, on (push-v3, reach-v3, window-close-v3)
 SUCCESSES = {

@@ -73,7 +73,7 @@ def test_median_over_seeds_with_different_steps() -> None:
 
 
 def test_thinning_keeps_the_extremes_and_the_ends() -> None:
-    steps = np.arange(50_000.0)
+    steps = np.arange(50_000).astype(np.float64)
     values = np.random.default_rng(0).normal(size=50_000)
     values[[123, 44_321, 100]] = 99.0, -99.0, np.nan
     kept_steps, kept = thinned(steps, values)

@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+import craft_trainer.report
 from craft_trainer.report import Results, load_results, verdict, write_report, write_success_figure
 from craft_trainer.report.page import duration
 
@@ -112,7 +113,7 @@ def test_it_says_the_verdict_and_the_numbers(html: str, results_path: Path) -> N
     assert verdict(load_results(results_path)) in text
     assert "40 (30–51)" in " ".join(text.split())
     assert "λ ends at 0.65" in text
-    for expected in ("train.learning_rate", "1e-05", "[-2, -1]", "1 h 02 min", "push-v3"):
+    for expected in ("train.learning_rate", "1e-05", "[-2, -1]", "12.3 s", "1 h 02 min", "push-v3"):
         assert expected in text
 
 
@@ -130,12 +131,14 @@ def test_without_a_history_one_sentence_takes_its_place(results_path: Path) -> N
 
 
 def test_names_are_escaped(document: Document, write_results: Write) -> None:
-    evil = "<script src='http://x'>$a$"
+    evil = "<script src='http://x'>$a$ 0.12345"
     document["stream"]["new"] = [evil]
     for row in document["rows"]:
         row["task"] = row["task"].replace("window-close-v3", evil)
     page = Page(write_report(write_results(document)).read_text(encoding="utf-8"))
     assert "script" not in {tag for tag, _ in page.elements}
+    figure = page.text[page.text.index("all seeds together") : page.text.index("Task by task")]
+    assert evil in figure
     assert page.text.count(evil) >= 3
 
 
@@ -202,12 +205,14 @@ def test_without_the_extra_the_error_says_how_to_install_it(
 
 
 def test_the_whole_report_is_written_without_torch_and_pyplot(results_path: Path) -> None:
-    """In a fresh process: what is loaded to write a page, and that drawing leaves matplotlib's settings alone."""
+    """In a fresh process under an empty parent package: what is loaded, and that rcParams stay as they were."""
     program = (
-        "import sys, matplotlib; before = dict(matplotlib.rcParams)\n"
+        "import sys, types, matplotlib; before = matplotlib.rcParams.copy()\n"
+        "package = sys.modules['craft_trainer'] = types.ModuleType('craft_trainer')\n"
+        f"package.__path__ = [{str(Path(craft_trainer.report.__file__).parents[1])!r}]\n"
         "from craft_trainer.report import write_report\n"
         f"write_report({str(results_path)!r})\n"
-        "assert dict(matplotlib.rcParams) == before\n"
+        "assert matplotlib.rcParams.copy() == before\n"
         "heavy = {'torch', 'transformers', 'lerobot', 'datasets', 'matplotlib.pyplot', 'craft_trainer.trainer'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -1,0 +1,103 @@
+"""Arguments of a command: dataclasses, filled from a YAML file first and the command line second."""
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser
+
+Values = dict[str, Any]
+
+
+def option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field with its help text; a list is its own default factory."""
+    metadata = {"help": help_text}
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def parse[Arguments](command: str, example: str, kind: type[Arguments], argv: Sequence[str]) -> Arguments:
+    """Fill the dataclass ``kind`` from ``argv``, on top of the YAML file that ``--config`` names.
+
+    Ends the process with status 2 and a message for an unknown or malformed key, as argparse does.
+    """
+    (arguments,) = parse_all(command, example, [kind], argv)
+    filled: Arguments = arguments
+    return filled
+
+
+def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
+    """Fill several dataclasses at once; keys are looked up in all of them."""
+    parser = HfArgumentParser(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
+    config, _ = _config_parser().parse_known_args(argv)
+    if config.config is not None:
+        values = read_yaml(config.config, known=[field.name for kind in kinds for field in dataclasses.fields(kind)])
+        for action in parser._actions:  # a key the file gives is no longer required on the command line
+            action.required = action.required and action.dest not in values
+        parser.set_defaults(**values)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        flags = [name for action in parser._actions for name in action.option_strings]
+        parser.error(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
+    return tuple(
+        kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind) if field.init})
+        for kind in kinds
+    )
+
+
+def read_yaml(path: Path, known: Sequence[str]) -> Values:
+    """The mapping in a YAML file.
+
+    Raises:
+        ValueError: it is not a mapping, or has a key that is not ``known``.
+        FileNotFoundError: there is no such file.
+    """
+    with path.open() as file:
+        values = yaml.safe_load(file) or {}
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
+    return values
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest of ``known``, or nothing."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f": did you mean {matches[0]!r}?" if matches else ""
+
+
+def split_list(values: Sequence[Any]) -> list[str]:
+    """Items of a list option, which may be given as words, as one comma-separated word, or in YAML."""
+    return [item for value in values for item in str(value).split(",") if item]
+
+
+def json_mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """A mapping option: from YAML as it is, from the command line as JSON.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is not JSON ({error}): give it as '{{\"key\": value}}'") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, like '{{\"key\": value}}'")
+    return value or {}
+
+
+def _config_parser() -> Any:
+    parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=None)
+    return parser

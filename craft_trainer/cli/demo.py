@@ -1,0 +1,76 @@
+"""``craft-trainer demo``: record, teacher, anchors, plain and CRaFT fine-tuning, rollouts, report."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from craft_trainer.cli.arguments import option, parse, split_list
+
+EXAMPLE = "craft-trainer demo --old push-v3,door-open-v3 --new window-close-v3 --seeds 0,1,2 --output outputs/mine"
+OLD = ["push-v3", "drawer-open-v3", "button-press-topdown-v3", "door-open-v3"]
+
+
+@dataclass
+class DemoArguments:
+    """A stream of tasks and how much of everything."""
+
+    old: list[str] = option("Meta-World tasks the teacher knows", OLD)
+    new: list[str] = option("Meta-World tasks to learn", ["window-close-v3"])
+    seeds: list[str] = option("one teacher and one pair of fine-tuned policies per seed", ["0", "1", "2"])
+    episodes: int = option("rollouts per task, method and seed", 20)
+    demonstrations: int = option("expert episodes per task", 50)
+    anchors: int = option("old-task samples whose behaviour is held", 1000)
+    teacher_steps: int = option("optimizer steps of the teacher", 2500)
+    steps: int = option("optimizer steps of plain and CRaFT fine-tuning", 800)
+    quick: bool = option("one seed instead of three", False)
+    workers: int = option("processes that run at once", min(8, os.cpu_count() or 1))
+    output: str = option("folder of the results; a run that was interrupted goes on in it", "outputs/demo")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Run the story, print the table, write results.json and report.html."""
+    arguments = parse("demo", EXAMPLE, DemoArguments, argv)
+    from craft_trainer.benchmarks.demo import FINE_TUNING, RETENTION, TEACHER, Story, collect_results, story_jobs
+    from craft_trainer.benchmarks.jobs import run_jobs
+    from craft_trainer.benchmarks.metaworld import check_task
+    from craft_trainer.cli.main import main
+    from craft_trainer.report import format_table, load_results, verdict, write_report
+
+    seeds = [int(seed) for seed in split_list(arguments.seeds)]
+    story = Story(
+        old=tuple(check_task(task) for task in split_list(arguments.old)),
+        new=tuple(check_task(task) for task in split_list(arguments.new)),
+        seeds=tuple(seeds[:1] if arguments.quick else seeds),
+        demonstrations=arguments.demonstrations,
+        anchors=arguments.anchors,
+        episodes=arguments.episodes,
+        teacher=TEACHER | {"max_steps": arguments.teacher_steps},
+        fine_tuning=FINE_TUNING | {"max_steps": arguments.steps},
+        retention=RETENTION,
+    )
+    folder = Path(arguments.output)
+    claim_folder(folder, json.dumps(story.settings(), indent=2) + "\n")
+    start = time.perf_counter()
+    seconds = run_jobs(story_jobs(story, folder), main, log_dir=folder / "logs", num_workers=arguments.workers)
+    results = collect_results(story, folder, seconds | {"total": time.perf_counter() - start})
+    path = folder / "results.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    report = write_report(path)
+    loaded = load_results(path)
+    print(f"\n{format_table(loaded, 'text')}\n\n{verdict(loaded)}\n\nresults: {path}\nreport:  {report}")
+
+
+def claim_folder(folder: Path, settings: str) -> None:
+    """Mark ``folder`` as this experiment's, so that a run that was interrupted goes on and no other mixes in.
+
+    Raises:
+        FileExistsError: it holds an experiment with other settings.
+    """
+    mark = folder / "settings.json"
+    if mark.exists() and mark.read_text() != settings:
+        raise FileExistsError(f"{folder} holds a demo with other settings: delete it, or choose another --output")
+    folder.mkdir(parents=True, exist_ok=True)
+    mark.write_text(settings)

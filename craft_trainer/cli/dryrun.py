@@ -1,0 +1,64 @@
+"""``craft-trainer dryrun``: three CRaFT steps, and a line for every part that was seen to work."""
+
+import csv
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from craft_trainer.cli.arguments import parse
+from craft_trainer.config import CraftConfig
+
+EXAMPLE = "accelerate launch -m craft_trainer dryrun --config configs/train/dryrun.yaml"
+TASKS = {"old": "push-v3", "new": "window-close-v3"}
+
+
+def run(argv: Sequence[str]) -> None:
+    """Record, make a teacher and its anchors, train; raises RuntimeError at the first check that fails."""
+    config = parse("dryrun", EXAMPLE, CraftConfig, argv)
+    import torch
+
+    from craft_trainer.benchmarks.demo import POLICY
+    from craft_trainer.cli.main import main
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import PolicyDataset, load_metadata
+
+    folder = Path(config.output_dir)
+    shutil.rmtree(folder, ignore_errors=True)
+    data = {name: folder / "data" / name for name in TASKS}
+    for name, task in TASKS.items():
+        main(["record", "--tasks", task, "--episodes", "2", "--output_dir", str(data[name])])
+    options = POLICY["policy_options"] | {"device": config.device.type}
+    torch.manual_seed(config.seed)
+    teacher = PolicyModel.from_config(POLICY["policy_type"], load_metadata(str(data["old"])), options)
+    teacher.save_pretrained(folder / "teacher")
+    check("data", len(PolicyDataset(str(data["new"]), teacher.config)) > 0, f"{TASKS['new']} recorded and read back")
+
+    anchors = folder / "anchors"
+    status = main(["cache", "--anchors", "32", "--teacher", str(folder / "teacher"), "--dataset", str(data["old"]),
+                   "--output_dir", str(anchors)])  # fmt: skip
+    check("anchors", status == 0, f"{anchors} holds the teacher's features")
+    given = {"policy": folder / "teacher", "dataset": data["new"], "anchors": anchors, "output_dir": folder / "craft"}
+    status = main(["train", *argv, *(word for key, value in given.items() for word in (f"--{key}", str(value)))])
+    check("training", status == 0, f"{config.max_steps} steps")
+
+    with (folder / "craft" / "lambda_history.csv").open() as file:
+        steps = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    first, last = steps[0], steps[-1]
+    student = PolicyModel.from_pretrained(folder / "craft", device="cpu")
+    moved = max((a - b).abs().max().item() for a, b in zip(student.parameters(), teacher.parameters(), strict=True))
+    check("policy", moved > 0, f"a LeRobot checkpoint that loads; parameters moved by up to {moved:.1e}")
+    check("task backward", first["task_grad_norm"] > 0, f"|g_task| = {first['task_grad_norm']:.3f}")
+    check("start", first["retention_loss"] < 1e-6, f"L_retain = {first['retention_loss']:.1e}: still the teacher")
+    check("retention backward", last["retention_grad_norm"] > 0, f"|g_retain| = {last['retention_grad_norm']:.3f}")
+    check("surgery", abs(last["cosine"]) <= 1, f"cosine {last['cosine']:+.3f}, conflict {last['conflict']:.0f}")
+    check("optimizer", last["retention_loss"] > 0, f"L_retain = {last['retention_loss']:.1e}: the student moved")
+    expected = min(config.multiplier_max, max(0.0, first["multiplier"] + config.multiplier_lr * first["violation"]))
+    check("λ", abs(steps[1]["multiplier"] - expected) < 1e-9, f"{first['multiplier']:.4f} → {last['multiplier']:.4f}")
+    print("dry run: every part works")
+
+
+def check(part: str, holds: bool, what: str) -> None:
+    """Print that ``part`` works, or raise RuntimeError."""
+    if not holds:
+        raise RuntimeError(f"{part}: check failed ({what})")
+    print(f"ok  {part:<18} {what}", flush=True)

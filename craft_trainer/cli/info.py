@@ -1,0 +1,48 @@
+"""``craft-trainer info``: versions, devices and what is installed."""
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from craft_trainer.cli.arguments import parse
+
+EXAMPLE = "craft-trainer info"
+PACKAGES = (
+    "craft-trainer", "torch", "transformers", "accelerate", "datasets", "evaluate", "safetensors",
+    "lerobot", "metaworld", "mujoco", "matplotlib", "jinja2",
+)  # fmt: skip
+
+
+@dataclass
+class InfoArguments:
+    """Nothing to choose."""
+
+
+def run(argv: Sequence[str]) -> None:
+    """Print one line per fact; paste it into a bug report."""
+    parse("info", EXAMPLE, InfoArguments, argv)
+    for name, value in facts().items():
+        print(f"- {name}: {value}")
+
+
+def facts() -> dict[str, str]:
+    """Versions of Python, the platform and the packages, and the devices torch sees."""
+    import torch
+
+    accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processors": str(os.cpu_count()),
+        **{name: _version(name) for name in PACKAGES},
+        "accelerators": ", ".join(accelerators) or "none",
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,49 @@
+"""``craft-trainer COMMAND``: find the command, run it, and say in one line what went wrong."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from craft_trainer.cli.arguments import nearest
+
+COMMANDS = {
+    "record": "record expert demonstrations of Meta-World tasks as a LeRobot dataset",
+    "cache": "run a teacher over old-task samples and store its features as anchors",
+    "train": "train or fine-tune a LeRobot policy, with or without anchors, from a YAML file",
+    "rollout": "closed-loop success of policies on Meta-World tasks",
+    "report": "a self-contained HTML page from results.json",
+    "demo": "the whole story: record, teacher, anchors, plain and CRaFT fine-tuning, rollouts, report",
+    "dryrun": "three CRaFT steps on a few recorded frames, a check printed for every part",
+    "info": "versions, devices and what is installed",
+}
+USAGE = "usage: craft-trainer COMMAND [--config FILE.yaml] [--key value ...]\n\ncommands:\n"
+TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 done, 1 failed, 2 not understood)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_text())
+        return 0 if arguments else 2
+    command, *options = arguments
+    if command not in COMMANDS:
+        print(f"craft-trainer: no command {command!r}{nearest(command, COMMANDS)}\n\n{help_text()}", file=sys.stderr)
+        return 2
+    try:
+        importlib.import_module(f"craft_trainer.cli.{command}").run(options)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"craft-trainer {command}: {error}", file=sys.stderr)
+        print(f"({type(error).__name__}; set {TRACEBACK_VARIABLE}=1 to see where it was raised)", file=sys.stderr)
+        return 1
+    return 0
+
+
+def help_text() -> str:
+    """What ``craft-trainer --help`` prints."""
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
+    return USAGE + "\n".join(lines) + "\n\n`craft-trainer COMMAND --help` explains a command and gives an example."

@@ -1,0 +1,35 @@
+"""``craft-trainer record``: expert demonstrations as a LeRobot dataset."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from craft_trainer.cli.arguments import option, parse, split_list
+
+EXAMPLE = "craft-trainer record --tasks push-v3,drawer-open-v3 --episodes 50 --output_dir outputs/data/old"
+
+
+@dataclass
+class RecordArguments:
+    """What to record and where."""
+
+    tasks: list[str] = option("Meta-World v3 task names, e.g. push-v3,drawer-open-v3")
+    output_dir: str = option("folder of the new LeRobot dataset; it must not exist")
+    episodes: int = option("successful episodes per task", 50)
+    seed: int = option("chooses the goals and the action noise", 0)
+    action_noise: float = option("standard deviation of the noise on executed actions (their range is [-1, 1])", 0.1)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Record and say where the dataset is."""
+    arguments = parse("record", EXAMPLE, RecordArguments, argv)
+    from craft_trainer.benchmarks.recording import record_demonstrations
+
+    dataset = record_demonstrations(
+        split_list(arguments.tasks),
+        Path(arguments.output_dir),
+        num_episodes=arguments.episodes,
+        seed=arguments.seed,
+        action_noise=arguments.action_noise,
+    )
+    print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames: {arguments.output_dir}")

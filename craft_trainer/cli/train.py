@@ -1,0 +1,61 @@
+"""``craft-trainer train``: train or fine-tune a LeRobot policy; with anchors, by CRaFT."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from craft_trainer.cli.arguments import json_mapping, option, parse_all
+from craft_trainer.config import CraftConfig
+
+EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
+
+
+@dataclass
+class TrainArguments:
+    """What is trained, on what, held by what."""
+
+    dataset: str = option("LeRobot dataset of the task to learn: a folder or a Hub repository")
+    policy: str | None = option("LeRobot checkpoint to start from: a folder or a Hub repository", None)
+    policy_type: str | None = option("instead of policy: train a new policy of this type, e.g. act", None)
+    policy_options: dict | str | None = option("configuration of a new policy (a mapping, or JSON)", None)  # type: ignore[type-arg]
+    policy_min_std: float = option("floor of the deviations that normalise a new policy's observations", 0.0)
+    anchors: str | None = option("anchor cache of the old tasks; without it this is plain fine-tuning", None)
+
+    def __post_init__(self) -> None:
+        self.policy_options = json_mapping("policy_options", self.policy_options)
+        if (self.policy is None) == (self.policy_type is None):
+            raise ValueError("give either policy (a checkpoint to start from) or policy_type (a new policy)")
+        if self.policy is not None and self.policy_options:
+            raise ValueError("policy_options configure a new policy; a checkpoint brings its own configuration")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Train and save an ordinary LeRobot checkpoint in ``output_dir``."""
+    arguments, config = parse_all("train", EXAMPLE, [TrainArguments, CraftConfig], argv)
+    from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
+    from craft_trainer.trainer import CraftTrainer
+
+    set_seed(config.seed)
+    device = config.device.type
+    if arguments.policy is not None:
+        model = PolicyModel.from_pretrained(arguments.policy, device=device)
+    else:
+        options = arguments.policy_options | {"device": device}
+        model = PolicyModel.from_config(
+            arguments.policy_type, load_metadata(arguments.dataset), options, min_std=arguments.policy_min_std
+        )
+    trainer = CraftTrainer(
+        model,
+        config,
+        anchors=arguments.anchors,
+        train_dataset=PolicyDataset(arguments.dataset, model.config),
+        data_collator=collate,
+    )
+    resume = config.resume_from_checkpoint
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(config.output_dir) if resume == "last" else resume)
+    trainer.save_model()
+    trainer.save_state()
+    print(f"LeRobot checkpoint: {config.output_dir}")

@@ -1,0 +1,41 @@
+# Sourced by the other scripts: make .venv with craft_trainer and the extras named in $1, and activate it.
+# PYTHON=/path/to/python chooses the interpreter; otherwise the first Python >= 3.12 that can make environments is used.
+
+usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' >/dev/null 2>&1; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.12 python3.13 python3 python python3.14 \
+        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python \
+        "$HOME"/.local/share/uv/python/cpython-3.1[2-9]*/bin/python3 \
+        "$HOME"/{miniconda3,miniforge3,anaconda3,mambaforge}/{bin,envs/*/bin}/python \
+        /opt/homebrew/bin/python3.1[2-9] /usr/local/bin/python3.1[2-9]}; do
+        if usable "$candidate"; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "No Python >= 3.12 with the venv module was found${PYTHON:+ at PYTHON=$PYTHON}." >&2
+    echo "Install one (Debian/Ubuntu: apt install python3.12-venv; macOS: brew install python@3.12;" >&2
+    echo "anywhere: pyenv install 3.12, or uv python install 3.12), or name it: PYTHON=/path/to/python bash $0" >&2
+    return 1
+}
+
+install_environment() {
+    local extras=$1 python stamp=".venv/.installed-$1"
+    if [ ! -x .venv/bin/python ]; then
+        python=$(find_python)
+        echo "Making .venv with $python"
+        "$python" -m venv .venv
+    fi
+    if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+        echo "Installing craft_trainer[$extras] into .venv (the first time: about 6 GB, a few minutes)"
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
+        touch "$stamp"
+    fi
+    # shellcheck disable=SC1091
+    source .venv/bin/activate
+}
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+install_environment "$1"
