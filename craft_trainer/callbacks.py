@@ -2,7 +2,7 @@
 
 import csv
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -40,7 +40,7 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
     """``lambda_history.csv`` in the output folder: a line per retention pass, continued by a resumed run."""
 
     def __init__(self) -> None:
-        self._file: IO[str] | None = None
+        self._path: Path | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -52,24 +52,15 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         path = Path(args.output_dir) / HISTORY_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = rows_until(path, state.global_step)
-        self._file = path.open("w", newline="")
-        csv.writer(self._file).writerows([CraftStep._fields, *kept])
-        self._file.flush()
+        with path.open("w", newline="") as file:
+            csv.writer(file).writerows([CraftStep._fields, *kept])
+        self._path = path
 
     def add(self, step: CraftStep) -> None:
         """Write one line, at once, so that a killed run leaves its history."""
-        if self._file is not None:
-            csv.writer(self._file).writerow([int(value) if isinstance(value, bool) else value for value in step])
-            self._file.flush()
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Close the file."""
-        del args, state, control, kwargs
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._path is not None:
+            with self._path.open("a", newline="") as file:
+                csv.writer(file).writerow([int(value) if isinstance(value, bool) else value for value in step])
 
 
 def rows_until(path: Path, last_step: int) -> list[list[str]]:

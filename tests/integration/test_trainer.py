@@ -1,0 +1,283 @@
+"""CraftTrainer against independent oracles: plain Trainer, a hand-written CRaFT, an uninterrupted run."""
+
+import csv
+import itertools
+import json
+import math
+from dataclasses import fields
+
+import pytest
+import torch
+from toy import ToyModel, ToyTask, toy_anchors
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from craft_trainer import CraftConfig, CraftTrainer
+from craft_trainer.anchors.sampling import anchor_rows
+
+BASE = {
+    "max_steps": 6,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 0.05,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "retention_batch_size": 8,
+    "epsilon": 1e-3,
+    "multiplier_lr": 5.0,
+}
+ONLY_CRAFT = {field.name for field in fields(CraftConfig)} - {field.name for field in fields(TrainingArguments)}
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory):
+    return toy_anchors(tmp_path_factory.mktemp("anchors") / "cache")
+
+
+def run(tmp_path, anchors, *, callbacks=(), resume=None, **changes):
+    trainer = CraftTrainer(
+        ToyModel(),
+        CraftConfig(output_dir=str(tmp_path), **BASE | changes),
+        anchors=anchors,
+        train_dataset=ToyTask(),
+        callbacks=list(callbacks),
+    )
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def history(folder):
+    with (folder / "lambda_history.csv").open() as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def weights(trainer):
+    return {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_same_weights(left, right):
+    assert left.keys() == right.keys()
+    for name in left:
+        assert torch.equal(left[name], right[name]), name
+
+
+class Stop(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            raise KeyboardInterrupt
+
+
+def test_without_anchors_it_is_the_plain_trainer_bit_for_bit(tmp_path):
+    craft = run(tmp_path / "craft", None)
+    plain = Trainer(
+        ToyModel(),
+        TrainingArguments(
+            output_dir=str(tmp_path / "plain"),
+            remove_unused_columns=False,
+            **{key: value for key, value in BASE.items() if key not in ONLY_CRAFT},
+        ),
+        train_dataset=ToyTask(),
+    )
+    plain.train()
+    assert_same_weights(weights(craft), weights(plain))
+    runtime = {"train_runtime", "train_samples_per_second", "train_steps_per_second"}
+    logs = [
+        [{key: value for key, value in log.items() if key not in runtime} for log in trainer.state.log_history]
+        for trainer in (craft, plain)
+    ]
+    assert logs[0] == logs[1]
+    assert not (tmp_path / "craft" / "lambda_history.csv").exists()
+
+
+def oracle(anchors, *, steps, retention_every, epsilon, eta, lr):
+    """CRaFT with plain SGD, written out with autograd.grad and flat vectors; yields what the history holds."""
+    model, task = ToyModel(), ToyTask(size=8)
+    parameters = list(model.parameters())
+    variance = anchors.total_variance()
+    multiplier, rows = 1.0, []
+    for step in range(steps):
+        loss = model(task.x, task.y)["loss"]
+        g_task = torch.cat([g.flatten() for g in torch.autograd.grad(loss, parameters)])
+        merged = g_task
+        if step % retention_every == 0:
+            batch = anchors.batch(anchor_rows(len(anchors), 8, seed=42, draw=step // retention_every))
+            hidden = model.encoder(batch.inputs["x"])
+            output = model.predict(batch.inputs)
+            column = anchors.specs[0].column
+            retention = (hidden - batch.teacher.hidden[column]).square().mean() / variance[column] + (
+                output - batch.teacher.output
+            ).square().mean() / variance["output"]
+            grads = torch.autograd.grad(retention, parameters, allow_unused=True)
+            g_retain = torch.cat(
+                [
+                    torch.zeros_like(p).flatten() if g is None else g.flatten()
+                    for p, g in zip(parameters, grads, strict=True)
+                ]
+            )
+            conflict = bool(g_task @ g_retain < 0)
+            projected = g_task - (g_task @ g_retain) / (g_retain @ g_retain) * g_retain if conflict else g_task
+            merged = projected + multiplier * g_retain
+            rows.append((step + 1, loss.item(), retention.item(), multiplier, conflict))
+            multiplier = min(max(multiplier + eta * (retention.item() - epsilon), 0.0), 100.0)
+        with torch.no_grad():
+            for p, g in zip(parameters, merged.split([p.numel() for p in parameters]), strict=True):
+                p.sub_(lr * g.view_as(p))
+    return rows, {name: value.detach() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("retention_every", [1, 3])
+def test_follows_a_hand_written_craft(tmp_path, anchors, retention_every):
+    trainer = CraftTrainer(
+        ToyModel(),
+        CraftConfig(
+            output_dir=str(tmp_path),
+            **BASE
+            | {
+                "max_steps": 12,
+                "optim": "sgd",
+                "learning_rate": 0.03,
+                "multiplier_lr": 0.2,
+                "lr_scheduler_type": "constant",
+                "max_grad_norm": 0.0,
+                "retention_every": retention_every,
+            },
+        ),
+        anchors=anchors,
+        train_dataset=ToyTask(size=8),
+    )
+    trainer.train()
+    rows, final = oracle(anchors, steps=12, retention_every=retention_every, epsilon=1e-3, eta=0.2, lr=0.03)
+    written = history(tmp_path)
+    assert len(written) == len(rows) == math.ceil(12 / retention_every)
+    assert any(row["conflict"] for row in written)
+    for ours, (step, task_loss, retention, multiplier, conflict) in zip(written, rows, strict=True):
+        assert ours["step"] == step
+        assert ours["task_loss"] == pytest.approx(task_loss, rel=1e-4)
+        assert ours["retention_loss"] == pytest.approx(retention, rel=1e-3, abs=1e-9)
+        assert ours["multiplier"] == pytest.approx(multiplier, rel=1e-4)
+        assert ours["conflict"] == conflict
+        assert ours["violation"] == pytest.approx(ours["retention_loss"] - 1e-3)
+    for name, value in weights(trainer).items():
+        torch.testing.assert_close(value, final[name], atol=1e-5, rtol=1e-4)
+
+
+def test_accumulation_of_four_micro_batches_equals_one_large_batch(tmp_path, anchors):
+    large = run(tmp_path / "large", anchors, per_device_train_batch_size=16)
+    small = run(tmp_path / "small", anchors, per_device_train_batch_size=4, gradient_accumulation_steps=4)
+    for name, value in weights(large).items():
+        torch.testing.assert_close(value, weights(small)[name], atol=1e-6, rtol=1e-5)
+    for left, right in zip(history(tmp_path / "large"), history(tmp_path / "small"), strict=True):
+        assert left == pytest.approx(right, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("retention_every", [1, 2])
+def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, anchors, retention_every):
+    options = {
+        "max_steps": 12,
+        "save_strategy": "steps",
+        "save_steps": 5,
+        "retention_every": retention_every,
+        "epsilon_schedule": "linear",
+        "epsilon_final": 1e-2,
+        "gradient_accumulation_steps": 2,
+    }
+    whole = run(tmp_path / "whole", anchors, **options)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "cut", anchors, callbacks=[Stop(8)], **options)
+    assert history(tmp_path / "cut")[-1]["step"] > 5  # it wrote history that the checkpoint does not know
+    checkpoint = tmp_path / "cut" / "checkpoint-5"
+    saved = json.loads((checkpoint / "trainer_state.json").read_text())["stateful_callbacks"]["DualState"]
+    assert saved["attributes"]["multiplier"] > 0
+    resumed = run(tmp_path / "cut", anchors, resume=str(checkpoint), **options)
+    assert_same_weights(weights(whole), weights(resumed))
+    assert whole.dual.multiplier == resumed.dual.multiplier
+    whole_history = (tmp_path / "whole" / "lambda_history.csv").read_bytes()
+    assert whole_history == (tmp_path / "cut" / "lambda_history.csv").read_bytes()
+
+
+def test_a_new_run_in_an_old_folder_starts_a_new_history(tmp_path, anchors):
+    run(tmp_path, anchors)
+    first = history(tmp_path)
+    run(tmp_path, anchors)
+    assert history(tmp_path) == first
+
+
+def test_logs_hold_the_constraint(tmp_path, anchors):
+    trainer = run(tmp_path, anchors, logging_steps=3)
+    logged = [log for log in trainer.state.log_history if "loss" in log]
+    written = history(tmp_path)
+    for log, rows in zip(logged, itertools.batched(written, 3), strict=True):
+        for name in ("retention_loss", "multiplier", "epsilon", "violation", "cosine", "conflict"):
+            assert log[name] == pytest.approx(sum(row[name] for row in rows) / 3)
+
+
+def test_another_starting_point_than_the_teacher_is_refused_unless_allowed(tmp_path, anchors):
+    arguments = {"anchors": anchors, "train_dataset": ToyTask()}
+    with pytest.raises(ValueError, match="teacher_mismatch=allow"):
+        CraftTrainer(ToyModel(seed=5), CraftConfig(output_dir=str(tmp_path), **BASE), **arguments)
+    allowed = CraftConfig(output_dir=str(tmp_path), **BASE, teacher_mismatch="allow")
+    trainer = CraftTrainer(ToyModel(seed=5), allowed, **arguments)
+    trainer.train()
+    assert history(tmp_path)[0]["retention_loss"] > 1e-3
+
+
+def test_a_model_that_cannot_be_anchored_is_refused(tmp_path, anchors):
+    with pytest.raises(TypeError, match="AnchoredModel"):
+        CraftTrainer(torch.nn.Linear(2, 2), CraftConfig(output_dir=str(tmp_path), **BASE), anchors=anchors)
+
+
+def test_a_non_finite_retention_gradient_takes_no_dual_step(tmp_path, anchors, monkeypatch):
+    monkeypatch.setattr("craft_trainer.trainer.retention_loss", lambda student, *_, **__: student.output.sum() * 1e39)
+    trainer = run(tmp_path, anchors, max_steps=1)
+    assert trainer.dual.multiplier == CraftConfig(output_dir=str(tmp_path)).multiplier_init
+
+
+CHANGES = {
+    "retention_terms": ["output"],
+    "retention_weights": [1.0, 0.1],
+    "hidden_distance": "cosine",
+    "retention_batch_size": 4,
+    "retention_every": 2,
+    "surgery": "none",
+    "conflict_threshold": -0.9,
+    "multiplier_init": 3.0,
+    "multiplier_lr": 1.0,
+    "multiplier_max": 1.0,
+    "epsilon": 0.1,
+    "epsilon_final": 0.2,
+    "epsilon_schedule": "cosine",
+}
+
+
+@pytest.fixture(scope="module")
+def base_history(tmp_path_factory, anchors):
+    folder = tmp_path_factory.mktemp("base")
+    run(folder, anchors, max_steps=12)
+    return history(folder)
+
+
+@pytest.mark.parametrize("name", sorted(CHANGES))
+def test_every_setting_changes_something(tmp_path, anchors, base_history, name):
+    changes = {name: CHANGES[name]}
+    reference = base_history
+    if name.startswith("epsilon_"):
+        changes = {"epsilon_schedule": "cosine" if name == "epsilon_schedule" else "linear", "epsilon_final": 0.2}
+        run(
+            tmp_path / "reference",
+            anchors,
+            max_steps=12,
+            epsilon_schedule="linear",
+            epsilon_final=0.1 + 0.1 * (name == "epsilon_schedule"),
+        )
+        reference = history(tmp_path / "reference")
+    run(tmp_path / "changed", anchors, max_steps=12, **changes)
+    assert history(tmp_path / "changed") != reference
+
+
+def test_every_setting_is_tried_above():
+    assert set(CHANGES) | {"teacher_mismatch"} == ONLY_CRAFT
