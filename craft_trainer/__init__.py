@@ -1,8 +1,25 @@
 """Constrained Retention Fine-Tuning: learn a new task without losing the old ones."""
 
-from craft_trainer.anchors.cache import AnchorCache  # what the teacher does on old-task samples, on disk
-from craft_trainer.config import CraftConfig  # TrainingArguments with the settings of retention
-from craft_trainer.trainer import CraftTrainer  # Trainer with two gradients, surgery and a multiplier
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.config import CraftConfig
+    from craft_trainer.trainer import CraftTrainer
 
 __all__ = ["AnchorCache", "CraftConfig", "CraftTrainer"]
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AnchorCache": "craft_trainer.anchors.cache",  # what the teacher does on old-task samples, on disk
+    "CraftConfig": "craft_trainer.config",  # TrainingArguments with the settings of retention
+    "CraftTrainer": "craft_trainer.trainer",  # Trainer with two gradients, surgery and a multiplier
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``craft-trainer --help`` does not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -54,7 +54,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     ) -> None:
         super().__init__(model=model, args=args or CraftConfig(), **kwargs)
         self.anchors = AnchorCache(anchors) if isinstance(anchors, str | Path) else anchors
-        self._window_task_loss = 0.0
+        self._window_task_loss: Tensor | float = 0.0  # summed over micro-batches, each already divided by their number
         self._metrics: dict[str, list[float]] = defaultdict(list)
         if self.anchors is not None:
             self._require_visible_gradients()
@@ -81,7 +81,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.anchors is None:
             return loss
-        self._window_task_loss += loss.item()
+        self._window_task_loss = self._window_task_loss + loss
         if self.accelerator.sync_gradients:
             if self.state.global_step % self.args.retention_every == 0:
                 self._record(self._retention_step())
@@ -110,7 +110,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             )
         return CraftStep(
             step=self.state.global_step + 1,
-            task_loss=self._window_task_loss,
+            task_loss=float(self._window_task_loss),
             retention_loss=retention,
             multiplier=multiplier,
             epsilon=epsilon,
@@ -125,7 +125,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         """L_retain on this step's anchors; its gradient is left in ``.grad``."""
         anchors = self._anchor_batch()
         weights = self.args.term_weights
-        with self.compute_loss_context_manager():
+        with self.accelerator.autocast():
             student = extract(self.anchored_model, anchors.inputs, self._specs(weights), output="output" in weights)
             loss = retention_loss(
                 student, anchors.teacher, self._variance, weights=weights, hidden_distance=self.args.hidden_distance

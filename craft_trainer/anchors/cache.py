@@ -176,7 +176,7 @@ def feature_statistics(anchors: datasets.Dataset, columns: Sequence[str]) -> dic
     return statistics
 
 
-def _feature(value: NDArray[Any] | list[str]) -> datasets.Value | datasets.features.features._ArrayXD | datasets.List:
+def _feature(value: NDArray[Any] | list[str]) -> Any:
     """The Arrow type of a batched column."""
     if isinstance(value, list):
         return datasets.Value("string")

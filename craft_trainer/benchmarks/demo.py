@@ -12,6 +12,7 @@ from craft_trainer.benchmarks.jobs import Job
 Settings = dict[str, Any]
 Row = dict[str, Any]
 
+DONE = "trainer_state.json"  # what `train` writes last
 METHODS = ("teacher", "plain", "craft")
 POLICY: Settings = {
     "policy_type": "act",
@@ -129,7 +130,7 @@ def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> l
         Job(
             train,
             _flags("train", story.teacher, {"dataset": old, "output_dir": teacher, "seed": seed}),
-            teacher / "model.safetensors",
+            teacher / DONE,
             ("record-old",),
         ),
         Job(cached, _flags("cache", cache), anchors, (train,)),
@@ -137,7 +138,7 @@ def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> l
             Job(
                 f"seed{seed}-{method}",
                 argv,
-                folder / method / "model.safetensors",
+                folder / method / DONE,
                 (train, "record-new", *([cached] if method == "craft" else [])),
             )
             for method, argv in sorted(fine_tune.items())

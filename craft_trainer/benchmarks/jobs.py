@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -74,7 +75,12 @@ def _logged(execute: Execute, argv: Sequence[str], log: Path) -> tuple[int, floa
     start = time.perf_counter()
     with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
         print("craft-trainer", *argv)
-        status = execute(argv)
+        try:
+            status = execute(argv)
+        except BaseException as error:
+            traceback.print_exc()
+            error.add_note(f"the log of this job is {log}")
+            raise
     return status, time.perf_counter() - start
 
 

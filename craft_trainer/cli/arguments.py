@@ -1,14 +1,15 @@
 """Arguments of a command: dataclasses, filled from a YAML file first and the command line second."""
 
 import dataclasses
-import difflib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from transformers import HfArgumentParser
+
+from craft_trainer.cli.hints import nearest
 
 Values = dict[str, Any]
 
@@ -68,12 +69,6 @@ def read_yaml(path: Path, known: Sequence[str]) -> Values:
         if key not in known:
             raise ValueError(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
     return values
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of ``known``, or nothing."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean {matches[0]!r}?" if matches else ""
 
 
 def split_list(values: Sequence[Any]) -> list[str]:

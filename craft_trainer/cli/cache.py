@@ -34,7 +34,7 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device)
-    dataset = PolicyDataset(arguments.dataset, teacher.config)
+    dataset = PolicyDataset(arguments.dataset, teacher.policy_config)
     tasks = dataset.task_of_frame
     rows = stratified_rows(tasks, arguments.anchors, seed=arguments.seed)
     layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]

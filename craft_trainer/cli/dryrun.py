@@ -31,7 +31,11 @@ def run(argv: Sequence[str]) -> None:
     torch.manual_seed(config.seed)
     teacher = PolicyModel.from_config(POLICY["policy_type"], load_metadata(str(data["old"])), options)
     teacher.save_pretrained(folder / "teacher")
-    check("data", len(PolicyDataset(str(data["new"]), teacher.config)) > 0, f"{TASKS['new']} recorded and read back")
+    check(
+        "data",
+        len(PolicyDataset(str(data["new"]), teacher.policy_config)) > 0,
+        f"{TASKS['new']} recorded and read back",
+    )
 
     anchors = folder / "anchors"
     status = main(["cache", "--anchors", "32", "--teacher", str(folder / "teacher"), "--dataset", str(data["old"]),

@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from craft_trainer.cli.arguments import nearest
+from craft_trainer.cli.hints import nearest
 
 COMMANDS = {
     "record": "record expert demonstrations of Meta-World tasks as a LeRobot dataset",

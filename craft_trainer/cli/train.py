@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from craft_trainer.cli.arguments import json_mapping, option, parse_all
 from craft_trainer.config import CraftConfig
@@ -32,7 +33,6 @@ def run(argv: Sequence[str]) -> None:
     """Train and save an ordinary LeRobot checkpoint in ``output_dir``."""
     arguments, config = parse_all("train", EXAMPLE, [TrainArguments, CraftConfig], argv)
     from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
@@ -51,11 +51,29 @@ def run(argv: Sequence[str]) -> None:
         model,
         config,
         anchors=arguments.anchors,
-        train_dataset=PolicyDataset(arguments.dataset, model.config),
+        train_dataset=PolicyDataset(arguments.dataset, model.policy_config),
         data_collator=collate,
     )
-    resume = config.resume_from_checkpoint
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(config.output_dir) if resume == "last" else resume)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
     trainer.save_model()
     trainer.save_state()
     print(f"LeRobot checkpoint: {config.output_dir}")
+
+
+def checkpoint_to_resume(config: CraftConfig) -> str | None:
+    """``resume_from_checkpoint``, where ``last`` is the newest checkpoint in ``output_dir``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    from transformers.trainer_utils import get_last_checkpoint
+
+    if config.resume_from_checkpoint != "last":
+        given: str | None = config.resume_from_checkpoint
+        return given
+    checkpoint: str | None = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
+    if checkpoint is None:
+        raise ValueError(
+            f"resume_from_checkpoint is last, but {config.output_dir} holds no checkpoint-*: drop it to start"
+        )
+    return checkpoint

@@ -131,8 +131,8 @@ class PolicyModel(nn.Module):
         return cls(policy, preprocessor, postprocessor)
 
     @property
-    def config(self) -> PreTrainedConfig:
-        """The policy's own configuration."""
+    def policy_config(self) -> PreTrainedConfig:
+        """The policy's own configuration; not named ``config``, which Trainer's loggers take for transformers' own."""
         return self.policy.config
 
     @property
@@ -167,13 +167,12 @@ class PolicyModel(nn.Module):
         layers = self._family().layers(self.policy) if isinstance(layer, int) else []
         if isinstance(layer, int):
             if not -len(layers) <= layer < len(layers):
-                raise ValueError(f"hidden layer {layer} of {self.config.type}: it has {len(layers)}: {layers}")
+                raise ValueError(f"hidden layer {layer} of {self.policy_config.type}: it has {len(layers)}: {layers}")
             return f"policy.{layers[layer]}"
         path = layer if layer.startswith("policy.") else f"policy.{layer}"
         if path not in dict(self.named_modules()):
-            raise ValueError(
-                f"{self.config.type} has no module {layer!r}; its layers are {self._family().layers(self.policy)}"
-            )
+            layers = self._family().layers(self.policy)
+            raise ValueError(f"{self.policy_config.type} has no module {layer!r}; its layers are {layers}")
         return path
 
     def token_layout(self, path: str, batch: Batch, num_tokens: int) -> TokenLayout:
@@ -183,7 +182,7 @@ class PolicyModel(nn.Module):
 
     def input_keys(self) -> list[str]:
         """Raw features the policy reads: its inputs, its targets and their padding flags, and the task's sentence."""
-        return [*self.config.input_features, *self.config.output_features, "action_is_pad", "task"]
+        return [*self.policy_config.input_features, *self.policy_config.output_features, "action_is_pad", "task"]
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the policy's weights and of its processors with their statistics."""
@@ -209,15 +208,15 @@ class PolicyModel(nn.Module):
         load_model(self.policy, weights, strict=True, device=str(self.device))
 
     def _observations(self, batch: Batch) -> dict[str, Any]:
-        return {key: value for key, value in batch.items() if key in self.config.input_features or key == "task"}
+        return {key: value for key, value in batch.items() if key in self.policy_config.input_features or key == "task"}
 
     def _family(self) -> PolicyFamily:
-        if self.config.type not in FAMILIES:
+        if self.policy_config.type not in FAMILIES:
             raise ValueError(
-                f"policy type {self.config.type!r} has no anchoring yet (known: {', '.join(sorted(FAMILIES))}); "
+                f"policy type {self.policy_config.type!r} has no anchoring yet (known: {', '.join(sorted(FAMILIES))}); "
                 "add an entry to craft_trainer.models.lerobot.FAMILIES"
             )
-        return FAMILIES[self.config.type]
+        return FAMILIES[self.policy_config.type]
 
     def _processors_digest(self) -> str:
         digest = hashlib.sha256()

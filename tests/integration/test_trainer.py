@@ -11,6 +11,7 @@ import torch
 from toy import ToyModel, ToyTask, toy_anchors
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
+import craft_trainer.trainer
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.sampling import anchor_rows
 
@@ -281,3 +282,18 @@ def test_every_setting_changes_something(tmp_path, anchors, base_history, name):
 
 def test_every_setting_is_tried_above():
     assert set(CHANGES) | {"teacher_mismatch"} == ONLY_CRAFT
+
+
+def test_the_retention_pass_runs_in_the_precision_of_training(tmp_path, anchors, monkeypatch):
+    seen = set()
+    real = craft_trainer.trainer.retention_loss
+
+    def spy(student, *rest, **options):
+        seen.update(value.dtype for value in student.hidden.values())
+        return real(student, *rest, **options)
+
+    monkeypatch.setattr("craft_trainer.trainer.retention_loss", spy)
+    run(tmp_path / "fp32", anchors, max_steps=1)
+    assert seen == {torch.float32}
+    run(tmp_path / "bf16", anchors, max_steps=1, bf16=True)
+    assert seen == {torch.float32, torch.bfloat16}

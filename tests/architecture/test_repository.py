@@ -1,0 +1,112 @@
+"""The repository keeps its own promises: configurations that run, a README that lists what is there, a light core."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from craft_trainer.benchmarks.demo import FINE_TUNING, RETENTION, TEACHER
+from craft_trainer.cli.main import COMMANDS
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(ROOT.glob("configs/**/*.yaml"))
+
+
+def tracked_files():
+    listing = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return [Path(name) for name in listing.splitlines()]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_configuration_starts_with_the_command_that_uses_it(path):
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    name = str(path.relative_to(ROOT))
+    script = "scripts/train_craft_hidden_dryrun.sh"
+    assert any(name in line or script in line for line in head), f"{name}: no command names it"
+
+
+@pytest.mark.parametrize("name", ["record/metaworld_old", "record/metaworld_new", "anchors/metaworld"])
+def test_data_configurations_are_understood(name):
+    from craft_trainer.cli import arguments, cache, record
+
+    path = ROOT / f"configs/{name}.yaml"
+    command, kind = ("cache", cache.CacheArguments) if "anchors" in name else ("record", record.RecordArguments)
+    filled = arguments.parse(command, "", kind, ["--config", str(path)])
+    for key, value in yaml.safe_load(path.read_text()).items():
+        assert getattr(filled, key) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("teacher", TEACHER), ("plain", FINE_TUNING), ("craft", FINE_TUNING | RETENTION)],
+)
+def test_training_configurations_are_those_of_the_demo(name, settings):
+    from craft_trainer.cli import arguments, train
+    from craft_trainer.config import CraftConfig
+
+    path = ROOT / f"configs/train/metaworld_{name}.yaml"
+    script, config = arguments.parse_all("train", "", [train.TrainArguments, CraftConfig], ["--config", str(path)])
+    values = vars(script) | vars(config)
+    for key, value in settings.items():
+        assert values[key] == value or key == "report_to", key
+    given = set(yaml.safe_load(path.read_text()))
+    places = {"dataset", "output_dir", "policy", "anchors"}
+    assert given - places - {"retention_weights"} == set(settings)
+
+
+def test_the_core_imports_without_lerobot_and_metaworld():
+    blocked = "import sys; sys.modules['lerobot'] = sys.modules['metaworld'] = None; "
+    code = blocked + "import craft_trainer, craft_trainer.report, craft_trainer.evaluation.rollout"
+    subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], check=True)
+
+
+def test_without_lerobot_the_message_names_the_extra():
+    code = "import sys; sys.modules['lerobot'] = None; import craft_trainer.models.lerobot"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "pip install 'craft-trainer[lerobot]'" in result.stderr
+
+
+def readme_tree():
+    """Paths of the files that README's indented tree lists."""
+    tree = re.search(r"```text\n(craft_trainer/.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+    folders, files = [], set()
+    for line in filter(str.strip, tree.splitlines()):
+        depth = (len(line) - len(line.lstrip())) // 2
+        name = line.split()[0]
+        folders = folders[:depth]
+        if name.endswith("/"):
+            folders.append(name.rstrip("/"))
+        else:
+            files.add("/".join([*folders, name]))
+    return files
+
+
+def test_the_readme_tree_is_the_repository():
+    files = {
+        str(path)
+        for path in tracked_files()
+        if path.parts[0] in ("craft_trainer", "scripts", "configs") and path.name != "__init__.py"
+    }
+    assert readme_tree() == files
+
+
+def test_the_readme_commands_exist():
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"^\s*(?:\$ )?(bash scripts/\S+|craft-trainer \S+)", readme, re.MULTILINE)
+    assert "bash scripts/demo.sh" in commands
+    assert "bash scripts/test.sh" in commands
+    for command in commands:
+        program, name = shlex.split(command)[:2]
+        assert (ROOT / name).is_file() if program == "bash" else name in COMMANDS, command
+
+
+def test_nothing_names_this_machine():
+    home = re.compile(r"/(root|home/\w+|work|farm)/")
+    for path in tracked_files():
+        if (ROOT / path).suffix in {".py", ".md", ".sh", ".yaml", ".toml", ".cfg"} and path.name != Path(__file__).name:
+            assert not home.search((ROOT / path).read_text()), path
