@@ -40,7 +40,7 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
     multiplier_init: float = _knob(1.0, "λ at the start; in [0, multiplier_max]")
     multiplier_lr: float = _knob(0.1, "step size η of dual ascent on λ, per retention pass; ≥ 0 (0 keeps λ fixed)")
     multiplier_max: float = _knob(100.0, "ceiling of λ; > 0")
-    epsilon: float = _knob(0.05, "ε at the start, in units of the teacher's variance (0.05 = 5 %); > 0")
+    epsilon: float = _knob(0.01, "ε at the start, in units of the teacher's variance (0.01 = 1 %); > 0")
     epsilon_final: float | None = _knob(None, "ε at the end, if its schedule is not constant; > 0")
     epsilon_schedule: str = _knob("constant", "path of ε from start to end: constant, linear, cosine or exponential")
     teacher_mismatch: str = _knob("refuse", "when the starting weights are not the cache's teacher: refuse or allow")

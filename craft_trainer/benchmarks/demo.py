@@ -45,7 +45,7 @@ FINE_TUNING: Settings = TRAINING | {"max_steps": 800, "learning_rate": 5e-4, "wa
 RETENTION: Settings = {
     "retention_terms": ["hidden", "output"],
     "retention_batch_size": 64,
-    "epsilon": 0.05,
+    "epsilon": 0.01,
 }
 
 
