@@ -1,0 +1,146 @@
+"""The commands on a real LeRobot policy: train, kill, resume, cache, and what LeRobot makes of the result."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from craft_trainer.cli.main import main
+
+TRAIN = {
+    "max_steps": 60,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-3,
+    "logging_steps": 10,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "use_cpu": True,
+    "dataloader_pin_memory": False,
+    "retention_batch_size": 4,
+    "epsilon": 1e-3,
+    "epsilon_final": 1e-2,
+    "epsilon_schedule": "cosine",
+    "save_steps": 20,
+}
+
+
+def flags(**values):
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, tiny_policy):
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_policy().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory, teacher, tiny_dataset):
+    folder = tmp_path_factory.mktemp("anchors") / "cache"
+    assert main(["cache", *flags(teacher=teacher, dataset=tiny_dataset, output_dir=folder, anchors=40)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def craft_run(tmp_path_factory, teacher, anchors, tiny_dataset):
+    """Folder of an uninterrupted CRaFT run, and the command line that made it but for the folder."""
+    command = ["train", *flags(policy=teacher, anchors=anchors, dataset=tiny_dataset, **TRAIN)]
+    folder = tmp_path_factory.mktemp("craft")
+    assert main([*command, "--output_dir", str(folder)]) == 0
+    return folder, command
+
+
+def killed_after(checkpoint, command):
+    """Start ``command`` as a process of its own and kill it once ``checkpoint`` is complete."""
+    process = subprocess.Popen([sys.executable, "-m", "craft_trainer", *command], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (checkpoint / "trainer_state.json").is_file():
+        assert process.poll() is None, "the run ended before it wrote a checkpoint"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    time.sleep(0.03)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it was killed"
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_equals_never_killed_bit_for_bit(craft_run, tmp_path):
+    whole, command = craft_run
+    command = [*command, "--output_dir", str(tmp_path)]
+    killed_after(tmp_path / "checkpoint-20", command)
+    assert not (tmp_path / "model.safetensors").exists()
+    assert main([*command, "--resume_from_checkpoint", "last"]) == 0
+    for name in ("model.safetensors", "lambda_history.csv"):
+        assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
+    assert len((whole / "lambda_history.csv").read_text().splitlines()) == 1 + TRAIN["max_steps"]
+
+
+def test_the_checkpoint_acts_the_same_through_lerobots_own_api(craft_run, tiny_dataset):
+    from lerobot.policies.act.modeling_act import ACTPolicy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    folder, _ = craft_run
+    policy = ACTPolicy.from_pretrained(folder)
+    preprocess, postprocess = make_pre_post_processors(policy.config, pretrained_path=str(folder))
+    ours = PolicyModel.from_pretrained(folder)
+    batch = PolicyDataset(str(tiny_dataset), ours.policy_config).batch([0, 30, 60])
+    observation = {key: value for key, value in batch.items() if key.startswith("observation.") or key == "task"}
+    expected = postprocess(policy.select_action(preprocess(dict(observation))))
+    assert expected.abs().sum() > 0
+    assert torch.equal(ours.select_action(observation), expected)
+
+
+def test_the_statistics_of_the_teacher_stay(craft_run, teacher):
+    folder, _ = craft_run
+    name = "policy_preprocessor_step_3_normalizer_processor.safetensors"
+    assert (folder / name).read_bytes() == (teacher / name).read_bytes()
+
+
+def test_plain_training_and_its_resume(teacher, tiny_dataset, tmp_path):
+    def train(folder, *more):
+        given = flags(policy=teacher, dataset=tiny_dataset, output_dir=folder, **TRAIN | {"max_steps": 40})
+        assert main(["train", *given, *more]) == 0
+
+    train(tmp_path / "whole")
+    train(tmp_path / "resumed")
+    train(tmp_path / "resumed", "--resume_from_checkpoint", str(tmp_path / "resumed" / "checkpoint-20"))
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "resumed")]
+    assert weights[0] == weights[1]
+    assert weights[0] != (teacher / "model.safetensors").read_bytes()
+    assert not (tmp_path / "whole" / "lambda_history.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"policy": "nowhere/at/all"}, "nowhere/at/all"),
+        ({"dataset": os.devnull}, "not a LeRobot dataset"),
+        ({"anchors": "missing"}, "missing"),
+        ({"policy_type": "act"}, "either policy"),
+        ({"epsilon": -1}, "epsilon is -1.0"),
+        ({"resume_from_checkpoint": "last"}, "holds no checkpoint"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_a_mistake_is_one_line_that_names_it(teacher, anchors, tiny_dataset, tmp_path, capsys, change, message):
+    given = {"policy": teacher, "anchors": anchors, "dataset": tiny_dataset, "output_dir": tmp_path, **TRAIN}
+    assert main(["train", *flags(**given | change)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_training_from_another_teacher_is_refused(teacher, anchors, tiny_dataset, tiny_policy, tmp_path, capsys):
+    tiny_policy(seed=1).save_pretrained(tmp_path / "other")
+    given = flags(policy=tmp_path / "other", anchors=anchors, dataset=tiny_dataset, output_dir=tmp_path, **TRAIN)
+    assert main(["train", *given]) == 1
+    error = capsys.readouterr().err
+    assert "teacher with weights" in error
+    assert "craft-trainer cache" in error
+    assert main(["train", *given, "--teacher_mismatch", "allow", "--max_steps", "1"]) == 0
