@@ -12,9 +12,10 @@ from craft_trainer.optim.surgery import RULES
 
 def _knob(default: Any, text: str) -> Any:
     """A dataclass field with the help text the command line shows."""
+    metadata = {"help": text.replace("%", "%%")}  # argparse formats help texts
     if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
 
 
 @dataclass
@@ -31,7 +32,7 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
     retention_terms: list[str] = _knob(
         ["hidden", "output"], "what is held: hidden (the teacher's features), output (its action chunk), or both"
     )
-    retention_weights: list[float] = _knob([1.0, 1.0], "weight of each retention term, in the same order; ≥ 0")
+    retention_weights: list[float] | None = _knob(None, "weight of each retention term; by default 1 for each")
     hidden_distance: str = _knob("mse", "distance of hidden features: mse (fraction of variance) or cosine")
     retention_batch_size: int = _knob(64, "anchors per device in a retention pass; ≥ 1")
     retention_every: int = _knob(1, "optimizer steps from one retention pass to the next; ≥ 1")
@@ -61,9 +62,10 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
             len(self.retention_terms) == len(set(self.retention_terms)),
             f"retention_terms {self.retention_terms} names a term twice",
         )
+        weights = self.retention_weights
         _require(
-            len(self.retention_weights) >= len(self.retention_terms) and min(self.retention_weights) >= 0,
-            f"retention_weights {self.retention_weights}: one weight ≥ 0 for each of {self.retention_terms}",
+            weights is None or (len(weights) == len(self.retention_terms) and min(weights) >= 0 and max(weights) > 0),
+            f"retention_weights is {weights}: one weight ≥ 0 for each of {self.retention_terms}, and one above 0",
         )
         _require(self.retention_batch_size >= 1, f"retention_batch_size is {self.retention_batch_size}: at least 1")
         _require(self.retention_every >= 1, f"retention_every is {self.retention_every}: at least 1")
@@ -94,7 +96,8 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
     @property
     def term_weights(self) -> dict[str, float]:
         """Weight of each retention term."""
-        return dict(zip(self.retention_terms, self.retention_weights, strict=False))
+        weights = self.retention_weights or [1.0] * len(self.retention_terms)
+        return dict(zip(self.retention_terms, weights, strict=True))
 
 
 def _require(condition: bool, message: str) -> None:

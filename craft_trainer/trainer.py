@@ -1,7 +1,6 @@
 """CraftTrainer: HuggingFace's Trainer with a second gradient, surgery between the two, and a multiplier."""
 
 import math
-from collections import defaultdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,8 +22,6 @@ from craft_trainer.optim.dual import ascend, epsilon_at
 from craft_trainer.optim.surgery import RULES
 from craft_trainer.optim.surgery import none as no_surgery
 
-LOGGED = ("retention_loss", "multiplier", "epsilon", "violation", "cosine", "conflict")
-
 
 class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     """A ``Trainer`` that keeps L_retain ≤ ε on anchors while it minimises the task loss.
@@ -39,7 +36,8 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     Raises:
         ValueError: the cache was not made by ``model`` (and ``teacher_mismatch`` is refuse), or a distributed mode that
             hides or shards gradients is active.
-        TypeError: ``model`` cannot be anchored.
+        TypeError: ``model`` cannot be anchored, or ``args`` is not a CraftConfig.
+        FloatingPointError: a gradient is not finite, and there is no fp16 scaler to skip the step.
     """
 
     args: CraftConfig
@@ -52,10 +50,11 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         anchors: AnchorCache | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model=model, args=args or CraftConfig(), **kwargs)
+        args = args or CraftConfig()
+        if not isinstance(args, CraftConfig):
+            raise TypeError(f"args is a {type(args).__name__}: CraftTrainer needs a CraftConfig, which extends it")
+        super().__init__(model=model, args=args, **kwargs)
         self.anchors = AnchorCache(anchors) if isinstance(anchors, str | Path) else anchors
-        self._window_task_loss: Tensor | float = 0.0  # summed over micro-batches, each already divided by their number
-        self._metrics: dict[str, list[float]] = defaultdict(list)
         if self.anchors is not None:
             self._require_visible_gradients()
             if self.args.teacher_mismatch == "refuse":
@@ -81,14 +80,15 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.anchors is None:
             return loss
-        self._window_task_loss = self._window_task_loss + loss
+        history = self._callback(RetentionHistory)
+        history.add_task_loss(loss)
         if self.accelerator.sync_gradients:
+            task_loss = history.take_task_loss()
             if self.state.global_step % self.args.retention_every == 0:
-                self._record(self._retention_step())
-            self._window_task_loss = 0.0
+                history.add(self._retention_step(task_loss))
         return loss
 
-    def _retention_step(self) -> CraftStep:
+    def _retention_step(self, task_loss: float) -> CraftStep:
         """g_task and g_retain become one gradient; λ takes its step."""
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         task = gradients.take(parameters)
@@ -97,6 +97,11 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
 
         gram = gradients.gramian(task, retain) / self._loss_scale() ** 2
         finite = bool(gram.isfinite().all())
+        if not finite and self.accelerator.scaler is None:
+            raise FloatingPointError(
+                f"step {self.state.global_step + 1}: squared norms of the task and retention gradients are "
+                f"{gram[0, 0]:.3g} and {gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
+            )
         multiplier = self.dual.multiplier
         rule = RULES[self.args.surgery] if finite else no_surgery
         surgery = rule(gram, multiplier, self.args.conflict_threshold)
@@ -110,7 +115,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             )
         return CraftStep(
             step=self.state.global_step + 1,
-            task_loss=float(self._window_task_loss),
+            task_loss=task_loss,
             retention_loss=retention,
             multiplier=multiplier,
             epsilon=epsilon,
@@ -163,16 +168,10 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         scaler = self.accelerator.scaler
         return 1.0 if scaler is None else float(scaler.get_scale())
 
-    def _record(self, step: CraftStep) -> None:
-        self._callback(RetentionHistory).add(step)
-        for name in LOGGED:
-            self._metrics[name].append(float(getattr(step, name)))
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Trainer's logs, with the means of the retention passes since the last training log."""
-        if "loss" in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self._metrics.items()}
-            self._metrics.clear()
+        if "loss" in logs and self.anchors is not None:
+            logs |= self._callback(RetentionHistory).take_means()
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
@@ -208,6 +207,11 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         if mode not in (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU):
             raise ValueError(
                 f"CraftTrainer with anchors cannot see whole gradients under {mode.value}: use one process"
+            )
+        if self.args.n_gpu > 1:
+            raise ValueError(
+                f"CraftTrainer with anchors sees {self.args.n_gpu} GPUs in one process, which Trainer would drive by "
+                "DataParallel: start it with `accelerate launch --num_processes 1`, or set CUDA_VISIBLE_DEVICES=0"
             )
         if self.accelerator.num_processes > 1:
             raise ValueError(

@@ -5,11 +5,17 @@ usable() { "$1" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3,
 
 find_python() {
     local candidate
-    for candidate in ${PYTHON:-python3.12 python3.13 python3 python python3.14 \
-        "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python \
-        "$HOME"/.local/share/uv/python/cpython-3.1[2-9]*/bin/python3 \
-        "$HOME"/{miniconda3,miniforge3,anaconda3,mambaforge}/{bin,envs/*/bin}/python \
-        /opt/homebrew/bin/python3.1[2-9] /usr/local/bin/python3.1[2-9]}; do
+    if [ -n "${PYTHON:-}" ]; then
+        set -- "$PYTHON"
+    else
+        set -- python3.12 python3.13 python3 python python3.14 \
+            "${PYENV_ROOT:-$HOME/.pyenv}"/versions/3.1[2-9]*/bin/python \
+            "$HOME"/.local/share/uv/python/cpython-3.1[2-9]*/bin/python3 \
+            "$HOME"/{miniconda3,miniforge3,anaconda3,mambaforge}/bin/python \
+            "$HOME"/{miniconda3,miniforge3,anaconda3,mambaforge}/envs/*/bin/python \
+            /opt/homebrew/bin/python3.1[2-9] /usr/local/bin/python3.1[2-9]
+    fi
+    for candidate in "$@"; do
         if usable "$candidate"; then
             command -v "$candidate"
             return
@@ -23,10 +29,10 @@ find_python() {
 
 install_environment() {
     local extras=$1 python stamp=".venv/.installed-$1"
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # no environment, or one that was never finished
         python=$(find_python)
         echo "Making .venv with $python"
-        "$python" -m venv .venv
+        "$python" -m venv --clear .venv
     fi
     if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
         echo "Installing craft_trainer[$extras] into .venv (the first time: about 6 GB, a few minutes)"

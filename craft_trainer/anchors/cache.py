@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import Features, FeatureSpec, extract
 from craft_trainer.anchors.provenance import Provenance, file_digest
+from craft_trainer.folders import appears_when_complete
 from craft_trainer.models.base import AnchoredModel
 
 STATISTICS_FILE = "statistics.safetensors"
@@ -115,8 +115,6 @@ def build_anchor_cache(
         FileExistsError: ``output_dir`` exists.
         ValueError: a feature of the teacher is constant over the anchors.
     """
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} exists: delete it, or build into another folder")
     keys = teacher.input_keys()
 
     @torch.inference_mode()
@@ -129,32 +127,30 @@ def build_anchor_cache(
             name: value.float().cpu().numpy() for name, value in targets.items()
         }
 
-    index = datasets.Dataset.from_dict({"row": list(rows), GROUP_COLUMN: list(groups)})
-    probe = teach({"row": list(rows[:2])})
-    anchors = index.map(
-        teach,
-        batched=True,
-        batch_size=batch_size,
-        features=datasets.Features(index.features | {name: _feature(value) for name, value in probe.items()}),
-        load_from_cache_file=False,
-        desc="anchors",
-    )
-    partial = output_dir.with_name(output_dir.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    targets = [*(spec.column for spec in specs), OUTPUT_COLUMN]
-    save_file(feature_statistics(anchors, targets), partial / STATISTICS_FILE)
-    anchors.save_to_disk(str(partial))
-    files = [file for file in partial.iterdir() if file.suffix in {".arrow", ".safetensors"}]
-    Provenance(
-        teacher=teacher.fingerprint() | {"path": teacher_path},
-        data=source | {"rows": hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()},
-        features=[spec._asdict() for spec in specs],
-        groups=dict(sorted(Counter(groups).items())),
-        files={file.name: file_digest(file) for file in sorted(files)},
-        versions={name: importlib.metadata.version(name) for name in ("craft-trainer", "torch", "datasets")},
-    ).write(partial)
-    partial.rename(output_dir)
+    with appears_when_complete(output_dir) as partial:
+        index = datasets.Dataset.from_dict({"row": list(rows), GROUP_COLUMN: list(groups)})
+        probe = teach({"row": list(rows[:2])})
+        anchors = index.map(
+            teach,
+            batched=True,
+            batch_size=batch_size,
+            features=datasets.Features(index.features | {name: _feature(value) for name, value in probe.items()}),
+            load_from_cache_file=False,
+            desc="anchors",
+        )
+        partial.mkdir()
+        targets = [*(spec.column for spec in specs), OUTPUT_COLUMN]
+        save_file(feature_statistics(anchors, targets), partial / STATISTICS_FILE)
+        anchors.save_to_disk(str(partial))
+        files = [file for file in partial.iterdir() if file.suffix in {".arrow", ".safetensors"}]
+        Provenance(
+            teacher=teacher.fingerprint() | {"path": teacher_path},
+            data=source | {"rows": hashlib.sha256(np.asarray(rows, dtype=np.int64).tobytes()).hexdigest()},
+            features=[spec._asdict() for spec in specs],
+            groups=dict(sorted(Counter(groups).items())),
+            files={file.name: file_digest(file) for file in sorted(files)},
+            versions={name: importlib.metadata.version(name) for name in ("craft-trainer", "torch", "datasets")},
+        ).write(partial)
     return AnchorCache(output_dir)
 
 

@@ -36,6 +36,8 @@ class StringColumn:
 
 def open_columns(dataset: datasets.Dataset) -> dict[str, ArrayColumn | StringColumn]:
     """Every column of ``dataset``, ready to gather rows from."""
+    if dataset._indices is not None:  # selected or shuffled
+        dataset = dataset.flatten_indices()
     table = dataset.data.table
     return {
         name: (StringColumn if _is_string(dataset.features[name]) else ArrayColumn)(table.column(name))

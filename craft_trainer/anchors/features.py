@@ -122,6 +122,12 @@ def _masked_mean(hidden: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "
 
 def _pooled(model: AnchoredModel, batch: Batch, state: Tensor, spec: FeatureSpec) -> Tensor:
     batch_dim = model.token_layout(spec.path, batch, 0).batch_dim
+    batch_size = len(next(value for value in batch.values() if isinstance(value, Tensor)))
+    if state.ndim != 3 or state.shape[batch_dim] != batch_size:
+        raise ValueError(
+            f"the output of {spec.path} has shape {tuple(state.shape)}, not one vector per token of {batch_size} "
+            "samples: choose a transformer layer"
+        )
     hidden = state if batch_dim == 0 else state.movedim(batch_dim, 0)
     layout = model.token_layout(spec.path, batch, hidden.shape[1])
     return pool(hidden, spec.pooling, layout)

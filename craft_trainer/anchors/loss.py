@@ -57,6 +57,8 @@ def _term(term: str, student: Features, teacher: Features, variance: Mapping[str
         if student.output is None or teacher.output is None:
             raise KeyError("retention term 'output' needs the teacher's output in the anchor cache")
         return mse(student.output, teacher.output, variance["output"])
+    if not teacher.hidden:
+        raise KeyError("retention term 'hidden' needs hidden features in the anchor cache")
     losses = [
         DISTANCES[distance](student.hidden[column], target, variance[column])
         for column, target in teacher.hidden.items()

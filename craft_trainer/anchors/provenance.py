@@ -65,8 +65,12 @@ class Provenance:
                 f"{file}: schema version {content.get('schema')}, this version reads {SCHEMA_VERSION}: "
                 "rebuild the cache with `craft-trainer cache`"
             )
-        provenance = cls(**content)
-        if provenance.fingerprint != provenance.compute_fingerprint():
+        try:
+            provenance = cls(**content)
+            fits = provenance.fingerprint == provenance.compute_fingerprint()
+        except (TypeError, KeyError):  # a key too many or too few
+            fits = False
+        if not fits:
             raise ValueError(
                 f"{file}: the fingerprint does not fit its contents; rebuild it with `craft-trainer cache`"
             )

@@ -63,6 +63,14 @@ class Story:
     fine_tuning: Settings
     retention: Settings
 
+    def __post_init__(self) -> None:
+        """Refuse a stream that has no answer: raises ValueError for missing, repeated or both old and new entries."""
+        for name, entries in (("old", self.old), ("new", self.new), ("seeds", self.seeds)):
+            if not entries or len(set(entries)) < len(entries):
+                raise ValueError(f"{name} is {list(entries)}: name at least one, and none twice")
+        if both := set(self.old) & set(self.new):
+            raise ValueError(f"{', '.join(sorted(both))}: a task is either old or new")
+
     def settings(self) -> Settings:
         """Everything that decides the result, as plain JSON values."""
         return json.loads(json.dumps(vars(self)))  # type: ignore[no-any-return]  # JSON has no types

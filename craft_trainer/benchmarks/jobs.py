@@ -1,19 +1,22 @@
-"""A graph of commands run by a few worker processes: each starts when what it needs is there."""
+"""A graph of commands, each run in a process of its own as soon as what it needs is there."""
 
-import contextlib
-import multiprocessing
+import json
 import os
+import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerContext, SpawnContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 Execute = Callable[[Sequence[str]], int]
 LOG_TAIL_LINES = 12
+SECONDS_FILE = "seconds.json"
 
 
 @dataclass(frozen=True)
@@ -33,70 +36,89 @@ class Job:
     after: tuple[str, ...] = ()
 
 
-def run_jobs(jobs: Sequence[Job], execute: Execute, *, log_dir: Path, num_workers: int) -> dict[str, float]:
+def run_jobs(
+    jobs: Sequence[Job], execute: Execute, *, log_dir: Path, num_workers: int, preload: Sequence[str] = ()
+) -> dict[str, float]:
     """Run every job after those it needs, earlier listed ones first; returns the seconds each took.
 
-    Each worker process uses one thread for tensors, so that workers do not slow each other down.
+    ``num_workers`` processes run at once, each with one thread for tensors, so that they do not slow each other down.
+    Where processes can be forked from a server, it imports the modules in ``preload`` once for all of them. The seconds
+    of jobs finished by an earlier, interrupted call are kept in ``log_dir``.
 
     Raises:
-        RuntimeError: a job failed; the message holds the end of its log.
+        ValueError: a job needs one that is not there, or itself.
+        RuntimeError: a job failed; the message holds the end of its log, and the other jobs are ended.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    seconds: dict[str, float] = {}
+    seconds = _read_seconds(log_dir)
     done = {job.name for job in jobs if job.result.exists()}
     waiting = [job for job in jobs if job.name not in done]
-    running: dict[Future[tuple[int, float]], Job] = {}
-    context = multiprocessing.get_context("spawn")
+    running: dict[str, tuple[Job, BaseProcess, float]] = {}
+    context: ForkServerContext | SpawnContext = ForkServerContext() if sys.platform == "linux" else SpawnContext()
+    context.set_forkserver_preload(list(preload))
     with (
         _one_thread_each(),
         tqdm(total=len(jobs), initial=len(done), unit="job", desc="demo", disable=None) as progress,
-        ProcessPoolExecutor(num_workers, mp_context=context) as workers,
     ):
-        while waiting or running:
-            for job in [job for job in waiting if done.issuperset(job.after)][: num_workers - len(running)]:
-                waiting.remove(job)
-                running[workers.submit(_logged, execute, job.argv, log_dir / f"{job.name}.log")] = job
-            progress.set_postfix_str(" + ".join(job.name for job in running.values()))
-            finished, _ = wait(running, timeout=1.0, return_when=FIRST_COMPLETED)
-            for future in finished:
-                job = running.pop(future)
-                status, seconds[job.name] = future.result()
-                if status != 0:
-                    workers.shutdown(wait=False, cancel_futures=True)
-                    raise RuntimeError(_failure(job, log_dir / f"{job.name}.log"))
-                done.add(job.name)
-                progress.update()
-                progress.write(f"{len(done):>3}/{len(jobs)}  {job.name:<24} {seconds[job.name]:6.0f} s")
+        try:
+            while waiting or running:
+                for job in [job for job in waiting if done.issuperset(job.after)][: num_workers - len(running)]:
+                    waiting.remove(job)
+                    arguments = (execute, job.argv, _log(log_dir, job))
+                    process: BaseProcess = context.Process(target=_run_logged, args=arguments)
+                    process.start()
+                    running[job.name] = job, process, time.perf_counter()
+                if not running:
+                    raise ValueError(f"{[job.name for job in waiting]} wait for jobs that will never be done")
+                progress.set_postfix_str(" + ".join(running))
+                wait([process.sentinel for _, process, _ in running.values()], timeout=1.0)
+                for job, ended, start in [entry for entry in running.values() if not entry[1].is_alive()]:
+                    del running[job.name]
+                    if ended.exitcode != 0:
+                        raise RuntimeError(_failure(job, ended.exitcode, _log(log_dir, job)))
+                    seconds[job.name] = time.perf_counter() - start
+                    (log_dir / SECONDS_FILE).write_text(json.dumps(seconds))
+                    done.add(job.name)
+                    progress.update()
+                    progress.write(f"{len(done):>3}/{len(jobs)}  {job.name:<24} {seconds[job.name]:6.0f} s")
+        finally:
+            for _, process, _ in running.values():
+                process.terminate()
     return seconds
 
 
-def _logged(execute: Execute, argv: Sequence[str], log: Path) -> tuple[int, float]:
-    """Run one command with its output in a file; its status and seconds."""
-    start = time.perf_counter()
-    with log.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-        print("craft-trainer", *argv)
-        try:
-            status = execute(argv)
-        except BaseException as error:
-            traceback.print_exc()
-            error.add_note(f"the log of this job is {log}")
-            raise
-    return status, time.perf_counter() - start
-
-
-@contextlib.contextmanager
+@contextmanager
 def _one_thread_each() -> Iterator[None]:
+    """Processes started inside use one thread for tensors."""
     previous = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
         yield
     finally:
-        if previous is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
+        del os.environ["OMP_NUM_THREADS"]
+        if previous is not None:
             os.environ["OMP_NUM_THREADS"] = previous
 
 
-def _failure(job: Job, log: Path) -> str:
-    tail = "\n".join(log.read_text().splitlines()[-LOG_TAIL_LINES:])
-    return f"{job.name} failed; its log is {log}, and ends:\n{tail}"
+def _run_logged(execute: Execute, argv: Sequence[str], log: Path) -> None:
+    """Run one command with everything it prints in a file, and end the process with its status."""
+    with log.open("w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    print("craft-trainer", *argv, flush=True)
+    sys.exit(execute(argv))
+
+
+def _log(log_dir: Path, job: Job) -> Path:
+    return log_dir / f"{job.name}.log"
+
+
+def _read_seconds(log_dir: Path) -> dict[str, float]:
+    file = log_dir / SECONDS_FILE
+    seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
+    return seconds
+
+
+def _failure(job: Job, status: int | None, log: Path) -> str:
+    tail = "\n".join(log.read_text().splitlines()[-LOG_TAIL_LINES:]) if log.is_file() else "(nothing)"
+    return f"{job.name} ended with status {status}; its log is {log}, and ends:\n{tail}"

@@ -1,6 +1,5 @@
 """Demonstrations of Meta-World's scripted experts, recorded into a LeRobotDataset (v3)."""
 
-import shutil
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,10 +19,12 @@ from craft_trainer.benchmarks.metaworld import (
     Expert,
     Goal,
     MetaWorldEnvs,
+    check_task,
     describe,
     draw_goals,
     name_observation,
 )
+from craft_trainer.folders import appears_when_complete
 
 FEATURES = {
     "observation.state": {"dtype": "float32", "shape": (STATE_SIZE,), "names": ["x", "y", "z", "opening"]},
@@ -50,33 +51,34 @@ def record_demonstrations(
     dropped and the next goal is tried. The folder appears only when it is complete.
 
     Raises:
+        ValueError: Meta-World has no such task.
         FileExistsError: ``output_dir`` exists.
         RuntimeError: the expert fails too often; lower ``action_noise``.
     """
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} exists: delete it, or record into another folder")
-    partial = output_dir.with_name(output_dir.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    dataset = LeRobotDataset.create(
-        repo_id=f"local/{output_dir.name}",
-        fps=CONTROL_HZ,
-        features=FEATURES,
-        root=partial,
-        robot_type="sawyer",
-        use_videos=False,
-        video_backend="pyav",  # nothing is decoded; this keeps LeRobot from probing for FFmpeg
-    )
-    total = num_episodes * len(tasks)
-    with tqdm(total=total, desc=f"record {output_dir.name}", unit="episode") as progress:
+    for task in tasks:
+        check_task(task)
+    repo_id = f"local/{output_dir.name}"
+    with (
+        appears_when_complete(output_dir) as folder,
+        tqdm(total=num_episodes * len(tasks), desc=f"record {output_dir.name}", unit="episode") as progress,
+    ):
+        dataset = LeRobotDataset.create(
+            repo_id=repo_id,
+            fps=CONTROL_HZ,
+            features=FEATURES,
+            root=folder,
+            robot_type="sawyer",
+            use_videos=False,
+            video_backend="pyav",  # nothing is decoded; this keeps LeRobot from probing for FFmpeg
+        )
         for task in tasks:
             for frames in successful_episodes(task, num_episodes, seed=seed, action_noise=action_noise):
                 for frame in frames:
                     dataset.add_frame(frame)
                 dataset.save_episode()
                 progress.update()
-    dataset.finalize()
-    partial.rename(output_dir)
-    return LeRobotDataset(dataset.repo_id, root=output_dir, video_backend="pyav")
+        dataset.finalize()
+    return LeRobotDataset(repo_id, root=output_dir, video_backend="pyav")
 
 
 def successful_episodes(task: str, num_episodes: int, *, seed: int, action_noise: float) -> Iterator[list[Frame]]:

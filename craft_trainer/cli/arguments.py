@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import yaml
@@ -12,11 +14,12 @@ from transformers import HfArgumentParser
 from craft_trainer.cli.hints import nearest
 
 Values = dict[str, Any]
+NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
 
 
 def option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
     """A dataclass field with its help text; a list is its own default factory."""
-    metadata = {"help": help_text}
+    metadata = {"help": help_text.replace("%", "%%")}  # argparse formats help texts
     if default is dataclasses.MISSING:
         return dataclasses.field(metadata=metadata)
     if isinstance(default, list | dict):
@@ -27,7 +30,10 @@ def option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
 def parse[Arguments](command: str, example: str, kind: type[Arguments], argv: Sequence[str]) -> Arguments:
     """Fill the dataclass ``kind`` from ``argv``, on top of the YAML file that ``--config`` names.
 
-    Ends the process with status 2 and a message for an unknown or malformed key, as argparse does.
+    Ends the process with status 2 and a message for an unknown or malformed option, as argparse does.
+
+    Raises:
+        ValueError: the YAML file has an unknown key, or a value is out of its range.
     """
     (arguments,) = parse_all(command, example, [kind], argv)
     filled: Arguments = arguments
@@ -38,13 +44,14 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
     """Fill several dataclasses at once; keys are looked up in all of them."""
     parser = HfArgumentParser(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
     parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
+    parser._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
     config, _ = _config_parser().parse_known_args(argv)
+    words: list[str] = []
     if config.config is not None:
         values = read_yaml(config.config, known=[field.name for kind in kinds for field in dataclasses.fields(kind)])
-        for action in parser._actions:  # a key the file gives is no longer required on the command line
-            action.required = action.required and action.dest not in values
-        parser.set_defaults(**values)
-    namespace, unknown = parser.parse_known_args(argv)
+        words = command_words({key: value for key, value in values.items() if not isinstance(value, dict | NoneType)})
+        parser.set_defaults(**{key: value for key, value in values.items() if isinstance(value, dict | NoneType)})
+    namespace, unknown = parser.parse_known_args([*words, *argv])
     if unknown:
         flags = [name for action in parser._actions for name in action.option_strings]
         parser.error(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
@@ -52,6 +59,17 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
         kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind) if field.init})
         for kind in kinds
     )
+
+
+def command_words(values: Mapping[str, Any]) -> list[str]:
+    """The command line that says the same as ``values``, so that argparse gives both the same types."""
+    words: list[str] = []
+    for key, value in values.items():
+        if isinstance(value, list):
+            words += [f"--{key}", *map(str, value)]
+        else:
+            words.append(f"--{key}={value}")
+    return words
 
 
 def read_yaml(path: Path, known: Sequence[str]) -> Values:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from craft_trainer.cli.arguments import option, parse, split_list
 
 EXAMPLE = "craft-trainer demo --old push-v3,door-open-v3 --new faucet-open-v3 --seeds 0,1,2 --output outputs/mine"
+PRELOAD = ("craft_trainer.trainer", "craft_trainer.models.lerobot_dataset", "craft_trainer.benchmarks.recording")
 OLD = ["push-v3", "drawer-open-v3", "button-press-topdown-v3", "door-open-v3"]
 
 
@@ -52,10 +52,11 @@ def run(argv: Sequence[str]) -> None:
         retention=RETENTION,
     )
     folder = Path(arguments.output)
-    claim_folder(folder, json.dumps(story.settings(), indent=2) + "\n")
-    start = time.perf_counter()
-    seconds = run_jobs(story_jobs(story, folder), main, log_dir=folder / "logs", num_workers=arguments.workers)
-    results = collect_results(story, folder, seconds | {"total": time.perf_counter() - start})
+    claim_folder(folder, json.dumps({**story.settings(), "seeds": "any"}, indent=2) + "\n")
+    seconds = run_jobs(
+        story_jobs(story, folder), main, log_dir=folder / "logs", num_workers=arguments.workers, preload=PRELOAD
+    )
+    results = collect_results(story, folder, seconds)
     path = folder / "results.json"
     path.write_text(json.dumps(results, indent=2) + "\n")
     report = write_report(path)

@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         importlib.import_module(f"craft_trainer.cli.{command}").run(options)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
         print(f"craft-trainer {command}: {error}", file=sys.stderr)

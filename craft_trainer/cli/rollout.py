@@ -29,11 +29,13 @@ class RolloutArguments:
 def run(argv: Sequence[str]) -> None:
     """Roll out, print a line per task, write the JSON file."""
     arguments = parse("rollout", EXAMPLE, RolloutArguments, argv)
-    from craft_trainer.benchmarks.metaworld import MetaWorldEnvs, check_task, draw_goals
+    from craft_trainer.benchmarks.metaworld import HORIZON, MetaWorldEnvs, check_task, draw_goals
     from craft_trainer.evaluation.rollout import rollout
     from craft_trainer.models.lerobot import PolicyModel
 
     tasks = [check_task(task) for task in split_list(arguments.tasks)]
+    if not 0 < arguments.max_steps <= HORIZON:
+        raise ValueError(f"max_steps is {arguments.max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
     policy = PolicyModel.from_pretrained(arguments.policy, device=arguments.device)
     rows = []
     with tqdm(total=len(tasks) * arguments.episodes, desc="rollout", unit="episode") as progress:
@@ -47,4 +49,6 @@ def run(argv: Sequence[str]) -> None:
             tqdm.write(f"{task}: {sum(outcomes)} of {len(outcomes)}")
     if arguments.output is not None:
         content = {"policy": arguments.policy, "seed": arguments.seed, "max_steps": arguments.max_steps, "rows": rows}
-        Path(arguments.output).write_text(json.dumps(content, indent=2) + "\n")
+        partial = Path(f"{arguments.output}.partial")
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(arguments.output)

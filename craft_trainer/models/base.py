@@ -32,8 +32,8 @@ class TokenLayout:
 class AnchoredModel(Protocol):
     """A trainable module whose behaviour on anchors can be compared with its teacher's.
 
-    ``forward(**batch)`` returns a mapping with the scalar ``loss`` of the task. Batches are raw samples, collated: the
-    model owns its preprocessing, so that anchors and task data take the same path.
+    ``forward(return_loss=True, **batch)`` returns a mapping with the scalar ``loss`` of the task. Batches are raw
+    samples, collated: the model owns its preprocessing, so that anchors and task data take the same path.
     """
 
     def predict(self, batch: Batch) -> Float[Tensor, "batch steps dim"]:

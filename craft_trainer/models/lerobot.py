@@ -23,6 +23,7 @@ except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
 from craft_trainer.models.base import Batch, TokenLayout, weights_digest
+from craft_trainer.models.places import local_folder
 
 WEIGHTS_FILE = "model.safetensors"
 
@@ -95,7 +96,8 @@ class PolicyModel(nn.Module):
         Raises:
             FileNotFoundError: there is no LeRobot policy at ``path``.
         """
-        if Path(path).is_dir() and not (Path(path) / "config.json").is_file():
+        folder = local_folder(path)
+        if folder is not None and not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds no config.json: it is not a LeRobot checkpoint")
         config = PreTrainedConfig.from_pretrained(path, revision=revision)
         if device is not None:
@@ -140,8 +142,12 @@ class PolicyModel(nn.Module):
         """Where the parameters live."""
         return next(self.parameters()).device
 
-    def forward(self, **batch: Any) -> dict[str, Tensor]:
-        """The policy's task loss on a raw batch: ``{"loss": scalar}``."""
+    def forward(self, return_loss: bool = True, **batch: Any) -> dict[str, Tensor]:
+        """The policy's task loss on a raw batch: ``{"loss": scalar}``.
+
+        ``return_loss`` is how Trainer recognises a model that computes a loss without labels when it evaluates.
+        """
+        del return_loss
         loss, _ = self.policy(self.preprocessor(batch))
         return {"loss": loss}
 

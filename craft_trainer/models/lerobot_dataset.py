@@ -13,6 +13,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from craft_trainer.models.places import local_folder
+
 Sample = dict[str, Any]
 
 
@@ -102,8 +104,8 @@ class FrameTable:
 
 
 def _repo_and_root(dataset: str) -> tuple[str, Path | None]:
-    root = Path(dataset)
-    if not root.exists():
+    root = local_folder(dataset)
+    if root is None:
         return dataset, None
     if not (root / "meta" / "info.json").is_file():
         raise FileNotFoundError(f"{dataset} holds no meta/info.json: it is not a LeRobot dataset (v3)")

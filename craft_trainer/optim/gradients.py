@@ -24,9 +24,10 @@ def put(parameters: Sequence[nn.Parameter], gradients: Gradients) -> None:
 
 
 def gramian(task: Gradients, retain: Gradients) -> Float[Tensor, "2 2"]:
-    """Inner products ``[[<t,t>, <t,r>], [<t,r>, <r,r>]]`` of two gradients, in float64 on the CPU.
+    """Inner products ``[[<t,t>, <t,r>], [<t,r>, <r,r>]]`` of two gradients, as float64 on the CPU.
 
-    A parameter without a gradient counts as zero. One transfer from the device, whatever the number of parameters.
+    Each parameter's products are summed in float32, those of all parameters in float64. A parameter without a gradient
+    counts as zero. One transfer from the device, whatever the number of parameters.
     """
     both = [(t, r) for t, r in zip(task, retain, strict=True) if t is not None and r is not None]
     rows = (

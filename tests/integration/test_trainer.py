@@ -95,7 +95,7 @@ def test_without_anchors_it_is_the_plain_trainer_bit_for_bit(tmp_path):
     assert not (tmp_path / "craft" / "lambda_history.csv").exists()
 
 
-def oracle(anchors, *, steps, retention_every, epsilon, eta, lr):
+def oracle(anchors, *, steps, retention_every, epsilon, eta, lr, max_norm):
     """CRaFT with plain SGD, written out with autograd.grad and flat vectors; yields what the history holds."""
     model, task = ToyModel(), ToyTask(size=8)
     parameters = list(model.parameters())
@@ -125,14 +125,17 @@ def oracle(anchors, *, steps, retention_every, epsilon, eta, lr):
             merged = projected + multiplier * g_retain
             rows.append((step + 1, loss.item(), retention.item(), multiplier, conflict))
             multiplier = min(max(multiplier + eta * (retention.item() - epsilon), 0.0), 100.0)
+        if max_norm:
+            merged = merged * min(1.0, max_norm / merged.norm().item())
         with torch.no_grad():
             for p, g in zip(parameters, merged.split([p.numel() for p in parameters]), strict=True):
                 p.sub_(lr * g.view_as(p))
     return rows, {name: value.detach() for name, value in model.state_dict().items()}
 
 
+@pytest.mark.parametrize("max_norm", [0.0, 0.5])
 @pytest.mark.parametrize("retention_every", [1, 3])
-def test_follows_a_hand_written_craft(tmp_path, anchors, retention_every):
+def test_follows_a_hand_written_craft(tmp_path, anchors, retention_every, max_norm):
     trainer = CraftTrainer(
         ToyModel(),
         CraftConfig(
@@ -144,7 +147,7 @@ def test_follows_a_hand_written_craft(tmp_path, anchors, retention_every):
                 "learning_rate": 0.03,
                 "multiplier_lr": 0.2,
                 "lr_scheduler_type": "constant",
-                "max_grad_norm": 0.0,
+                "max_grad_norm": max_norm,
                 "retention_every": retention_every,
             },
         ),
@@ -152,7 +155,9 @@ def test_follows_a_hand_written_craft(tmp_path, anchors, retention_every):
         train_dataset=ToyTask(size=8),
     )
     trainer.train()
-    rows, final = oracle(anchors, steps=12, retention_every=retention_every, epsilon=1e-3, eta=0.2, lr=0.03)
+    rows, final = oracle(
+        anchors, steps=12, retention_every=retention_every, epsilon=1e-3, eta=0.2, lr=0.03, max_norm=max_norm
+    )
     written = history(tmp_path)
     assert len(written) == len(rows) == math.ceil(12 / retention_every)
     assert any(row["conflict"] for row in written)
@@ -232,10 +237,94 @@ def test_a_model_that_cannot_be_anchored_is_refused(tmp_path, anchors):
         CraftTrainer(torch.nn.Linear(2, 2), CraftConfig(output_dir=str(tmp_path), **BASE), anchors=anchors)
 
 
-def test_a_non_finite_retention_gradient_takes_no_dual_step(tmp_path, anchors, monkeypatch):
-    monkeypatch.setattr("craft_trainer.trainer.retention_loss", lambda student, *_, **__: student.output.sum() * 1e39)
-    trainer = run(tmp_path, anchors, max_steps=1)
-    assert trainer.dual.multiplier == CraftConfig(output_dir=str(tmp_path)).multiplier_init
+def test_a_non_finite_gradient_stops_before_it_reaches_the_weights(tmp_path, anchors, monkeypatch):
+    infinite = torch.tensor(float("inf"))
+    monkeypatch.setattr(
+        "craft_trainer.trainer.retention_loss",
+        lambda student, *_, **__: (student.output - student.output.detach()).mul(infinite).nan_to_num().sum(),
+    )
+    trainer = CraftTrainer(
+        ToyModel(), CraftConfig(output_dir=str(tmp_path), **BASE), anchors=anchors, train_dataset=ToyTask()
+    )
+    before = weights(trainer)
+    with pytest.raises(FloatingPointError, match=r"step 1: .* retention gradients are"):
+        trainer.train()
+    assert_same_weights(before, weights(trainer))
+
+
+class Scaler:
+    """What Trainer asks of an fp16 gradient scaler that has no effect but its scale."""
+
+    def __init__(self, scale):
+        self._scale = scale
+
+    def get_scale(self):
+        return self._scale
+
+    def scale(self, loss):
+        return loss * self._scale
+
+
+@pytest.mark.parametrize("scale", [2.0**10, 2.0**-4])
+def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors, scale):
+    def one_step(folder, scaler):
+        arguments = CraftConfig(output_dir=str(folder), **BASE)
+        trainer = CraftTrainer(ToyModel(), arguments, anchors=anchors, train_dataset=ToyTask())
+        trainer.state.max_steps = 6
+        with torch.no_grad():
+            trainer.model.head.weight.mul_(1.5)  # away from the teacher, so that the retention gradient is not zero
+        trainer.accelerator.scaler = scaler
+        trainer.optimizer = torch.optim.SGD(trainer.model.parameters())
+        trainer.current_gradient_accumulation_steps = 1
+        batch = torch.utils.data.default_collate([ToyTask()[index] for index in range(8)])
+        trainer.training_step(trainer.model, batch)
+        return trainer, trainer.callback_handler.callbacks[-1]._since_log[0]
+
+    plain, reference = one_step(tmp_path / "plain", None)
+    scaled, step = one_step(tmp_path / "scaled", Scaler(scale))
+    assert reference.retention_grad_norm > 0.01
+    assert step == pytest.approx(reference, rel=1e-4)
+    for left, right in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
+        torch.testing.assert_close(right.grad / scale, left.grad)
+    assert scaled.dual.multiplier == pytest.approx(plain.dual.multiplier)
+
+
+def test_the_final_state_holds_the_final_multiplier(tmp_path, anchors):
+    trainer = run(tmp_path, anchors)
+    trainer.save_state()
+    saved = json.loads((tmp_path / "trainer_state.json").read_text())["stateful_callbacks"]["DualState"]
+    assert saved["attributes"]["multiplier"] == trainer.dual.multiplier != saved["args"]["initial"]
+
+
+def test_a_second_run_of_one_trainer_starts_with_the_initial_multiplier(tmp_path, anchors):
+    trainer = run(tmp_path, anchors)
+    assert trainer.dual.multiplier != 1.0
+    trainer.train()
+    assert history(tmp_path)[0]["multiplier"] == 1.0
+
+
+def test_a_checkpoint_without_a_multiplier_is_not_resumed_with_anchors(tmp_path, anchors):
+    run(tmp_path, None, save_strategy="steps", save_steps=3)
+    with pytest.raises(ValueError, match="holds no λ"):
+        run(tmp_path, anchors, resume=str(tmp_path / "checkpoint-3"))
+
+
+def test_a_config_that_is_not_crafts_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="CraftConfig"):
+        CraftTrainer(ToyModel(), TrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+
+
+def test_evaluation_and_the_best_model(tmp_path, anchors):
+    evaluated = {"eval_strategy": "steps", "eval_steps": 2, "save_steps": 2, "save_strategy": "steps"}
+    options = CraftConfig(output_dir=str(tmp_path), **BASE | evaluated, load_best_model_at_end=True)
+    trainer = CraftTrainer(ToyModel(), options, anchors=anchors, train_dataset=ToyTask(), eval_dataset=ToyTask(seed=3))
+    trainer.train()
+    losses = {log["step"]: log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log}
+    assert set(losses) == {2, 4, 6}
+    best = tmp_path / f"checkpoint-{min(losses, key=losses.get)}"
+    loaded = ToyModel()
+    loaded.load_checkpoint(best)
+    assert_same_weights(weights(trainer), loaded.state_dict())
 
 
 CHANGES = {

@@ -1,0 +1,160 @@
+"""A tiny LeRobot dataset, ACT policies small enough for one thread, and an anchor cache of them.
+
+LeRobot is imported inside the fixtures: tests that use none of them start without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+if TYPE_CHECKING:
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.models.lerobot import PolicyModel
+
+TINY_TASKS = ("push the puck", "open the door")
+TINY_ACT: dict[str, Any] = {
+    "chunk_size": 8,
+    "n_action_steps": 4,
+    "dim_model": 16,
+    "n_heads": 2,
+    "dim_feedforward": 32,
+    "n_encoder_layers": 1,
+    "n_decoder_layers": 1,
+    "use_vae": False,
+    "dropout": 0.1,
+    "device": "cpu",
+}
+TINY_FEATURES = {
+    "observation.state": {"dtype": "float32", "shape": (4,), "names": None},
+    "observation.environment_state": {"dtype": "float32", "shape": (39,), "names": None},
+    "action": {"dtype": "float32", "shape": (4,), "names": None},
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a LeRobotDataset (v3) without images: two tasks, three episodes each, of 20 to 30 frames."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    root = tmp_path_factory.mktemp("data") / "tiny"
+    dataset = LeRobotDataset.create(
+        "local/tiny", fps=80, features=TINY_FEATURES, root=root, use_videos=False, video_backend="pyav"
+    )
+    generator = np.random.default_rng(0)
+    for episode in range(6):
+        length = int(generator.integers(20, 31))
+        for frame in _smooth_walk(generator, length):
+            dataset.add_frame(
+                {
+                    "observation.state": frame[:4],
+                    "observation.environment_state": frame[4:43],
+                    "action": np.tanh(frame[43:]),
+                    "task": TINY_TASKS[episode % 2],
+                }
+            )
+        dataset.save_episode()
+    dataset.finalize()
+    return root
+
+
+@pytest.fixture(scope="session")
+def tiny_policy(tiny_dataset: Path) -> Callable[..., PolicyModel]:
+    """Makes a fresh ACT policy for the tiny dataset: ``tiny_policy(seed=0, min_std=0.0, **options)``."""
+    import torch
+
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import load_metadata
+
+    def make(*, seed: int = 0, min_std: float = 0.0, **options: Any) -> PolicyModel:
+        torch.manual_seed(seed)
+        return PolicyModel.from_config("act", load_metadata(str(tiny_dataset)), TINY_ACT | options, min_std=min_std)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_specs() -> list[FeatureSpec]:
+    """What the tiny anchors hold: the encoder's tokens averaged, and every token of the decoder."""
+    from craft_trainer.anchors.features import FeatureSpec
+
+    return [
+        FeatureSpec("policy.model.encoder.layers.0", "mean_masked"),
+        FeatureSpec("policy.model.decoder", "none"),
+    ]
+
+
+@pytest.fixture(scope="session")
+def build_tiny_anchors(tiny_dataset: Path, tiny_specs: list[FeatureSpec]) -> Callable[..., AnchorCache]:
+    """Builds a cache of a policy on every fifth frame: ``build_tiny_anchors(policy, folder)``."""
+    from craft_trainer.anchors.cache import build_anchor_cache
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    def build(policy: PolicyModel, folder: Path) -> AnchorCache:
+        dataset = PolicyDataset(str(tiny_dataset), policy.policy_config)
+        rows = list(range(0, len(dataset), 5))
+        tasks = dataset.task_of_frame
+        return build_anchor_cache(
+            policy,
+            dataset.batch,
+            folder,
+            rows=rows,
+            groups=[tasks[row] for row in rows],
+            specs=tiny_specs,
+            batch_size=7,
+            source={"dataset": str(tiny_dataset), "frames": len(dataset)},
+            teacher_path="tiny",
+        )
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def tiny_anchors(
+    tiny_policy: Callable[..., PolicyModel],
+    build_tiny_anchors: Callable[..., AnchorCache],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> AnchorCache:
+    """The anchors of ``tiny_policy()``; do not write into its folder."""
+    return build_tiny_anchors(tiny_policy(), tmp_path_factory.mktemp("anchors") / "cache")
+
+
+@pytest.fixture(scope="session")
+def image_policy() -> PolicyModel:
+    """An ACT policy that sees a state and one 32 × 32 camera, with random weights, in evaluation mode."""
+    import torch
+    from lerobot.configs.types import FeatureType, PolicyFeature
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    from craft_trainer.models.lerobot import PolicyModel
+
+    torch.manual_seed(0)
+    config = ACTConfig(
+        **TINY_ACT,
+        input_features={
+            "observation.state": PolicyFeature(FeatureType.STATE, (4,)),
+            "observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, 32, 32)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (4,))},
+        pretrained_backbone_weights=None,
+        push_to_hub=False,
+    )
+    unit = {"mean": torch.zeros(4), "std": torch.ones(4)}
+    pixels = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1)}
+    statistics = {"observation.state": unit, "action": unit, "observation.images.front": pixels}
+    return PolicyModel(ACTPolicy(config), *make_pre_post_processors(config, dataset_stats=statistics)).eval()
+
+
+def _smooth_walk(generator: np.random.Generator, length: int) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Sums of slow sines with random phases: (length, 47)."""
+    time = np.arange(length)[:, None] / length
+    frequency, phase, offset = generator.uniform([[0.5], [0.0], [-1.0]], [[2.0], [6.28], [1.0]], (3, 47))
+    walk = offset + np.sin(2 * np.pi * frequency * time + phase)
+    return walk.astype(np.float32)

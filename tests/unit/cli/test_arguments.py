@@ -1,0 +1,176 @@
+"""YAML gives defaults, the command line overrides them, and what is not understood names the nearest known word."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from craft_trainer.cli.arguments import json_mapping, option, parse, parse_all, split_list
+from craft_trainer.cli.hints import nearest
+from craft_trainer.config import CraftConfig
+
+
+@dataclass
+class Recipe:
+    dish: str = option("what is cooked")
+    minutes: int = option("how long", 10)
+    salt: float = option("grams", 0.5)
+    vegan: bool = option("without animals", False)
+    herbs: list[str] = option("which", ["basil"])
+    spices: list[float] = option("grams of each", [1.0, 2.0])
+    oven: dict | str | None = option("settings", None)  # type: ignore[type-arg]
+
+
+@dataclass
+class Table:
+    guests: int = option("how many", 2)
+
+
+def cook(*argv: str) -> Recipe:
+    return parse("cook", "craft-trainer cook --dish soup", Recipe, argv)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Any:
+    """Writes a YAML file and returns the words ``--config FILE``."""
+
+    def write(text: str) -> tuple[str, str]:
+        (tmp_path / "recipe.yaml").write_text(text)
+        return "--config", str(tmp_path / "recipe.yaml")
+
+    return write
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert cook("--dish", "soup") == Recipe("soup", 10, 0.5, False, ["basil"], [1.0, 2.0], None)
+
+
+def test_list_defaults_are_not_shared() -> None:
+    cook("--dish", "soup").herbs.append("mint")
+    assert cook("--dish", "soup").herbs == ["basil"]
+
+
+def test_a_file_gives_defaults_and_the_command_line_overrides(recipe: Any) -> None:
+    config = recipe("dish: stew\nminutes: 90\nvegan: true\nherbs: [thyme, sage]\noven: {heat: 180, fan: false}\n")
+    assert cook(*config) == Recipe("stew", 90, 0.5, True, ["thyme", "sage"], [1.0, 2.0], {"heat": 180, "fan": False})
+    changed = cook("--minutes", "5", *config, "--herbs", "mint", "--vegan", "false", "--dish", "tea")
+    assert changed == Recipe("tea", 5, 0.5, False, ["mint"], [1.0, 2.0], {"heat": 180, "fan": False})
+
+
+def test_a_required_key_may_come_from_the_file_alone(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cook(*recipe("dish: stew")).dish == "stew"
+    with pytest.raises(SystemExit) as ended:
+        cook(*recipe("minutes: 5"))
+    assert ended.value.code == 2
+    assert "--dish" in capsys.readouterr().err
+
+
+def test_numbers_yaml_takes_for_strings_are_numbers(recipe: Any) -> None:
+    """YAML 1.1 reads 1e-3 as a string: it has no point."""
+    salt = cook(*recipe("dish: stew\nsalt: 1e-3")).salt
+    assert salt == 0.001
+    assert isinstance(salt, float)
+
+
+def test_a_value_of_another_type_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cook("--dish", "stew", "--minutes", "soon")
+    assert ended.value.code == 2
+    assert "argument --minutes: invalid int value: 'soon'" in capsys.readouterr().err
+
+
+def test_an_empty_file_changes_nothing(recipe: Any) -> None:
+    assert cook(*recipe("# nothing yet\n"), "--dish", "soup") == cook("--dish", "soup")
+
+
+def test_an_unknown_key_of_the_file_names_the_nearest(recipe: Any) -> None:
+    with pytest.raises(ValueError, match=r"recipe.yaml: unknown key 'minuts': did you mean 'minutes'\?"):
+        cook(*recipe("dish: stew\nminuts: 5"))
+
+
+def test_an_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cook("--dish", "stew", "--minuts", "5")
+    assert ended.value.code == 2
+    assert "no option --minuts: did you mean '--minutes'?" in capsys.readouterr().err
+
+
+def test_an_abbreviated_flag_is_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    """--min would otherwise change its meaning as soon as a second option starts with it."""
+    with pytest.raises(SystemExit):
+        cook("--dish", "stew", "--min", "5")
+    assert "no option --min" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["- dish\n- stew\n", "stew"])
+def test_a_file_that_is_no_mapping_is_refused(recipe: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=r"recipe.yaml: expected `key: value` lines, found a (list|str)"):
+        cook(*recipe(text))
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"absent\.yaml"):
+        cook("--config", str(tmp_path / "absent.yaml"))
+
+
+def test_help_shows_every_option_its_default_and_the_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cook("--help")
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "usage: craft-trainer cook" in text
+    assert "example: craft-trainer cook --dish soup" in text
+    for word in ("--dish", "--minutes", "how long (default: 10)", "--config", "--herbs"):
+        assert word in text
+
+
+def test_several_dataclasses_share_one_file(recipe: Any) -> None:
+    dinner, table = parse_all("eat", "", [Recipe, Table], [*recipe("dish: stew\nguests: 6"), "--minutes", "1"])
+    assert (dinner.dish, dinner.minutes, table.guests) == ("stew", 1, 6)
+
+
+def test_a_training_file_becomes_a_validated_config(recipe: Any, tmp_path: Path) -> None:
+    text = f"output_dir: {tmp_path}\nlearning_rate: 1e-4\nepsilon: 0.2\nretention_terms: [output]\nuse_cpu: true\n"
+    (config,) = parse_all("train", "", [CraftConfig], [*recipe(text), "--epsilon", "0.1"])
+    assert (config.learning_rate, config.epsilon, config.retention_terms) == (1e-4, 0.1, ["output"])
+    with pytest.raises(ValueError, match=r"epsilon is -1\.0"):
+        parse_all("train", "", [CraftConfig], [*recipe(text), "--epsilon", "-1.0"])
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["a", "b"], ["a", "b"]),
+        (["a,b"], ["a", "b"]),
+        (["a,", "b,c"], ["a", "b", "c"]),
+        ([0, 1], ["0", "1"]),
+        ([], []),
+    ],
+)
+def test_list_forms(given: list[Any], expected: list[str]) -> None:
+    assert split_list(given) == expected
+
+
+def test_a_mapping_is_given_in_yaml_or_as_json() -> None:
+    assert json_mapping("oven", '{"heat": 180, "fan": {"on": true}}') == {"heat": 180, "fan": {"on": True}}
+    assert json_mapping("oven", {"heat": 180}) == {"heat": 180}
+    assert json_mapping("oven", None) == {}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("{heat: 180}", r"oven is not JSON \(.*\): give it as '\{\"key\": value\}'"),
+        ("[180]", "oven must be a JSON object"),
+        ([180], "oven must be a JSON object"),
+    ],
+)
+def test_what_is_no_mapping_is_refused(value: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        json_mapping("oven", value)
+
+
+def test_a_hint_is_given_only_when_something_is_near() -> None:
+    assert nearest("trian", ["train", "cache"]) == ": did you mean 'train'?"
+    assert nearest("xyzzy", ["train", "cache"]) == ""

@@ -1,0 +1,99 @@
+"""``craft-trainer COMMAND``: known commands run, unknown ones are guessed at, errors are a line and a status."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from craft_trainer.cli.main import COMMANDS, TRACEBACK_VARIABLE, main
+
+
+def test_info_runs_and_names_versions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert f"- python: {sys.version.split(maxsplit=1)[0]}" in lines
+    for package in ("torch", "lerobot", "craft-trainer"):
+        module_version = importlib.metadata.version(package)
+        assert f"- {package}: {module_version}" in lines
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+def test_help_lists_every_command_with_its_sentence(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([flag]) == 0
+    text = capsys.readouterr().out
+    for name, sentence in COMMANDS.items():
+        assert any(line.split(maxsplit=1) == [name, sentence] for line in text.splitlines())
+
+
+def test_no_command_prints_the_help_and_is_not_success(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    assert "usage: craft-trainer COMMAND" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("word", "hint"), [("trian", "did you mean 'train'?"), ("rolout", "did you mean 'rollout'?")])
+def test_an_unknown_command_names_the_nearest(word: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([word, "--epsilon", "1"]) == 2
+    captured = capsys.readouterr()
+    assert f"no command {word!r}: {hint}" in captured.err
+    assert captured.out == ""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_a_module_with_an_example_of_itself(command: str) -> None:
+    module = importlib.import_module(f"craft_trainer.cli.{command}")
+    assert callable(module.run)
+    assert f" {command}" in module.EXAMPLE
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: craft-trainer {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, RuntimeError])
+def test_an_error_is_one_line_and_status_one(
+    error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_argv: Sequence[str]) -> None:
+        raise error("the oven is cold: heat it")
+
+    monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
+    monkeypatch.setattr("craft_trainer.cli.info.run", run)
+    assert main(["info"]) == 1
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "craft-trainer info: the oven is cold: heat it"
+    assert error.__name__ in second
+    assert TRACEBACK_VARIABLE in second
+    monkeypatch.setenv(TRACEBACK_VARIABLE, "1")
+    with pytest.raises(error, match="the oven is cold"):
+        main(["info"])
+
+
+def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(_argv: Sequence[str]) -> None:
+        raise AssertionError("ours")
+
+    monkeypatch.setattr("craft_trainer.cli.info.run", run)
+    with pytest.raises(AssertionError, match="ours"):
+        main(["info"])
+
+
+def test_a_users_mistake_reaches_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["record", "--tasks", "pusch-v3", "--output_dir", str(tmp_path / "data")]) == 1
+    assert list(tmp_path.iterdir()) == []
+    assert "'pusch-v3' is not a Meta-World v3 task. Did you mean push-v3" in capsys.readouterr().err
+
+
+def test_the_module_ends_with_the_status_of_its_command() -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "craft_trainer", "trian"], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "did you mean 'train'?" in ended.stderr
+    assert "Traceback" not in ended.stderr
