@@ -31,13 +31,13 @@ def test_a_configuration_starts_with_the_command_that_uses_it(path):
     assert any(name in line or script in line for line in head), f"{name}: no command names it"
 
 
-@pytest.mark.parametrize("name", ["record/metaworld_old", "record/metaworld_new", "anchors/metaworld"])
+@pytest.mark.parametrize("name", ["record/metaworld_old", "record/metaworld_new", "anchors/metaworld", "demo/untuned"])
 def test_data_configurations_are_understood(name):
-    from craft_trainer.cli import arguments, cache, record
+    from craft_trainer.cli import arguments, cache, demo, record
 
+    kinds = {"record": record.RecordArguments, "anchors": cache.CacheArguments, "demo": demo.DemoArguments}
     path = ROOT / f"configs/{name}.yaml"
-    command, kind = ("cache", cache.CacheArguments) if "anchors" in name else ("record", record.RecordArguments)
-    filled = arguments.parse(command, "", kind, ["--config", str(path)])
+    filled = arguments.parse("test", "", kinds[path.parent.name], ["--config", str(path)])
     for key, value in yaml.safe_load(path.read_text()).items():
         assert getattr(filled, key) == (list(map(str, value)) if isinstance(value, list) else value)
 
