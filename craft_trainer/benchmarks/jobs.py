@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 Execute = Callable[[Sequence[str]], int]
 LOG_TAIL_LINES = 12
 SECONDS_FILE = "seconds.json"
+TOTAL = "total"  # from the first start to the last end, pauses between interrupted calls left out
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Job:
 def run_jobs(
     jobs: Sequence[Job], execute: Execute, *, log_dir: Path, num_workers: int, preload: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Run every job after those it needs, earlier listed ones first; returns the seconds each took.
+    """Run every job after those it needs, earlier listed ones first; returns the seconds each took, and in ``total``
+    what all took together.
 
     ``num_workers`` processes run at once, each with one thread for tensors, so that they do not slow each other down.
     Where processes can be forked from a server, it imports the modules in ``preload`` once for all of them. The seconds
@@ -51,6 +53,7 @@ def run_jobs(
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     seconds = _read_seconds(log_dir)
+    began = time.perf_counter() - seconds.get(TOTAL, 0.0)
     done = {job.name for job in jobs if job.result.exists()}
     waiting = [job for job in jobs if job.name not in done]
     running: dict[str, tuple[Job, BaseProcess, float]] = {}
@@ -77,6 +80,7 @@ def run_jobs(
                     if ended.exitcode != 0:
                         raise RuntimeError(_failure(job, ended.exitcode, _log(log_dir, job)))
                     seconds[job.name] = time.perf_counter() - start
+                    seconds[TOTAL] = time.perf_counter() - began
                     (log_dir / SECONDS_FILE).write_text(json.dumps(seconds))
                     done.add(job.name)
                     progress.update()

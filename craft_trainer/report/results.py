@@ -59,7 +59,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class Results:
-    """The whole of a results.json: ``summary`` holds fractions by method and group, ``seconds`` is by stage."""
+    """The whole of a results.json: ``summary`` holds fractions by method and group, ``seconds`` is by stage.
+
+    ``seconds["total"]``, where it is given, is the time on the clock: stages run side by side.
+    """
 
     path: Path
     stream: Stream

@@ -1,10 +1,12 @@
 """The commands on a real LeRobot policy: train, kill, resume, cache, and what LeRobot makes of the result."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -96,6 +98,24 @@ def test_the_checkpoint_acts_the_same_through_lerobots_own_api(craft_run, tiny_d
     expected = postprocess(policy.select_action(preprocess(dict(observation))))
     assert expected.abs().sum() > 0
     assert torch.equal(ours.select_action(observation), expected)
+
+
+def test_the_readmes_script_runs(teacher, anchors, tiny_dataset, tmp_path):
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (script,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    places = {
+        "outputs/teacher": teacher,
+        "outputs/anchors": anchors,
+        "outputs/data/new": tiny_dataset,
+        "outputs/craft": tmp_path,
+        "max_steps=800": "max_steps=2, report_to='none', use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False",
+    }
+    for place, replacement in places.items():
+        assert place in script
+        script = script.replace(place, str(replacement))
+    exec(script, {})
+    assert (tmp_path / "model.safetensors").is_file()
+    assert len((tmp_path / "lambda_history.csv").read_text().splitlines()) == 3
 
 
 def test_the_statistics_of_the_teacher_stay(craft_run, teacher):

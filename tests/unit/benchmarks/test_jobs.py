@@ -45,8 +45,9 @@ def test_a_job_runs_after_those_it_needs_and_else_in_the_order_given(tmp_path: P
     seconds = run_jobs(make_jobs(tmp_path, graph), touch, log_dir=tmp_path / "logs", num_workers=1)
     # one worker: what is ready first in the list runs first
     assert started(tmp_path) == ["first", "right", "left", "last", "alone"]
-    assert set(seconds) == set(graph)
+    assert set(seconds) == set(graph) | {"total"}
     assert all(0.05 <= value < 60 for value in seconds.values())
+    assert seconds["total"] >= sum(seconds[name] for name in graph)  # one worker
     # every job has its log, every worker one thread, and the caller's own setting is back
     assert "line 29 of left" in (tmp_path / "logs" / "left.log").read_text()
     assert {line.split()[1] for line in (tmp_path / "order").read_text().splitlines()} == {"1"}
@@ -59,7 +60,10 @@ def test_jobs_whose_result_exists_are_not_run_again(tmp_path: Path) -> None:
     graph = {"first": (), "second": ("first",), "alone": ("second",)}
     seconds = run_jobs(make_jobs(tmp_path, graph), touch, log_dir=tmp_path / "logs", num_workers=2)
     assert started(tmp_path) == ["second"]
-    assert set(seconds) == {"second"}
+    assert set(seconds) == {"second", "total"}
+    (tmp_path / "second").unlink()
+    again = run_jobs(make_jobs(tmp_path, graph), touch, log_dir=tmp_path / "logs", num_workers=2)
+    assert again["total"] > seconds["total"] + 0.05
 
 
 def test_nothing_to_do_starts_no_worker(tmp_path: Path) -> None:

@@ -130,6 +130,12 @@ def test_without_a_history_one_sentence_takes_its_place(results_path: Path) -> N
     assert page.text.count("What the constraint did during training is not shown: no seed0/craft") == 1
 
 
+def test_the_time_is_that_on_the_clock_where_it_is_known(document: Document, write_results: Write) -> None:
+    assert "<summary>Time: 1 h 02 min</summary>" in write_report(write_results(document)).read_text()
+    document["seconds"]["total"] = 2000.0
+    assert "<summary>Time: 33 min 20 s</summary>" in write_report(write_results(document)).read_text()
+
+
 def test_names_are_escaped(document: Document, write_results: Write) -> None:
     evil = "<script src='http://x'>$a$ 0.12345"
     document["stream"]["new"] = [evil]
