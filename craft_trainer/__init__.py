@@ -1,6 +1,7 @@
 """Constrained Retention Fine-Tuning: learn a new task without losing the old ones."""
 
 import importlib
+import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from craft_trainer.trainer import CraftTrainer
 
 __all__ = ["AnchorCache", "CraftConfig", "CraftTrainer"]
-__version__ = "0.1.0"
+__version__ = importlib.metadata.version("craft-trainer")
 
 _HOMES = {
     "AnchorCache": "craft_trainer.anchors.cache",  # what the teacher does on old-task samples, on disk
