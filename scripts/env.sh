@@ -27,17 +27,25 @@ find_python() {
     return 1
 }
 
+installed() { # is there a finished installation with at least these extras, of this pyproject.toml?
+    local stamp
+    for stamp in .venv/.installed-"$1"*; do
+        if [ -f "$stamp" ] && [ ! pyproject.toml -nt "$stamp" ]; then return 0; fi
+    done
+    return 1
+}
+
 install_environment() {
-    local extras=$1 python stamp=".venv/.installed-$1"
+    local extras=$1 python
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # no environment, or one that was never finished
         python=$(find_python)
         echo "Making .venv with $python"
         "$python" -m venv --clear .venv
     fi
-    if [ ! -f "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
+    if ! installed "$extras"; then
         echo "Installing craft_trainer[$extras] into .venv (the first time: about 6 GB, a few minutes)"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
-        touch "$stamp"
+        touch ".venv/.installed-$extras"
     fi
     # shellcheck disable=SC1091
     source .venv/bin/activate
