@@ -32,7 +32,9 @@ def run(argv: Sequence[str]) -> None:
         check("data", status == 0, f"{task} recorded as a LeRobot dataset")
     options = POLICY["policy_options"] | {"device": config.device.type}
     torch.manual_seed(config.seed)
-    teacher = PolicyModel.from_config(POLICY["policy_type"], load_metadata(str(data["old"])), options)
+    teacher = PolicyModel.from_config(
+        POLICY["policy_type"], load_metadata(str(data["old"])), options, min_std=POLICY["policy_min_std"]
+    )
     teacher.save_pretrained(folder / "teacher")
 
     anchors = folder / "anchors"
