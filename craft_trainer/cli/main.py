@@ -22,7 +22,7 @@ TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 failed, 2 not understood)."""
+    """Run one command; returns the exit status (0 done, 1 failed, 2 not understood, 130 interrupted)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())
@@ -33,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         importlib.import_module(f"craft_trainer.cli.{command}").run(options)
+    except KeyboardInterrupt:
+        print(f"craft-trainer {command}: interrupted", file=sys.stderr)
+        return 130  # what a shell reports for SIGINT
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise

@@ -84,6 +84,17 @@ def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
         main(["info"])
 
 
+def test_an_interruption_is_one_line_and_the_shells_status(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run(_argv: Sequence[str]) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("craft_trainer.cli.info.run", run)
+    assert main(["info"]) == 130
+    assert capsys.readouterr().err == "craft-trainer info: interrupted\n"
+
+
 def test_a_users_mistake_reaches_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["record", "--tasks", "pusch-v3", "--output_dir", str(tmp_path / "data")]) == 1
     assert list(tmp_path.iterdir()) == []
