@@ -85,9 +85,10 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         path = Path(args.output_dir) / HISTORY_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = rows_until(path, state.global_step)
-        with path.open("w", newline="") as file:
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("w", newline="") as file:
             csv.writer(file).writerows([CraftStep._fields, *kept])
-        self._path = path
+        self._path = partial.replace(path)
 
     def add(self, step: CraftStep) -> None:
         """Write one line, at once, so that a killed run leaves its history."""
