@@ -29,35 +29,37 @@ class UpdateAngle:
         sizes = [local(parameter).numel() for parameter in parameters]
         self._stride = _stride(sum(sizes) // SAMPLED_NUMBERS, [p.shape[-1] for p in parameters if p.ndim])
         self._first = [-start % self._stride for start in accumulate(sizes[:-1], initial=0)]
-        self._before = [self._sample(index, parameter) for index, parameter in enumerate(parameters)]
+        self._samples = [self._sample(index, parameter) for index, parameter in enumerate(parameters)]  # views
+        self._before = torch.cat(self._samples)
         self._retain: dict[int, Tensor] = {}
 
     def keep(self, index: int, gradient: Tensor) -> None:
         """Remember parameter ``index``'s part of g_retain."""
-        self._retain[index] = self._sample(index, gradient)
+        self._retain[index] = self._sample(index, gradient).clone()
 
     def cosine(self) -> float:
         """The cosine after the optimizer's step, and forget g_retain; 0 if nothing moved or nothing was kept."""
         if not self._retain:
             return 0.0
-        after = [self._sample(index, parameter) for index, parameter in enumerate(self._parameters)]
-        retain = [self._retain.get(index, torch.zeros_like(sample)) for index, sample in enumerate(after)]
+        moved = torch.cat(self._samples).float() - self._before.float()
+        retain = torch.cat([self._retain.get(i, torch.zeros_like(sample)) for i, sample in enumerate(self._samples)])
         if any(isinstance(parameter, DTensor) for parameter in self._parameters):
-            products = [_products(*triple) for triple in zip(after, self._before, retain, strict=True)]
-            sums = sum_over_shards(torch.stack(products), self._parameters).double().sum(dim=0)
+            sizes = [len(sample) for sample in self._samples]
+            pairs = zip(torch.split(moved, sizes), torch.split(retain.float(), sizes), strict=True)
+            products = torch.stack([_products(*pair) for pair in pairs])
+            sums = sum_over_shards(products, self._parameters).double().sum(dim=0)
         else:
-            sums = _products(torch.cat(after), torch.cat(self._before), torch.cat(retain))
+            sums = _products(moved, retain.float())
         dd, dr, rr = sums.tolist()
         self._retain = {}
         return max(-1.0, min(1.0, dr / dd**0.5 / rr**0.5)) if dd > 0 and rr > 0 else 0.0
 
     def _sample(self, index: int, tensor: Tensor) -> Tensor:
-        return local(tensor.detach()).flatten()[self._first[index] :: self._stride].float().clone()
+        return local(tensor.detach()).flatten()[self._first[index] :: self._stride]
 
 
-def _products(after: Tensor, before: Tensor, retain: Tensor) -> Float[Tensor, " 3"]:
+def _products(moved: Tensor, retain: Tensor) -> Float[Tensor, " 3"]:
     """<Δθ,Δθ>, <Δθ,g_r>, <g_r,g_r> of samples."""
-    moved = after - before
     return torch.stack([moved.dot(moved), moved.dot(retain), retain.dot(retain)])
 
 

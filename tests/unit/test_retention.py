@@ -159,6 +159,16 @@ def test_uniform_draws_are_permutations_and_multiplier_draws_follow_the_multipli
     assert Counter(GROUPS[row] for row in weighted.anchors.asked[0]) == {"door": 4, "drawer": 3, "push": 1}
 
 
+def test_draws_by_multiplier_need_room_for_every_group(tmp_path: Path) -> None:
+    """In the batches of all processes together, which draw disjoint anchors."""
+    settings = PER_GROUP | {"anchor_sampling": "multiplier", "retention_batch_size": 2}
+    Run(tmp_path, accelerator=fake_accelerator(0), **settings)
+    with pytest.raises(
+        ValueError, match="each of the 3 groups in every pass, which draws 2: raise retention_batch_size"
+    ):
+        Run(tmp_path, **settings)
+
+
 def test_draws_are_counted_in_passes_and_follow_the_data_seed(tmp_path: Path) -> None:
     """With a pass every third step an epoch of anchors is still seen whole."""
     run = Run(tmp_path, retention_every=3, retention_batch_size=5)
