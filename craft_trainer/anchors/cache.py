@@ -130,6 +130,7 @@ def build_anchor_cache(
 
     def teach(columns: dict[str, list[Any]]) -> dict[str, Any]:
         inputs = {key: value for key, value in load_batch(columns["row"]).items() if key in keys}
+        inputs |= teacher.noise(columns["row"])
         placed = send_to_device(inputs, next(teacher.network.parameters()).device)
         targets = target_columns(teacher_features(teacher, placed, specs, num_tokens=num_tokens))
         return {INPUT_PREFIX + key: _array_or_list(value) for key, value in inputs.items()} | {

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from craft_trainer.models.base import AnchoredModel, Batch, TokenLayout
+from craft_trainer.models.base import AT_INPUT, AnchoredModel, Batch, TokenLayout
 
 POOLINGS = ("none", "mean_masked", "mean_image_tokens", "last_token", "cls_token")
 
@@ -67,15 +68,19 @@ def extract(model: AnchoredModel, batch: Batch, specs: Sequence[FeatureSpec], *,
 
     Without ``output`` the forward pass ends at the deepest of the asked layers.
     """
+    return _extract(model, model.prepare(batch), specs, output=output)
+
+
+def _extract(model: AnchoredModel, inputs: Batch, specs: Sequence[FeatureSpec], *, output: bool) -> Features:
     module = model.network
     states: dict[str, Tensor] = {}
     prediction: Tensor | None = None
     with evaluating(module), capture(module, {spec.path for spec in specs}, states, stop=not output):
         try:
-            prediction = model.predict(batch)
+            prediction = model.predict(inputs)
         except _AllCapturedError:
             prediction = None
-    hidden = {spec.column: _pooled(model, batch, states[spec.path], spec) for spec in specs}
+    hidden = {spec.column: _pooled(model, inputs, states[spec.path], spec) for spec in specs}
     return Features(hidden, prediction if output else None)
 
 
@@ -93,17 +98,24 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def capture(module: nn.Module, paths: set[str], states: dict[str, Tensor], *, stop: bool) -> Iterator[None]:
-    """Store the outputs of the submodules at ``paths`` in ``states``; with ``stop``, end the pass there."""
+    """Store the hidden states at ``paths`` in ``states``; with ``stop``, end the pass when all are there.
 
-    def hook(path: str, output: Tensor | tuple[Tensor, ...]) -> None:
-        states[path] = output[0] if isinstance(output, tuple) else output
+    A path is that of a submodule and stands for its output, or for its first input if it ends with ``@input``: some
+    policies compute their layers without calling them, and only the norms between them see the hidden state.
+    """
+
+    def keep(path: str, state: Tensor | tuple[Tensor, ...]) -> None:
+        states[path] = state[0] if isinstance(state, tuple) else state
         if stop and len(states) == len(paths):
             raise _AllCapturedError
 
-    handles = [
-        module.get_submodule(path).register_forward_hook(lambda _m, _i, output, path=path: hook(path, output))
-        for path in paths
-    ]
+    def watch(path: str) -> RemovableHandle:
+        submodule = module.get_submodule(path.removesuffix(AT_INPUT))
+        if path.endswith(AT_INPUT):
+            return submodule.register_forward_pre_hook(lambda _module, inputs: keep(path, inputs))
+        return submodule.register_forward_hook(lambda _module, _inputs, output: keep(path, output))
+
+    handles = [watch(path) for path in paths]
     try:
         yield
     finally:
@@ -116,20 +128,21 @@ def teacher_features(
     teacher: AnchoredModel, batch: Batch, specs: Sequence[FeatureSpec], *, num_tokens: int = DEFAULT_TOP_K
 ) -> Features:
     """What anchors hold of a teacher: hidden features and, by its kind of output, its actions or likeliest tokens."""
-    features = extract(teacher, batch, specs, output=True)
+    inputs = teacher.prepare(batch)
+    features = _extract(teacher, inputs, specs, output=True)
     if teacher.output_kind != "logits":
         return features
     assert features.output is not None
-    return features._replace(output=None, tokens=token_targets(teacher, batch, features.output, num_tokens))
+    return features._replace(output=None, tokens=token_targets(teacher, inputs, features.output, num_tokens))
 
 
 def token_targets(
-    model: AnchoredModel, batch: Batch, logits: Float[Tensor, "batch tokens vocabulary"], num_tokens: int
+    model: AnchoredModel, inputs: Batch, logits: Float[Tensor, "batch tokens vocabulary"], num_tokens: int
 ) -> TokenTargets:
     """The ``num_tokens`` likeliest tokens at every position, with their log-probabilities in float32."""
     everywhere = logits.float().log_softmax(dim=-1)
     log_probs, indices = everywhere.topk(min(num_tokens, logits.shape[-1]), dim=-1)
-    valid = model.token_layout("", batch, logits.shape[1]).valid
+    valid = model.token_layout("", inputs, logits.shape).valid
     return TokenTargets(
         indices,
         log_probs,
@@ -146,8 +159,14 @@ def pool(hidden: Float[Tensor, "batch tokens dim"], pooling: str, layout: TokenL
     first token.
 
     Raises:
-        ValueError: unknown pooling, or image tokens asked of a module that sees none.
+        ValueError: unknown pooling, image tokens asked of a module that sees none, or the layout is of other tokens.
     """
+    for mask in (layout.valid, layout.image):
+        if mask is not None and mask.shape != hidden.shape[:2]:
+            raise ValueError(
+                f"hidden states of {tuple(hidden.shape[:2])} (samples, tokens) with a layout of {tuple(mask.shape)}: "
+                "choose a layer of the family"
+            )
     valid = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if layout.valid is None else layout.valid
     match pooling:
         case "none":
@@ -173,14 +192,13 @@ def _masked_mean(hidden: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
-def _pooled(model: AnchoredModel, batch: Batch, state: Tensor, spec: FeatureSpec) -> Tensor:
-    batch_dim = model.token_layout(spec.path, batch, 0).batch_dim
-    batch_size = len(next(value for value in batch.values() if isinstance(value, Tensor)))
-    if state.ndim != 3 or state.shape[batch_dim] != batch_size:
+def _pooled(model: AnchoredModel, inputs: Batch, state: Tensor, spec: FeatureSpec) -> Tensor:
+    """The hidden state at ``spec.path``, laid out as (batch, tokens, dim) and pooled."""
+    if state.ndim != 3:
         raise ValueError(
-            f"the output of {spec.path} has shape {tuple(state.shape)}, not one vector per token of {batch_size} "
-            "samples: choose a transformer layer"
+            f"the hidden state at {spec.path} has shape {tuple(state.shape)}, not one vector per token of every "
+            "sample: choose a transformer layer"
         )
-    hidden = state if batch_dim == 0 else state.movedim(batch_dim, 0)
-    layout = model.token_layout(spec.path, batch, hidden.shape[1])
-    return pool(hidden, spec.pooling, layout)
+    layout = model.token_layout(spec.path, inputs, state.shape)
+    hidden = state.movedim(layout.batch_dim, 0)
+    return pool(hidden.movedim(1, 2) if layout.channels_first else hidden, spec.pooling, layout)

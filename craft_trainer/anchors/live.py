@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor
 
@@ -57,11 +58,8 @@ class AdapterAnchors:
         """The anchors at ``rows``, with the teacher's features for them, where the model lives."""
         device = next(self._model.network.parameters()).device
         keys = self._model.input_keys()
-        inputs = {
-            key: value.to(device) if isinstance(value, Tensor) else value
-            for key, value in self._load_batch(list(rows)).items()
-            if key in keys
-        }
+        raw = {key: value for key, value in self._load_batch(list(rows)).items() if key in keys}
+        inputs = send_to_device(raw | self._model.noise(rows), device)
         with _without_adapter(self._peft_model):
             teacher = teacher_features(self._model, inputs, self.specs, num_tokens=self._num_tokens)
         return AnchorBatch(inputs, teacher, [self.groups[row] for row in rows])

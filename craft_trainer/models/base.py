@@ -1,7 +1,7 @@
 """What the trainer and the anchor builder need of a model, whatever its family."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
+AT_INPUT = "@input"  # at the end of a module path: what goes into the module instead of what comes out
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class TokenLayout:
 
     Attributes:
         batch_dim: the dimension of the raw hidden state that indexes samples (0, or 1 for sequence-first modules).
+        channels_first: whether it is (batch, dim, tokens), as that of a convolution.
         valid: tokens that are not padding, or None when all are.
         image: tokens that come from images, or None when the module sees none.
     """
 
     batch_dim: int = 0
+    channels_first: bool = False
     valid: Bool[Tensor, "batch tokens"] | None = None
     image: Bool[Tensor, "batch tokens"] | None = None
 
@@ -46,20 +49,38 @@ class AnchoredModel(Protocol):
         """What :meth:`predict` gives: ``actions`` (numbers) or ``logits`` (of the next token at every position)."""
         ...
 
-    def predict(self, batch: Batch) -> Float[Tensor, "batch steps dim"]:
-        """The model's output (a policy's normalised action chunk, or token logits), differentiable, without noise."""
+    def prepare(self, batch: Batch) -> Batch:
+        """What :meth:`predict` and :meth:`token_layout` take, made from raw samples: the model's own preprocessing."""
+        ...
+
+    def predict(self, inputs: Batch) -> Float[Tensor, "batch steps dim"]:
+        """The model's output (a policy's normalised actions, or token logits), differentiable, a function of its input.
+
+        Of a policy that denoises its actions, what it predicts for the noise and time in ``inputs``; see :meth:`noise`.
+        """
         ...
 
     def module_path(self, layer: int | str) -> str:
-        """The module whose output is hidden layer ``layer``: an index into the family's layers, or a module path."""
+        """Where hidden layer ``layer`` (an index into the family's layers, or a module path) is read.
+
+        The path of a module stands for its output, or for what goes into it if it ends with ``@input``.
+        """
         ...
 
-    def token_layout(self, path: str, batch: Batch, num_tokens: int) -> TokenLayout:
-        """The layout of the output of the module at ``path`` for ``batch``; path "" is that of :meth:`predict`."""
+    def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
+        """The layout of the hidden state at ``path``, whose shape is ``shape``; path "" is that of :meth:`predict`."""
         ...
 
     def input_keys(self) -> list[str]:
         """Keys of a raw sample that the model reads, targets included."""
+        ...
+
+    def image_keys(self) -> list[str]:
+        """Those of :meth:`input_keys` that hold images of 8 bits a colour: float (..., 3, height, width) in [0, 1]."""
+        ...
+
+    def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Random inputs that turn a generative policy's output into a function, drawn for each row; {} for others."""
         ...
 
     def fingerprint(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """HuggingFace causal language models, with or without PEFT adapters, as the anchors see them."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -33,10 +34,14 @@ class CausalLM:
         """A language model's output are token logits."""
         return "logits"
 
-    def predict(self, batch: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
+    def prepare(self, batch: Batch) -> Batch:
+        """Samples are tokens already."""
+        return batch
+
+    def predict(self, inputs: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
         """Logits of the next token at every position."""
         logits: Tensor = self.wrapper(
-            input_ids=batch["input_ids"], attention_mask=batch.get("attention_mask"), use_cache=False
+            input_ids=inputs["input_ids"], attention_mask=inputs.get("attention_mask"), use_cache=False
         ).logits
         return logits
 
@@ -53,15 +58,24 @@ class CausalLM:
             return layer
         raise ValueError(f"{type(self._model).__name__} has no layer {layer!r}; it has {len(layers)}: {layers}")
 
-    def token_layout(self, path: str, batch: Batch, num_tokens: int) -> TokenLayout:
+    def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
         """Hidden states are (batch, tokens, dim); the attention mask says which tokens are padding."""
-        del path, num_tokens
-        mask = batch.get("attention_mask")
+        del path, shape
+        mask = inputs.get("attention_mask")
         return TokenLayout(valid=None if mask is None else mask.bool())
 
     def input_keys(self) -> list[str]:
         """Keys of a sample that the model reads."""
         return ["input_ids", "attention_mask", "labels"]
+
+    def image_keys(self) -> list[str]:
+        """A language model sees no images."""
+        return []
+
+    def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Nothing random goes into it."""
+        del rows
+        return {}
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the weights; a tokenizer is not part of the model."""

@@ -3,9 +3,9 @@
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -22,56 +22,12 @@ try:
 except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
-from craft_trainer.models.base import Batch, TokenLayout, weights_digest
+from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.places import local_folder
+from craft_trainer.models.policies.family import PolicyFamily, family_of
 
+NOISE = "noise/"  # prefix of the keys of a batch that hold what a policy denoises
 WEIGHTS_FILE = "model.safetensors"
-
-
-class PolicyFamily(NamedTuple):
-    """What differs between LeRobot's policies: one entry of :data:`FAMILIES` per policy type.
-
-    Attributes:
-        layers: module paths of the hidden layers, first to last; ``hidden_layer=-1`` is the last of them.
-        predict: the policy's normalised action chunk for a preprocessed batch, differentiable.
-        layout: token layout of the output of the module at a path.
-    """
-
-    layers: Callable[[PreTrainedPolicy], list[str]]
-    predict: Callable[[PreTrainedPolicy, Batch], Tensor]
-    layout: Callable[[PreTrainedPolicy, str, int, int, torch.device], TokenLayout]
-
-
-def act_layers(policy: PreTrainedPolicy) -> list[str]:
-    """ACT: every encoder layer, every decoder layer; the last is taken after the decoder's final norm."""
-    encoder = [f"model.encoder.layers.{index}" for index in range(policy.config.n_encoder_layers)]
-    decoder = [f"model.decoder.layers.{index}" for index in range(policy.config.n_decoder_layers - 1)]
-    return [*encoder, *decoder, "model.decoder"]
-
-
-def act_predict(policy: PreTrainedPolicy, batch: Batch) -> Tensor:
-    """ACT's action chunk (with the latent at zero, as when it acts, if the policy is in evaluation mode)."""
-    inputs = dict(batch)
-    if policy.config.image_features:
-        inputs["observation.images"] = [batch[key] for key in policy.config.image_features]
-    chunk: Tensor = policy.model(inputs)[0]
-    return chunk
-
-
-def act_layout(
-    policy: PreTrainedPolicy, path: str, num_tokens: int, batch_size: int, device: torch.device
-) -> TokenLayout:
-    """ACT's hidden states are (tokens, batch, dim); the encoder's tokens are latent, state, environment, images."""
-    if not path.startswith("model.encoder") or not policy.config.image_features:
-        return TokenLayout(batch_dim=1)
-    num_vectors = 1 + sum(
-        feature is not None for feature in (policy.config.robot_state_feature, policy.config.env_state_feature)
-    )
-    is_image = torch.arange(num_tokens, device=device) >= num_vectors
-    return TokenLayout(batch_dim=1, image=is_image.expand(batch_size, -1))
-
-
-FAMILIES: dict[str, PolicyFamily] = {"act": PolicyFamily(act_layers, act_predict, act_layout)}
 
 
 class PolicyModel(nn.Module):
@@ -144,8 +100,8 @@ class PolicyModel(nn.Module):
 
     @property
     def output_kind(self) -> str:
-        """A policy's output is an action chunk."""
-        return "actions"
+        """Actions, or logits of a policy whose actions are tokens."""
+        return self._family().output_kind
 
     @property
     def device(self) -> torch.device:
@@ -158,12 +114,23 @@ class PolicyModel(nn.Module):
         ``return_loss`` is how Trainer recognises a model that computes a loss without labels when it evaluates.
         """
         del return_loss
-        loss, _ = self.policy(self.preprocessor(batch))
+        raw = {key: value for key, value in batch.items() if not key.startswith(NOISE)}  # the loss draws its own
+        loss, _ = self.policy(self.preprocessor(raw))
         return {"loss": loss}
 
-    def predict(self, batch: Batch) -> Float[Tensor, "batch steps dim"]:
-        """The normalised action chunk, differentiable. Run it in evaluation mode for the policy's actual behaviour."""
-        return self._family().predict(self.policy, self.preprocessor(self._observations(batch)))
+    def prepare(self, batch: Batch) -> Batch:
+        """What the policy sees of raw samples: normalised, tokenised, and with the ``noise`` that came along."""
+        family = self._family()
+        seen = {*self.policy_config.input_features, "task"}
+        if family.reads_actions:
+            seen |= {*self.policy_config.output_features, "action_is_pad"}
+        inputs = self.preprocessor({key: value for key, value in batch.items() if key in seen})
+        noise = {key: value for key, value in batch.items() if key.startswith(NOISE)}
+        return family.prepare(self.policy, {**inputs, **noise})
+
+    def predict(self, inputs: Batch) -> Float[Tensor, "batch steps dim"]:
+        """The normalised output, differentiable. Run it in evaluation mode for the policy's actual behaviour."""
+        return self._family().predict(self.policy, inputs)
 
     def select_action(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """The next action in the environment's units, from the policy's own queue of chunked actions."""
@@ -180,25 +147,31 @@ class PolicyModel(nn.Module):
         Raises:
             ValueError: no such layer.
         """
-        layers = self._family().layers(self.policy) if isinstance(layer, int) else []
+        layers = self._family().layers(self.policy)
         if isinstance(layer, int):
             if not -len(layers) <= layer < len(layers):
                 raise ValueError(f"hidden layer {layer} of {self.policy_config.type}: it has {len(layers)}: {layers}")
             return f"policy.{layers[layer]}"
         path = layer if layer.startswith("policy.") else f"policy.{layer}"
-        if path not in dict(self.named_modules()):
-            layers = self._family().layers(self.policy)
+        if path.removesuffix(AT_INPUT) not in dict(self.named_modules()):
             raise ValueError(f"{self.policy_config.type} has no module {layer!r}; its layers are {layers}")
         return path
 
-    def token_layout(self, path: str, batch: Batch, num_tokens: int) -> TokenLayout:
+    def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
         """Which tokens of the hidden state at ``path`` are what; see :class:`TokenLayout`."""
-        batch_size = len(next(value for value in batch.values() if isinstance(value, Tensor)))
-        return self._family().layout(self.policy, path.removeprefix("policy."), num_tokens, batch_size, self.device)
+        return self._family().layout(self.policy, path.removeprefix("policy."), inputs, shape)
 
     def input_keys(self) -> list[str]:
         """Raw features the policy reads: its inputs, its targets and their padding flags, and the task's sentence."""
         return [*self.policy_config.input_features, *self.policy_config.output_features, "action_is_pad", "task"]
+
+    def image_keys(self) -> list[str]:
+        """The cameras."""
+        return list(self.policy_config.image_features)
+
+    def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """What a policy that denoises its actions starts from, for each row of its dataset."""
+        return {NOISE + name: value for name, value in self._family().noise(self.policy, rows).items()}
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the policy's weights and of its processors with their statistics."""
@@ -223,16 +196,8 @@ class PolicyModel(nn.Module):
             raise FileNotFoundError(f"{checkpoint_dir} holds no {WEIGHTS_FILE}: it is not a checkpoint to resume from")
         load_model(self.policy, weights, strict=True, device=str(self.device))
 
-    def _observations(self, batch: Batch) -> dict[str, Any]:
-        return {key: value for key, value in batch.items() if key in self.policy_config.input_features or key == "task"}
-
     def _family(self) -> PolicyFamily:
-        if self.policy_config.type not in FAMILIES:
-            raise ValueError(
-                f"policy type {self.policy_config.type!r} has no anchoring yet (known: {', '.join(sorted(FAMILIES))}); "
-                "add an entry to craft_trainer.models.lerobot.FAMILIES"
-            )
-        return FAMILIES[self.policy_config.type]
+        return family_of(self.policy_config.type)
 
     def _processors_digest(self) -> str:
         digest = hashlib.sha256()

@@ -37,10 +37,19 @@ class ToyModel(nn.Module):
     def predict(self, batch) -> Tensor:
         return self.head(torch.tanh(self.encoder(batch["x"])))
 
+    def prepare(self, batch):
+        return batch
+
     def module_path(self, layer):
         return "encoder"
 
-    def token_layout(self, path, batch, num_tokens):
+    def image_keys(self):
+        return []
+
+    def noise(self, rows):
+        return {}
+
+    def token_layout(self, path, inputs, shape):
         return TokenLayout()
 
     def input_keys(self):

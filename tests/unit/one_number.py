@@ -37,10 +37,13 @@ class Scaled(nn.Module):
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         return {"loss": (self.theta * x).sum()}
 
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
+
     def predict(self, batch: dict[str, Any]) -> Tensor:
         return self.theta * batch["x"]
 
-    def token_layout(self, path: str, batch: dict[str, Any], num_tokens: int) -> TokenLayout:
+    def token_layout(self, path: str, inputs: dict[str, Any], shape: torch.Size) -> TokenLayout:
         raise AssertionError("no hidden feature is held")
 
 

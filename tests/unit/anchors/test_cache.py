@@ -223,8 +223,17 @@ class Teacher(nn.Module):
             raise RuntimeError("out of memory")
         return self.layer(batch["x"])[:, None]
 
-    def token_layout(self, path: str, batch: dict[str, Any], num_tokens: int) -> TokenLayout:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
+
+    def token_layout(self, path: str, inputs: dict[str, Any], shape: torch.Size) -> TokenLayout:
         return TokenLayout()
+
+    def image_keys(self) -> list[str]:
+        return []
+
+    def noise(self, rows: list[int]) -> dict[str, torch.Tensor]:
+        return {}
 
     def input_keys(self) -> list[str]:
         return ["x"]

@@ -99,7 +99,10 @@ class Chain(nn.Module):
             hidden = torch.tanh(layer(self.dropout(hidden)))
         return self.head(hidden).movedim(0, 1)
 
-    def token_layout(self, path: str, batch: dict[str, Any], num_tokens: int) -> TokenLayout:
+    def prepare(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return batch
+
+    def token_layout(self, path: str, inputs: dict[str, Any], shape: torch.Size) -> TokenLayout:
         return TokenLayout(batch_dim=1, image=self.image)
 
 
@@ -211,7 +214,7 @@ def test_an_act_policys_decoder_feeds_its_action_head(tiny_policy: Callable[...,
     head = policy.policy.model.action_head
     torch.testing.assert_close(features.hidden[spec.column] @ head.weight.T + head.bias, features.output)
     policy.eval()
-    assert torch.equal(features.output, policy.predict(batch))
+    assert torch.equal(features.output, policy.predict(policy.prepare(batch)))
 
 
 def test_an_act_policys_action_head_does_not_run_for_hidden_features(tiny_policy: Callable[..., PolicyModel]) -> None:
@@ -243,7 +246,9 @@ def test_mean_image_tokens_of_act_are_those_of_its_feature_map(image_policy: Pol
 def test_a_larger_image_has_more_image_tokens(image_policy: PolicyModel) -> None:
     images = torch.rand(2, 3, 96, 64, generator=torch.Generator().manual_seed(2))  # a 3 × 2 feature map
     batch = act_batch(**{"observation.state": torch.randn(2, 4), "observation.images.front": images})
-    layout = image_policy.token_layout(image_policy.module_path(0), batch, num_tokens=2 + 3 * 2)
+    layout = image_policy.token_layout(
+        image_policy.module_path(0), image_policy.prepare(batch), torch.Size([2 + 3 * 2, 2, 16])
+    )
     assert layout.batch_dim == 1
     assert layout.image.tolist() == [[False, False] + [True] * 6] * 2
 

@@ -29,9 +29,9 @@ SCALE = {TOKEN_SCALE: torch.tensor(2.0)}
 class Padded:
     """As much of a model as ``token_targets`` asks for."""
 
-    def token_layout(self, path: str, batch: Any, num_tokens: int) -> TokenLayout:
-        assert (path, num_tokens) == ("", 6)
-        return TokenLayout(valid=batch["valid"])
+    def token_layout(self, path: str, inputs: Any, shape: torch.Size) -> TokenLayout:
+        assert (path, shape[1]) == ("", 6)
+        return TokenLayout(valid=inputs["valid"])
 
 
 def targets(k: int, teacher: Tensor = TEACHER) -> TokenTargets:
@@ -216,6 +216,6 @@ def test_a_teacher_that_never_doubts_can_be_compared_in_nats() -> None:
 
 
 class _Unpadded:
-    def token_layout(self, path: str, batch: Any, num_tokens: int) -> TokenLayout:
-        del path, batch, num_tokens
+    def token_layout(self, path: str, inputs: Any, shape: torch.Size) -> TokenLayout:
+        del path, inputs, shape
         return TokenLayout()

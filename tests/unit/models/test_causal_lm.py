@@ -107,12 +107,12 @@ def test_layers_by_index_and_by_name() -> None:
 
 def test_only_the_mask_says_what_is_padding(batch: dict[str, torch.Tensor]) -> None:
     view = anchored(tiny_llama())
-    layout = view.token_layout("model.layers.0", batch, 12)
+    layout = view.token_layout("model.layers.0", batch, torch.Size([2, 12, 16]))
     assert layout.batch_dim == 0
     assert layout.image is None
     assert torch.equal(layout.valid, batch["attention_mask"] == 1)
     assert layout.valid.dtype == torch.bool
-    assert view.token_layout("", {"input_ids": batch["input_ids"]}, 12).valid is None
+    assert view.token_layout("", {"input_ids": batch["input_ids"]}, torch.Size([2, 12, 16])).valid is None
 
 
 def test_a_fresh_adapter_does_not_change_the_digest() -> None:

@@ -50,7 +50,7 @@ def test_actions_are_in_the_datasets_units(tiny_policy: MakePolicy, tiny_dataset
     stats = load_metadata(str(tiny_dataset)).stats["action"]
     model.reset()
     with torch.no_grad():
-        normalised = model.predict(observations())[:, 0].double().numpy()
+        normalised = model.predict(model.prepare(observations()))[:, 0].double().numpy()
         action = model.select_action(observations())
     np.testing.assert_allclose(action.numpy(), stats["mean"] + stats["std"] * normalised, rtol=1e-4, atol=1e-6)
 
@@ -62,7 +62,10 @@ def test_the_task_loss_is_the_masked_l1_of_normalised_actions(tiny_policy: MakeP
     stats = load_metadata(str(tiny_dataset)).stats["action"]
     target = (batch["action"].double().numpy() - stats["mean"]) / stats["std"]
     with torch.no_grad():
-        error = np.abs(model.predict(batch).double().numpy() - target) * ~batch["action_is_pad"].numpy()[..., None]
+        error = (
+            np.abs(model.predict(model.prepare(batch)).double().numpy() - target)
+            * ~batch["action_is_pad"].numpy()[..., None]
+        )
         loss = model(**batch)["loss"].item()
     num_valid = (~batch["action_is_pad"]).sum().item() * 4
     assert loss == pytest.approx(error.sum() / num_valid, rel=1e-4)
@@ -71,7 +74,7 @@ def test_the_task_loss_is_the_masked_l1_of_normalised_actions(tiny_policy: MakeP
 def test_predict_ignores_targets(tiny_policy: MakePolicy) -> None:
     model = tiny_policy().eval()
     with_targets = observations() | {"action": torch.zeros(3, 8, 4), "action_is_pad": torch.zeros(3, 8).bool()}
-    assert torch.equal(model.predict(with_targets), model.predict(observations()))
+    assert torch.equal(model.predict(model.prepare(with_targets)), model.predict(model.prepare(observations())))
 
 
 def test_the_fingerprint_survives_save_and_load(tiny_policy: MakePolicy, tmp_path: Path) -> None:
@@ -206,10 +209,12 @@ def test_a_layer_may_be_a_module_path(tiny_policy: MakePolicy) -> None:
 
 
 def test_a_policy_family_without_anchoring_says_what_to_do(tiny_policy: MakePolicy, monkeypatch: Any) -> None:
-    monkeypatch.setattr("craft_trainer.models.lerobot.FAMILIES", {"other": None})
+    monkeypatch.setattr("craft_trainer.models.policies.family.known_families", lambda: ["other"])
     model = tiny_policy()
-    for ask in (lambda: model.predict(observations()), lambda: model.module_path(-1)):
-        with pytest.raises(ValueError, match=r"'act' has no anchoring yet \(known: other\); add an entry"):
+    for ask in (lambda: model.prepare(observations()), lambda: model.module_path(-1)):
+        with pytest.raises(
+            ValueError, match=r"'act' has no anchoring yet \(known: other\); add a file .*policies/act.py"
+        ):
             ask()
 
 

@@ -1,0 +1,67 @@
+"""What differs between LeRobot's policies, and where to find it: the file named after the policy type."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from torch import Tensor
+
+from craft_trainer.models import policies
+from craft_trainer.models.base import Batch, TokenLayout
+
+
+def _as_it_is(policy: PreTrainedPolicy, batch: Batch) -> Batch:
+    del policy
+    return batch
+
+
+def _no_noise(policy: PreTrainedPolicy, rows: Sequence[int]) -> dict[str, Tensor]:
+    del policy, rows
+    return {}
+
+
+class PolicyFamily(NamedTuple):
+    """One policy type; its file ``models/policies/<type>.py`` calls it ``FAMILY``.
+
+    Attributes:
+        layers: where the hidden layers are read, first to last, as module paths (or ``path@input``: what goes into a
+            module); ``hidden_layer=-1`` is the last of them.
+        predict: the policy's output for prepared inputs, differentiable and without randomness of its own.
+        layout: token layout of the hidden state of a given shape at a path; path "" is that of ``predict``.
+        prepare: inputs of ``predict`` and ``layout``, from a batch that the policy's preprocessor has seen.
+        noise: random inputs for each row of a dataset, for a policy that denoises its actions.
+        output_kind: ``actions``, or ``logits`` of a policy whose actions are tokens.
+        reads_actions: whether ``predict`` takes the demonstrated actions: to add noise to, or as preceding tokens.
+    """
+
+    layers: Callable[[PreTrainedPolicy], list[str]]
+    predict: Callable[[PreTrainedPolicy, Batch], Tensor]
+    layout: Callable[[PreTrainedPolicy, str, Batch, torch.Size], TokenLayout]
+    prepare: Callable[[PreTrainedPolicy, Batch], Batch] = _as_it_is
+    noise: Callable[[PreTrainedPolicy, Sequence[int]], dict[str, Tensor]] = _no_noise
+    output_kind: str = "actions"
+    reads_actions: bool = False
+
+
+def family_of(policy_type: str) -> PolicyFamily:
+    """The family of a LeRobot policy type.
+
+    Raises:
+        ValueError: there is no file for it.
+    """
+    known = known_families()
+    if policy_type not in known:
+        raise ValueError(
+            f"policy type {policy_type!r} has no anchoring yet (known: {', '.join(known)}); "
+            f"add a file craft_trainer/models/policies/{policy_type}.py"
+        )
+    family: PolicyFamily = importlib.import_module(f"{policies.__name__}.{policy_type}").FAMILY
+    return family
+
+
+def known_families() -> list[str]:
+    """The policy types that can be anchored."""
+    return sorted(module.name for module in pkgutil.iter_modules(policies.__path__) if module.name != "family")
