@@ -92,7 +92,7 @@ def tiny_specs() -> list[FeatureSpec]:
 @pytest.fixture(scope="session")
 def build_tiny_anchors(tiny_dataset: Path, tiny_specs: list[FeatureSpec]) -> Callable[..., AnchorCache]:
     """Builds a cache of a policy on every fifth frame: ``build_tiny_anchors(policy, folder)``."""
-    from craft_trainer.anchors.cache import build_anchor_cache
+    from craft_trainer.anchors.building import build_anchor_cache
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     def build(policy: PolicyModel, folder: Path) -> AnchorCache:

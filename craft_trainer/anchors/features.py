@@ -159,14 +159,8 @@ def pool(hidden: Float[Tensor, "batch tokens dim"], pooling: str, layout: TokenL
     first token.
 
     Raises:
-        ValueError: unknown pooling, image tokens asked of a module that sees none, or the layout is of other tokens.
+        ValueError: unknown pooling, or image tokens asked of a module that sees none.
     """
-    for mask in (layout.valid, layout.image):
-        if mask is not None and mask.shape != hidden.shape[:2]:
-            raise ValueError(
-                f"hidden states of {tuple(hidden.shape[:2])} (samples, tokens) with a layout of {tuple(mask.shape)}: "
-                "choose a layer of the family"
-            )
     valid = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if layout.valid is None else layout.valid
     match pooling:
         case "none":
@@ -194,11 +188,13 @@ def _masked_mean(hidden: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "
 
 def _pooled(model: AnchoredModel, inputs: Batch, state: Tensor, spec: FeatureSpec) -> Tensor:
     """The hidden state at ``spec.path``, laid out as (batch, tokens, dim) and pooled."""
-    if state.ndim != 3:
-        raise ValueError(
-            f"the hidden state at {spec.path} has shape {tuple(state.shape)}, not one vector per token of every "
-            "sample: choose a transformer layer"
-        )
-    layout = model.token_layout(spec.path, inputs, state.shape)
-    hidden = state.movedim(layout.batch_dim, 0)
-    return pool(hidden.movedim(1, 2) if layout.channels_first else hidden, spec.pooling, layout)
+    if state.ndim == 3:
+        layout = model.token_layout(spec.path, inputs, state.shape)
+        hidden = state.movedim(layout.batch_dim, 0)
+        hidden = hidden.movedim(1, 2) if layout.channels_first else hidden
+        if all(mask is None or mask.shape == hidden.shape[:2] for mask in (layout.valid, layout.image)):
+            return pool(hidden, spec.pooling, layout)
+    raise ValueError(
+        f"the hidden state at {spec.path} has shape {tuple(state.shape)}, not one vector per token of every sample: "
+        "choose a transformer layer"
+    )

@@ -9,9 +9,11 @@ from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor
 
-from craft_trainer.anchors.cache import AnchorBatch, feature_statistics, target_columns, token_scale
+from craft_trainer.anchors.cache import AnchorBatch
 from craft_trainer.anchors.features import DEFAULT_TOP_K, Features, FeatureSpec, teacher_features
 from craft_trainer.anchors.loss import TOKEN_SCALE
+from craft_trainer.anchors.statistics import feature_statistics, token_scale
+from craft_trainer.anchors.teaching import target_columns
 from craft_trainer.models.base import AnchoredModel, Batch
 
 SCALE_ANCHORS = 256  # anchors from which the scales are estimated
@@ -71,10 +73,10 @@ class AdapterAnchors:
             self.batch(chosen[start : start + self._batch_size]).teacher
             for start in range(0, len(chosen), self._batch_size)
         ]
-        columns = [target_columns(Features(teacher.hidden, teacher.output)) for teacher in teachers]
+        parts = [target_columns(Features(teacher.hidden, teacher.output)) for teacher in teachers]
+        columns = {name: [part[name] for part in parts] for name in parts[0]}
         scales = {
-            name: feature_statistics(name, torch.cat([part[name] for part in columns]))[f"variance/{name}"].mean()
-            for name in columns[0]
+            name: feature_statistics(name, values.copy)[f"variance/{name}"].mean() for name, values in columns.items()
         }
         tokens = [teacher.tokens for teacher in teachers if teacher.tokens is not None]
         if tokens:

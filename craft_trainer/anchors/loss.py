@@ -1,7 +1,8 @@
 """Retention losses: how far the student has moved from its teacher on every anchor, in units of the teacher's own.
 
 Every term is one function of the student's features, the teacher's, and the scales of the latter; it gives one number
-per anchor, 0 where the student equals its teacher.
+per anchor, 0 where the student equals its teacher. Tokens whose vector is 0 in the teacher are padding: they do not
+count, so that the loss of an anchor does not depend on the samples it is batched with.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,26 +23,22 @@ def mse(
     student: Float[Tensor, "batch *rest"], teacher: Float[Tensor, "batch *rest"], variance: Float[Tensor, ""]
 ) -> Float[Tensor, " batch"]:
     """mean((s − t)²) / Var(t): the fraction of the teacher's variance that the student misses."""
-    return (student.float() - teacher).square().flatten(1).mean(dim=1) / variance
+    return _mean_tokens((student.float() - teacher).square().mean(dim=-1), teacher) / variance
 
 
 def l1(
     student: Float[Tensor, "batch *rest"], teacher: Float[Tensor, "batch *rest"], variance: Float[Tensor, ""]
 ) -> Float[Tensor, " batch"]:
     """mean(|s − t|) / √Var(t): the distance in standard deviations of the teacher."""
-    return (student.float() - teacher).abs().flatten(1).mean(dim=1) / variance.sqrt()
+    return _mean_tokens((student.float() - teacher).abs().mean(dim=-1), teacher) / variance.sqrt()
 
 
 def cosine(
     student: Float[Tensor, "batch *rest dim"], teacher: Float[Tensor, "batch *rest dim"], variance: Float[Tensor, ""]
 ) -> Float[Tensor, " batch"]:
-    """mean(1 − cos(s, t)) over the last dimension; already free of units, so ``variance`` is not used.
-
-    Vectors of the teacher that are 0, as padding is, have no direction and do not count.
-    """
+    """mean(1 − cos(s, t)) over the last dimension; already free of units, so ``variance`` is not used."""
     del variance
-    distances = 1 - torch.cosine_similarity(student.float(), teacher, dim=-1)
-    return _mean_valid(distances.view(len(student), -1), teacher.any(dim=-1).view(len(student), -1))
+    return _mean_tokens(1 - torch.cosine_similarity(student.float(), teacher, dim=-1), teacher)
 
 
 DISTANCES: dict[str, Distance] = {"mse": mse, "cosine": cosine, "l1": l1}
@@ -63,7 +60,7 @@ def output(student: Features, teacher: Features, scale: Mapping[str, Tensor]) ->
     """MSE of the model's output (an action chunk), as a fraction of its variance."""
     if student.output is None or teacher.output is None:
         raise KeyError("retention term 'output' needs the teacher's output in the anchors; of tokens hold token_kl")
-    return mse(student.output, teacher.output, scale["output"])
+    return (student.output.float() - teacher.output).square().flatten(1).mean(dim=1) / scale["output"]
 
 
 def token_ce(student: Features, teacher: Features, scale: Mapping[str, Tensor]) -> Float[Tensor, " batch"]:
@@ -144,6 +141,11 @@ def _log_probs(logits: Tensor, targets: TokenTargets) -> Float[Tensor, "batch to
 def _rest(log_probs: Tensor) -> Tensor:
     """Probability of all tokens that are not among the k; not below what float32 resolves."""
     return (1 - log_probs.exp().sum(dim=-1)).clamp_min(torch.finfo(torch.float32).eps)
+
+
+def _mean_tokens(distances: Float[Tensor, "batch *tokens"], teacher: Float[Tensor, "batch *tokens dim"]) -> Tensor:
+    """Mean over the tokens that are not padding."""
+    return _mean_valid(distances.flatten(1), teacher.any(dim=-1).flatten(1)) if distances.ndim > 1 else distances
 
 
 def _mean_valid(values: Float[Tensor, "batch tokens"], valid: Bool[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:

@@ -4,8 +4,9 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PROVENANCE_FILE = "anchors.json"
 
 
@@ -15,33 +16,42 @@ class Provenance:
 
     Attributes:
         teacher: digests of the teacher's ``weights`` and ``processors`` (SHA-256), and its ``path``.
-        data: the ``dataset``, its number of ``frames`` and the ``rows`` digest of the samples chosen from it.
+        data: the ``dataset``, its ``revision``, ``fingerprint`` and number of ``frames``, and the ``rows`` digest of
+            the samples chosen from it.
         features: ``path`` and ``pooling`` of every cached feature.
+        storage: whether ``inputs`` are embedded or references, the ``dtype`` of features, ``num_tokens`` per position,
+            the ``batch_size`` of the teacher's passes, and which inputs are ``packed`` (one sample after the other).
         groups: number of anchors per old task.
         files: SHA-256 of every data file in the folder.
+        sizes: bytes of every column.
         versions: of the packages that made it.
     """
 
     teacher: dict[str, str]
     data: dict[str, str | int]
     features: list[dict[str, str]]
+    storage: dict[str, Any]
     groups: dict[str, int]
     files: dict[str, str]
+    sizes: dict[str, int]
     versions: dict[str, str]
     schema: int = SCHEMA_VERSION
     fingerprint: str = field(default="")
 
-    def compute_fingerprint(self) -> str:
-        """SHA-256 of everything that decides the contents; places and versions are left out."""
-        identity = {
+    def plan(self) -> dict[str, Any]:
+        """Everything that decides the contents; places and versions are left out."""
+        return {
             "teacher": {key: self.teacher[key] for key in ("weights", "processors")},
-            "data": {key: self.data[key] for key in ("frames", "rows")},
+            "data": {key: self.data[key] for key in ("frames", "rows", "fingerprint")},
             "features": self.features,
+            "storage": self.storage,
             "groups": self.groups,
-            "files": self.files,
             "schema": self.schema,
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def compute_fingerprint(self) -> str:
+        """SHA-256 of the plan and of the checksums of what came out of it."""
+        return hashlib.sha256(json.dumps(self.plan() | {"files": self.files}, sort_keys=True).encode()).hexdigest()
 
     def write(self, folder: Path) -> None:
         """Write the provenance with its fingerprint into ``folder``."""
@@ -63,7 +73,7 @@ class Provenance:
         if content.get("schema") != SCHEMA_VERSION:
             raise ValueError(
                 f"{file}: schema version {content.get('schema')}, this version reads {SCHEMA_VERSION}: "
-                "rebuild the cache with `craft-trainer cache`"
+                "rebuild the cache with `craft-trainer cache build`"
             )
         try:
             provenance = cls(**content)
@@ -72,11 +82,11 @@ class Provenance:
             fits = False
         if not fits:
             raise ValueError(
-                f"{file}: the fingerprint does not fit its contents; rebuild it with `craft-trainer cache`"
+                f"{file}: the fingerprint does not fit its contents; rebuild it with `craft-trainer cache build`"
             )
         for name, checksum in provenance.files.items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
-                raise ValueError(f"{folder / name} is missing or damaged; rebuild it with `craft-trainer cache`")
+                raise ValueError(f"{folder / name} is missing or damaged; rebuild it with `craft-trainer cache build`")
         return provenance
 
 

@@ -13,7 +13,8 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from craft_trainer.anchors.cache import AnchorCache, build_anchor_cache
+from craft_trainer.anchors.building import build_anchor_cache
+from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec, extract
 from craft_trainer.anchors.loss import retention_loss
 from craft_trainer.anchors.sampling import anchor_rows

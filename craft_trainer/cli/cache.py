@@ -27,7 +27,7 @@ class CacheArguments:
 def run(argv: Sequence[str]) -> None:
     """Build the cache and say what it holds."""
     arguments = parse("cache", EXAMPLE, CacheArguments, argv)
-    from craft_trainer.anchors.cache import build_anchor_cache
+    from craft_trainer.anchors.building import build_anchor_cache
     from craft_trainer.anchors.features import FeatureSpec
     from craft_trainer.anchors.sampling import stratified_rows
     from craft_trainer.models.lerobot import PolicyModel

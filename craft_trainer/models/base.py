@@ -83,6 +83,13 @@ class AnchoredModel(Protocol):
         """Random inputs that turn a generative policy's output into a function, drawn for each row; {} for others."""
         ...
 
+    def packed(self, batch: Batch) -> dict[str, list[int]]:
+        """Inputs that hold one sample after the other instead of one row each: how many entries each sample has.
+
+        Like the patches of all images of a batch; {} for models whose inputs are all batch-first.
+        """
+        ...
+
     def fingerprint(self) -> dict[str, str]:
         """Hex digests of everything that decides the model's outputs: ``weights`` and ``processors``."""
         ...

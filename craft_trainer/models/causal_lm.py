@@ -77,6 +77,11 @@ class CausalLM:
         del rows
         return {}
 
+    def packed(self, batch: Batch) -> dict[str, list[int]]:
+        """All inputs are batch-first."""
+        del batch
+        return {}
+
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the weights; a tokenizer is not part of the model."""
         return {"weights": weights_digest(self._model), "processors": ""}

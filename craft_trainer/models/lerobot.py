@@ -173,6 +173,11 @@ class PolicyModel(nn.Module):
         """What a policy that denoises its actions starts from, for each row of its dataset."""
         return {NOISE + name: value for name, value in self._family().noise(self.policy, rows).items()}
 
+    def packed(self, batch: Batch) -> dict[str, list[int]]:
+        """All inputs are batch-first."""
+        del batch
+        return {}
+
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the policy's weights and of its processors with their statistics."""
         return {"weights": weights_digest(self.policy), "processors": self._processors_digest()}

@@ -4,7 +4,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from craft_trainer.anchors.cache import build_anchor_cache
+from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.models.families import anchored
 

@@ -7,7 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from craft_trainer.anchors.cache import AnchorCache, build_anchor_cache
+from craft_trainer.anchors.building import build_anchor_cache
+from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.models.base import TokenLayout, weights_digest
 
@@ -47,6 +48,9 @@ class ToyModel(nn.Module):
         return []
 
     def noise(self, rows):
+        return {}
+
+    def packed(self, batch):
         return {}
 
     def token_layout(self, path, inputs, shape):

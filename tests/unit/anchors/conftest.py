@@ -67,7 +67,7 @@ def load_tokens() -> Callable[[list[int]], dict[str, torch.Tensor]]:
 @pytest.fixture(scope="session")
 def build_token_anchors(load_tokens: Callable[..., Any]) -> Callable[..., AnchorCache]:
     """Builds a cache of all rows: ``build_token_anchors(model, folder, layers=(0, -1), pooling=..., num_tokens=5)``."""
-    from craft_trainer.anchors.cache import build_anchor_cache
+    from craft_trainer.anchors.building import build_anchor_cache
     from craft_trainer.anchors.features import FeatureSpec
     from craft_trainer.models.families import anchored
 

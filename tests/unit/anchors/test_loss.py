@@ -11,7 +11,7 @@ from craft_trainer.anchors.loss import DISTANCES, TERMS, cosine, l1, mse, retent
 
 A, B = "hidden/a/none", "hidden/b/none"
 VARIANCE = {A: torch.tensor(4.0), B: torch.tensor(0.5), "output": torch.tensor(2.0)}
-TEACHER = Features({A: torch.zeros(2, 3, 4), B: torch.ones(2, 5)}, torch.zeros(2, 8, 4))
+TEACHER = Features({A: torch.full((2, 3, 4), -1.0), B: torch.ones(2, 5)}, torch.zeros(2, 8, 4))
 MOVES = torch.tensor([1.0, 3.0])  # how far each of the two anchors is moved
 UNIT = torch.tensor(1.0)
 
@@ -85,14 +85,17 @@ def test_cosine_of_several_tokens_is_their_mean() -> None:
     assert cosine(moved, teacher, UNIT).tolist() == pytest.approx([(1 + 2) / 2])
 
 
-def test_cosine_of_padding_is_nothing() -> None:
-    """Padding is zero in both, and nothing has no direction; the mean is over the other tokens."""
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_padding_is_nothing(distance: str) -> None:
+    """It is zero in both, and the mean is over the other tokens: more of it changes nothing."""
     teacher = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]])
     moved = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[0.0, 1.0], [0.0, 0.0]]], requires_grad=True)
-    losses = cosine(moved, teacher, UNIT)
+    losses = DISTANCES[distance](moved, teacher, UNIT)
     assert losses.tolist() == pytest.approx([0.0, 1.0])
     losses.sum().backward()
     assert moved.grad.isfinite().all()
+    padded = [torch.nn.functional.pad(values, (0, 0, 0, 3)) for values in (moved, teacher)]
+    torch.testing.assert_close(DISTANCES[distance](*padded, UNIT), losses)
 
 
 @pytest.mark.parametrize("distance", DISTANCES)

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from craft_trainer.anchors.cache import AnchorCache, feature_statistics, token_scale
+from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec, TokenTargets, extract, teacher_features
 from craft_trainer.anchors.loss import TOKEN_SCALE, retention_loss
+from craft_trainer.anchors.statistics import feature_statistics, token_scale
 from craft_trainer.models.families import anchored
 
 ROWS = 11
@@ -101,7 +102,7 @@ def test_a_flipped_token_is_refused(token_anchors: AnchorCache, tmp_path: Path) 
     folder = Path(shutil.copytree(token_anchors.folder, tmp_path / "anchors"))
     (file,) = folder.glob("*.arrow")
     content = bytearray(file.read_bytes())
-    position = content.index(token_anchors.batch([0]).teacher.tokens.indices[0, 0].numpy().tobytes())
+    position = content.index(token_anchors.batch([0]).teacher.tokens.indices[0, 0].int().numpy().tobytes())
     content[position] ^= 1
     file.write_bytes(content)
     with pytest.raises(ValueError, match="is missing or damaged; rebuild it"):
@@ -140,16 +141,16 @@ def test_every_token_of_a_layer_may_be_cached_with_padding_as_zero(
 def test_statistics_are_those_of_float64() -> None:
     """Mean and variance per dimension, over anchors and tokens; a mean of 10⁴ leaves float32 no digits for them."""
     values = 1e4 + torch.randn(6, 3, 4, generator=torch.Generator().manual_seed(0))
-    statistics = feature_statistics("x", values)
+    statistics = feature_statistics("x", lambda: [values[:2], values[2:]])
     flat = values.double().view(18, 4).numpy()
     torch.testing.assert_close(statistics["mean/x"].double(), torch.from_numpy(flat.mean(axis=0)), rtol=1e-6, atol=0)
     torch.testing.assert_close(statistics["variance/x"].double(), torch.from_numpy(flat.var(axis=0)), rtol=1e-6, atol=0)
 
 
 def test_a_feature_that_is_the_same_everywhere_is_refused() -> None:
-    with pytest.raises(ValueError, match="hidden/a is the same for all 5 anchors: take more of them"):
-        feature_statistics("hidden/a", torch.ones(5, 3))
-    feature_statistics("hidden/a", torch.ones(5, 3).index_fill(0, torch.tensor([0]), 2.0))
+    with pytest.raises(ValueError, match="hidden/a is the same for all anchors: take more of them"):
+        feature_statistics("hidden/a", lambda: [torch.ones(5, 3)])
+    feature_statistics("hidden/a", lambda: [torch.ones(5, 3).index_fill(0, torch.tensor([0]), 2.0)])
 
 
 @pytest.mark.parametrize(("entropy", "valid"), [(0.0, True), (1.0, False)])

@@ -1,0 +1,117 @@
+"""Build an anchor cache: a ``datasets`` map job in shards that survive a kill and that processes share."""
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import datasets
+from accelerate import PartialState
+from tqdm.auto import tqdm
+
+from craft_trainer.anchors.cache import AnchorCache, LoadBatch
+from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec
+from craft_trainer.anchors.provenance import Provenance
+from craft_trainer.anchors.shards import Shards
+from craft_trainer.anchors.teaching import Teaching, rows_digest
+from craft_trainer.models.base import AnchoredModel
+
+SHARD_BATCHES = 8
+INPUTS = ("embedded", "reference")
+DTYPES = ("float32", "float16")
+
+
+def build_anchor_cache(
+    teacher: AnchoredModel,
+    load_batch: LoadBatch,
+    output_dir: Path,
+    *,
+    rows: Sequence[int],
+    groups: Sequence[str],
+    specs: Sequence[FeatureSpec],
+    batch_size: int,
+    source: dict[str, str | int],
+    teacher_path: str,
+    num_tokens: int = DEFAULT_TOP_K,
+    inputs: str = "embedded",
+    dtype: str = "float32",
+    num_workers: int = 0,
+    processes: PartialState | None = None,
+) -> AnchorCache:
+    """Run the teacher over ``rows`` of a dataset in a ``datasets`` map job and write the cache to ``output_dir``.
+
+    The work is done in shards of eight batches, each written whole, in ``<output_dir>.partial``; the same call goes on
+    where an earlier one was killed. ``output_dir`` appears only when it is complete, with the same bytes however often
+    the work was interrupted and however many processes shared it.
+
+    Args:
+        load_batch: raw samples of some rows, collated: what the teacher's ``forward`` takes.
+        groups: the old task of each of ``rows``.
+        source: ``dataset`` (name or folder), ``frames`` (its length) and, where they are known, its ``revision`` and
+            ``fingerprint``, for the provenance.
+        num_tokens: k, how many tokens are kept per position of a teacher that predicts tokens.
+        inputs: ``embedded`` (the samples are in the cache) or ``reference`` (only their rows are).
+        dtype: of the teacher's features and log-probabilities, ``float32`` or ``float16``.
+        num_workers: processes that load samples ahead of the teacher.
+        processes: those that share the work, on one file system; by default this process does all of it.
+
+    Raises:
+        FileExistsError: ``output_dir`` exists.
+        ValueError: a feature of the teacher is constant over the anchors, or ``<output_dir>.partial`` holds shards of
+            another cache.
+    """
+    if output_dir.exists():
+        raise FileExistsError(f"{output_dir} exists: delete it, or choose another folder")
+    for name, value, known in (("inputs", inputs, INPUTS), ("dtype", dtype, DTYPES)):
+        if value not in known:
+            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
+    storage: dict[str, Any] = {"inputs": inputs, "dtype": dtype, "num_tokens": num_tokens, "batch_size": batch_size}
+    provenance = Provenance(
+        teacher=teacher.fingerprint() | {"path": teacher_path},
+        data={"revision": "", "fingerprint": "", **source, "rows": rows_digest(rows)},
+        features=[spec._asdict() for spec in specs],
+        storage=storage | {"packed": list(teacher.packed(load_batch(list(rows[:2]))))},
+        groups=dict(sorted(Counter(groups).items())),
+        files={},
+        sizes={},
+        versions={name: importlib.metadata.version(name) for name in ("craft-trainer", "torch", "datasets")},
+    )
+    work = Shards(output_dir.with_name(output_dir.name + ".partial"), len(rows), batch_size * SHARD_BATCHES)
+    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    if rank == 0:
+        work.begin(provenance)
+    _wait(processes)
+    job = Teaching(teacher, load_batch, specs, storage, num_workers)
+    with (
+        work.kept_once_begun(),
+        _quiet_datasets(),
+        tqdm(total=len(rows), initial=work.done(), unit="anchor", desc="anchors", disable=None) as bar,
+    ):
+        for number in work.missing(rank, world):
+            part = slice(number * work.size, (number + 1) * work.size)
+            work.write(number, job.run(list(rows[part]), list(groups[part]), bar))
+    _wait(processes)
+    if rank == 0:
+        with _quiet_datasets():
+            work.finish(output_dir, provenance)
+    _wait(processes)
+    return AnchorCache(output_dir, load_batch=load_batch)
+
+
+@contextmanager
+def _quiet_datasets() -> Iterator[None]:
+    """Without a progress bar for every shard."""
+    shown = datasets.is_progress_bar_enabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
+
+
+def _wait(processes: PartialState | None) -> None:
+    if processes is not None:
+        processes.wait_for_everyone()

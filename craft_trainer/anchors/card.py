@@ -1,0 +1,61 @@
+"""The README of an anchor cache, which is its card on the Hub."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from craft_trainer.anchors.provenance import Provenance
+
+CARD_FILE = "README.md"
+
+
+def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
+    """What the cache was made from, what it holds, and how to use it, as a dataset card."""
+    teacher, data, storage = provenance.teacher, provenance.data, provenance.storage
+    num_anchors = sum(provenance.groups.values())
+    made = {
+        "teacher": teacher["path"],
+        "its weights and processors": f"`{teacher['weights'][:12]}`, `{teacher['processors'][:12]}`",
+        "samples": f"{num_anchors} of the {data['frames']} of {data['dataset']}"
+        + (f" at revision `{data['revision']}`" if data["revision"] else ""),
+        "inputs": storage["inputs"],
+        "features": storage["dtype"],
+        "tokens kept per position, of a teacher that predicts tokens": storage["num_tokens"],
+        "made with": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
+    }
+    scales = [
+        f"| `{name}` | {statistics[f'mean/{name}'].mean():.4g} | {statistics[f'variance/{name}'].mean():.4g} |"
+        for name in sorted(key.removeprefix("mean/") for key in statistics if key.startswith("mean/"))
+    ]
+    lines = [
+        "---",
+        "tags: [craft-trainer, anchors]",
+        "configs:",
+        "- config_name: default",
+        "  data_files: '*.arrow'",
+        "---",
+        "",
+        "# Anchors",
+        "",
+        "Samples of tasks that a model already knows, with what its teacher makes of them. Fine-tuning with",
+        "`craft-trainer train --anchors FOLDER` keeps the student close to the teacher on them.",
+        "",
+        "| | |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in made.items()),
+        "",
+        "| old task | anchors |",
+        "|---|---:|",
+        *(f"| {group} | {count} |" for group, count in provenance.groups.items()),
+        "",
+        "| feature | mean | variance |",
+        "|---|---:|---:|",
+        *scales,
+        "",
+        "| column | bytes per anchor |",
+        "|---|---:|",
+        *(f"| `{name}` | {size / num_anchors:,.0f} |" for name, size in provenance.sizes.items()),
+        "",
+        f"Fingerprint `{provenance.compute_fingerprint()}`. `craft-trainer cache verify FOLDER` checks every byte.",
+    ]
+    return "\n".join(lines) + "\n"

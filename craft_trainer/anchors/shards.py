@@ -1,0 +1,100 @@
+"""The folder in which an anchor cache grows: finished shards count, however often the work is interrupted."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+from safetensors.torch import save_file
+
+from craft_trainer.anchors.cache import OUTPUT_COLUMN, STATISTICS_FILE
+from craft_trainer.anchors.card import CARD_FILE, card
+from craft_trainer.anchors.columns import open_columns
+from craft_trainer.anchors.provenance import Provenance, file_digest
+from craft_trainer.anchors.statistics import cache_statistics
+
+PLAN_FILE = "plan.json"
+
+
+class Shards:
+    """A folder of finished shards; what is in it counts, however often the work was interrupted."""
+
+    def __init__(self, folder: Path, num_rows: int, size: int) -> None:
+        self.folder, self.size, self._num_rows = folder, size, num_rows
+
+    @contextmanager
+    def kept_once_begun(self) -> Iterator[None]:
+        """Leave the folder where it is when the work is interrupted inside, unless there is nothing in it."""
+        try:
+            yield
+        except BaseException as error:
+            if self.done():
+                error.add_note(
+                    f"{self.done()} of {self._num_rows} anchors are kept in {self.folder}: the same call goes on"
+                )
+            else:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def begin(self, provenance: Provenance) -> None:
+        """Make the folder, or make sure that what is in it belongs to the same cache."""
+        plan = json.loads(json.dumps(provenance.plan() | {"shard_size": self.size}))
+        file = self.folder / PLAN_FILE
+        if file.is_file() and self.done():
+            for key, value in json.loads(file.read_text()).items():
+                if value != plan.get(key):
+                    raise ValueError(
+                        f"{self.folder} holds part of a cache with {key} {json.dumps(value)}, but this one has "
+                        f"{json.dumps(plan.get(key))}: delete that folder, or go on with what it was begun with"
+                    )
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        file.write_text(json.dumps(plan))
+
+    def done(self) -> int:
+        """The number of rows in finished shards."""
+        return sum(
+            min(self.size, self._num_rows - n * self.size) for n in range(self._number()) if self._path(n).exists()
+        )
+
+    def missing(self, rank: int, world: int) -> list[int]:
+        """The shards that this process still has to make."""
+        return [number for number in range(rank, self._number(), world) if not self._path(number).exists()]
+
+    def write(self, number: int, shard: datasets.Dataset) -> None:
+        """Add a shard; it is there wholly or not at all."""
+        partial = self._path(number).with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        shard.save_to_disk(str(partial))
+        partial.rename(self._path(number))
+
+    def finish(self, output_dir: Path, provenance: Provenance) -> None:
+        """Join the shards, measure and describe them, and move the whole to ``output_dir``."""
+        joined = self.folder / "joined"
+        shutil.rmtree(joined, ignore_errors=True)
+        parts = [datasets.load_from_disk(str(self._path(number))) for number in range(self._number())]
+        anchors = datasets.concatenate_datasets(parts)
+        names = [name for name in anchors.column_names if name == OUTPUT_COLUMN or name.startswith("hidden/")]
+        try:
+            statistics = cache_statistics(open_columns(anchors), len(anchors), names)
+        except ValueError:  # nothing that could be gone on with
+            shutil.rmtree(self.folder)
+            raise
+        anchors.save_to_disk(str(joined))
+        save_file(statistics, joined / STATISTICS_FILE)
+        files = sorted(file for file in joined.iterdir() if file.suffix in {".arrow", ".safetensors"})
+        provenance.files.update({file.name: file_digest(file) for file in files})
+        provenance.sizes.update({name: anchors.data.table.column(name).nbytes for name in anchors.column_names})
+        provenance.write(joined)
+        (joined / CARD_FILE).write_text(card(provenance, statistics))
+        joined.rename(output_dir)
+        shutil.rmtree(self.folder)
+
+    def _number(self) -> int:
+        return -(-self._num_rows // self.size)
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"shard-{number:05d}"

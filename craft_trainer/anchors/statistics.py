@@ -1,0 +1,82 @@
+"""The units of the retention losses: mean and variance of the teacher's features, the entropy of its tokens."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from craft_trainer.anchors.columns import Column, RaggedColumn
+from craft_trainer.anchors.loss import TOKEN_SCALE
+
+SCALE_PREFIX = "scale/"
+ROWS_AT_ONCE = 1024
+
+
+def cache_statistics(columns: Mapping[str, Column], num_rows: int, features: Iterable[str]) -> dict[str, Tensor]:
+    """``mean/<feature>`` and ``variance/<feature>`` of every feature, and ``scale/token`` if there are tokens.
+
+    Read a thousand rows at a time, so a cache may be larger than memory.
+    """
+    statistics: dict[str, Tensor] = {}
+    for name in features:
+        statistics |= feature_statistics(name, partial(_parts, columns[name], num_rows))
+    if "token/entropy" in columns:
+        entropy, valid = (
+            torch.cat([part.flatten() for part in _parts(columns[name], num_rows)])
+            for name in ("token/entropy", "token/valid")
+        )
+        statistics[SCALE_PREFIX + TOKEN_SCALE] = token_scale(entropy[None], valid[None])
+    return statistics
+
+
+def feature_statistics(
+    name: str, parts: Callable[[], Iterable[Float[Tensor, "anchors *tokens dim"]]]
+) -> dict[str, Float[Tensor, " dim"]]:
+    """Mean and (biased) variance per dimension over anchors and tokens, as ``mean/<name>`` and ``variance/<name>``.
+
+    ``parts`` gives the values of all anchors piece by piece; it is gone through twice. Tokens that are all zero are
+    padding and do not count.
+
+    Raises:
+        ValueError: a feature has no variance, so a distance in units of it would be infinite.
+    """
+    mean = _mean(parts(), torch.as_tensor(0.0), power=1)
+    variance = _mean(parts(), mean, power=2)
+    if variance.mean() == 0:
+        raise ValueError(f"the teacher's {name} is the same for all anchors: take more of them")
+    return {f"mean/{name}": mean.float(), f"variance/{name}": variance.float()}
+
+
+def token_scale(entropy: Float[Tensor, "anchors tokens"], valid: Bool[Tensor, "anchors tokens"]) -> Float[Tensor, ""]:
+    """Mean entropy of the teacher's next token over the valid positions, in nats: the unit of token losses.
+
+    Raises:
+        ValueError: it is 0, or no position is valid, so a loss in units of it would be infinite.
+    """
+    scale = entropy[valid].double().mean().float()
+    if not scale > 0:
+        raise ValueError(
+            f"the teacher's next token has a mean entropy of {scale.item():g} nats at {int(valid.sum())} valid "
+            "positions: token losses are measured in it, so take anchors that leave the teacher some doubt"
+        )
+    return scale
+
+
+def _mean(parts: Iterable[Tensor], center: Tensor, *, power: int) -> Tensor:
+    """Mean of (x − center)^power over all vectors of the last dimension that are not zero."""
+    total, count = torch.as_tensor(0.0), 0
+    for part in parts:
+        flat = part.double().flatten(0, -2)
+        flat = flat[flat.any(dim=-1)]
+        total = total + (flat - center).pow(power).sum(dim=0)
+        count += len(flat)
+    return total / max(1, count)
+
+
+def _parts(column: Column, num_rows: int) -> Iterator[Tensor]:
+    for start in range(0, num_rows, ROWS_AT_ONCE):
+        values: Any = column.gather(range(start, min(start + ROWS_AT_ONCE, num_rows)))
+        yield from map(torch.from_numpy, values if isinstance(column, RaggedColumn) else [values])
