@@ -84,6 +84,10 @@ class AnchorCache:
         scales = {name: variance.mean() for name, variance in self.variance.items()}
         return scales if self._token_scale is None else scales | {TOKEN_SCALE: self._token_scale}
 
+    def following(self, load_batch: LoadBatch) -> "AnchorCache":
+        """The same cache with a way to follow its references."""
+        return type(self)(self.folder, load_batch=load_batch)
+
     def check_teacher(self, model: AnchoredModel) -> None:
         """Compare ``model``, before any training step, with the teacher that made this cache.
 

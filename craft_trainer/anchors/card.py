@@ -56,6 +56,7 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
         "|---|---:|",
         *(f"| `{name}` | {size / num_anchors:,.0f} |" for name, size in provenance.sizes.items()),
         "",
-        f"Fingerprint `{provenance.compute_fingerprint()}`. `craft-trainer cache verify FOLDER` checks every byte.",
+        "`craft-trainer cache verify --cache FOLDER` checks every byte. Fingerprint:",
+        f"`{provenance.compute_fingerprint()}`",
     ]
     return "\n".join(lines) + "\n"

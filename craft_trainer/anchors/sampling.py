@@ -1,4 +1,4 @@
-"""Which anchors a step uses, and which samples become anchors: pure functions of seeds, so resume needs no state."""
+"""Which anchors a step uses: pure functions of seeds, so resume needs no state."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -57,25 +57,6 @@ def proportional_rows(
         for name, count in zip(names, counts, strict=True)
     ]
     return [int(row) for row in generator.permutation(np.concatenate(rows))[rank * batch_size :][:batch_size]]
-
-
-def stratified_rows(groups: Sequence[str], num_rows: int, *, seed: int) -> list[int]:
-    """``num_rows`` distinct rows, as equally many from every group as there are, uniform within a group; sorted.
-
-    Raises:
-        ValueError: there are fewer rows than asked for.
-    """
-    if num_rows > len(groups):
-        raise ValueError(f"{num_rows} anchors asked of {len(groups)} samples: ask for fewer")
-    rows_of = _rows_by_group(tuple(groups))
-    generator = np.random.default_rng(seed)
-    queues = [generator.permutation(rows).tolist() for _, rows in sorted(rows_of.items())]
-    chosen: list[int] = []
-    while len(chosen) < num_rows:
-        for queue in queues:
-            if queue and len(chosen) < num_rows:
-                chosen.append(queue.pop())
-    return sorted(chosen)
 
 
 @lru_cache(maxsize=4)

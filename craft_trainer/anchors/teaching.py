@@ -8,9 +8,11 @@ import datasets
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import (
     GROUP_COLUMN,
@@ -21,7 +23,7 @@ from craft_trainer.anchors.cache import (
     LoadBatch,
 )
 from craft_trainer.anchors.columns import encoded
-from craft_trainer.anchors.features import Features, FeatureSpec, teacher_features
+from craft_trainer.anchors.features import Features, FeatureSpec, extract, teacher_features
 from craft_trainer.models.base import AnchoredModel
 
 
@@ -110,6 +112,21 @@ class _Batches(Dataset[dict[str, Any]]):
 
     def __getitem__(self, number: int) -> dict[str, Any]:
         return self._load_batch(self._rows[number * self._size : (number + 1) * self._size])
+
+
+@torch.no_grad()
+def features_of_all(
+    teacher: AnchoredModel, load_batch: LoadBatch, num_rows: int, spec: FeatureSpec, *, batch_size: int
+) -> Float[Tensor, "samples dim"]:
+    """One pooled feature of every sample of a dataset, on the CPU."""
+    keys, device, parts = set(teacher.input_keys()), next(teacher.network.parameters()).device, []
+    for start in tqdm(range(0, num_rows, batch_size), desc="candidates", unit="batch", disable=None):
+        rows = list(range(start, min(start + batch_size, num_rows)))
+        raw = {key: value for key, value in load_batch(rows).items() if key in keys} | teacher.noise(rows)
+        parts.append(
+            extract(teacher, send_to_device(raw, device), [spec], output=False).hidden[spec.column].float().cpu()
+        )
+    return torch.cat(parts)
 
 
 def target_columns(features: Features) -> dict[str, Tensor]:

@@ -141,7 +141,7 @@ def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> l
             teacher / DONE,
             ("record-old",),
         ),
-        Job(cached, _flags("cache", cache), anchors, (train,)),
+        Job(cached, ("cache", *_flags("build", cache)), anchors, (train,)),
         *(
             Job(
                 f"seed{seed}-{method}",

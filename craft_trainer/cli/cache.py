@@ -1,54 +1,31 @@
-"""``craft-trainer cache``: the teacher's features on old-task samples."""
+"""``craft-trainer cache VERB``: anchors, built, checked, shown, pushed and pulled."""
 
+import importlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-from craft_trainer.cli.arguments import option, parse, split_list
+from craft_trainer.cli.hints import nearest
 
-EXAMPLE = "craft-trainer cache --teacher outputs/teacher --dataset outputs/data/old --output_dir outputs/anchors"
-
-
-@dataclass
-class CacheArguments:
-    """Which teacher, which samples, which features."""
-
-    teacher: str = option("LeRobot checkpoint whose behaviour is to be kept: a folder or a Hub repository")
-    dataset: str = option("LeRobot dataset of the old tasks: a folder or a Hub repository")
-    output_dir: str = option("folder of the new anchor cache; it must not exist")
-    layers: list[str] = option("hidden layers: indices (-1 is the last) or module paths", ["-1"])
-    pooling: str = option("none (every token), mean_masked, mean_image_tokens, last_token or cls_token", "none")
-    anchors: int = option("number of samples, as many from every task", 1000)
-    seed: int = option("chooses the samples", 0)
-    batch_size: int = option("samples per forward pass of the teacher", 64)
-    device: str | None = option("cpu, cuda, …; by default the teacher's own", None)
+VERBS = {
+    "build": "the teacher's features on old-task samples",
+    "verify": "check every byte, and recompute some rows with the teacher",
+    "info": "what a cache was made from, and its bytes per anchor",
+    "push": "upload a cache to the Hub, with its card",
+    "pull": "download a cache from the Hub, and check it",
+}
 
 
 def run(argv: Sequence[str]) -> None:
-    """Build the cache and say what it holds."""
-    arguments = parse("cache", EXAMPLE, CacheArguments, argv)
-    from craft_trainer.anchors.building import build_anchor_cache
-    from craft_trainer.anchors.features import FeatureSpec
-    from craft_trainer.anchors.sampling import stratified_rows
-    from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.models.lerobot_dataset import PolicyDataset
+    """Run one of the verbs.
 
-    teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device)
-    dataset = PolicyDataset(arguments.dataset, teacher.policy_config)
-    tasks = dataset.task_of_frame
-    rows = stratified_rows(tasks, arguments.anchors, seed=arguments.seed)
-    layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]
-    cache = build_anchor_cache(
-        teacher,
-        dataset.batch,
-        Path(arguments.output_dir),
-        rows=rows,
-        groups=[tasks[row] for row in rows],
-        specs=[FeatureSpec(teacher.module_path(layer), arguments.pooling) for layer in layers],
-        batch_size=arguments.batch_size,
-        source={"dataset": arguments.dataset, "frames": len(dataset)},
-        teacher_path=arguments.teacher,
-    )
-    features = ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs)
-    print(f"{len(cache)} anchors of {len(cache.provenance.groups)} tasks; features: {features}; output: action chunk")
-    print(f"fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")
+    Raises:
+        ValueError: there is no such verb.
+    """
+    verb = argv[0] if argv else "--help"
+    if verb in ("-h", "--help"):
+        lines = [f"  {name:<7} {text}" for name, text in VERBS.items()]
+        print("usage: craft-trainer cache VERB [--config FILE.yaml] [--key value ...]\n\nverbs:\n" + "\n".join(lines))
+        print("\n`craft-trainer cache VERB --help` explains a verb and gives an example.")
+        return
+    if verb not in VERBS:
+        raise ValueError(f"no verb {verb!r}{nearest(verb, VERBS)}; there are {', '.join(VERBS)}")
+    importlib.import_module(f"craft_trainer.cli.cache_{verb}").run(argv[1:])

@@ -38,8 +38,8 @@ def run(argv: Sequence[str]) -> None:
     teacher.save_pretrained(folder / "teacher")
 
     anchors = folder / "anchors"
-    status = main(["cache", "--anchors", "32", "--teacher", str(folder / "teacher"), "--dataset", str(data["old"]),
-                   "--output_dir", str(anchors)])  # fmt: skip
+    cache = {"anchors": 32, "teacher": folder / "teacher", "dataset": data["old"], "output_dir": anchors}
+    status = main(["cache", "build", *(word for key, value in cache.items() for word in (f"--{key}", str(value)))])
     check("anchors", status == 0, f"{anchors} holds the teacher's features")
     given = {"policy": folder / "teacher", "dataset": data["new"], "anchors": anchors, "output_dir": folder / "craft"}
     status = main(["train", *argv, *(word for key, value in given.items() for word in (f"--{key}", str(value)))])

@@ -9,7 +9,7 @@ from craft_trainer.cli.hints import nearest
 
 COMMANDS = {
     "record": "record expert demonstrations of Meta-World tasks as a LeRobot dataset",
-    "cache": "run a teacher over old-task samples and store its features as anchors",
+    "cache": "anchors: build them from a teacher, verify them, show what they hold, push and pull them",
     "train": "train or fine-tune a LeRobot policy, with or without anchors, from a YAML file",
     "rollout": "closed-loop success of policies on Meta-World tasks",
     "report": "a self-contained HTML page from results.json",
@@ -34,13 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         importlib.import_module(f"craft_trainer.cli.{command}").run(options)
-    except KeyboardInterrupt:
-        print(f"craft-trainer {command}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        notes = getattr(interrupt, "__notes__", [])
+        print("\n".join([f"craft-trainer {command}: interrupted", *notes]), file=sys.stderr)
         return 130  # what a shell reports for SIGINT
     except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
         if os.environ.get(TRACEBACK_VARIABLE):
             raise
-        print(f"craft-trainer {command}: {error}", file=sys.stderr)
+        print("\n".join([f"craft-trainer {command}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         print(f"({type(error).__name__}; set {TRACEBACK_VARIABLE}=1 to see where it was raised)", file=sys.stderr)
         return 1
     return 0

@@ -34,6 +34,7 @@ def run(argv: Sequence[str]) -> None:
     arguments, config = parse_all("train", EXAMPLE, [TrainArguments, CraftConfig], argv)
     from transformers import set_seed
 
+    from craft_trainer.cli.references import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
     from craft_trainer.trainer import CraftTrainer
@@ -50,7 +51,7 @@ def run(argv: Sequence[str]) -> None:
     trainer = CraftTrainer(
         model,
         config,
-        anchors=arguments.anchors,
+        anchors=None if arguments.anchors is None else open_cache(arguments.anchors, model),
         train_dataset=PolicyDataset(arguments.dataset, model.policy_config),
         data_collator=collate,
     )

@@ -1,5 +1,6 @@
 """LeRobot datasets as Trainer datasets: samples with the chunks of actions a policy learns from."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,24 @@ class PolicyDataset(Dataset[Sample]):
         """The task sentence of every frame."""
         names = list(self.meta.tasks.index)
         return [names[index] for index in self.frames.hf_dataset.with_format("numpy")["task_index"][:]]
+
+    @property
+    def episode_of_frame(self) -> list[int]:
+        """The episode of every frame."""
+        return [int(index) for index in self.frames.hf_dataset.with_format("numpy")["episode_index"][:]]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the dataset's files: of their bytes, and of videos (which can be huge) their names and sizes."""
+        digest = hashlib.sha256()
+        root = Path(self.meta.root)
+        for file in sorted(path for part in ("meta", "data", "videos") for path in (root / part).rglob("*.*")):
+            digest.update(str(file.relative_to(root)).encode())
+            if file.suffix == ".mp4":
+                digest.update(str(file.stat().st_size).encode())
+            else:
+                with file.open("rb") as content:
+                    digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()
 
 
 def collate(samples: list[Sample] | Sample) -> Sample:

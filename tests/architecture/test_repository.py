@@ -33,9 +33,9 @@ def test_a_configuration_starts_with_the_command_that_uses_it(path):
 
 @pytest.mark.parametrize("name", ["record/metaworld_old", "record/metaworld_new", "anchors/metaworld", "demo/untuned"])
 def test_data_configurations_are_understood(name):
-    from craft_trainer.cli import arguments, cache, demo, record
+    from craft_trainer.cli import arguments, cache_build, demo, record
 
-    kinds = {"record": record.RecordArguments, "anchors": cache.CacheArguments, "demo": demo.DemoArguments}
+    kinds = {"record": record.RecordArguments, "anchors": cache_build.BuildArguments, "demo": demo.DemoArguments}
     path = ROOT / f"configs/{name}.yaml"
     filled = arguments.parse("test", "", kinds[path.parent.name], ["--config", str(path)])
     for key, value in yaml.safe_load(path.read_text()).items():

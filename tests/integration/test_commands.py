@@ -44,7 +44,7 @@ def teacher(tmp_path_factory, tiny_policy):
 @pytest.fixture(scope="module")
 def anchors(tmp_path_factory, teacher, tiny_dataset):
     folder = tmp_path_factory.mktemp("anchors") / "cache"
-    assert main(["cache", *flags(teacher=teacher, dataset=tiny_dataset, output_dir=folder, anchors=40)]) == 0
+    assert main(["cache", "build", *flags(teacher=teacher, dataset=tiny_dataset, output_dir=folder, anchors=40)]) == 0
     return folder
 
 

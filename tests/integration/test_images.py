@@ -51,7 +51,7 @@ def test_anchors_over_image_tokens_are_built_and_held(image_dataset, tmp_path):
     teacher, anchors, craft = (tmp_path / name for name in ("teacher", "anchors", "craft"))
     train = ["train", "--dataset", str(image_dataset), *TRAIN.split()]
     assert main([*train, "--policy_type", "act", "--policy_options", POLICY, "--output_dir", str(teacher)]) == 0
-    cache = ["cache", "--teacher", str(teacher), "--dataset", str(image_dataset), "--output_dir", str(anchors)]
+    cache = ["cache", "build", "--teacher", str(teacher), "--dataset", str(image_dataset), "--output_dir", str(anchors)]
     assert main([*cache, "--anchors", "6", "--layers", "0", "--pooling", "mean_image_tokens"]) == 0
 
     opened = AnchorCache(anchors)

@@ -22,7 +22,8 @@ from craft_trainer.anchors.provenance import PROVENANCE_FILE
 from craft_trainer.models.base import Batch, TokenLayout
 
 NUM_ROWS, BATCH = 100, 2  # seven shards of eight batches, the last one short
-FORK = multiprocessing.get_context("fork")
+FRESH = multiprocessing.get_context("forkserver")  # children of a process without threads
+FRESH.set_forkserver_preload(["craft_trainer.anchors.building", "pytest"])
 
 
 class Seer(nn.Module):
@@ -107,6 +108,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> AnchorCache:
     return build(tmp_path_factory.mktemp("whole") / "cache")
 
 
+def build_slowly(folder: Path, begun: Any) -> None:
+    """In another process."""
+    begun.set()
+    build(folder, Seer(seconds=0.01))
+
+
+def build_share(folder: Path, rank: int, barrier: Any) -> None:
+    """In another process."""
+    build(folder, processes=Process(rank, barrier))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
@@ -116,9 +128,11 @@ def test_killed_at_ten_random_moments_and_resumed_it_has_the_same_bytes(whole: A
     random.seed(0)
     folder = tmp_path / "cache"
     for _ in range(10):
-        child = FORK.Process(target=build, args=(folder, Seer(seconds=0.01)))
+        begun = FRESH.Event()
+        child = FRESH.Process(target=build_slowly, args=(folder, begun))
         child.start()
-        time.sleep(random.uniform(0.02, 0.25))
+        assert begun.wait(timeout=60)
+        time.sleep(random.uniform(0.0, 0.25))
         os.kill(child.pid, signal.SIGKILL)
         child.join()
         assert not folder.exists() or child.exitcode == 0
@@ -194,10 +208,8 @@ class Process:
 
 
 def test_two_processes_build_what_one_builds(whole: AnchorCache, tmp_path: Path) -> None:
-    barrier, folder = FORK.Barrier(2), tmp_path / "cache"
-    others = [
-        FORK.Process(target=build, args=(folder,), kwargs={"processes": Process(rank, barrier)}) for rank in (0, 1)
-    ]
+    barrier, folder = FRESH.Barrier(2), tmp_path / "cache"
+    others = [FRESH.Process(target=build_share, args=(folder, rank, barrier)) for rank in (0, 1)]
     for other in others:
         other.start()
     for other in others:

@@ -1,4 +1,4 @@
-"""Anchor batches and anchor choice: permutations, strata, shares, and the same answer every time."""
+"""Anchor batches: permutations, shares, and the same answer every time."""
 
 from collections import Counter
 
@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craft_trainer.anchors.sampling import anchor_rows, proportional_rows, stratified_rows
+from craft_trainer.anchors.sampling import anchor_rows, proportional_rows
 
 GROUPS = ["push"] * 50 + ["open"] * 7 + ["close"] * 20
 
@@ -68,47 +68,6 @@ def test_rows_depend_on_the_arguments_alone(num_anchors: int, batch_size: int, s
 
 def test_another_seed_is_another_order() -> None:
     assert anchor_rows(50, 50, seed=0, draw=0) != anchor_rows(50, 50, seed=1, draw=0)
-
-
-@pytest.mark.parametrize("num_rows", [3, 6, 21])
-def test_groups_are_equally_represented(num_rows: int) -> None:
-    chosen = stratified_rows(GROUPS, num_rows, seed=0)
-    assert set(Counter(GROUPS[row] for row in chosen).values()) == {num_rows // 3}
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "expected"),
-    [(41, {"open": 7, "close": 17, "push": 17}), (57, {"open": 7, "close": 20, "push": 30}), (77, Counter(GROUPS))],
-)
-def test_a_small_group_is_taken_whole_and_the_rest_shared(num_rows: int, expected: dict[str, int]) -> None:
-    assert Counter(GROUPS[row] for row in stratified_rows(GROUPS, num_rows, seed=0)) == expected
-
-
-@given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=60), st.data())
-def test_counts_differ_by_one_at_most_unless_a_group_is_used_up(groups: list[str], data: st.DataObject) -> None:
-    num_rows = data.draw(st.integers(0, len(groups)))
-    chosen = stratified_rows(groups, num_rows, seed=0)
-    assert len(set(chosen)) == num_rows
-    assert chosen == sorted(chosen)
-    taken, available = Counter(groups[row] for row in chosen), Counter(groups)
-    most = max(taken.values(), default=0)
-    assert all(taken[group] >= most - 1 or taken[group] == available[group] for group in available)
-
-
-def test_the_choice_is_deterministic_and_depends_on_the_seed() -> None:
-    assert stratified_rows(GROUPS, 30, seed=4) == stratified_rows(GROUPS, 30, seed=4)
-    assert stratified_rows(GROUPS, 30, seed=4) != stratified_rows(GROUPS, 30, seed=5)
-
-
-def test_every_row_of_a_group_has_the_same_chance() -> None:
-    counts = Counter(row for seed in range(2000) for row in stratified_rows(["a"] * 10, 3, seed=seed))
-    deviation = (2000 * 0.3 * 0.7) ** 0.5  # of a binomial count with mean 600
-    assert all(abs(counts[row] - 600) < 4 * deviation for row in range(10))
-
-
-def test_more_than_there_are_is_an_error() -> None:
-    with pytest.raises(ValueError, match="78 anchors asked of 77 samples"):
-        stratified_rows(GROUPS, 78, seed=0)
 
 
 def shared_counts(shares: dict[str, float], batch_size: int, *, seed: int = 0, draw: int = 0) -> Counter[str]:

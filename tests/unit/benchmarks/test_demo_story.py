@@ -17,7 +17,7 @@ from craft_trainer.benchmarks.demo import (
 )
 from craft_trainer.benchmarks.jobs import Job
 from craft_trainer.cli.arguments import parse_all
-from craft_trainer.cli.cache import CacheArguments
+from craft_trainer.cli.cache_build import BuildArguments
 from craft_trainer.cli.record import RecordArguments
 from craft_trainer.cli.rollout import RolloutArguments
 from craft_trainer.cli.train import TrainArguments
@@ -47,7 +47,7 @@ def jobs(tmp_path: Path) -> dict[str, Job]:
 def options(job: Job) -> dict[str, tuple[str, ...]]:
     """Words after each ``--key`` of a command line."""
     found: dict[str, tuple[str, ...]] = {}
-    for word in job.argv[1:]:
+    for word in job.argv[2 if job.argv[0] == "cache" else 1 :]:  # cache has verbs
         if word.startswith("--"):
             key = word.removeprefix("--")
             assert key not in found, f"{key} is given twice"
@@ -106,12 +106,14 @@ def test_every_path_a_job_reads_is_one_that_a_needed_job_makes(jobs: dict[str, J
 def test_every_command_line_is_understood(jobs: dict[str, Job]) -> None:
     kinds = {
         "record": [RecordArguments],
-        "cache": [CacheArguments],
+        "cache": [BuildArguments],
         "train": [TrainArguments, CraftConfig],
         "rollout": [RolloutArguments],
     }
     for job in jobs.values():
         command, *argv = job.argv
+        if command == "cache":
+            assert argv.pop(0) == "build"
         parsed = parse_all(command, "", kinds[command], argv)
         if job.name == "seed7-teacher":
             arguments, config = parsed

@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from craft_trainer.cli.cache import VERBS
 from craft_trainer.cli.main import COMMANDS, TRACEBACK_VARIABLE, main
+
+WHOLE_COMMANDS = [name for name in COMMANDS if name != "cache"] + [f"cache {verb}" for verb in VERBS]
 
 
 def test_info_runs_and_names_versions(capsys: pytest.CaptureFixture[str]) -> None:
@@ -41,19 +44,30 @@ def test_an_unknown_command_names_the_nearest(word: str, hint: str, capsys: pyte
     assert captured.out == ""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", WHOLE_COMMANDS)
 def test_every_command_has_a_module_with_an_example_of_itself(command: str) -> None:
-    module = importlib.import_module(f"craft_trainer.cli.{command}")
+    module = importlib.import_module(f"craft_trainer.cli.{command.replace(' ', '_')}")
     assert callable(module.run)
     assert f" {command}" in module.EXAMPLE
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", WHOLE_COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert f"usage: craft-trainer {command}" in capsys.readouterr().out
+
+
+def test_the_verbs_of_cache_are_listed_and_guessed_at(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["cache"], ["cache", "--help"]):
+        assert main(words) == 0
+        text = capsys.readouterr().out
+        assert all(f"  {verb} " in text for verb in VERBS)
+    assert main(["cache", "verfy", "--cache", "x"]) == 1
+    assert (
+        "no verb 'verfy': did you mean 'verify'?; there are build, verify, info, push, pull" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("error", [ValueError, FileNotFoundError, ImportError, RuntimeError])

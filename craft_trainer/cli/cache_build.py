@@ -1,0 +1,108 @@
+"""``craft-trainer cache build``: the teacher's features on old-task samples."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from craft_trainer.cli.arguments import option, parse, split_list
+
+if TYPE_CHECKING:
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+EXAMPLE = "craft-trainer cache build --teacher outputs/teacher --dataset outputs/data/old --output_dir outputs/anchors"
+
+
+@dataclass
+class BuildArguments:
+    """Which teacher, which samples, which features."""
+
+    teacher: str = option("LeRobot checkpoint whose behaviour is to be kept: a folder or a Hub repository")
+    dataset: str = option("LeRobot dataset of the old tasks: a folder or a Hub repository")
+    output_dir: str = option("folder of the new anchor cache; it must not exist")
+    layers: list[str] = option("hidden layers: indices (-1 is the last) or module paths; none for no features", ["-1"])
+    pooling: list[str] = option(
+        "of every layer: none (every token), mean_masked, mean_image_tokens, last_token, cls_token, or several",
+        ["none"],
+    )
+    anchors: int = option("number of samples", 1000)
+    selection: str = option(
+        "which samples: stratified (evenly over tasks, phases and episodes), uniform, or k_center (spread over the "
+        "features of the last layer, which takes a pass of the teacher over all samples)",
+        "stratified",
+    )
+    seed: int = option("chooses the samples", 0)
+    inputs: str = option("embedded (the samples are in the cache) or reference (only their rows are)", "embedded")
+    dtype: str = option("of the features in the cache: float32 or float16", "float32")
+    num_tokens: int = option("likeliest tokens kept per position, of a policy whose actions are tokens", 32)
+    batch_size: int = option("samples per forward pass of the teacher", 64)
+    num_workers: int = option("processes that load samples ahead of the teacher", 0)
+    device: str | None = option("cpu, cuda, …; by default the teacher's own", None)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
+    arguments = parse("cache build", EXAMPLE, BuildArguments, argv)
+    from accelerate import PartialState
+
+    from craft_trainer.anchors.building import build_anchor_cache
+    from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device)
+    dataset = PolicyDataset(arguments.dataset, teacher.policy_config)
+    layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]
+    paths = [teacher.module_path(layer) for layer in layers if layer != "none"]
+    for layer, path in zip(layers, paths, strict=False):
+        print(f"layer {layer} → {path}")
+    tasks, rows = dataset.task_of_frame, select(arguments, teacher, dataset)
+    cache = build_anchor_cache(
+        teacher,
+        dataset.batch,
+        Path(arguments.output_dir),
+        rows=rows,
+        groups=[tasks[row] for row in rows],
+        specs=[FeatureSpec(path, pooling) for path, pooling in product(paths, split_list(arguments.pooling))],
+        batch_size=arguments.batch_size,
+        source={
+            "dataset": arguments.dataset,
+            "frames": len(dataset),
+            "revision": str(dataset.meta.revision or ""),
+            "fingerprint": dataset.fingerprint(),
+        },
+        teacher_path=arguments.teacher,
+        num_tokens=arguments.num_tokens,
+        inputs=arguments.inputs,
+        dtype=arguments.dtype,
+        num_workers=arguments.num_workers,
+        processes=PartialState(),
+    )
+    features = ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "no hidden features"
+    print(f"{len(cache)} anchors of {len(cache.provenance.groups)} tasks; {features}; output: {teacher.output_kind}")
+    print(f"fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")
+
+
+def select(arguments: BuildArguments, teacher: "PolicyModel", dataset: "PolicyDataset") -> list[int]:
+    """The rows that become anchors.
+
+    Raises:
+        ValueError: unknown rule, or more anchors than samples.
+    """
+    from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.anchors.selection import RULES, k_center_rows, phases, stratified_rows, uniform_rows
+    from craft_trainer.anchors.teaching import features_of_all
+
+    if arguments.selection == "uniform":
+        return uniform_rows(len(dataset), arguments.anchors, seed=arguments.seed)
+    if arguments.selection == "stratified":
+        episodes = dataset.episode_of_frame
+        strata = list(zip(dataset.task_of_frame, phases(episodes), episodes, strict=True))
+        return stratified_rows(strata, arguments.anchors, seed=arguments.seed)
+    if arguments.selection != "k_center":
+        raise ValueError(f"selection is {arguments.selection!r}: it must be one of {', '.join(RULES)}")
+    spec = FeatureSpec(teacher.module_path(-1), "mean_masked")
+    features = features_of_all(teacher, dataset.batch, len(dataset), spec, batch_size=arguments.batch_size)
+    return k_center_rows(features, arguments.anchors, seed=arguments.seed)

@@ -1,0 +1,50 @@
+"""``craft-trainer cache info``: what a cache was made from, and its bytes per anchor."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from craft_trainer.cli.arguments import option, parse
+
+EXAMPLE = "craft-trainer cache info --cache outputs/anchors"
+PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "token": "tokens"}
+
+
+@dataclass
+class InfoArguments:
+    """Which cache."""
+
+    cache: str = option("folder of an anchor cache")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Print its provenance and its sizes."""
+    arguments = parse("cache info", EXAMPLE, InfoArguments, argv)
+    from craft_trainer.anchors.cache import AnchorCache
+
+    cache = AnchorCache(arguments.cache)
+    made, total = cache.provenance, len(cache)
+    rows = {
+        "teacher": f"{made.teacher['path']}, weights {made.teacher['weights'][:12]}",
+        "dataset": f"{made.data['dataset']} {made.data['revision']}".strip() + f", {made.data['frames']} samples",
+        "anchors": f"{total}: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()),
+        "features": ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "none",
+        "inputs": made.storage["inputs"],
+        "dtype": made.storage["dtype"],
+        "made with": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
+        "fingerprint": made.fingerprint,
+    }
+    for name, value in rows.items():
+        print(f"{name:<12} {value}")
+    print("\nbytes per anchor")
+    for part, size in bytes_by_part(made.sizes).items():
+        print(f"{part:<16} {size / total:>12,.0f}")
+    print(f"{'in all':<16} {sum(made.sizes.values()) / total:>12,.0f}")
+
+
+def bytes_by_part(sizes: dict[str, int]) -> dict[str, int]:
+    """Bytes of the columns, by what they are."""
+    parts: dict[str, int] = defaultdict(int)
+    for name, size in sizes.items():
+        parts[PARTS.get(name.split("/", maxsplit=1)[0], "row and group")] += size
+    return dict(parts)

@@ -1,0 +1,49 @@
+"""``craft-trainer cache verify``: is the cache whole, and is it this teacher's?"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from craft_trainer.cli.arguments import option, parse
+
+EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/teacher"
+
+
+@dataclass
+class VerifyArguments:
+    """Which cache, and whose it should be."""
+
+    cache: str = option("folder of an anchor cache")
+    teacher: str | None = option(
+        "LeRobot checkpoint that should have made it; by default only the bytes are checked", None
+    )
+    dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
+    rows: int = option("anchors to recompute with the teacher, spread over all", 64)
+    batch_size: int = option("samples per forward pass of the teacher", 16)
+    tolerance: float = option("largest deviation allowed, in standard deviations of a feature (nats, for tokens)", 1e-3)
+    device: str | None = option("cpu, cuda, …; by default the teacher's own", None)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Check, and say what was checked; raises ValueError for the first thing that is not as it should be."""
+    arguments = parse("cache verify", EXAMPLE, VerifyArguments, argv)
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.verification import deviations
+    from craft_trainer.cli.references import open_cache
+    from craft_trainer.models.lerobot import PolicyModel
+
+    cache = AnchorCache(arguments.cache)
+    print(f"ok  {len(cache.provenance.files)} files of {len(cache)} anchors have the bytes they were written with")
+    if arguments.teacher is None:
+        return
+    teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device)
+    cache.check_teacher(teacher)
+    print("ok  made by this teacher: weights and processors")
+    cache = open_cache(arguments.cache, teacher, arguments.dataset)
+    found = deviations(cache, teacher, num_rows=arguments.rows, batch_size=arguments.batch_size)
+    for name, deviation in found.items():
+        if not deviation <= arguments.tolerance:
+            raise ValueError(
+                f"{name}: the teacher's own features deviate by {deviation:.2g} from those in {arguments.cache} "
+                f"(tolerance {arguments.tolerance:g}): rebuild it with `craft-trainer cache build`"
+            )
+        print(f"ok  {name} recomputed on {min(arguments.rows, len(cache))} anchors: within {deviation:.1e}")

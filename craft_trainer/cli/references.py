@@ -1,0 +1,30 @@
+"""Anchor caches as the commands open them: references are followed into the LeRobot dataset they name."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.models.lerobot import PolicyModel
+
+
+def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -> "AnchorCache":
+    """The anchor cache at ``folder``, for ``policy``; ``dataset`` says where its dataset is now, if it was moved.
+
+    Raises:
+        ValueError: it holds references to another revision of the dataset.
+    """
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    cache = AnchorCache(folder)
+    if cache.provenance.storage["inputs"] == "embedded":
+        return cache
+    samples = PolicyDataset(dataset or str(cache.provenance.data["dataset"]), policy.policy_config)
+    cache.check_data(samples.fingerprint())
+    keys = set(policy.input_keys())
+
+    def load_batch(rows: list[int]) -> dict[str, Any]:
+        raw = {key: value for key, value in samples.batch(rows).items() if key in keys}
+        return raw | policy.noise(rows)
+
+    return cache.following(load_batch)
