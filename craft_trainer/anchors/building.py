@@ -35,6 +35,7 @@ def build_anchor_cache(
     source: dict[str, str | int],
     teacher_path: str,
     num_tokens: int = DEFAULT_TOP_K,
+    output: bool = True,
     inputs: str = "embedded",
     dtype: str = "float32",
     num_workers: int = 0,
@@ -52,6 +53,8 @@ def build_anchor_cache(
         source: ``dataset`` (name or folder), ``frames`` (its length) and, where they are known, its ``revision`` and
             ``fingerprint``, for the provenance.
         num_tokens: k, how many tokens are kept per position of a teacher that predicts tokens.
+        output: whether the teacher's output (actions or tokens) is kept beside hidden features; without it the forward
+            pass ends at the deepest of their layers.
         inputs: ``embedded`` (the samples are in the cache) or ``reference`` (only their rows are).
         dtype: of the teacher's features and log-probabilities, ``float32`` or ``float16``.
         num_workers: processes that load samples ahead of the teacher.
@@ -67,7 +70,15 @@ def build_anchor_cache(
     for name, value, known in (("inputs", inputs, INPUTS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
-    storage: dict[str, Any] = {"inputs": inputs, "dtype": dtype, "num_tokens": num_tokens, "batch_size": batch_size}
+    if not specs and not output:
+        raise ValueError("neither hidden features nor the output are asked for: name a layer, or keep the output")
+    storage: dict[str, Any] = {
+        "inputs": inputs,
+        "output": output,
+        "dtype": dtype,
+        "num_tokens": num_tokens,
+        "batch_size": batch_size,
+    }
     provenance = Provenance(
         teacher=teacher.fingerprint() | {"path": teacher_path},
         data={"revision": "", "fingerprint": "", **source, "rows": rows_digest(rows)},

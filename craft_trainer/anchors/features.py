@@ -125,12 +125,20 @@ def capture(module: nn.Module, paths: set[str], states: dict[str, Tensor], *, st
 
 @torch.no_grad()
 def teacher_features(
-    teacher: AnchoredModel, batch: Batch, specs: Sequence[FeatureSpec], *, num_tokens: int = DEFAULT_TOP_K
+    teacher: AnchoredModel,
+    batch: Batch,
+    specs: Sequence[FeatureSpec],
+    *,
+    num_tokens: int = DEFAULT_TOP_K,
+    output: bool = True,
 ) -> Features:
-    """What anchors hold of a teacher: hidden features and, by its kind of output, its actions or likeliest tokens."""
+    """What anchors hold of a teacher: hidden features and, by its kind of output, its actions or likeliest tokens.
+
+    Without ``output`` hidden features alone, and the forward pass ends at the deepest of their layers.
+    """
     inputs = teacher.prepare(batch)
-    features = _extract(teacher, inputs, specs, output=True)
-    if teacher.output_kind != "logits":
+    features = _extract(teacher, inputs, specs, output=output)
+    if not output or teacher.output_kind != "logits":
         return features
     assert features.output is not None
     return features._replace(output=None, tokens=token_targets(teacher, inputs, features.output, num_tokens))
@@ -140,14 +148,18 @@ def token_targets(
     model: AnchoredModel, inputs: Batch, logits: Float[Tensor, "batch tokens vocabulary"], num_tokens: int
 ) -> TokenTargets:
     """The ``num_tokens`` likeliest tokens at every position, with their log-probabilities in float32."""
-    everywhere = logits.float().log_softmax(dim=-1)
-    log_probs, indices = everywhere.topk(min(num_tokens, logits.shape[-1]), dim=-1)
+    everywhere = logits.float()
+    top, indices = everywhere.topk(min(num_tokens, logits.shape[-1]), dim=-1)
+    weights = (everywhere - top[..., :1]).exp_()
+    total = weights.sum(dim=-1)
+    log_total = top[..., 0] + total.log()
+    expected = torch.linalg.vecdot(weights, everywhere) / total  # mean logit
     valid = model.token_layout("", inputs, logits.shape).valid
     return TokenTargets(
         indices,
-        log_probs,
+        top - log_total[..., None],
         torch.ones_like(indices[..., 0], dtype=torch.bool) if valid is None else valid,
-        torch.special.entr(everywhere.exp()).sum(dim=-1),
+        (log_total - expected).clamp_min(0),
     )
 
 

@@ -19,8 +19,9 @@ class Provenance:
         data: the ``dataset``, its ``revision``, ``fingerprint`` and number of ``frames``, and the ``rows`` digest of
             the samples chosen from it.
         features: ``path`` and ``pooling`` of every cached feature.
-        storage: whether ``inputs`` are embedded or references, the ``dtype`` of features, ``num_tokens`` per position,
-            the ``batch_size`` of the teacher's passes, and which inputs are ``packed`` (one sample after the other).
+        storage: whether ``inputs`` are embedded or references, whether the ``output`` is kept, the ``dtype`` of
+            features, ``num_tokens`` per position, the ``batch_size`` of the teacher's passes, and which inputs are
+            ``packed`` (one sample after the other).
         groups: number of anchors per old task.
         files: SHA-256 of every data file in the folder.
         sizes: bytes of every column.

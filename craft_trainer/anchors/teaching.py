@@ -77,7 +77,11 @@ class Teaching:
         raw: dict[str, Any] = {key: value for key, value in batch.items() if key in self._keys}
         raw |= self._teacher.noise(rows)
         features = teacher_features(
-            self._teacher, send_to_device(raw, self._device), self._specs, num_tokens=self._storage["num_tokens"]
+            self._teacher,
+            send_to_device(raw, self._device),
+            self._specs,
+            num_tokens=self._storage["num_tokens"],
+            output=self._storage["output"],
         )
         columns = {name: self._stored(value) for name, value in target_columns(features).items()}
         if self._storage["inputs"] == "reference":

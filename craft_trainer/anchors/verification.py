@@ -27,6 +27,7 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
             send_to_device(batch.inputs, device),
             cache.specs,
             num_tokens=cache.provenance.storage["num_tokens"],
+            output=cache.provenance.storage["output"],
         )
         for name, deviation in _compare(batch.teacher, send_to_device(live, "cpu"), cache.scales()).items():
             largest[name] = max(largest.get(name, 0.0), deviation)

@@ -1,5 +1,6 @@
-"""``craft-trainer bench step``: what a CRaFT step costs."""
+"""``craft-trainer bench step|cache``: what a CRaFT step costs, and what an anchor cache."""
 
+import importlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from craft_trainer.cli.arguments import option, parse
 from craft_trainer.cli.hints import nearest
 
 EXAMPLE = "craft-trainer bench step --repeats 7 --json outputs/step.json"
-BENCHMARKS = ("step",)
+BENCHMARKS = ("step", "cache")
 
 
 @dataclass
@@ -26,24 +27,26 @@ def run(argv: Sequence[str]) -> None:
     """Print the table, which says of every goal whether it is met, and write the medians."""
     name, *options = argv or ["(none)"]
     if name in ("-h", "--help"):
-        options = [name]
+        name, options = "step", [name]
     elif name not in BENCHMARKS:
         raise ValueError(
-            f"no benchmark {name!r}{nearest(name, BENCHMARKS)}; there is {', '.join(BENCHMARKS)}: {EXAMPLE}"
+            f"no benchmark {name!r}{nearest(name, BENCHMARKS)}; there are {', '.join(BENCHMARKS)}: {EXAMPLE}"
         )
-    arguments = parse("bench step", EXAMPLE, BenchArguments, options)
+    arguments = parse(f"bench {name}", EXAMPLE, BenchArguments, options)
     if min(arguments.repeats, arguments.threads) < 1:
         raise ValueError(f"repeats {arguments.repeats} and threads {arguments.threads} must both be at least 1")
-    from craft_trainer.benchmarks.step import FULL, QUICK, measure
+    from craft_trainer.benchmarks.step import FULL, QUICK
     from craft_trainer.report.atomic import write_atomically
 
     if arguments.json:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
     size, repeats = (QUICK, min(2, arguments.repeats)) if arguments.quick else (FULL, arguments.repeats)
-    measured = measure(size, repeats=repeats, threads=arguments.threads)
+    measured = importlib.import_module(f"craft_trainer.benchmarks.{name}").measure(
+        size, repeats=repeats, threads=arguments.threads
+    )
     medians = measured.medians()
     print(measured.table())
-    if medians["craft_over_torchjd"] is None:
+    if medians.get("craft_over_torchjd", 0) is None:
         print("\ncraft_over_torchjd needs TorchJD: pip install torchjd")
     if arguments.json:
         write_atomically(Path(arguments.json), (json.dumps(medians, indent=2) + "\n").encode())

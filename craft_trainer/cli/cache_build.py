@@ -34,6 +34,9 @@ class BuildArguments:
         "stratified",
     )
     seed: int = option("chooses the samples", 0)
+    output: bool = option(
+        "keep the policy's output (action chunk or tokens) as well; false is hidden features only", True
+    )
     inputs: str = option("embedded (the samples are in the cache) or reference (only their rows are)", "embedded")
     dtype: str = option("of the features in the cache: float32 or float16", "float32")
     num_tokens: int = option("likeliest tokens kept per position, of a policy whose actions are tokens", 32)
@@ -75,6 +78,7 @@ def run(argv: Sequence[str]) -> None:
         },
         teacher_path=arguments.teacher,
         num_tokens=arguments.num_tokens,
+        output=arguments.output,
         inputs=arguments.inputs,
         dtype=arguments.dtype,
         num_workers=arguments.num_workers,

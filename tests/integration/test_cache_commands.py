@@ -1,0 +1,171 @@
+"""``craft-trainer cache``: build, verify, info, and training on what they give."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.cli.main import main
+from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+TRAIN = {"max_steps": 3, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+
+
+def flags(**values):
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, tiny_policy):
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_policy().save_pretrained(folder)
+    return folder
+
+
+def build(teacher, dataset, folder, **options):
+    settings = {"teacher": teacher, "dataset": dataset, "output_dir": folder, "anchors": 30, "batch_size": 8}
+    return main(["cache", "build", *flags(**settings | options)])
+
+
+@pytest.fixture(scope="module")
+def anchors(tmp_path_factory, teacher, tiny_dataset):
+    folder = tmp_path_factory.mktemp("anchors") / "cache"
+    assert build(teacher, tiny_dataset, folder, layers="0,-1", pooling="mean_masked,last_token") == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory, teacher, tiny_dataset):
+    folder = tmp_path_factory.mktemp("references") / "cache"
+    assert build(teacher, tiny_dataset, folder, inputs="reference") == 0
+    return folder
+
+
+def test_layers_are_printed_and_every_pooling_of_each_is_cached(teacher, tiny_dataset, tmp_path, capsys):
+    assert build(teacher, tiny_dataset, tmp_path / "cache", layers="0,-1", pooling="mean_masked,last_token") == 0
+    text = capsys.readouterr().out
+    assert "layer -1 → policy.model.decoder\n" in text
+    assert [tuple(spec) for spec in AnchorCache(tmp_path / "cache").specs] == [
+        (path, pooling)
+        for path in ("policy.model.encoder.layers.0", "policy.model.decoder")
+        for pooling in ("mean_masked", "last_token")
+    ]
+
+
+def test_anchors_are_shared_out_over_tasks_and_phases(anchors, tiny_dataset, tiny_policy):
+    cache = AnchorCache(anchors)
+    assert set(cache.provenance.groups.values()) == {15}
+    dataset = PolicyDataset(str(tiny_dataset), tiny_policy().policy_config)
+    rows = cache.dataset["row"]
+    assert [dataset.task_of_frame[row] for row in rows] == cache.groups
+    assert len({dataset.episode_of_frame[row] for row in rows}) == 6
+    assert cache.provenance.data["fingerprint"] == dataset.fingerprint()
+
+
+@pytest.mark.parametrize("selection", ["uniform", "k_center"])
+def test_other_selections_choose_other_rows(teacher, tiny_dataset, anchors, tmp_path, selection):
+    assert build(teacher, tiny_dataset, tmp_path / "cache", selection=selection) == 0
+    rows = AnchorCache(tmp_path / "cache").dataset["row"]
+    assert len(set(rows)) == 30
+    assert list(rows) != list(AnchorCache(anchors).dataset["row"])
+
+
+def test_an_unknown_selection_is_refused(teacher, tiny_dataset, tmp_path, capsys):
+    assert build(teacher, tiny_dataset, tmp_path / "cache", selection="k_centre") == 1
+    assert "it must be one of uniform, stratified, k_center" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["anchors", "references"])
+def test_a_cache_of_its_own_teacher_is_verified(request, which, teacher, capsys):
+    folder = request.getfixturevalue(which)
+    assert main(["cache", "verify", *flags(cache=folder, teacher=teacher, rows=20)]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ok  ")]
+    assert lines[0] == "ok  2 files of 30 anchors have the bytes they were written with"
+    assert lines[1] == "ok  made by this teacher: weights and processors"
+    assert any(line.startswith("ok  output recomputed on 20 anchors: within ") for line in lines[2:])
+    assert len(lines) == 3 + len(AnchorCache(folder).specs)
+
+
+def test_a_flipped_bit_is_found(anchors, tmp_path, capsys):
+    folder = shutil.copytree(anchors, tmp_path / "cache")
+    (file,) = folder.glob("*.arrow")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert main(["cache", "verify", *flags(cache=folder)]) == 1
+    assert f"{file} is missing or damaged" in capsys.readouterr().err
+
+
+def test_features_that_are_not_the_teachers_are_found(anchors, teacher, monkeypatch, capsys):
+    """Sealed with the right checksums, as a build on broken hardware would be."""
+    honest = AnchorCache._features
+    monkeypatch.setattr(AnchorCache, "_features", lambda self, column, rows: honest(self, column, rows) + 0.01)
+    assert main(["cache", "verify", *flags(cache=anchors, teacher=teacher)]) == 1
+    assert "the teacher's own features deviate by" in capsys.readouterr().err
+
+
+def test_another_teacher_is_refused_with_both_fingerprints(anchors, tiny_policy, tmp_path, capsys):
+    other = tiny_policy(seed=1)
+    other.save_pretrained(tmp_path / "other")
+    assert main(["cache", "verify", *flags(cache=anchors, teacher=tmp_path / "other")]) == 1
+    error = capsys.readouterr().err
+    assert other.fingerprint()["weights"][:12] in error
+    assert AnchorCache(anchors).provenance.teacher["weights"][:12] in error
+
+
+def test_info_says_what_a_cache_holds(anchors, teacher, capsys):
+    assert main(["cache", "info", *flags(cache=anchors)]) == 0
+    text = capsys.readouterr().out
+    provenance = AnchorCache(anchors).provenance
+    assert f"teacher      {teacher}, weights {provenance.teacher['weights'][:12]}" in text
+    sizes = dict(line.rsplit(maxsplit=1) for line in text.split("bytes per anchor\n")[1].splitlines())
+    assert set(sizes) == {"row and group", "inputs", "hidden features", "output", "in all"}
+    total = sum(provenance.sizes.values()) / 30
+    assert float(sizes["in all"].replace(",", "")) == pytest.approx(total, abs=1)
+    assert float(sizes["hidden features"]) == 4 * 16 * 4  # two layers, two poolings, sixteen numbers of four bytes
+
+
+def test_training_follows_references(references, anchors, teacher, tiny_dataset, tmp_path):
+    """The same step as with embedded samples: the features held are the same, so L_retain is."""
+    given = flags(policy=teacher, dataset=tiny_dataset, **TRAIN, retention_batch_size=8)
+    embedded = tmp_path / "embedded"
+    assert build(teacher, tiny_dataset, embedded) == 0
+    for name, folder in (("a", references), ("b", embedded)):
+        assert main(["train", *given, *flags(anchors=folder, output_dir=tmp_path / name)]) == 0
+    histories = [np.loadtxt(tmp_path / name / "lambda_history.csv", delimiter=",", skiprows=1) for name in "ab"]
+    assert histories[0][-1, 2] > 0
+    assert np.array_equal(histories[0], histories[1])
+
+
+def test_references_into_a_dataset_that_changed_are_refused(references, teacher, tiny_dataset, tmp_path, capsys):
+    moved = shutil.copytree(tiny_dataset, tmp_path / "data")
+    verify = ["cache", "verify", *flags(cache=references, teacher=teacher, dataset=moved)]
+    assert main(verify) == 0
+    (moved / "meta" / "info.json").write_text((moved / "meta" / "info.json").read_text() + "\n")
+    assert main(verify) == 1
+    error = capsys.readouterr().err
+    assert AnchorCache(references).provenance.data["fingerprint"][:12] in error
+    assert "restore that revision, or rebuild" in error
+
+
+def test_a_build_that_is_interrupted_says_where_it_goes_on(teacher, tiny_dataset, tmp_path, monkeypatch, capsys):
+    calls = []
+    load = PolicyDataset.batch
+
+    def interrupted(self, rows):
+        calls.append(rows)
+        if len(calls) > 10:  # one to see what is packed, a shard of eight, and one of the next
+            raise KeyboardInterrupt
+        return load(self, rows)
+
+    monkeypatch.setattr(PolicyDataset, "batch", interrupted)
+    assert build(teacher, tiny_dataset, tmp_path / "cache", batch_size=3) == 130
+    assert (
+        f"24 of 30 anchors are kept in {tmp_path / 'cache.partial'}: the same call goes on" in capsys.readouterr().err
+    )
+    monkeypatch.undo()
+    assert build(teacher, tiny_dataset, tmp_path / "cache", batch_size=3) == 0
+    assert len(AnchorCache(tmp_path / "cache")) == 30
+    assert torch.isfinite(AnchorCache(tmp_path / "cache").batch(range(30)).teacher.output).all()
