@@ -99,8 +99,9 @@ class CausalLM:
     def _decoder_path(self) -> str:
         """Where the decoder of tokens is: a model may have a tower for images beside it, with as many layers."""
         model: Any = self._model
-        decoder = model.get_decoder()
-        return next(path for path, module in self._model.named_modules() if module is decoder)
+        decoder: nn.Module = model.get_decoder()
+        where: str = next(path for path, module in self._model.named_modules() if module is decoder)
+        return where
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -1,10 +1,11 @@
 """HuggingFace vision-language models, with or without PEFT adapters, as the anchors see them."""
 
 import inspect
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout
@@ -48,10 +49,10 @@ class VisionLanguage(CausalLM):
     A batch holds what the family's processor and collator give. Hidden layers are those of the language model, in which
     every sample is one sequence of text and image tokens; inside the vision tower there are none.
 
-    Token types decide which positions see each other. PaliGemma lets the prefix (type 0) attend to all of itself and the
-    suffix (type 1) to what came before; Gemma 3 lets an image (type 1) attend to all of itself. Mode and labels change
-    nothing of that (transformers 5.5), but a batch without them is refused in training, and taken in evaluation for
-    another kind of sequence: by PaliGemma for a prefix alone, whose every position sees the answer. So
+    Token types decide which positions see each other. PaliGemma lets the prefix (type 0) attend to all of itself and
+    the suffix (type 1) to what came before; Gemma 3 lets an image (type 1) attend to all of itself. Mode and labels
+    change nothing of that (transformers 5.5), but a batch without types is refused in training, and in evaluation taken
+    for another kind of sequence: by PaliGemma for a prefix alone, whose every position sees the answer. So
     :meth:`prepare` asks for them, and the teacher's features and the retention pass, which run in evaluation mode, see
     what the task loss sees. ``mm_token_type_ids`` of Qwen2-VL give positions; that model itself asks for them.
 
@@ -69,7 +70,10 @@ class VisionLanguage(CausalLM):
         ]
 
     def prepare(self, batch: Batch) -> Batch:
-        """Samples have gone through the processor already; only what must not be missing is looked for.
+        """Samples have gone through the processor already; what holds no images at all is left out.
+
+        These are empty tensors, and of families that pad the images of every sample, nothing but padding (Idefics 3
+        does not take it).
 
         Raises:
             ValueError: the model reads ``token_type_ids`` and there are none.
@@ -79,7 +83,10 @@ class VisionLanguage(CausalLM):
                 f"{type(self._model).__name__} reads token_type_ids, and without them its positions would see others "
                 "than in training: pass what the processor gives (return_token_type_ids=True)"
             )
-        return batch
+        empty = {key for key, value in batch.items() if isinstance(value, Tensor) and not len(value)}
+        if self._entries == "sample" and "pixel_values" in batch and not self._image_mask(batch).any():
+            empty |= set() if batch["pixel_values"].any() else {"pixel_values", "pixel_attention_mask"}
+        return {key: value for key, value in batch.items() if key not in empty}
 
     def predict(self, inputs: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
         """Logits of the next token at every position, those of images included."""
@@ -104,9 +111,7 @@ class VisionLanguage(CausalLM):
             ValueError: ``path`` is outside of the language model.
         """
         self._check_inside(path)
-        ids: Tensor = inputs["input_ids"]
-        image = torch.isin(ids, torch.tensor(self._picture_tokens, device=ids.device))
-        return TokenLayout(valid=super().token_layout(path, inputs, shape).valid, image=image)
+        return TokenLayout(valid=super().token_layout(path, inputs, shape).valid, image=self._image_mask(inputs))
 
     def input_keys(self) -> list[str]:
         """Arguments of the model's ``forward`` that make up a sample."""
@@ -147,9 +152,11 @@ class VisionLanguage(CausalLM):
             _pictures_of_samples(tokens, tokens[:0])
             return {}
         total, num_images = int(tokens.sum()), len(pixels)
-        if total % num_images:
+        if num_images and total % num_images:
             raise ValueError(f"{total} image tokens for {num_images} images of the same size: was a sample cut short?")
-        return {"pixel_values": _pictures_of_samples(tokens, tokens.new_full((num_images,), total // num_images))}
+        return {
+            "pixel_values": _pictures_of_samples(tokens, tokens.new_full((num_images,), total // max(num_images, 1)))
+        }
 
     def _packed_patches(self, batch: Batch) -> dict[str, list[int]]:
         """Patches of images of any size, in a row; a token stands for a square of them."""
@@ -162,12 +169,17 @@ class VisionLanguage(CausalLM):
             patches: Tensor = batch[grid].prod(dim=-1)
             pictures = _pictures_of_samples(tokens, patches // self._config.vision_config.spatial_merge_size**2)
             counts[grid] = pictures
-            counts[pixels] = [int(part.sum()) for part in patches.split(pictures)]
+            counts[pixels] = [int(part.sum()) for part in torch.split(patches, pictures)]
             if len(batch[pixels]) != sum(counts[pixels]):
                 raise ValueError(f"{len(batch[pixels])} {pixels}, but {sum(counts[pixels])} patches by {grid}")
             if each is not None and batch.get(each) is not None:
                 counts[each] = pictures
         return counts
+
+    def _image_mask(self, batch: Batch) -> Bool[Tensor, "batch tokens"]:
+        """Which tokens stand for parts of images or videos."""
+        ids: Tensor = batch["input_ids"]
+        return torch.isin(ids, torch.tensor(self._picture_tokens, device=ids.device))
 
     def _tokens(self, batch: Batch, token: int) -> Int[Tensor, " batch"]:
         """How many times ``token`` stands in each sample."""
@@ -199,4 +211,4 @@ def _pictures_of_samples(tokens: Int[Tensor, " batch"], sizes: Int[Tensor, " pic
             "was a sample cut short, or are its images missing?"
         )
     places = [ends.index(end) for end in wanted]
-    return [last - first for first, last in zip(places[:-1], places[1:], strict=True)]
+    return [last - first for first, last in pairwise(places)]
