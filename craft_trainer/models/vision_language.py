@@ -151,12 +151,8 @@ class VisionLanguage(CausalLM):
         if pixels is None:
             _pictures_of_samples(tokens, tokens[:0])
             return {}
-        total, num_images = int(tokens.sum()), len(pixels)
-        if num_images and total % num_images:
-            raise ValueError(f"{total} image tokens for {num_images} images of the same size: was a sample cut short?")
-        return {
-            "pixel_values": _pictures_of_samples(tokens, tokens.new_full((num_images,), total // max(num_images, 1)))
-        }
+        size = int(tokens.sum()) // max(len(pixels), 1)
+        return {"pixel_values": _pictures_of_samples(tokens, tokens.new_full((len(pixels),), size))}
 
     def _packed_patches(self, batch: Batch) -> dict[str, list[int]]:
         """Patches of images of any size, in a row; a token stands for a square of them."""

@@ -112,7 +112,7 @@ def test_token_types_must_be_there(name: str) -> None:
 
 
 def test_the_answer_is_not_seen_before_it_is_given() -> None:
-    """PaliGemma's prefix does not depend on its suffix. Seen to fail with token types of 0 everywhere."""
+    """PaliGemma's prefix does not depend on its suffix. Seen to fail without token types."""
     model, batch = view(tiny_vlm("paligemma")), samples("paligemma", [1])
     other = batch | {"input_ids": batch["input_ids"].clone()}
     other["input_ids"][0, -1] = 3 + (other["input_ids"][0, -1] - 2) % 30
@@ -165,8 +165,11 @@ def test_image_tokens_are_averaged_by_themselves(name: str) -> None:
 
 @every_family
 def test_padding_changes_nothing(name: str) -> None:
-    """Seen to fail without the attention mask."""
+    """Also where PaliGemma's padding follows a prefix that attends to all of itself. Seen to fail with padding that
+    counts as valid, and, for PaliGemma, without an attention mask."""
     seen, batch, padded = view(tiny_vlm(name)), samples(name, IMAGES), samples(name, IMAGES, length=50)
+    if name == "paligemma":
+        batch["token_type_ids"], padded["token_type_ids"] = (torch.zeros_like(b["input_ids"]) for b in (batch, padded))
     longest = batch["input_ids"].shape[1]
     assert padded["input_ids"].shape[1] == 50 > longest
     assert seen.token_layout("", padded, torch.Size([4, 50, 8])).valid.sum() == batch["attention_mask"].sum()
@@ -245,7 +248,7 @@ def test_images_of_several_sizes_and_videos_are_packed() -> None:
 
 @every_family
 def test_images_that_do_not_fit_the_tokens_are_refused(name: str) -> None:
-    """Seen to fail with the tokens divided evenly among the images."""
+    """Seen to fail with every sample ending at the nearest image."""
     seen = view(tiny_vlm(name))
     short = samples(name, IMAGES)
     short["input_ids"] = short["input_ids"].clone()
@@ -255,9 +258,11 @@ def test_images_that_do_not_fit_the_tokens_are_refused(name: str) -> None:
     missing.pop("image_grid_thw", None)
     fewer = samples(name, IMAGES)
     fewer["pixel_values"] = fewer["pixel_values"][1:]
+    textless = samples(name, [1, 1])  # images of which no text speaks
+    textless["input_ids"][textless["input_ids"] == IMAGE] = 5
     uneven = samples(name, [1, 1])  # as many tokens in all, but half an image from one sample to the other
     uneven["input_ids"][0, 1], uneven["input_ids"][1, 0] = 5, IMAGE
-    wrong = [fewer] if FAMILIES[name].entry == "sample" else [short, missing, fewer, uneven]
+    wrong = [fewer] if FAMILIES[name].entry == "sample" else [short, missing, fewer, textless, uneven]
     for batch in wrong:
         with pytest.raises(
             ValueError, match=r"image tokens|patches by image_grid_thw|of 3 samples with input_ids of 4"
