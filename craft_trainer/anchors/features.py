@@ -150,16 +150,16 @@ def token_targets(
     """The ``num_tokens`` likeliest tokens at every position, with their log-probabilities in float32."""
     everywhere = logits.float()
     top, indices = everywhere.topk(min(num_tokens, logits.shape[-1]), dim=-1)
-    weights = (everywhere - top[..., :1]).exp_()
+    below = (everywhere - top[..., :1]).clamp_min_(-100.0)  # of no weight in float32, and 0 · ∞ is none either
+    weights = below.exp()
     total = weights.sum(dim=-1)
-    log_total = top[..., 0] + total.log()
-    expected = torch.linalg.vecdot(weights, everywhere) / total  # mean logit
+    log_total = total.log()
     valid = model.token_layout("", inputs, logits.shape).valid
     return TokenTargets(
         indices,
-        top - log_total[..., None],
+        top - top[..., :1] - log_total[..., None],
         torch.ones_like(indices[..., 0], dtype=torch.bool) if valid is None else valid,
-        (log_total - expected).clamp_min(0),
+        (log_total - torch.linalg.vecdot(weights, below) / total).clamp_min(0),
     )
 
 

@@ -77,23 +77,31 @@ class CausalLM:
         del rows
         return {}
 
-    def packed(self, batch: Batch) -> dict[str, list[int]]:
-        """All inputs are batch-first."""
-        del batch
-        return {}
-
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the weights; a tokenizer is not part of the model."""
         return {"weights": weights_digest(self._model), "processors": ""}
 
+    def packed(self, batch: Batch) -> dict[str, list[int]]:
+        """Every tensor has one entry per sample."""
+        del batch
+        return {}
+
     def _layers(self) -> list[str]:
-        """Paths of the decoder layers: the first list of modules that is as long as the configuration says."""
+        """Paths of the decoder layers: in the decoder, the first list of as many modules as the configuration says."""
         config: Any = self._model.config
         num_layers = config.get_text_config().num_hidden_layers
-        for path, module in self._model.named_modules():
+        decoder = self._decoder_path()
+        for path, module in self._model.get_submodule(decoder).named_modules(prefix=decoder):
             if isinstance(module, torch.nn.ModuleList) and len(module) == num_layers:
                 return [f"{path}.{index}" for index in range(num_layers)]
         raise ValueError(f"{type(self._model).__name__} has no list of {num_layers} layers: name a module path")
+
+    def _decoder_path(self) -> str:
+        """Where the decoder of tokens is: a model may have a tower for images beside it, with as many layers."""
+        model: Any = self._model
+        decoder: nn.Module = model.get_decoder()
+        where: str = next(path for path, module in self._model.named_modules() if module is decoder)
+        return where
 
 
 def base_model(model: nn.Module) -> nn.Module:

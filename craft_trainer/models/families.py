@@ -5,10 +5,13 @@ from transformers import PreTrainedModel
 
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.models.causal_lm import CausalLM, base_model
+from craft_trainer.models.vision_language import ENTRIES, VisionLanguage
 
 
 def anchored(model: nn.Module) -> AnchoredModel:
-    """``model`` as an :class:`AnchoredModel`: itself, or a view of a HuggingFace causal LM (PEFT adapters included).
+    """``model`` as an :class:`AnchoredModel`: itself, or a view of a HuggingFace model (PEFT adapters included).
+
+    Of HuggingFace models these are causal language models, and vision-language models of the types that are known.
 
     Raises:
         TypeError: ``model`` cannot be anchored as it is.
@@ -19,16 +22,19 @@ def anchored(model: nn.Module) -> AnchoredModel:
     peft_config = getattr(model, "active_peft_config", None)
     if peft_config is not None and peft_config.is_prompt_learning:
         raise TypeError(f"{peft_config.peft_type} trains a prompt, which the retention pass does not see: use LoRA")
-    if isinstance(base, PreTrainedModel) and _is_causal_lm(base):
-        return CausalLM(model)
+    if isinstance(base, PreTrainedModel) and _predicts_tokens(base):
+        if base.config.get_text_config() is base.config:
+            return CausalLM(model)
+        if base.config.model_type in ENTRIES:
+            return VisionLanguage(model)
     raise TypeError(
         f"{type(model).__name__} cannot be trained with anchors: wrap a LeRobot policy in "
-        "craft_trainer.models.lerobot.PolicyModel, pass a HuggingFace causal language model, or implement "
-        "craft_trainer.models.base.AnchoredModel"
+        "craft_trainer.models.lerobot.PolicyModel, pass a HuggingFace causal language model or vision-language model "
+        f"({', '.join(sorted(ENTRIES))}), or implement craft_trainer.models.base.AnchoredModel"
     )
 
 
-def _is_causal_lm(model: PreTrainedModel) -> bool:
-    """A decoder of text alone: no encoder, no images."""
+def _predicts_tokens(model: PreTrainedModel) -> bool:
+    """A decoder with a head of tokens, without an encoder of text."""
     generates = model.can_generate() and model.get_output_embeddings() is not None
-    return generates and not model.config.is_encoder_decoder and model.config.get_text_config() is model.config
+    return generates and not model.config.is_encoder_decoder
