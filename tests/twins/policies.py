@@ -50,7 +50,7 @@ OPTIONS = {
 
 @contextlib.contextmanager
 def twin_maker(folder):
-    """Inside, ``make(type, seed=0, cameras=("front",), **options)`` builds a policy; its tokenizers are in ``folder``."""
+    """Inside, ``make(type, seed=0, cameras=("front",), **options)`` builds a policy; its tokenizers in ``folder``."""
     texts = save_text_tokenizer(folder / "texts", NUM_SPARE)
     actions = save_fast_actions(folder / "actions", smooth_chunks(64))
     smolvlm = save_smolvlm(folder / "smolvlm")
@@ -76,11 +76,20 @@ def twin_maker(folder):
             **(OPTIONS[kind] | places.get(kind, {}) | options),
         )
         policy = get_policy_class(kind)(config)
+        _no_zeros(policy)
         return PolicyModel(policy, *make_pre_post_processors(config, dataset_stats=statistics(cameras))).eval()
 
     with toy_paligemma(texts), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchvision.models, "resnet_toy", _toy_resnet, raising=False)
         yield make
+
+
+def _no_zeros(policy):
+    """Norms, gates and biases start at zero, which would make whole blocks do nothing."""
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
 
 
 def _toy_resnet(weights):
