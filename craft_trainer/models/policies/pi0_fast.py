@@ -43,11 +43,11 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
 def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
     """Tokens are those of each camera, the text, the actions; a logit counts if it predicts a token of the actions."""
     del policy
-    actions: Tensor = inputs["action_masks"]
     if not path:
-        return TokenLayout(valid=actions.roll(-1, dims=1).index_fill(1, torch.tensor(-1, device=actions.device), False))
+        following: Tensor = inputs["action_masks"][:, 1:]
+        return TokenLayout(valid=torch.cat([following, torch.zeros_like(following[:, :1])], dim=1))
     if path.startswith(BACKBONE):
-        return cameras_first(inputs["image_masks"], [inputs["token_masks"], actions], shape[1])
+        return cameras_first(inputs["image_masks"], [inputs["token_masks"], inputs["action_masks"]], shape[1])
     raise unknown_tokens(path, (BACKBONE,))
 
 
