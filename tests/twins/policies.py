@@ -59,25 +59,25 @@ def twin_maker(folder):
         "smolvla": {"vlm_model_name": str(smolvlm), "load_vlm_weights": False},
     }
 
-    def make(kind, *, seed=0, cameras=("front",), **options):
+    def make(kind, *, seed=0, cameras=("front",), dims=(STATES, ACTIONS), **options):
         torch.manual_seed(seed)
         config_class = PreTrainedConfig.get_choice_class(kind)
         config = config_class(
             input_features={
-                "observation.state": PolicyFeature(FeatureType.STATE, (STATES,)),
+                "observation.state": PolicyFeature(FeatureType.STATE, dims[:1]),
                 **{
                     f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, SIZE[kind], SIZE[kind]))
                     for camera in cameras
                 },
             },
-            output_features={"action": PolicyFeature(FeatureType.ACTION, (ACTIONS,))},
+            output_features={"action": PolicyFeature(FeatureType.ACTION, dims[1:])},
             device="cpu",
             push_to_hub=False,
             **(OPTIONS[kind] | places.get(kind, {}) | options),
         )
         policy = get_policy_class(kind)(config)
         _no_zeros(policy)
-        return PolicyModel(policy, *make_pre_post_processors(config, dataset_stats=statistics(cameras))).eval()
+        return PolicyModel(policy, *make_pre_post_processors(config, dataset_stats=statistics(cameras, *dims))).eval()
 
     with toy_paligemma(texts), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchvision.models, "resnet_toy", _toy_resnet, raising=False)
@@ -98,21 +98,21 @@ def _toy_resnet(weights):
     return nn.Sequential(nn.Conv2d(3, 16, 5, stride=4), nn.BatchNorm2d(16), nn.Identity(), nn.Identity())
 
 
-def statistics(cameras):
+def statistics(cameras, num_states, num_actions):
     """Statistics of a dataset: every kind of them, for every kind of normalisation."""
 
-    def of(dims, shift):
-        ones = torch.ones(dims)
+    def of(shape, shift):
+        ones = torch.ones(shape)
         names = {"mean": 0.1, "std": 1.2, "min": -3.0, "max": 3.0, "q01": -2.5, "q99": 2.5}
         return {name: ones * value + shift for name, value in names.items()}
 
     images = {f"observation.images.{camera}": of((3, 1, 1), 0.0) for camera in cameras}
-    return {"observation.state": of((STATES,), 0.0), "action": of((ACTIONS,), 0.05), **images}
+    return {"observation.state": of(num_states, 0.0), "action": of(num_actions, 0.05), **images}
 
 
-def smooth_chunks(num, seed=0):
+def smooth_chunks(num, seed=0, num_actions=ACTIONS):
     """Chunks of actions [num, time, dim] that change slowly, as demonstrations do."""
-    steps = np.random.default_rng(seed).normal(scale=0.3, size=(num, CHUNK, ACTIONS))
+    steps = np.random.default_rng(seed).normal(scale=0.3, size=(num, CHUNK, num_actions))
     return np.cumsum(steps, axis=1)
 
 
@@ -121,10 +121,11 @@ def batch_of(model, cameras=("front",), seed=0, tasks=("push the red puck", "ope
     generator = torch.Generator().manual_seed(seed)
     config, num = model.policy_config, len(tasks)
     history = (config.n_obs_steps,) if config.type == "diffusion" else ()
+    num_states, num_actions = config.robot_state_feature.shape[0], config.action_feature.shape[0]
     size = SIZE[config.type]
     batch = {
-        "observation.state": torch.randn(num, *history, STATES, generator=generator),
-        "action": torch.from_numpy(smooth_chunks(num, seed)).float(),
+        "observation.state": torch.randn(num, *history, num_states, generator=generator),
+        "action": torch.from_numpy(smooth_chunks(num, seed, num_actions)).float(),
         "action_is_pad": torch.arange(CHUNK).expand(num, -1) >= CHUNK - 2,
         "task": list(tasks),
     }

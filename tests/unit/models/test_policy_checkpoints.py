@@ -10,12 +10,13 @@ from craft_trainer.models.lerobot import PolicyModel
 
 KINDS = sorted(SIZE)
 PI = ["pi0", "pi05", "pi0_fast"]
+BFLOAT16 = {"dtype": "bfloat16"}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_checkpoint_survives_save_and_load(make_twin, kind, tmp_path):
+@pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in KINDS] + [(kind, BFLOAT16) for kind in PI])
+def test_a_checkpoint_survives_save_and_load(make_twin, kind, options, tmp_path):
     """Fails with LeRobot's own preprocessor settings of PI0-FAST, and if a head overwrites tied embeddings."""
-    model = make_twin(kind)
+    model = make_twin(kind, **options)
     model.save_pretrained(tmp_path)
     loaded = PolicyModel.from_pretrained(tmp_path)
     assert not loaded.policy.training

@@ -10,6 +10,8 @@ from craft_trainer.anchors.features import FeatureSpec, capture, extract
 from craft_trainer.models.base import AT_INPUT
 
 KINDS = sorted(SIZE)
+IN_BFLOAT16 = [(kind, {"dtype": "bfloat16"}) for kind in ("pi0", "pi05", "pi0_fast")]
+ALOHA = {"adapt_to_pi_aloha": True, "dims": (14, 14), "max_state_dim": 14, "max_action_dim": 15}
 FLOWS = ["pi0", "pi05", "smolvla"]
 
 
@@ -23,10 +25,10 @@ def select(batch, rows):
     return {key: [value[row] for row in rows] if key == "task" else value[rows] for key, value in batch.items()}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_features_are_a_function_of_the_batch(make_twin, kind):
+@pytest.mark.parametrize(("kind", "options"), [(kind, {}) for kind in KINDS] + IN_BFLOAT16)
+def test_features_are_a_function_of_the_batch(make_twin, kind, options):
     """Fails if a family draws noise in predict, and if dropout or random crops stay on."""
-    model = make_twin(kind).train()
+    model = make_twin(kind, **options).train()
     batch, specs = batch_of(model), all_specs(model)
     first, second = (extract(model, batch, specs, output=True) for _ in range(2))
     assert torch.equal(first.output, second.output)
@@ -124,14 +126,16 @@ def test_the_velocity_is_what_the_task_loss_is_of(make_twin, kind, monkeypatch):
     assert mse_loss(model.predict(inputs), target).item() == pytest.approx(model(**batch)["loss"].item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"train_expert_only": False}, {"num_expert_layers": 1}])
+@pytest.mark.parametrize("options", [{}, {"train_expert_only": False}, {"num_expert_layers": 1}, ALOHA])
 def test_the_velocity_of_smolvla_is_what_the_task_loss_is_of(make_twin, options):
+    """Fails if Aloha's actions are left in its own units, or changed in place."""
     model = make_twin("smolvla", **options)
     batch = batch_of(model)
     inputs = model.prepare(batch)
+    num_actions = batch["action"].shape[-1]
     seen = model.preprocessor({key: value for key, value in batch.items() if not key.startswith("noise/")})
     loss, _ = model.policy(seen, noise=inputs["noise"], time=inputs["time"])
-    wrong = (model.predict(inputs) - (inputs["noise"] - inputs["actions"])[..., :ACTIONS]).square()
+    wrong = (model.predict(inputs) - (inputs["noise"] - inputs["actions"])[..., :num_actions]).square()
     assert wrong[~batch["action_is_pad"]].mean().item() == pytest.approx(loss.item(), rel=1e-6)
 
 
