@@ -29,10 +29,9 @@ def load_policy(path: str | Path, config: PreTrainedConfig, revision: str | None
         return kind.from_pretrained(path, config=config, revision=revision, strict=True)
     saved = load_file(_weights_file(path, revision))
     policy = kind(config)
-    current = {_in_policy(name): tensor for name, tensor in policy._fix_pytorch_state_dict_keys(saved, config).items()}
-    exact = {_in_policy(name): tensor for name, tensor in saved.items() if _in_policy(name) in current}
+    renamed = policy._fix_pytorch_state_dict_keys(saved, config)
     try:
-        policy.load_state_dict(current | exact)
+        policy.load_state_dict({_in_policy(name): tensor for name, tensor in renamed.items()})
     except RuntimeError as error:
         raise ValueError(f"{path} holds other weights than its config.json says: {error}") from error
     return policy.eval()

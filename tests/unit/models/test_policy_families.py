@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from lerobot.configs.types import NormalizationMode
 from paligemmas import NUM_LAYERS
 from policies import ACTIONS, SIZE, batch_of
 from torch.nn.functional import cross_entropy, mse_loss
@@ -11,6 +12,7 @@ from craft_trainer.models.base import AT_INPUT
 
 KINDS = sorted(SIZE)
 IN_BFLOAT16 = [(kind, {"dtype": "bfloat16"}) for kind in ("pi0", "pi05", "pi0_fast")]
+AS_IT_IS = dict.fromkeys(("VISUAL", "STATE", "ACTION"), NormalizationMode.IDENTITY)
 ALOHA = {"adapt_to_pi_aloha": True, "dims": (14, 14), "max_state_dim": 14, "max_action_dim": 15}
 FLOWS = ["pi0", "pi05", "smolvla"]
 
@@ -126,7 +128,9 @@ def test_the_velocity_is_what_the_task_loss_is_of(make_twin, kind, monkeypatch):
     assert mse_loss(model.predict(inputs), target).item() == pytest.approx(model(**batch)["loss"].item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("options", [{}, {"train_expert_only": False}, {"num_expert_layers": 1}, ALOHA])
+@pytest.mark.parametrize(
+    "options", [{}, {"train_expert_only": False}, {"num_expert_layers": 1}, ALOHA | {"normalization_mapping": AS_IT_IS}]
+)
 def test_the_velocity_of_smolvla_is_what_the_task_loss_is_of(make_twin, options):
     """Fails if Aloha's actions are left in its own units, or changed in place."""
     model = make_twin("smolvla", **options)
