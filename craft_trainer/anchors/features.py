@@ -150,7 +150,7 @@ def token_targets(
     """The ``num_tokens`` likeliest tokens at every position, with their log-probabilities in float32."""
     everywhere = logits.float()
     top, indices = everywhere.topk(min(num_tokens, logits.shape[-1]), dim=-1)
-    below = (everywhere - top[..., :1]).clamp_min_(-100.0)  # of no weight in float32, and 0 · ∞ is none either
+    below = (everywhere - top[..., :1]).clamp_min_(-120.0)  # e⁻¹²⁰ is 0 in float32, and 0 · ∞ would be no number
     weights = below.exp()
     total = weights.sum(dim=-1)
     log_total = total.log()

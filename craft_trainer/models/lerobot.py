@@ -17,17 +17,17 @@ try:
     import draccus
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
-    from lerobot.policies.factory import get_policy_class, make_policy, make_pre_post_processors
+    from lerobot.policies.factory import make_policy, make_pre_post_processors
     from lerobot.policies.pretrained import PreTrainedPolicy
+    from lerobot.utils.constants import ACTION
 except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
+from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy, preprocessor_overrides
+from craft_trainer.models.noise import NOISE
 from craft_trainer.models.places import local_folder
 from craft_trainer.models.policies.family import PolicyFamily, family_of
-
-NOISE = "noise/"  # prefix of the keys of a batch that hold what a policy denoises
-WEIGHTS_FILE = "model.safetensors"
 
 
 class PolicyModel(nn.Module):
@@ -51,6 +51,7 @@ class PolicyModel(nn.Module):
 
         Raises:
             FileNotFoundError: there is no LeRobot policy at ``path``.
+            ValueError: its weights are those of another policy.
         """
         folder = local_folder(path)
         if folder is not None and not (folder / "config.json").is_file():
@@ -58,10 +59,12 @@ class PolicyModel(nn.Module):
         config = PreTrainedConfig.from_pretrained(path, revision=revision)
         if device is not None:
             config.device = device
-        policy = get_policy_class(config.type).from_pretrained(path, config=config, revision=revision, strict=True)
-        overrides = {"device_processor": {"device": config.device}}
+        policy = load_policy(path, config, revision)
         preprocessor, postprocessor = make_pre_post_processors(
-            config, pretrained_path=str(path), pretrained_revision=revision, preprocessor_overrides=overrides
+            config,
+            pretrained_path=str(path),
+            pretrained_revision=revision,
+            preprocessor_overrides=preprocessor_overrides(config),
         )
         return cls(policy, preprocessor, postprocessor)
 
@@ -119,10 +122,16 @@ class PolicyModel(nn.Module):
         return {"loss": loss}
 
     def prepare(self, batch: Batch) -> Batch:
-        """What the policy sees of raw samples: normalised, tokenised, and with the ``noise`` that came along."""
+        """What the policy sees of raw samples: normalised, tokenised, and with the ``noise`` that came along.
+
+        Raises:
+            ValueError: the batch lacks actions or noise that this type of policy reads.
+        """
         family = self._family()
         seen = {*self.policy_config.input_features, "task"}
         if family.reads_actions:
+            if ACTION not in batch:
+                raise ValueError(f"what a {self.policy_config.type} predicts depends on demonstrated actions: add them")
             seen |= {*self.policy_config.output_features, "action_is_pad"}
         inputs = self.preprocessor({key: value for key, value in batch.items() if key in seen})
         noise = {key: value for key, value in batch.items() if key.startswith(NOISE)}

@@ -1,0 +1,62 @@
+"""LeRobot checkpoints as they were saved: where its own loaders return something else without an error."""
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class
+from lerobot.policies.pretrained import PreTrainedPolicy
+from safetensors.torch import load_file
+
+from craft_trainer.models.places import local_folder
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+def load_policy(path: str | Path, config: PreTrainedConfig, revision: str | None) -> PreTrainedPolicy:
+    """The policy at ``path`` in evaluation mode, every weight of it from the file.
+
+    The loaders of the PI0 types take weights from the Hub's newest revision whatever ``revision`` is, and where that
+    fails they print a warning and return random weights; so theirs are loaded here, old names included.
+
+    Raises:
+        FileNotFoundError: there are no weights at ``path``.
+        ValueError: they are not those of this policy.
+    """
+    kind = get_policy_class(config.type)
+    if not hasattr(kind, "_fix_pytorch_state_dict_keys"):
+        return kind.from_pretrained(path, config=config, revision=revision, strict=True)
+    saved = load_file(_weights_file(path, revision))
+    policy = kind(config)
+    renamed = policy._fix_pytorch_state_dict_keys(saved, config)
+    try:
+        policy.load_state_dict({_in_policy(name): tensor for name, tensor in renamed.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{path} holds other weights than its config.json says: {error}") from error
+    return policy.eval()
+
+
+def preprocessor_overrides(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
+    """What a saved preprocessor lacks: the device, and two settings of the action tokenizer that LeRobot forgets."""
+    overrides: dict[str, dict[str, Any]] = {"device_processor": {"device": config.device}}
+    if config.type == "pi0_fast":
+        overrides["action_tokenizer_processor"] = {
+            "paligemma_tokenizer_name": config.text_tokenizer_name,
+            "fast_skip_tokens": config.fast_skip_tokens,
+        }
+    return overrides
+
+
+def _weights_file(path: str | Path, revision: str | None) -> Path:
+    folder = local_folder(path)
+    if folder is None:
+        return Path(hf_hub_download(str(path), WEIGHTS_FILE, revision=revision))
+    if not (folder / WEIGHTS_FILE).is_file():
+        raise FileNotFoundError(f"{path} holds no {WEIGHTS_FILE}: it is not a whole LeRobot checkpoint")
+    return folder / WEIGHTS_FILE
+
+
+def _in_policy(name: str) -> str:
+    """The name of a tensor in the policy; older checkpoints are of the model inside it."""
+    return name if name.startswith("model.") else f"model.{name}"

@@ -1,0 +1,32 @@
+"""SmolVLM at the size of a toy: a folder with a configuration and a processor, as SmolVLA wants it."""
+
+from texts import text_tokenizer
+from transformers import SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor, SmolVLMVideoProcessor
+
+
+def save_smolvlm(folder):
+    """Save configuration and processor of a SmolVLM with three layers in ``folder``."""
+    tokenizer = text_tokenizer(num_spare=0)
+    text = {
+        "model_type": "llama",
+        "vocab_size": len(tokenizer),
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "pad_token_id": 0,
+    }
+    vision = {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=2, pad_token_id=0).save_pretrained(folder)
+    processor = SmolVLMProcessor(SmolVLMImageProcessor(), tokenizer, SmolVLMVideoProcessor(), image_seq_len=4)
+    processor.save_pretrained(folder)
+    return folder
