@@ -48,6 +48,7 @@ class BuildArguments:
 def run(argv: Sequence[str]) -> None:
     """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
     arguments = parse("cache build", EXAMPLE, BuildArguments, argv)
+    import torch
     from accelerate import PartialState
 
     from craft_trainer.anchors.building import build_anchor_cache
@@ -55,12 +56,14 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
-    teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    own = str(processes.device) if processes.num_processes > 1 else None
+    teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device or own)
     dataset = PolicyDataset(arguments.dataset, teacher.policy_config)
     layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]
     paths = [teacher.module_path(layer) for layer in layers if layer != "none"]
     for layer, path in zip(layers, paths, strict=False):
-        print(f"layer {layer} → {path}")
+        processes.print(f"layer {layer} → {path}")
     tasks, rows = dataset.task_of_frame, select(arguments, teacher, dataset)
     cache = build_anchor_cache(
         teacher,
@@ -82,11 +85,12 @@ def run(argv: Sequence[str]) -> None:
         inputs=arguments.inputs,
         dtype=arguments.dtype,
         num_workers=arguments.num_workers,
-        processes=PartialState(),
+        processes=processes,
     )
     features = ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "no hidden features"
-    print(f"{len(cache)} anchors of {len(cache.provenance.groups)} tasks; {features}; output: {teacher.output_kind}")
-    print(f"fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")
+    groups, fingerprint = len(cache.provenance.groups), cache.provenance.fingerprint
+    processes.print(f"{len(cache)} anchors of {groups} tasks; {features}; output: {teacher.output_kind}")
+    processes.print(f"fingerprint {fingerprint[:12]}: {arguments.output_dir}")
 
 
 def select(arguments: BuildArguments, teacher: "PolicyModel", dataset: "PolicyDataset") -> list[int]:
