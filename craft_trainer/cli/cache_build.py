@@ -57,7 +57,7 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     processes = PartialState(cpu=not torch.cuda.is_available())
-    own = str(processes.device) if processes.num_processes > 1 else None
+    own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
     teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device or own)
     dataset = PolicyDataset(arguments.dataset, teacher.policy_config)
     layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]
