@@ -29,9 +29,9 @@ class BuildArguments:
     )
     anchors: int = option("number of samples", 1000)
     selection: str = option(
-        "which samples: stratified (evenly over tasks, phases and episodes), uniform, or k_center (spread over the "
+        "which samples: uniform, stratified (evenly over tasks, phases and episodes), or k_center (spread over the "
         "features of the last layer, which takes a pass of the teacher over all samples)",
-        "stratified",
+        "uniform",
     )
     seed: int = option("chooses the samples", 0)
     output: bool = option(
