@@ -15,7 +15,7 @@ from craft_trainer.anchors.cache import AnchorCache, LoadBatch
 from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec
 from craft_trainer.anchors.provenance import Provenance
 from craft_trainer.anchors.shards import Shards
-from craft_trainer.anchors.teaching import Teaching, rows_digest
+from craft_trainer.anchors.teaching import Teaching, raw_inputs, rows_digest
 from craft_trainer.models.base import AnchoredModel
 
 SHARD_BATCHES = 8
@@ -83,7 +83,7 @@ def build_anchor_cache(
         teacher=teacher.fingerprint() | {"path": teacher_path},
         data={"revision": "", "fingerprint": "", **source, "rows": rows_digest(rows)},
         features=[spec._asdict() for spec in specs],
-        storage=storage | {"packed": list(teacher.packed(load_batch(list(rows[:2]))))},
+        storage=storage,
         groups=dict(sorted(Counter(groups).items())),
         files={},
         sizes={},
@@ -92,11 +92,11 @@ def build_anchor_cache(
     work = Shards(output_dir.with_name(output_dir.name + ".partial"), len(rows), batch_size * SHARD_BATCHES)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
     if rank == 0:
-        work.begin(provenance)
+        work.begin(provenance, load_batch(list(rows[:2])))
     _wait(processes)
     job = Teaching(teacher, load_batch, specs, storage, num_workers)
     with (
-        work.kept_once_begun(),
+        work.kept_once_begun(alone=world == 1),
         _quiet_datasets(),
         tqdm(total=len(rows), initial=work.done(), unit="anchor", desc="anchors", disable=None) as bar,
     ):
@@ -108,7 +108,7 @@ def build_anchor_cache(
         with _quiet_datasets():
             work.finish(output_dir, provenance)
     _wait(processes)
-    return AnchorCache(output_dir, load_batch=load_batch)
+    return AnchorCache(output_dir, load_batch=raw_inputs(teacher, load_batch))
 
 
 @contextmanager

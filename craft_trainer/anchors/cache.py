@@ -23,8 +23,9 @@ OUTPUT_COLUMN = "output"
 GROUP_COLUMN = "group"
 ROW_COLUMN = "row"
 INPUT_PREFIX = "input/"
+PACKED_PREFIX = "packed/"  # inputs of which a batch holds one sample after the other
 TOKEN_COLUMNS = {name: f"token/{name}" for name in TokenTargets._fields}
-PADDING = {"labels": -100}  # what a shorter sample is filled up with on the right; 0 if not named
+PADDING = {"input/labels": -100}  # what a shorter sample is filled up with on the right; 0 if not named
 
 LoadBatch = Callable[[list[int]], dict[str, Any]]
 
@@ -56,7 +57,6 @@ class AnchorCache:
         self.dataset = datasets.load_from_disk(str(self.folder))
         self._load_batch = load_batch
         self._columns = open_columns(self.dataset)
-        self._packed: list[str] = self.provenance.storage["packed"]
         statistics = load_file(self.folder / STATISTICS_FILE)
         self.mean = {key.removeprefix("mean/"): v for key, v in statistics.items() if key.startswith("mean/")}
         self.variance = {
@@ -64,6 +64,8 @@ class AnchorCache:
         }
         self._token_scale = statistics.get(SCALE_PREFIX + TOKEN_SCALE)
         self.groups: list[str] = list(self.dataset[GROUP_COLUMN])
+        if len(self.groups) != sum(self.provenance.groups.values()):
+            raise ValueError(f"{self.folder} holds {len(self)} anchors, not those of its provenance: rebuild it")
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -119,8 +121,8 @@ class AnchorCache:
 
     def _inputs(self, rows: Sequence[int]) -> dict[str, Any]:
         if self.provenance.storage["inputs"] == "embedded":
-            names = [name for name in self._columns if name.startswith(INPUT_PREFIX)]
-            return {name.removeprefix(INPUT_PREFIX): self._joined(name, rows) for name in names}
+            names = [name for name in self._columns if name.startswith((INPUT_PREFIX, PACKED_PREFIX))]
+            return {name.split("/", maxsplit=1)[1]: self._joined(name, rows) for name in names}
         if self._load_batch is None:
             raise ValueError(
                 f"anchor cache {self.folder} holds references to {self.provenance.data['dataset']}: open it with "
@@ -140,12 +142,11 @@ class AnchorCache:
     def _joined(self, column: str, rows: Sequence[int]) -> Any:
         """The values of ``column`` as a batch: stacked, padded on the right, or one sample's after the other."""
         values = self._columns[column].gather(rows)
-        key = column.removeprefix(INPUT_PREFIX)
-        if key in self._packed:
+        if column.startswith(PACKED_PREFIX):
             return torch.from_numpy(np.concatenate(list(values)))
         if isinstance(values, np.ndarray):
             return torch.from_numpy(values)
         if isinstance(values[0], str):
             return values
         parts = [torch.from_numpy(value) for value in values]
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=PADDING.get(key, 0))
+        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=PADDING.get(column, 0))

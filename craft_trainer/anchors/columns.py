@@ -49,23 +49,22 @@ class StringColumn:
     """A column of strings."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column
+        self._column, self._starts = column, _starts(column)
 
     def gather(self, rows: Sequence[int]) -> list[str]:
         """The strings at ``rows``."""
-        strings: list[str] = self._column.take(pa.array(rows)).to_pylist()
-        return strings
+        return _values(self._column, self._starts, rows)
 
 
 class ImageColumn:
     """A column of encoded images, one or a list of them in every row."""
 
     def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column = column
+        self._column, self._starts = column, _starts(column)
 
     def gather(self, rows: Sequence[int]) -> NDArray[np.float32]:
         """The images at ``rows``: (rows, 3, height, width), or (rows, images, 3, height, width), in [0, 1]."""
-        return np.stack([_decoded(value) for value in self._column.take(pa.array(rows)).to_pylist()])
+        return np.stack([_decoded(value) for value in _values(self._column, self._starts, rows)])
 
 
 type Column = ArrayColumn | RaggedColumn | StringColumn | ImageColumn
@@ -115,6 +114,12 @@ def _open(column: pa.ChunkedArray, feature: Any) -> Column:
         length for storage in storages if ragged for length in pc.unique(pc.list_value_length(storage)).to_pylist()
     }
     return RaggedColumn(column) if len(lengths) > 1 else ArrayColumn(column)
+
+
+def _values(column: pa.ChunkedArray, starts: NDArray[Any], rows: Sequence[int]) -> list[Any]:
+    """The values at ``rows``, one by one: Arrow's ``take`` would join all chunks first, memory or not."""
+    chunk_of_row = np.searchsorted(starts, rows, side="right") - 1
+    return [column.chunk(c)[int(row - starts[c])].as_py() for c, row in zip(chunk_of_row, rows, strict=True)]
 
 
 def _starts(column: pa.ChunkedArray) -> NDArray[Any]:

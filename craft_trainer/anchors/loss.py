@@ -144,8 +144,8 @@ def _rest(log_probs: Tensor) -> Tensor:
 
 
 def _mean_tokens(distances: Float[Tensor, "batch *tokens"], teacher: Float[Tensor, "batch *tokens dim"]) -> Tensor:
-    """Mean over the tokens that are not padding."""
-    return _mean_valid(distances.flatten(1), teacher.any(dim=-1).flatten(1)) if distances.ndim > 1 else distances
+    """Mean over the tokens that are not padding; 0 if there is none."""
+    return _mean_valid(distances.view(len(distances), -1), teacher.any(dim=-1).view(len(distances), -1))
 
 
 def _mean_valid(values: Float[Tensor, "batch tokens"], valid: Bool[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:

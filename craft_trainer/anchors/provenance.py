@@ -20,8 +20,7 @@ class Provenance:
             the samples chosen from it.
         features: ``path`` and ``pooling`` of every cached feature.
         storage: whether ``inputs`` are embedded or references, whether the ``output`` is kept, the ``dtype`` of
-            features, ``num_tokens`` per position, the ``batch_size`` of the teacher's passes, and which inputs are
-            ``packed`` (one sample after the other).
+            features, ``num_tokens`` per position and the ``batch_size`` of the teacher's passes.
         groups: number of anchors per old task.
         files: SHA-256 of every data file in the folder.
         sizes: bytes of every column.

@@ -80,13 +80,23 @@ def _share(
     parts: dict[Hashable, list[int]] = defaultdict(list)
     for row in rows:
         parts[strata[row][level]].append(row)
-    shuffled = [list(parts.values())[index] for index in generator.permutation(len(parts))]
-    chosen: list[int] = []
-    for index, part in enumerate(sorted(shuffled, key=len)):  # what a small stratum cannot give, larger ones do
-        wanted = min(len(part), (num_rows - len(chosen)) // (len(parts) - index))
-        if wanted > 0:
-            chosen += _share(part, strata, level + 1, wanted, generator)
-    return chosen
+    sizes = np.array([len(part) for part in parts.values()])
+    counts = _even_counts(sizes, num_rows, generator)
+    return [
+        row
+        for part, count in zip(parts.values(), counts, strict=True)
+        if count > 0
+        for row in _share(part, strata, level + 1, int(count), generator)
+    ]
+
+
+def _even_counts(sizes: NDArray[Any], total: int, generator: np.random.Generator) -> NDArray[Any]:
+    """As many from each as from any other, as far as ``sizes`` allow; what is left over, one each of some at random."""
+    even = max(level for level in range(total + 1) if np.minimum(sizes, level).sum() <= total)
+    counts: NDArray[Any] = np.minimum(sizes, even)
+    more = generator.choice(np.flatnonzero(sizes > even), total - counts.sum(), replace=False)
+    counts[more] += 1
+    return counts
 
 
 def _require_enough(num_samples: int, num_rows: int) -> None:

@@ -1,13 +1,16 @@
 """The folder in which an anchor cache grows: finished shards count, however often the work is interrupted."""
 
+import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import datasets
 from safetensors.torch import save_file
+from torch import Tensor
 
 from craft_trainer.anchors.cache import OUTPUT_COLUMN, STATISTICS_FILE
 from craft_trainer.anchors.card import CARD_FILE, card
@@ -25,8 +28,8 @@ class Shards:
         self.folder, self.size, self._num_rows = folder, size, num_rows
 
     @contextmanager
-    def kept_once_begun(self) -> Iterator[None]:
-        """Leave the folder where it is when the work is interrupted inside, unless there is nothing in it."""
+    def kept_once_begun(self, *, alone: bool) -> Iterator[None]:
+        """Leave the folder where it is when the work is interrupted inside, unless nothing is in it or to come."""
         try:
             yield
         except BaseException as error:
@@ -34,13 +37,14 @@ class Shards:
                 error.add_note(
                     f"{self.done()} of {self._num_rows} anchors are kept in {self.folder}: the same call goes on"
                 )
-            else:
+            elif alone:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def begin(self, provenance: Provenance) -> None:
-        """Make the folder, or make sure that what is in it belongs to the same cache."""
-        plan = json.loads(json.dumps(provenance.plan() | {"shard_size": self.size}))
+    def begin(self, provenance: Provenance, first_samples: Mapping[str, Any]) -> None:
+        """Make the folder, or make sure that what is in it belongs to the same cache, of the same samples."""
+        more = {"shard_size": self.size, "first_samples": _digest(first_samples)}
+        plan = json.loads(json.dumps(provenance.plan() | more))
         file = self.folder / PLAN_FILE
         if file.is_file() and self.done():
             for key, value in json.loads(file.read_text()).items():
@@ -78,14 +82,15 @@ class Shards:
         parts = [datasets.load_from_disk(str(self._path(number))) for number in range(self._number())]
         anchors = datasets.concatenate_datasets(parts)
         names = [name for name in anchors.column_names if name == OUTPUT_COLUMN or name.startswith("hidden/")]
+        columns = open_columns(anchors)
         try:
-            statistics = cache_statistics(open_columns(anchors), len(anchors), names)
+            statistics = cache_statistics(columns, len(anchors), names)
         except ValueError:  # nothing that could be gone on with
             shutil.rmtree(self.folder)
             raise
         anchors.save_to_disk(str(joined))
         save_file(statistics, joined / STATISTICS_FILE)
-        files = sorted(file for file in joined.iterdir() if file.suffix in {".arrow", ".safetensors"})
+        files = sorted(joined.iterdir())
         provenance.files.update({file.name: file_digest(file) for file in files})
         provenance.sizes.update({name: anchors.data.table.column(name).nbytes for name in anchors.column_names})
         provenance.write(joined)
@@ -98,3 +103,12 @@ class Shards:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}"
+
+
+def _digest(samples: Mapping[str, Any]) -> str:
+    """SHA-256 of a batch."""
+    digest = hashlib.sha256()
+    for key, value in sorted(samples.items()):
+        digest.update(key.encode())
+        digest.update(value.cpu().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
+    return digest.hexdigest()

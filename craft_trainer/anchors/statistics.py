@@ -12,13 +12,14 @@ from craft_trainer.anchors.columns import Column, RaggedColumn
 from craft_trainer.anchors.loss import TOKEN_SCALE
 
 SCALE_PREFIX = "scale/"
-ROWS_AT_ONCE = 1024
+BYTES_AT_ONCE = 2**26
+ROUNDING = 1e-10  # of the mean square: a variance below it is the rounding of one and the same number
 
 
 def cache_statistics(columns: Mapping[str, Column], num_rows: int, features: Iterable[str]) -> dict[str, Tensor]:
     """``mean/<feature>`` and ``variance/<feature>`` of every feature, and ``scale/token`` if there are tokens.
 
-    Read a thousand rows at a time, so a cache may be larger than memory.
+    Read piece by piece, so a cache may be larger than memory.
     """
     statistics: dict[str, Tensor] = {}
     for name in features:
@@ -45,8 +46,10 @@ def feature_statistics(
     """
     mean = _mean(parts(), torch.as_tensor(0.0), power=1)
     variance = _mean(parts(), mean, power=2)
-    if variance.mean() == 0:
-        raise ValueError(f"the teacher's {name} is the same for all anchors: take more of them")
+    if not variance.mean().isfinite():
+        raise ValueError(f"the teacher's {name} is not finite for some anchors: look at the teacher and its samples")
+    if variance.mean() <= ROUNDING * (mean.square() + variance).mean():
+        raise ValueError(f"the teacher's {name} is the same for all anchors: leave it out, or take more of them")
     return {f"mean/{name}": mean.float(), f"variance/{name}": variance.float()}
 
 
@@ -77,6 +80,8 @@ def _mean(parts: Iterable[Tensor], center: Tensor, *, power: int) -> Tensor:
 
 
 def _parts(column: Column, num_rows: int) -> Iterator[Tensor]:
-    for start in range(0, num_rows, ROWS_AT_ONCE):
-        values: Any = column.gather(range(start, min(start + ROWS_AT_ONCE, num_rows)))
+    first: Any = column.gather([0])
+    rows_at_once = max(1, BYTES_AT_ONCE // max(1, first[0].nbytes))
+    for start in range(0, num_rows, rows_at_once):
+        values: Any = column.gather(range(start, min(start + rows_at_once, num_rows)))
         yield from map(torch.from_numpy, values if isinstance(column, RaggedColumn) else [values])

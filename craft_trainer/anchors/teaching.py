@@ -18,6 +18,7 @@ from craft_trainer.anchors.cache import (
     GROUP_COLUMN,
     INPUT_PREFIX,
     OUTPUT_COLUMN,
+    PACKED_PREFIX,
     ROW_COLUMN,
     TOKEN_COLUMNS,
     LoadBatch,
@@ -41,41 +42,40 @@ class Teaching:
         self._teacher, self._load_batch, self._specs = teacher, load_batch, specs
         self._storage, self._num_workers = storage, num_workers
         self._device = next(teacher.network.parameters()).device
-        self._keys, self._images = set(teacher.input_keys()), set(teacher.image_keys())
+        self._images = set(teacher.image_keys())
+        self._types: dict[str, Any] = {}
 
     def run(self, rows: list[int], groups: list[str], progress: Any) -> datasets.Dataset:
         """The anchors of ``rows``."""
         index = datasets.Dataset.from_dict({ROW_COLUMN: rows, GROUP_COLUMN: groups})
         size = self._storage["batch_size"]
         batches = DataLoader(
-            _Batches(self._load_batch, rows, size),
+            _Batches(raw_inputs(self._teacher, self._load_batch), rows, size),
             batch_size=None,
             num_workers=self._num_workers,
             collate_fn=_as_they_are,
             generator=torch.Generator(),  # so that the caller's random numbers stay as they are
         )
         loaded = iter(batches)
-        first: list[dict[str, Any]] = []
+        first = [self._columns(next(loaded))]
+        self._types = self._types or {name: _arrow_type(name, value) for name, value in first[0].items()}
 
         def teach(columns: dict[str, list[Any]]) -> dict[str, Any]:
-            made = first.pop() if first else self._columns(next(loaded), columns[ROW_COLUMN])
+            made = first.pop() if first else self._columns(next(loaded))
+            self._check_types(made)
             progress.update(len(columns[ROW_COLUMN]))
             return made
 
-        first.append(self._columns(next(loaded), rows[:size]))
-        types = {name: _arrow_type(name, value) for name, value in first[0].items()}
         return index.map(
             teach,
             batched=True,
             batch_size=size,
-            features=datasets.Features(index.features | types),
+            features=datasets.Features(index.features | self._types),
             load_from_cache_file=False,
             new_fingerprint=rows_digest(rows)[:16],  # datasets would hash the teacher
         )
 
-    def _columns(self, batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
-        raw: dict[str, Any] = {key: value for key, value in batch.items() if key in self._keys}
-        raw |= self._teacher.noise(rows)
+    def _columns(self, raw: dict[str, Any]) -> dict[str, Any]:
         features = teacher_features(
             self._teacher,
             send_to_device(raw, self._device),
@@ -87,7 +87,20 @@ class Teaching:
         if self._storage["inputs"] == "reference":
             return columns
         packed = self._teacher.packed(raw)
-        return {INPUT_PREFIX + key: self._raw(key, value, packed) for key, value in raw.items()} | columns
+        return columns | {
+            (PACKED_PREFIX if key in packed else INPUT_PREFIX) + key: self._raw(key, value, packed)
+            for key, value in raw.items()
+        }
+
+    def _check_types(self, columns: dict[str, Any]) -> None:
+        """Every batch has what the first one had; only the first dimension of a sample may differ."""
+        found = {name: _arrow_type(name, value) for name, value in columns.items()}
+        for name in found.keys() | self._types.keys():
+            if found.get(name) != self._types.get(name):
+                raise ValueError(
+                    f"{name} is {found.get(name)} in one batch and {self._types.get(name)} in an earlier one: samples "
+                    "may differ in their first dimension only, and every batch must have the same keys"
+                )
 
     def _raw(self, key: str, value: Any, packed: dict[str, list[int]]) -> Any:
         """What is stored of an input: strings, encoded images, or numbers sample by sample."""
@@ -101,7 +114,12 @@ class Teaching:
     def _stored(self, value: Tensor) -> NDArray[Any]:
         """Numbers in the cache's precision, token indices in four bytes, masks as they are."""
         if value.is_floating_point():
-            value = value.to(getattr(torch, self._storage["dtype"]))
+            stored = value.to(getattr(torch, self._storage["dtype"]))
+            if not torch.equal(stored.isfinite(), value.isfinite()):
+                raise ValueError(
+                    f"a feature of {value.abs().max():g} is beyond {self._storage['dtype']}: use dtype float32"
+                )
+            value = stored
         return (value.int() if value.dtype == torch.int64 else value).cpu().numpy()
 
 
@@ -118,15 +136,28 @@ class _Batches(Dataset[dict[str, Any]]):
         return self._load_batch(self._rows[number * self._size : (number + 1) * self._size])
 
 
+def raw_inputs(model: AnchoredModel, load_batch: LoadBatch) -> LoadBatch:
+    """Loads what ``model`` reads of some rows: its inputs, their noise, and a mask where all tokens count."""
+    keys = set(model.input_keys())
+
+    def load(rows: list[int]) -> dict[str, Any]:
+        raw = {key: value for key, value in load_batch(rows).items() if key in keys}
+        if "attention_mask" in keys and "input_ids" in raw:  # samples of other lengths may be padded to meet these
+            raw.setdefault("attention_mask", torch.ones_like(raw["input_ids"]))
+        return raw | model.noise(rows)
+
+    return load
+
+
 @torch.no_grad()
 def features_of_all(
     teacher: AnchoredModel, load_batch: LoadBatch, num_rows: int, spec: FeatureSpec, *, batch_size: int
 ) -> Float[Tensor, "samples dim"]:
     """One pooled feature of every sample of a dataset, on the CPU."""
-    keys, device, parts = set(teacher.input_keys()), next(teacher.network.parameters()).device, []
+    load, device, parts = raw_inputs(teacher, load_batch), next(teacher.network.parameters()).device, []
     for start in tqdm(range(0, num_rows, batch_size), desc="candidates", unit="batch", disable=None):
         rows = list(range(start, min(start + batch_size, num_rows)))
-        raw = {key: value for key, value in load_batch(rows).items() if key in keys} | teacher.noise(rows)
+        raw = load(rows)
         parts.append(
             extract(teacher, send_to_device(raw, device), [spec], output=False).hidden[spec.column].float().cpu()
         )

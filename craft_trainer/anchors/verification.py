@@ -5,21 +5,24 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 
 from craft_trainer.anchors.cache import OUTPUT_COLUMN, AnchorCache
-from craft_trainer.anchors.features import Features, teacher_features
+from craft_trainer.anchors.features import Features, TokenTargets, teacher_features
 from craft_trainer.models.base import AnchoredModel
 
 TOKENS = "tokens"
+HALF_ROUNDING = 2.0**-10  # of a number stored in float16
 
 
 def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, batch_size: int) -> dict[str, float]:
     """The largest deviation of recomputed features from cached ones, on ``num_rows`` anchors spread over all.
 
-    Of hidden features and outputs max |t' − t| / √Var(t), in standard deviations; of tokens max |log p'(y) − log p(y)|
-    in nats over the tokens that both list at a position. Rounding differs with the batch, so it is seldom 0.
+    Of hidden features and outputs max |t' − t| / √Var(t), in standard deviations, beyond the rounding of a float16
+    cache; of tokens max |log p'(y) − log p(y)| in nats over the tokens that both list at a valid position, infinite if
+    the likeliest ones differ at more than one position in a hundred. Rounding differs with the batch, so it is seldom
+    0. NaN where either is.
     """
     rows = torch.linspace(0, len(cache) - 1, min(num_rows, len(cache))).long().tolist()
     device = next(teacher.network.parameters()).device
-    largest: dict[str, float] = {}
+    largest: dict[str, Tensor] = {}
     for start in range(0, len(rows), batch_size):
         batch = cache.batch(rows[start : start + batch_size])
         live = teacher_features(
@@ -29,19 +32,30 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
             num_tokens=cache.provenance.storage["num_tokens"],
             output=cache.provenance.storage["output"],
         )
-        for name, deviation in _compare(batch.teacher, send_to_device(live, "cpu"), cache.scales()).items():
-            largest[name] = max(largest.get(name, 0.0), deviation)
-    return largest
+        half = cache.provenance.storage["dtype"] == "float16"
+        for name, deviation in _compare(batch.teacher, send_to_device(live, "cpu"), cache.scales(), half=half).items():
+            largest[name] = torch.maximum(largest.get(name, torch.zeros(())), deviation)  # which keeps NaN
+    return {name: value.item() for name, value in largest.items()}
 
 
-def _compare(cached: Features, live: Features, scales: dict[str, Tensor]) -> dict[str, float]:
+def _compare(cached: Features, live: Features, scales: dict[str, Tensor], *, half: bool) -> dict[str, Tensor]:
     pairs = {name: (value, live.hidden[name]) for name, value in cached.hidden.items()}
     if cached.output is not None and live.output is not None:
         pairs[OUTPUT_COLUMN] = (cached.output, live.output)
-    found = {name: ((ours - theirs).abs().max() / scales[name].sqrt()).item() for name, (ours, theirs) in pairs.items()}
+    found = {}
+    for name, (ours, theirs) in pairs.items():
+        rounding = ours.abs() * HALF_ROUNDING if half else 0.0
+        found[name] = ((ours - theirs).abs() - rounding).max().clamp_min(0) / scales[name].sqrt()
     if cached.tokens is not None and live.tokens is not None:
-        same = (cached.tokens.indices == live.tokens.indices) & cached.tokens.valid[..., None]
-        apart = (cached.tokens.log_probs - live.tokens.log_probs).abs()
-        likeliest = same[..., 0] | ~cached.tokens.valid
-        found[TOKENS] = apart[same].max().item() if same.any() and likeliest.float().mean() > 0.99 else torch.inf
+        found[TOKENS] = _compare_tokens(cached.tokens, live.tokens, half=half)
     return found
+
+
+def _compare_tokens(cached: TokenTargets, live: TokenTargets, *, half: bool) -> Tensor:
+    valid = cached.valid
+    if (cached.indices[..., 0] == live.indices[..., 0])[valid].float().mean() < 0.99:
+        return torch.tensor(torch.inf)
+    same = cached.indices[..., :, None] == live.indices[..., None, :]
+    apart = (cached.log_probs[..., :, None] - live.log_probs[..., None, :]).abs()
+    rounding = cached.log_probs.abs()[..., :, None] * HALF_ROUNDING if half else 0.0
+    return (apart - rounding)[same & valid[..., None, None]].max().clamp_min(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,13 +51,18 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse("cache build", EXAMPLE, BuildArguments, argv)
     import torch
     from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
 
     from craft_trainer.anchors.building import build_anchor_cache
     from craft_trainer.anchors.features import FeatureSpec
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
-    processes = PartialState(cpu=not torch.cuda.is_available())
+    if Path(arguments.output_dir).exists():
+        raise FileExistsError(f"{arguments.output_dir} exists: delete it, or choose another folder")
+    processes = PartialState(
+        cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)
+    )  # uneven shares must not end it
     own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
     teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device or own)
     dataset = PolicyDataset(arguments.dataset, teacher.policy_config)
@@ -64,7 +70,8 @@ def run(argv: Sequence[str]) -> None:
     paths = [teacher.module_path(layer) for layer in layers if layer != "none"]
     for layer, path in zip(layers, paths, strict=False):
         processes.print(f"layer {layer} → {path}")
-    tasks, rows = dataset.task_of_frame, select(arguments, teacher, dataset)
+    tasks, chosen = dataset.task_of_frame, [select(arguments, teacher, dataset) if processes.is_main_process else []]
+    rows = list(broadcast_object_list(chosen)[0])
     cache = build_anchor_cache(
         teacher,
         dataset.batch,

@@ -1,6 +1,6 @@
 """Anchor caches as the commands open them: references are followed into the LeRobot dataset they name."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -14,6 +14,7 @@ def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -
         ValueError: it holds references to another revision of the dataset.
     """
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.teaching import raw_inputs
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     cache = AnchorCache(folder)
@@ -21,10 +22,4 @@ def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -
         return cache
     samples = PolicyDataset(dataset or str(cache.provenance.data["dataset"]), policy.policy_config)
     cache.check_data(samples.fingerprint())
-    keys = set(policy.input_keys())
-
-    def load_batch(rows: list[int]) -> dict[str, Any]:
-        raw = {key: value for key, value in samples.batch(rows).items() if key in keys}
-        return raw | policy.noise(rows)
-
-    return cache.following(load_batch)
+    return cache.following(raw_inputs(policy, samples.batch))

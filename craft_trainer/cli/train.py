@@ -32,6 +32,8 @@ class TrainArguments:
     )
     anchors: str | None = option("anchor cache of the old tasks; without it this is plain fine-tuning", None)
 
+    anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
+
     def __post_init__(self) -> None:
         self.policy_options = json_mapping("policy_options", self.policy_options)
         if (self.policy is None) == (self.policy_type is None):
@@ -72,7 +74,7 @@ def run(argv: Sequence[str]) -> None:
     trainer = CraftTrainer(
         model,
         config,
-        anchors=None if arguments.anchors is None else open_cache(arguments.anchors, model),
+        anchors=None if arguments.anchors is None else open_cache(arguments.anchors, model, arguments.anchors_dataset),
         train_dataset=dataset,
         data_collator=collate,
     )

@@ -78,7 +78,8 @@ class PolicyDataset(Dataset[Sample]):
         """SHA-256 of the dataset's files: of their bytes, and of videos (which can be huge) their names and sizes."""
         digest = hashlib.sha256()
         root = Path(self.meta.root)
-        for file in sorted(path for part in ("meta", "data", "videos") for path in (root / part).rglob("*.*")):
+        paths = [path for part in ("meta", "data", "videos") for path in (root / part).rglob("*")]
+        for file in sorted(path for path in paths if path.is_file()):
             digest.update(str(file.relative_to(root)).encode())
             if file.suffix == ".mp4":
                 digest.update(str(file.stat().st_size).encode())

@@ -52,11 +52,12 @@ def far_outside(model: PolicyModel, statistics: Statistics) -> list[Outside]:
 
 
 def replace_statistics(model: PolicyModel, statistics: Statistics, *, min_std: float = 0.0) -> list[str]:
-    """Normalise by ``statistics`` from now on; says in a line for each feature how far its own were from them.
+    """Normalise all but images by ``statistics`` from now on; says for each feature how far its own were from them.
 
     It changes what every old action of the policy means, so it is done only when it is asked for.
     """
-    new = with_floor(statistics, min_std)
+    changed = {feature for _, feature in _normalised(model)}
+    new = {key: value for key, value in with_floor(statistics, min_std).items() if key in changed}
     changes = [
         f"{feature}: {_change(step.stats[feature], new[feature])}"
         for step, feature in _normalised(model)

@@ -31,12 +31,17 @@ def prepare(policy: PreTrainedPolicy, batch: Batch) -> Batch:
     return {
         "images": images,
         "image_masks": image_masks,
-        "tokens": batch[OBS_LANGUAGE_TOKENS],
-        "token_masks": batch[OBS_LANGUAGE_ATTENTION_MASK],
+        "tokens": _whole_length(policy, batch[OBS_LANGUAGE_TOKENS]),
+        "token_masks": _whole_length(policy, batch[OBS_LANGUAGE_ATTENTION_MASK]),
         "state": policy.prepare_state(batch),
         "actions": actions,
         **noise_beside(actions, batch),
     }
+
+
+def _whole_length(policy: PreTrainedPolicy, text: Tensor) -> Tensor:
+    """Text at its full length, so that the tokens after it have the same places whatever it is batched with."""
+    return torch.nn.functional.pad(text, (0, policy.config.tokenizer_max_length - text.shape[1]))
 
 
 def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:

@@ -103,3 +103,11 @@ def token_anchors(
 ) -> AnchorCache:
     """The anchors of ``tiny_llama()``: the mean of both layers, and the five likeliest tokens."""
     return build_token_anchors(tiny_llama(), tmp_path_factory.mktemp("tokens") / "cache")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> AnchorCache:
+    """A cache of the seer that was never interrupted."""
+    from seer import build
+
+    return build(tmp_path_factory.mktemp("whole") / "cache")

@@ -98,8 +98,8 @@ def test_provenance_says_what_the_cache_holds(tiny_anchors: AnchorCache, tiny_sp
     assert tiny_anchors.specs == tiny_specs
     assert sum(provenance.groups.values()) == len(tiny_anchors)
     assert set(provenance.groups) == {"push the puck", "open the door"}
-    data_files = {path.name for path in tiny_anchors.folder.iterdir() if path.suffix in {".arrow", ".safetensors"}}
-    assert set(provenance.files) == data_files
+    described = {PROVENANCE_FILE, "README.md"}
+    assert set(provenance.files) == {path.name for path in tiny_anchors.folder.iterdir()} - described
 
 
 def test_building_again_gives_the_same_fingerprint(
@@ -286,7 +286,7 @@ def test_nothing_is_left_when_the_teacher_fails(tmp_path: Path, fail_at: int) ->
 
 
 def test_a_constant_feature_is_refused_and_leaves_no_cache(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="output is the same for all anchors: take more of them"):
+    with pytest.raises(ValueError, match="output is the same for all anchors: leave it out, or take more of them"):
         build(Teacher(), tmp_path / "cache", lambda rows: {"x": torch.ones(len(rows), 2)})
     assert list(tmp_path.iterdir()) == []
     assert len(build(Teacher(), tmp_path / "cache", numbers)) == 12

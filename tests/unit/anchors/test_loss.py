@@ -99,6 +99,13 @@ def test_padding_is_nothing(distance: str) -> None:
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
+def test_a_feature_of_nothing_is_at_distance_zero(distance: str) -> None:
+    """The mean over the images of a sample without images. Seen to fail with the cosine of nothing."""
+    teacher = torch.tensor([[0.0, 0.0], [1.0, 1.0]])
+    assert DISTANCES[distance](teacher, teacher, UNIT).tolist() == pytest.approx([0.0, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
 def test_the_teacher_itself_loses_nothing(distance: str) -> None:
     teacher = Features({A: torch.randn(2, 3, 4), B: torch.randn(2, 5)}, torch.randn(2, 8, 4))
     value = retention_loss(teacher, teacher, VARIANCE, weights={"hidden": 1, "output": 1}, hidden_distance=distance)

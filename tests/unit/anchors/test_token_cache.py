@@ -148,9 +148,15 @@ def test_statistics_are_those_of_float64() -> None:
 
 
 def test_a_feature_that_is_the_same_everywhere_is_refused() -> None:
-    with pytest.raises(ValueError, match="hidden/a is the same for all anchors: take more of them"):
+    with pytest.raises(ValueError, match="hidden/a is the same for all anchors: leave it out, or take more of them"):
         feature_statistics("hidden/a", lambda: [torch.ones(5, 3)])
     feature_statistics("hidden/a", lambda: [torch.ones(5, 3).index_fill(0, torch.tensor([0]), 2.0)])
+
+
+def test_a_feature_that_differs_by_rounding_alone_is_refused() -> None:
+    constant = 3.0 + 1e-7 * torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match="is the same for all anchors"):
+        feature_statistics("hidden/a", lambda: [constant])
 
 
 @pytest.mark.parametrize(("entropy", "valid"), [(0.0, True), (1.0, False)])
