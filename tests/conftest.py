@@ -152,6 +152,17 @@ def image_policy() -> PolicyModel:
     return PolicyModel(ACTPolicy(config), *make_pre_post_processors(config, dataset_stats=statistics)).eval()
 
 
+@pytest.fixture(scope="session")
+def rendering() -> None:
+    """Skips, with what to install, where no image can be rendered."""
+    from craft_trainer.benchmarks.camera import choose_backend
+
+    try:
+        choose_backend()
+    except RuntimeError as error:
+        pytest.skip(str(error))
+
+
 def _smooth_walk(generator: np.random.Generator, length: int) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Sums of slow sines with random phases: (length, 47)."""
     time = np.arange(length)[:, None] / length

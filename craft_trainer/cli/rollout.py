@@ -27,6 +27,7 @@ class RolloutArguments:
     seed: int = option("chooses the goals; they are never those that `record` uses", 0)
     max_steps: int = option("actions before an episode counts as failed (Meta-World's own limit is 500)", 500)
     num_envs: int = option("environments that run at once", 20)
+    image_size: int | None = option("rows and columns of rendered images; by default what the policy says", None)
     device: str | None = option("cpu, cuda, …; by default the policy's own", None)
     output: str | None = option("JSON file for the result", None)
 
@@ -42,7 +43,7 @@ def run(argv: Sequence[str]) -> None:
     if not 0 < arguments.max_steps <= HORIZON:
         raise ValueError(f"max_steps is {arguments.max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
     policy = PolicyModel.from_pretrained(arguments.policy, device=arguments.device)
-    image_size = image_size_of(policy)
+    image_size = image_size_of(policy, arguments.image_size)
     rows = []
     with tqdm(total=len(tasks) * arguments.episodes, desc="rollout", unit="episode") as progress:
         for task in tasks:
@@ -61,8 +62,8 @@ def run(argv: Sequence[str]) -> None:
         partial.replace(arguments.output)
 
 
-def image_size_of(policy: "PolicyModel") -> int | None:
-    """Rows and columns of the images that a policy reads; None if it reads none.
+def image_size_of(policy: "PolicyModel", asked: int | None) -> int | None:
+    """Rows and columns of the images for a policy: what is ``asked``, else what it says; None if it reads none.
 
     Raises:
         ValueError: it wants another camera than the one there is, or images that are not square.
@@ -77,7 +78,12 @@ def image_size_of(policy: "PolicyModel") -> int | None:
             f"the policy looks through {', '.join(cameras)}; Meta-World is rendered as {KEY}: train it on data of "
             "`record --image_size`, or pass --rename to `train` if that data has another name for it"
         )
+    if asked is not None:
+        return asked
     rows, columns = policy.image_shape(KEY)
     if rows != columns:
-        raise ValueError(f"the policy reads images of {rows} × {columns} pixels; Meta-World is rendered as squares")
+        raise ValueError(
+            f"the policy reads images of {rows} × {columns} pixels, Meta-World is rendered as squares: "
+            "say of which size by --image_size"
+        )
     return rows

@@ -4,29 +4,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import json_mapping, option, parse_all
+from craft_trainer.cli.arguments import option, parse_all
+from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.config import CraftConfig
 
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
 
 
-@dataclass
-class TrainArguments:
+@dataclass(kw_only=True)
+class TrainArguments(LoadArguments):
     """What is trained, on what, held by what."""
 
     dataset: str = option("LeRobot dataset of the task to learn: a folder or a Hub repository")
     policy: str | None = option("LeRobot checkpoint to start from: a folder or a Hub repository", None)
     policy_type: str | None = option("instead of policy: train a new policy of this type, e.g. act", None)
-    policy_options: dict | str | None = option("configuration of a new policy (a mapping, or JSON)", None)  # type: ignore[type-arg]
     policy_min_std: float = option("floor of the deviations that normalise a new policy's observations", 0.0)
     anchors: str | None = option("anchor cache of the old tasks; without it this is plain fine-tuning", None)
 
     def __post_init__(self) -> None:
-        self.policy_options = json_mapping("policy_options", self.policy_options)
+        super().__post_init__()
         if (self.policy is None) == (self.policy_type is None):
             raise ValueError("give either policy (a checkpoint to start from) or policy_type (a new policy)")
-        if self.policy is not None and self.policy_options:
-            raise ValueError("policy_options configure a new policy; a checkpoint brings its own configuration")
+        if self.policy is None and (self.rename or self.adapt_to):
+            raise ValueError(
+                "rename and adapt_to are for checkpoints: a new policy takes names and features as they are"
+            )
 
 
 def run(argv: Sequence[str]) -> None:
@@ -42,7 +44,7 @@ def run(argv: Sequence[str]) -> None:
     set_seed(config.seed)
     device = config.device.type
     if arguments.policy is not None:
-        model = PolicyModel.from_pretrained(arguments.policy, device=device)
+        model = arguments.load(arguments.policy, device)
     else:
         options = arguments.policy_options | {"device": device}
         model = PolicyModel.from_config(
@@ -52,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
         model,
         config,
         anchors=None if arguments.anchors is None else open_cache(arguments.anchors, model),
-        train_dataset=PolicyDataset(arguments.dataset, model.policy_config),
+        train_dataset=PolicyDataset.of(model, arguments.dataset),
         data_collator=collate,
     )
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
