@@ -37,6 +37,15 @@ TINY_FEATURES = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Policies at their real size are built only for ``-m full_size``."""
+    if "full_size" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("full_size")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a LeRobotDataset (v3) without images: two tasks, three episodes each, of 20 to 30 frames."""

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from craft_trainer.anchors.features import extract
 from craft_trainer.benchmarks.camera import KEY
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.lerobot_dataset import PolicyDataset, load_metadata
+from craft_trainer.models.lerobot_dataset import PolicyDataset
 
+CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {"old": "handle-press-v3", "new": "coffee-button-v3"}  # their experts need few actions
 SIZE = 32
 SHORT = {"n_action_steps": 8, "chunk_size": 8}
@@ -33,6 +35,16 @@ TRAIN = {
     "dataloader_pin_memory": False,
     "per_device_train_batch_size": 4,
     "learning_rate": 3e-3,
+}
+LEARNING = {
+    "pi0_fast": {
+        "max_steps": 200,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 20,
+        "policy_options": '{"validate_action_token_prefix": true}',  # from here on, what it says must be actions
+    },
+    "smolvla": {"max_steps": 20},
 }
 CRAFT = TRAIN | {"max_steps": 4, "retention_batch_size": 4, "logging_steps": 1, "task_kl_samples": 2}
 
@@ -67,9 +79,9 @@ def base(tmp_path_factory):
 def teachers(base, data, tmp_path_factory):
     """Folder of a teacher of each kind: the base checkpoint, trained on the old task."""
     folder = tmp_path_factory.mktemp("teachers")
-    for kind, steps in (("pi0_fast", 60), ("smolvla", 20)):
+    for kind, learning in LEARNING.items():
         given = {"policy": base / kind, "dataset": data["old"], "adapt_to": data["old"], "output_dir": folder / kind}
-        assert main(["train", *flags(**TRAIN, **given, max_steps=steps)]) == 0
+        assert main(["train", *flags(**TRAIN | given | learning)]) == 0
     return folder
 
 
@@ -104,13 +116,14 @@ def logs(folder):
     return json.loads((folder / "trainer_state.json").read_text())["log_history"]
 
 
-def test_the_teacher_learned_from_its_images(base, teachers, data):
-    losses = []
-    meta = load_metadata(str(data["old"]))
-    for place in (base, teachers):
-        model = PolicyModel.from_pretrained(place / "pi0_fast", adapt_to=meta)
-        losses.append(model(**PolicyDataset.of(model, str(data["old"])).batch(list(range(0, 24, 3))))["loss"].item())
-    assert losses[1] < 0.8 * losses[0]
+def test_the_teacher_does_what_it_was_shown(teachers, data):
+    """PI0-FAST says action tokens, not always the same, that decode to the demonstrated actions."""
+    model = PolicyModel.from_pretrained(teachers / "pi0_fast")
+    assert model.policy_config.validate_action_token_prefix
+    batch = PolicyDataset.of(model, str(data["old"])).batch(list(range(2, 22, 2)))
+    actions = model.select_action({key: batch[key] for key in ("observation.state", KEY, "task")})
+    error, spread = (actions - batch["action"][:, 0]).square().mean(), batch["action"][:, 0].var(dim=0).mean()
+    assert error < 0.5 * spread
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -207,3 +220,29 @@ def test_cameras_are_renamed_or_refused(base, data, tmp_path, capsys):
     held = flags(anchors=tmp_path / "anchors", output_dir=tmp_path / "craft", retention_terms="hidden")
     assert main(["train", *flags(**train), *given, *held]) == 0
     assert main(["rollout", *flags(policy=tmp_path / "craft", tasks=TASKS["old"], episodes=1, max_steps=1)]) == 0
+
+
+def test_the_configurations_for_pi0_fast_run(base, data, tmp_path):
+    """As they are, but for places and sizes. Aloha's camera is Meta-World's here; PI0-FAST has two more, left blank."""
+    rename = {KEY: "observation.images.base_0_rgb"}
+    model = PolicyModel.from_pretrained(base / "pi0_fast")
+    features = model.policy_config.input_features
+    for camera in ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"):
+        features[f"observation.images.{camera}"] = features[KEY]
+    del features[KEY]
+    model.save_pretrained(tmp_path / "base")
+    places = {"dataset": data["old"], "adapt_to": data["old"], "rename": json.dumps(rename)}
+    small = {"use_cpu": True, "max_steps": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
+    small |= {"dataloader_num_workers": 0, "disable_tqdm": True, "dataloader_pin_memory": False, "logging_steps": 1}
+    small |= {"save_strategy": "no"}
+    config = ["--config", str(CONFIGS / "anchors/pi0fast_aloha.yaml")]
+    sizes = flags(teacher=tmp_path / "base", output_dir=tmp_path / "anchors", anchors=6, batch_size=3)
+    assert main(["cache", "build", *config, *sizes, *flags(**places)]) == 0
+    for name, held in (("baseline", {}), ("craft", {"anchors": tmp_path / "anchors", "retention_batch_size": 3})):
+        config = ["--config", str(CONFIGS / f"train/pi0fast_aloha_{name}.yaml")]
+        given = places | small | held | {"policy": tmp_path / "base", "output_dir": tmp_path / name}
+        assert main(["train", *config, *flags(**given)]) == 0
+        saved = PreTrainedConfig.from_pretrained(tmp_path / name)
+        assert (saved.dtype, saved.gradient_checkpointing) == ("bfloat16", True)
+    assert len(history(tmp_path / "craft")) == 2
+    assert not (tmp_path / "baseline" / "lambda_history.csv").exists()
