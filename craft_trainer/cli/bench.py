@@ -36,6 +36,7 @@ def run(argv: Sequence[str]) -> None:
     if min(arguments.repeats, arguments.threads) < 1:
         raise ValueError(f"repeats {arguments.repeats} and threads {arguments.threads} must both be at least 1")
     from craft_trainer.benchmarks.step import FULL, QUICK
+    from craft_trainer.benchmarks.storage import bytes_per_anchor, storage_table
     from craft_trainer.report.atomic import write_atomically
 
     if arguments.json:
@@ -46,6 +47,8 @@ def run(argv: Sequence[str]) -> None:
     )
     medians = measured.medians()
     print(measured.table())
+    if name == "cache":
+        print("\n" + storage_table(bytes_per_anchor()))
     if medians.get("craft_over_torchjd", 0) is None:
         print("\ncraft_over_torchjd needs TorchJD: pip install torchjd")
     if arguments.json:

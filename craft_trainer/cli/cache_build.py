@@ -30,9 +30,9 @@ class BuildArguments(LoadArguments):
     )
     anchors: int = option("number of samples", 1000)
     selection: str = option(
-        "which samples: stratified (evenly over tasks, phases and episodes), uniform, or k_center (spread over the "
+        "which samples: uniform, stratified (evenly over tasks, phases and episodes), or k_center (spread over the "
         "features of the last layer, which takes a pass of the teacher over all samples)",
-        "stratified",
+        "uniform",
     )
     seed: int = option("chooses the samples", 0)
     output: bool = option(
@@ -49,18 +49,21 @@ class BuildArguments(LoadArguments):
 def run(argv: Sequence[str]) -> None:
     """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
     arguments = parse("cache build", EXAMPLE, BuildArguments, argv)
+    import torch
     from accelerate import PartialState
 
     from craft_trainer.anchors.building import build_anchor_cache
     from craft_trainer.anchors.features import FeatureSpec
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
-    teacher = arguments.load(arguments.teacher, arguments.device)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
+    teacher = arguments.load(arguments.teacher, arguments.device or own)
     dataset = PolicyDataset.of(teacher, arguments.dataset)
     layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]
     paths = [teacher.module_path(layer) for layer in layers if layer != "none"]
     for layer, path in zip(layers, paths, strict=False):
-        print(f"layer {layer} → {path}")
+        processes.print(f"layer {layer} → {path}")
     tasks, rows = dataset.task_of_frame, select(arguments, teacher, dataset)
     cache = build_anchor_cache(
         teacher,
@@ -82,11 +85,12 @@ def run(argv: Sequence[str]) -> None:
         inputs=arguments.inputs,
         dtype=arguments.dtype,
         num_workers=arguments.num_workers,
-        processes=PartialState(),
+        processes=processes,
     )
     features = ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "no hidden features"
-    print(f"{len(cache)} anchors of {len(cache.provenance.groups)} tasks; {features}; output: {teacher.output_kind}")
-    print(f"fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")
+    groups, fingerprint = len(cache.provenance.groups), cache.provenance.fingerprint
+    processes.print(f"{len(cache)} anchors of {groups} tasks; {features}; output: {teacher.output_kind}")
+    processes.print(f"fingerprint {fingerprint[:12]}: {arguments.output_dir}")
 
 
 def select(arguments: BuildArguments, teacher: "PolicyModel", dataset: "PolicyDataset") -> list[int]:

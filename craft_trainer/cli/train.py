@@ -3,11 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import option, parse_all
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.config import CraftConfig
 
+if TYPE_CHECKING:
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+OUTSIDE_SHOWN = 5
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
 
 
@@ -19,6 +25,11 @@ class TrainArguments(LoadArguments):
     policy: str | None = option("LeRobot checkpoint to start from: a folder or a Hub repository", None)
     policy_type: str | None = option("instead of policy: train a new policy of this type, e.g. act", None)
     policy_min_std: float = option("floor of the deviations that normalise a new policy's observations", 0.0)
+    statistics: str = option(
+        "normalise by the checkpoint's own statistics (keep), or by the dataset's (dataset), which changes what every "
+        "old action means",
+        "keep",
+    )
     anchors: str | None = option("anchor cache of the old tasks; without it this is plain fine-tuning", None)
 
     def __post_init__(self) -> None:
@@ -28,6 +39,13 @@ class TrainArguments(LoadArguments):
         if self.policy is None and (self.rename or self.adapt_to):
             raise ValueError(
                 "rename and adapt_to are for checkpoints: a new policy takes names and features as they are"
+            )
+        if self.statistics not in ("keep", "dataset"):
+            raise ValueError(f"statistics is {self.statistics!r}: it must be keep or dataset")
+        if self.statistics == "dataset" and self.anchors is not None:
+            raise ValueError(
+                "statistics dataset and anchors exclude each other: with other statistics the teacher's features on "
+                "the anchors are no longer the student's. Keep the statistics, or train without anchors"
             )
 
 
@@ -50,17 +68,42 @@ def run(argv: Sequence[str]) -> None:
         model = PolicyModel.from_config(
             arguments.policy_type, load_metadata(arguments.dataset), options, min_std=arguments.policy_min_std
         )
+    dataset = PolicyDataset.of(model, arguments.dataset)
+    if arguments.policy is not None:
+        guard_normalisation(model, dataset, arguments)
     trainer = CraftTrainer(
         model,
         config,
         anchors=None if arguments.anchors is None else open_cache(arguments.anchors, model),
-        train_dataset=PolicyDataset.of(model, arguments.dataset),
+        train_dataset=dataset,
         data_collator=collate,
     )
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
     trainer.save_model()
     trainer.save_state()
     print(f"LeRobot checkpoint: {config.output_dir}")
+
+
+def guard_normalisation(model: "PolicyModel", dataset: "PolicyDataset", arguments: TrainArguments) -> None:
+    """Keep the policy's statistics and warn of data far outside them, or replace them and say what changed."""
+    from craft_trainer.models.normalisation import far_outside, replace_statistics
+
+    statistics = {model.renamed.get(name, name): values for name, values in dataset.meta.stats.items()}
+    if arguments.statistics == "dataset":
+        for change in replace_statistics(model, statistics, min_std=arguments.policy_min_std):
+            print(f"statistics replaced: {change}")
+        return
+    outside = far_outside(model, statistics)
+    for found in outside[:OUTSIDE_SHOWN]:
+        print(
+            f"warning: {found.feature}[{found.dimension}] of {arguments.dataset} reaches {found.reached:.3g} after the "
+            f"policy's normalisation (usual: below {found.limit:g})"
+        )
+    if outside:
+        print(
+            f"warning: {len(outside)} dimension(s) lie far outside the data that the policy was normalised for: train "
+            "it with a larger policy_min_std, or give statistics: dataset if its old tasks do not matter"
+        )
 
 
 def checkpoint_to_resume(config: CraftConfig) -> str | None:

@@ -105,7 +105,7 @@ class PolicyModel(nn.Module):
             config = draccus.decode(kind, {"push_to_hub": False, **options})
         except (KeyError, draccus.utils.ParsingError, draccus.utils.DecodingError) as error:
             raise ValueError(f"policy {policy_type!r} with options {dict(options)}: {error}") from error
-        statistics = _with_floor(meta.stats, min_std)
+        statistics = with_floor(meta.stats, min_std)
         policy = make_policy(config, ds_meta=meta)
         preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=statistics)
         return cls(policy, preprocessor, postprocessor)
@@ -260,7 +260,7 @@ class PolicyModel(nn.Module):
         return digest.hexdigest()
 
 
-def _with_floor(statistics: Mapping[str, Mapping[str, Any]], min_std: float) -> dict[str, dict[str, Any]]:
+def with_floor(statistics: Mapping[str, Mapping[str, Any]], min_std: float) -> dict[str, dict[str, Any]]:
     """Statistics whose standard deviations of observations are at least ``min_std``."""
     return {
         key: {

@@ -1,6 +1,9 @@
 """``craft-trainer cache``: build, verify, info, and training on what they give."""
 
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -54,8 +57,9 @@ def test_layers_are_printed_and_every_pooling_of_each_is_cached(teacher, tiny_da
     ]
 
 
-def test_anchors_are_shared_out_over_tasks_and_phases(anchors, tiny_dataset, tiny_policy):
-    cache = AnchorCache(anchors)
+def test_anchors_are_shared_out_over_tasks_and_phases(teacher, tiny_dataset, tiny_policy, tmp_path):
+    assert build(teacher, tiny_dataset, tmp_path / "cache", selection="stratified") == 0
+    cache = AnchorCache(tmp_path / "cache")
     assert set(cache.provenance.groups.values()) == {15}
     dataset = PolicyDataset(str(tiny_dataset), tiny_policy().policy_config)
     rows = cache.dataset["row"]
@@ -64,7 +68,7 @@ def test_anchors_are_shared_out_over_tasks_and_phases(anchors, tiny_dataset, tin
     assert cache.provenance.data["fingerprint"] == dataset.fingerprint()
 
 
-@pytest.mark.parametrize("selection", ["uniform", "k_center"])
+@pytest.mark.parametrize("selection", ["stratified", "k_center"])
 def test_other_selections_choose_other_rows(teacher, tiny_dataset, anchors, tmp_path, selection):
     assert build(teacher, tiny_dataset, tmp_path / "cache", selection=selection) == 0
     rows = AnchorCache(tmp_path / "cache").dataset["row"]
@@ -148,6 +152,17 @@ def test_references_into_a_dataset_that_changed_are_refused(references, teacher,
     error = capsys.readouterr().err
     assert AnchorCache(references).provenance.data["fingerprint"][:12] in error
     assert "restore that revision, or rebuild" in error
+
+
+def test_two_launched_processes_build_what_one_builds(teacher, tiny_dataset, tmp_path):
+    """By torchrun, as ``accelerate launch`` does. Seen to fail when both took themselves for the first."""
+    assert build(teacher, tiny_dataset, tmp_path / "one", batch_size=3) == 0
+    words = flags(teacher=teacher, dataset=tiny_dataset, output_dir=tmp_path / "two", anchors=30, batch_size=3)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "craft_trainer"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([*launch, "cache", "build", *words], check=True, env=environment, capture_output=True)
+    for file in (tmp_path / "one").iterdir():
+        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
 
 
 def test_a_build_that_is_interrupted_says_where_it_goes_on(teacher, tiny_dataset, tmp_path, monkeypatch, capsys):

@@ -130,6 +130,6 @@ def batch_of(model, cameras=("front",), seed=0, tasks=("push the red puck", "ope
         "task": list(tasks),
     }
     for camera in cameras:
-        image = torch.rand(num, *history, 3, size, size, generator=generator)
+        image = torch.randint(256, (num, *history, 3, size, size), generator=generator) / 255
         batch[f"observation.images.{camera}"] = image
     return batch | model.noise(range(num))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -124,7 +125,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_killed_at_ten_random_moments_and_resumed_it_has_the_same_bytes(whole: AnchorCache, tmp_path: Path) -> None:
-    """SIGKILL. Seen to fail with random fingerprints of the shards, and when a shard was written in place."""
+    """SIGKILL. Seen to fail with random fingerprints of the shards."""
     random.seed(0)
     folder = tmp_path / "cache"
     for _ in range(10):
@@ -162,6 +163,21 @@ def test_finished_shards_are_not_made_again(whole: AnchorCache, tmp_path: Path) 
     resumed = build(tmp_path / "cache", second)
     assert (first.passes, second.passes) == (20, 50 - 16)
     assert contents(resumed.folder) == contents(whole.folder)
+
+
+def test_half_a_shard_does_not_count(whole: AnchorCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while its file is written. Seen to fail when a shard was written in place."""
+
+    def killed(_dataset: datasets.Dataset, folder: str) -> None:
+        Path(folder).mkdir()
+        (Path(folder) / "data-00000-of-00001.arrow").write_bytes(b"half of i")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(datasets.Dataset, "save_to_disk", killed)
+        with pytest.raises(KeyboardInterrupt):
+            build(tmp_path / "cache")
+    assert contents(build(tmp_path / "cache").folder) == contents(whole.folder)
 
 
 @pytest.mark.parametrize(
