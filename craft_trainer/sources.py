@@ -1,6 +1,6 @@
 """What retention pulls towards: losses of which g_retain is the gradient, one class per source."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from craft_trainer.anchors.cache import AnchorBatch
 from craft_trainer.anchors.features import FeatureSpec, evaluating, extract
-from craft_trainer.anchors.loss import retention_loss
+from craft_trainer.anchors.loss import TERMS, TOKEN_SCALE, retention_loss
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.optim.gradients import put, take
 
@@ -45,7 +45,12 @@ class FeatureSource:
         hidden_distance: str,
         whole_pass: bool = False,
     ) -> None:
-        """``whole_pass`` runs the model to its end, and the loss reaches it: FSDP2 reduces gradients from there on."""
+        """``whole_pass`` runs the model to its end, and the loss reaches it: FSDP2 reduces gradients from there on.
+
+        Raises:
+            ValueError: the anchors lack what a term compares.
+        """
+        _check_terms(specs, scales, weights)
         self._specs = specs if "hidden" in weights else []
         self._scales = scales
         self._weights = weights
@@ -123,6 +128,18 @@ def task_loss(model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, ""]:
     if loss is None:
         raise ValueError(f"the anchors hold no targets, only {', '.join(inputs)}: build them from samples with labels")
     return loss
+
+
+def _check_terms(specs: Sequence[FeatureSpec], scales: Mapping[str, Tensor], terms: Iterable[str]) -> None:
+    held = {"hidden": bool(specs), "output": "output" in scales, "tokens": TOKEN_SCALE in scales}
+    possible = [term for term in TERMS if held["tokens" if term.startswith("token") else term]]
+    for term in terms:
+        if term not in possible:
+            has = ", ".join(name for name in held if held[name])
+            raise ValueError(
+                f"retention term {term!r} cannot be held: the anchors have {has} of their teacher. Set retention_terms "
+                f"to some of {', '.join(possible)}, or rebuild the anchors"
+            )
 
 
 def _trainable(network: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:

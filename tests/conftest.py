@@ -37,6 +37,15 @@ TINY_FEATURES = {
 }
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Policies at their real size are built only for ``-m full_size``."""
+    if "full_size" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("full_size")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def tiny_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a LeRobotDataset (v3) without images: two tasks, three episodes each, of 20 to 30 frames."""
@@ -150,6 +159,17 @@ def image_policy() -> PolicyModel:
     pixels = {"mean": torch.zeros(3, 1, 1), "std": torch.ones(3, 1, 1)}
     statistics = {"observation.state": unit, "action": unit, "observation.images.front": pixels}
     return PolicyModel(ACTPolicy(config), *make_pre_post_processors(config, dataset_stats=statistics)).eval()
+
+
+@pytest.fixture(scope="session")
+def rendering() -> None:
+    """Skips, with what to install, where no image can be rendered."""
+    from craft_trainer.benchmarks.camera import choose_backend
+
+    try:
+        choose_backend()
+    except RuntimeError as error:
+        pytest.skip(str(error))
 
 
 def _smooth_walk(generator: np.random.Generator, length: int) -> np.ndarray[Any, np.dtype[np.float32]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, UInt8
 from numpy.typing import NDArray
 
 try:
@@ -22,8 +22,10 @@ except ImportError as error:
         f"Meta-World is not installed ({error}): pip install 'craft-trainer[lerobot,metaworld]'"
     ) from error
 
+from craft_trainer.benchmarks import camera
+
 type Goal = Task  # what Meta-World calls a task: one goal of one task
-Observation = dict[str, Float32[NDArray[Any], "envs dim"]]
+Observation = dict[str, Float32[NDArray[Any], "envs dim"] | UInt8[NDArray[Any], "envs size size 3"]]
 Split = Literal["record", "evaluate"]
 
 TASK_NAMES: tuple[str, ...] = tuple(metaworld.MT1.ENV_NAMES)
@@ -66,14 +68,24 @@ def draw_goals(task: str, num_goals: int, seed: int, split: Split) -> list[Goal]
 
 
 class MetaWorldEnvs:
-    """``num_envs`` simulators of one task, made once and reused for any number of episodes."""
+    """``num_envs`` simulators of one task, made once and reused for any number of episodes.
 
-    def __init__(self, task: str, num_envs: int) -> None:
+    With ``image_size``, observations hold images of so many rows and columns as well, 8 bits a colour.
+
+    Raises:
+        ValueError: Meta-World has no such task.
+        RuntimeError: images are asked for, and nothing here renders them.
+    """
+
+    def __init__(self, task: str, num_envs: int, *, image_size: int | None = None) -> None:
         self.task = check_task(task)
         self.description = describe(task)
         self._envs = [metaworld.ALL_V3_ENVIRONMENTS[task]() for _ in range(num_envs)]
         self._observations = np.zeros((num_envs, OBSERVATION_SIZE))
         self._active = np.zeros(num_envs, dtype=bool)
+        models = [env.model for env in self._envs]
+        self._camera = None if image_size is None else camera.Camera(models, image_size)
+        self._images = np.zeros((num_envs, image_size or 0, image_size or 0, 3), dtype=np.uint8)
 
     def __len__(self) -> int:
         return len(self._envs)
@@ -85,6 +97,7 @@ class MetaWorldEnvs:
             self._envs[index].set_task(goal)
             self._observations[index], _ = self._envs[index].reset()
             self._active[index] = True
+            self._look(index)
         return self._named(len(goals))
 
     def step(self, actions: Float64[NDArray[Any], "episodes 4"]) -> tuple[Observation, Bool[NDArray[Any], " episodes"]]:
@@ -97,11 +110,22 @@ class MetaWorldEnvs:
             action = np.clip(actions[index], -1.0, 1.0).astype(np.float32)
             self._observations[index], _, _, _, info = self._envs[index].step(action)
             success[index] = info["success"] > 0
+            self._look(index)
         self._active[: len(actions)] &= ~success
         return self._named(len(actions)), success
 
+    def close(self) -> None:
+        """Give the camera's memory back."""
+        if self._camera is not None:
+            self._camera.close()
+
+    def _look(self, index: int) -> None:
+        if self._camera is not None:
+            self._images[index] = self._camera.show(self._envs[index].model, self._envs[index].data)
+
     def _named(self, num_episodes: int) -> Observation:
-        return name_observation(self._observations[:num_episodes])
+        named = name_observation(self._observations[:num_episodes])
+        return named if self._camera is None else named | {camera.KEY: self._images[:num_episodes].copy()}
 
 
 def name_observation(observation: Float64[NDArray[Any], "*batch 39"]) -> Observation:

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
 from tqdm.auto import tqdm
 
+from craft_trainer.benchmarks import camera
 from craft_trainer.benchmarks.metaworld import (
     ACTION_SIZE,
     CONTROL_HZ,
@@ -22,7 +24,6 @@ from craft_trainer.benchmarks.metaworld import (
     check_task,
     describe,
     draw_goals,
-    name_observation,
 )
 from craft_trainer.folders import appears_when_complete
 
@@ -43,20 +44,24 @@ def record_demonstrations(
     num_episodes: int,
     seed: int,
     action_noise: float,
+    image_size: int | None = None,
 ) -> LeRobotDataset:
     """Record ``num_episodes`` successful episodes of each task into one dataset at ``output_dir``.
 
     The expert's clean action is stored; the executed one has Gaussian noise of standard deviation ``action_noise``
     (in units of the action range [-1, 1]) so that the data covers states off the expert's path. Failed episodes are
-    dropped and the next goal is tried. The folder appears only when it is complete.
+    dropped and the next goal is tried. The folder appears only when it is complete. With ``image_size``, every frame
+    has an image of so many rows and columns as well; all else stays the same.
 
     Raises:
-        ValueError: Meta-World has no such task.
+        ValueError: Meta-World has no such task, or ``image_size`` is not positive.
         FileExistsError: ``output_dir`` exists.
-        RuntimeError: the expert fails too often; lower ``action_noise``.
+        RuntimeError: the expert fails too often; lower ``action_noise``; or nothing here renders images.
     """
     for task in tasks:
         check_task(task)
+    if image_size is not None and image_size <= 0:
+        raise ValueError(f"image_size is {image_size}: give the number of rows and columns, or drop it")
     repo_id = f"local/{output_dir.name}"
     with (
         appears_when_complete(output_dir) as folder,
@@ -65,14 +70,17 @@ def record_demonstrations(
         dataset = LeRobotDataset.create(
             repo_id=repo_id,
             fps=CONTROL_HZ,
-            features=FEATURES,
+            features=FEATURES if image_size is None else FEATURES | {camera.KEY: image_feature(image_size)},
             root=folder,
             robot_type="sawyer",
             use_videos=False,
             video_backend="pyav",  # nothing is decoded; this keeps LeRobot from probing for FFmpeg
         )
         for task in tasks:
-            for frames in successful_episodes(task, num_episodes, seed=seed, action_noise=action_noise):
+            episodes = successful_episodes(
+                task, num_episodes, seed=seed, action_noise=action_noise, image_size=image_size
+            )
+            for frames in episodes:
                 for frame in frames:
                     dataset.add_frame(frame)
                 dataset.save_episode()
@@ -81,9 +89,21 @@ def record_demonstrations(
     return LeRobotDataset(repo_id, root=output_dir, video_backend="pyav")
 
 
-def successful_episodes(task: str, num_episodes: int, *, seed: int, action_noise: float) -> Iterator[list[Frame]]:
+def image_feature(size: int) -> dict[str, Any]:
+    """How LeRobot describes images of ``size`` rows and columns that are stored one by one."""
+    return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channel"]}
+
+
+def successful_episodes(
+    task: str, num_episodes: int, *, seed: int, action_noise: float, image_size: int | None = None
+) -> Iterator[list[Frame]]:
     """Yield the frames of ``num_episodes`` episodes in which the noisy expert succeeded."""
-    envs = MetaWorldEnvs(task, num_envs=1)
+    with closing(MetaWorldEnvs(task, num_envs=1, image_size=image_size)) as envs:
+        yield from _successes(envs, num_episodes, seed=seed, action_noise=action_noise)
+
+
+def _successes(envs: MetaWorldEnvs, num_episodes: int, *, seed: int, action_noise: float) -> Iterator[list[Frame]]:
+    task = envs.task
     expert = Expert(task)
     goals = draw_goals(task, num_episodes * ATTEMPTS_PER_EPISODE, seed, "record")
     remaining = num_episodes
@@ -115,7 +135,7 @@ def demonstrate(
             action = expert.act(state.astype(np.float64))
         frames.append(
             {
-                **name_observation(state.astype(np.float64)),
+                **{name: values[0] for name, values in observation.items()},
                 "action": action.astype(np.float32),
                 "task": describe(envs.task),
             }

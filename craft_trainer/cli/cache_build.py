@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import option, parse, split_list
+from craft_trainer.cli.loading import LoadArguments
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 EXAMPLE = "craft-trainer cache build --teacher outputs/teacher --dataset outputs/data/old --output_dir outputs/anchors"
 
 
-@dataclass
-class BuildArguments:
+@dataclass(kw_only=True)
+class BuildArguments(LoadArguments):
     """Which teacher, which samples, which features."""
 
     teacher: str = option("LeRobot checkpoint whose behaviour is to be kept: a folder or a Hub repository")
@@ -55,7 +56,6 @@ def run(argv: Sequence[str]) -> None:
 
     from craft_trainer.anchors.building import build_anchor_cache
     from craft_trainer.anchors.features import FeatureSpec
-    from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     if Path(arguments.output_dir).exists():
@@ -64,8 +64,8 @@ def run(argv: Sequence[str]) -> None:
         cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)
     )  # uneven shares must not end it
     own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
-    teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device or own)
-    dataset = PolicyDataset(arguments.dataset, teacher.policy_config)
+    teacher = arguments.load(arguments.teacher, arguments.device or own)
+    dataset = PolicyDataset.of(teacher, arguments.dataset)
     layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]
     paths = [teacher.module_path(layer) for layer in layers if layer != "none"]
     for layer, path in zip(layers, paths, strict=False):

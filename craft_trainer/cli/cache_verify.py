@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.loading import LoadArguments
 
 EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/teacher"
 
 
-@dataclass
-class VerifyArguments:
+@dataclass(kw_only=True)
+class VerifyArguments(LoadArguments):
     """Which cache, and whose it should be."""
 
     cache: str = option("folder of an anchor cache")
@@ -29,13 +30,12 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.verification import deviations
     from craft_trainer.cli.references import open_cache
-    from craft_trainer.models.lerobot import PolicyModel
 
     cache = AnchorCache(arguments.cache)
     print(f"ok  {len(cache.provenance.files)} files of {len(cache)} anchors have the bytes they were written with")
     if arguments.teacher is None:
         return
-    teacher = PolicyModel.from_pretrained(arguments.teacher, device=arguments.device)
+    teacher = arguments.load(arguments.teacher, arguments.device)
     cache.check_teacher(teacher)
     print("ok  made by this teacher: weights and processors")
     cache = open_cache(arguments.cache, teacher, arguments.dataset)

@@ -18,6 +18,7 @@ class RecordArguments:
     episodes: int = option("successful episodes per task", 50)
     seed: int = option("chooses the goals and the action noise", 0)
     action_noise: float = option("standard deviation of the noise on executed actions (their range is [-1, 1])", 0.1)
+    image_size: int | None = option("store rendered images of so many rows and columns as well", None)
 
 
 def run(argv: Sequence[str]) -> None:
@@ -31,5 +32,6 @@ def run(argv: Sequence[str]) -> None:
         num_episodes=arguments.episodes,
         seed=arguments.seed,
         action_noise=arguments.action_noise,
+        image_size=arguments.image_size,
     )
     print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames: {arguments.output_dir}")

@@ -20,6 +20,6 @@ def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -
     cache = AnchorCache(folder)
     if cache.provenance.storage["inputs"] == "embedded":
         return cache
-    samples = PolicyDataset(dataset or str(cache.provenance.data["dataset"]), policy.policy_config)
+    samples = PolicyDataset.of(policy, dataset or str(cache.provenance.data["dataset"]))
     cache.check_data(samples.fingerprint())
     return cache.following(raw_inputs(policy, samples.batch))

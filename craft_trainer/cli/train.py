@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import json_mapping, option, parse_all
+from craft_trainer.cli.arguments import option, parse_all
+from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.config import CraftConfig
 
 if TYPE_CHECKING:
@@ -16,14 +17,13 @@ OUTSIDE_SHOWN = 5
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
 
 
-@dataclass
-class TrainArguments:
+@dataclass(kw_only=True)
+class TrainArguments(LoadArguments):
     """What is trained, on what, held by what."""
 
     dataset: str = option("LeRobot dataset of the task to learn: a folder or a Hub repository")
     policy: str | None = option("LeRobot checkpoint to start from: a folder or a Hub repository", None)
     policy_type: str | None = option("instead of policy: train a new policy of this type, e.g. act", None)
-    policy_options: dict | str | None = option("configuration of a new policy (a mapping, or JSON)", None)  # type: ignore[type-arg]
     policy_min_std: float = option("floor of the deviations that normalise a new policy's observations", 0.0)
     statistics: str = option(
         "normalise by the checkpoint's own statistics (keep), or by the dataset's (dataset), which changes what every "
@@ -35,11 +35,13 @@ class TrainArguments:
     anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
 
     def __post_init__(self) -> None:
-        self.policy_options = json_mapping("policy_options", self.policy_options)
+        super().__post_init__()
         if (self.policy is None) == (self.policy_type is None):
             raise ValueError("give either policy (a checkpoint to start from) or policy_type (a new policy)")
-        if self.policy is not None and self.policy_options:
-            raise ValueError("policy_options configure a new policy; a checkpoint brings its own configuration")
+        if self.policy is None and (self.rename or self.adapt_to):
+            raise ValueError(
+                "rename and adapt_to are for checkpoints: a new policy takes names and features as they are"
+            )
         if self.statistics not in ("keep", "dataset"):
             raise ValueError(f"statistics is {self.statistics!r}: it must be keep or dataset")
         if self.statistics == "dataset" and self.anchors is not None:
@@ -62,13 +64,13 @@ def run(argv: Sequence[str]) -> None:
     set_seed(config.seed)
     device = config.device.type
     if arguments.policy is not None:
-        model = PolicyModel.from_pretrained(arguments.policy, device=device)
+        model = arguments.load(arguments.policy, device)
     else:
         options = arguments.policy_options | {"device": device}
         model = PolicyModel.from_config(
             arguments.policy_type, load_metadata(arguments.dataset), options, min_std=arguments.policy_min_std
         )
-    dataset = PolicyDataset(arguments.dataset, model.policy_config)
+    dataset = PolicyDataset.of(model, arguments.dataset)
     if arguments.policy is not None:
         guard_normalisation(model, dataset, arguments)
     trainer = CraftTrainer(
@@ -88,11 +90,12 @@ def guard_normalisation(model: "PolicyModel", dataset: "PolicyDataset", argument
     """Keep the policy's statistics and warn of data far outside them, or replace them and say what changed."""
     from craft_trainer.models.normalisation import far_outside, replace_statistics
 
+    statistics = {model.renamed.get(name, name): values for name, values in dataset.meta.stats.items()}
     if arguments.statistics == "dataset":
-        for change in replace_statistics(model, dataset.meta.stats, min_std=arguments.policy_min_std):
+        for change in replace_statistics(model, statistics, min_std=arguments.policy_min_std):
             print(f"statistics replaced: {change}")
         return
-    outside = far_outside(model, dataset.meta.stats)
+    outside = far_outside(model, statistics)
     for found in outside[:OUTSIDE_SHOWN]:
         print(
             f"warning: {found.feature}[{found.dimension}] of {arguments.dataset} reaches {found.reached:.3g} after the "

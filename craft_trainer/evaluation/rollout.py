@@ -5,11 +5,11 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-Observation = dict[str, Float32[NDArray[Any], "envs dim"]]
+Observation = dict[str, Float32[NDArray[Any], "envs dim"] | UInt8[NDArray[Any], "envs rows columns 3"]]
 
 
 class Environments(Protocol):
@@ -61,7 +61,8 @@ def rollout(
     for start in range(0, len(goals), len(envs)):
         block = goals[start : start + len(envs)]
         observation = envs.reset(block)
-        initial_states.update(state.tobytes() for state in np.concatenate(list(observation.values()), axis=-1))
+        parts = zip(*(value for value in observation.values() if value.dtype != np.uint8), strict=True)
+        initial_states.update(b"".join(part.tobytes() for part in state) for state in parts)
         for solved in run_block(policy, envs, observation, max_steps=max_steps):
             outcomes.append(solved)
             on_episode(solved)
@@ -80,7 +81,7 @@ def run_block(policy: ActingPolicy, envs: Environments, observation: Observation
     solved = np.zeros(num_episodes, dtype=bool)
     policy.reset()
     for _ in range(max_steps):
-        batch: dict[str, Any] = {key: torch.from_numpy(value) for key, value in observation.items()}
+        batch: dict[str, Any] = {key: as_dataset_gives(value) for key, value in observation.items()}
         batch["task"] = [envs.description] * num_episodes
         actions = policy.select_action(batch).numpy()
         observation, success = envs.step(actions)
@@ -88,3 +89,9 @@ def run_block(policy: ActingPolicy, envs: Environments, observation: Observation
         if solved.all():
             break
     return solved.tolist()
+
+
+def as_dataset_gives(value: NDArray[Any]) -> Float[Tensor, "episodes *dims"]:
+    """An observation as a LeRobotDataset gives it: images as (3, rows, columns) in [0, 1], the rest as it is."""
+    tensor = torch.from_numpy(value)
+    return tensor.movedim(-1, 1).float() / 255 if tensor.dtype == torch.uint8 else tensor

@@ -1,7 +1,6 @@
 """LeRobot checkpoints as they were saved: where its own loaders return something else without an error."""
 
 from pathlib import Path
-from typing import Any
 
 from huggingface_hub import hf_hub_download
 from lerobot.configs.policies import PreTrainedConfig
@@ -35,17 +34,6 @@ def load_policy(path: str | Path, config: PreTrainedConfig, revision: str | None
     except RuntimeError as error:
         raise ValueError(f"{path} holds other weights than its config.json says: {error}") from error
     return policy.eval()
-
-
-def preprocessor_overrides(config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
-    """What a saved preprocessor lacks: the device, and two settings of the action tokenizer that LeRobot forgets."""
-    overrides: dict[str, dict[str, Any]] = {"device_processor": {"device": config.device}}
-    if config.type == "pi0_fast":
-        overrides["action_tokenizer_processor"] = {
-            "paligemma_tokenizer_name": config.text_tokenizer_name,
-            "fast_skip_tokens": config.fast_skip_tokens,
-        }
-    return overrides
 
 
 def _weights_file(path: str | Path, revision: str | None) -> Path:

@@ -23,8 +23,9 @@ try:
 except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
+from craft_trainer.models.adapting import postprocessor_overrides, preprocessor_overrides, take_features, with_options
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
-from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy, preprocessor_overrides
+from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.places import local_folder
 from craft_trainer.models.policies.family import PolicyFamily, family_of
@@ -46,12 +47,26 @@ class PolicyModel(nn.Module):
         self.postprocessor = postprocessor
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | None = None, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        device: str | None = None,
+        revision: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        rename: Mapping[str, str] | None = None,
+        adapt_to: LeRobotDatasetMetadata | None = None,
+    ) -> Self:
         """Load a LeRobot checkpoint (a folder or a Hub repository) with its processors.
+
+        Args:
+            options: fields of its configuration that say how it runs, not what it is; see :data:`RUN_OPTIONS`.
+            rename: features that the data names otherwise than the policy: the data's names → the policy's.
+            adapt_to: a dataset whose features and statistics a base checkpoint takes, which has none of its own.
 
         Raises:
             FileNotFoundError: there is no LeRobot policy at ``path``.
-            ValueError: its weights are those of another policy.
+            ValueError: its weights are those of another policy, or it has no such option.
         """
         folder = local_folder(path)
         if folder is not None and not (folder / "config.json").is_file():
@@ -59,12 +74,16 @@ class PolicyModel(nn.Module):
         config = PreTrainedConfig.from_pretrained(path, revision=revision)
         if device is not None:
             config.device = device
+        config = with_options(config, options or {})
+        if adapt_to is not None:
+            take_features(config, adapt_to, rename or {})
         policy = load_policy(path, config, revision)
         preprocessor, postprocessor = make_pre_post_processors(
             config,
             pretrained_path=str(path),
             pretrained_revision=revision,
-            preprocessor_overrides=preprocessor_overrides(config),
+            preprocessor_overrides=preprocessor_overrides(config, rename or {}, adapt_to),
+            postprocessor_overrides=postprocessor_overrides(config, adapt_to),
         )
         return cls(policy, preprocessor, postprocessor)
 
@@ -128,7 +147,7 @@ class PolicyModel(nn.Module):
             ValueError: the batch lacks actions or noise that this type of policy reads.
         """
         family = self._family()
-        seen = {*self.policy_config.input_features, "task"}
+        seen = {*map(self._raw, self.policy_config.input_features), "task"}
         if family.reads_actions:
             if ACTION not in batch:
                 raise ValueError(f"what a {self.policy_config.type} predicts depends on demonstrated actions: add them")
@@ -172,11 +191,18 @@ class PolicyModel(nn.Module):
 
     def input_keys(self) -> list[str]:
         """Raw features the policy reads: its inputs, its targets and their padding flags, and the task's sentence."""
-        return [*self.policy_config.input_features, *self.policy_config.output_features, "action_is_pad", "task"]
+        inputs = [self._raw(name) for name in self.policy_config.input_features]
+        return [*inputs, *self.policy_config.output_features, "action_is_pad", "task"]
 
     def image_keys(self) -> list[str]:
-        """The cameras."""
-        return list(self.policy_config.image_features)
+        """The cameras, as the data names them."""
+        return [self._raw(name) for name in self.policy_config.image_features]
+
+    def image_shape(self, key: str) -> tuple[int, int]:
+        """Rows and columns of the images of camera ``key``."""
+        shapes = {self._raw(name): feature.shape for name, feature in self.policy_config.image_features.items()}
+        rows, columns = shapes[key][-2:]
+        return rows, columns
 
     def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """What a policy that denoises its actions starts from, for each row of its dataset."""
@@ -209,6 +235,16 @@ class PolicyModel(nn.Module):
         if not weights.is_file():
             raise FileNotFoundError(f"{checkpoint_dir} holds no {WEIGHTS_FILE}: it is not a checkpoint to resume from")
         load_model(self.policy, weights, strict=True, device=str(self.device))
+
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Features that the data names otherwise than the policy: the data's names → the policy's."""
+        maps = [step.rename_map for step in self.preprocessor.steps if hasattr(step, "rename_map")]
+        return {name: new for renames in maps for name, new in renames.items()}
+
+    def _raw(self, name: str) -> str:
+        """What the data calls the policy's feature ``name``."""
+        return {new: old for old, new in self.renamed.items()}.get(name, name)
 
     def _family(self) -> PolicyFamily:
         return family_of(self.policy_config.type)

@@ -1,8 +1,10 @@
 """LeRobot datasets as Trainer datasets: samples with the chunks of actions a policy learns from."""
 
 import hashlib
+import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.places import local_folder
 
 Sample = dict[str, Any]
@@ -46,6 +49,17 @@ class PolicyDataset(Dataset[Sample]):
             video_backend=None if meta.video_keys else "pyav",
         )
         self._table = None if meta.camera_keys else FrameTable(self.frames)
+
+    @classmethod
+    def of(cls, model: PolicyModel, dataset: str) -> Self:
+        """The samples of ``dataset`` that ``model`` trains on.
+
+        Raises:
+            ValueError: its cameras are not those of the policy.
+        """
+        samples = cls(dataset, model.policy_config)
+        check_cameras(model, dataset, samples.meta.camera_keys)
+        return samples
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -92,6 +106,25 @@ class PolicyDataset(Dataset[Sample]):
 def collate(samples: list[Sample] | Sample) -> Sample:
     """A batch from samples; batches gathered at once pass through."""
     return samples if isinstance(samples, dict) else default_collate(samples)
+
+
+def check_cameras(model: PolicyModel, dataset: str, cameras: Sequence[str]) -> None:
+    """Compare the ``cameras`` of ``dataset`` with those that ``model`` reads.
+
+    Policies that know of empty cameras do with some of theirs, if the dataset has no others.
+
+    Raises:
+        ValueError: the policy would miss one.
+    """
+    read = [key for key in model.image_keys() if ".empty_camera_" not in key]
+    missing, others = [key for key in read if key not in cameras], [key for key in cameras if key not in read]
+    does_without = hasattr(model.policy_config, "empty_cameras") and len(missing) < len(read) and not others
+    if missing and not does_without:
+        example = json.dumps({others[0] if others else "observation.images.…": missing[0]}, ensure_ascii=False)
+        raise ValueError(
+            f"the policy reads the cameras {', '.join(read)}; {dataset} has {', '.join(cameras) or 'none'}: if they "
+            f"are the same by another name, pass --rename '{example}'"
+        )
 
 
 class FrameTable:

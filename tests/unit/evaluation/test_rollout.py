@@ -117,5 +117,22 @@ def test_goals_that_start_in_the_same_state_are_refused(num_envs: int) -> None:
         rollout(CountingPolicy(), CountingEnvs(num_envs), [1.0, 2.0, 1.0, 3.0], max_steps=5)
 
 
+class SeeingEnvs(CountingEnvs):
+    """Shows its position as a grey image as well."""
+
+    def _observe(self) -> dict[str, NDArray[Any]]:
+        images = np.broadcast_to(self.positions[:, None, None, None], (len(self.positions), 2, 5, 3))
+        return super()._observe() | {"observation.images.eye": images.astype(np.uint8)}
+
+
+def test_images_reach_the_policy_as_a_dataset_gives_them() -> None:
+    policy = CountingPolicy()
+    assert rollout(policy, SeeingEnvs(2), [2.0, 3.0, 1.0], max_steps=10) == [True] * 3
+    images = policy.batches[2]["observation.images.eye"]
+    assert images.shape == (2, 3, 2, 5)
+    assert images.dtype == torch.float32
+    assert images.unique().tolist() == [np.float32(2 / 255)]
+
+
 def test_no_goal_is_no_episode() -> None:
     assert rollout(CountingPolicy(), CountingEnvs(2), [], max_steps=5) == []

@@ -1,0 +1,102 @@
+"""Images of MuJoCo simulators without a display: one OpenGL context for the process, one camera for many simulators."""
+
+import atexit
+import functools
+import importlib
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import mujoco
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+VARIABLE = "MUJOCO_GL"
+HEADLESS = ("egl", "osmesa")  # in the order in which they are tried
+NAME = "corner2"
+POSITION = (0.75, 0.075, 0.7)  # where LeRobot puts this camera
+KEY = f"observation.images.{NAME}"
+PROBE = "import sys, importlib; importlib.import_module('mujoco.' + sys.argv[1]).GLContext(8, 8).make_current()"
+
+
+class Camera:
+    """The camera ``corner2`` of Meta-World as LeRobot's environment shows it, ``size`` × ``size`` pixels.
+
+    It keeps the meshes and textures of the first of ``models`` and shows all of them: simulators of one task.
+
+    Raises:
+        RuntimeError: nothing on this machine renders; the message says what to install.
+    """
+
+    def __init__(self, models: Sequence[Any], size: int) -> None:
+        gl_context().make_current()
+        for model in models:
+            model.camera(NAME).pos = POSITION
+        model = models[0]
+        buffer = model.vis.global_
+        buffer.offwidth, buffer.offheight = max(buffer.offwidth, size), max(buffer.offheight, size)
+        self._size = size
+        self._view = mujoco.MjvCamera()
+        self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._view.fixedcamid = model.camera(NAME).id
+        self._scene = mujoco.MjvScene(model, maxgeom=1000)
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+
+    def show(self, model: Any, data: Any) -> UInt8[NDArray[Any], "size size 3"]:
+        """What the camera sees of one simulator: rows from top to bottom."""
+        gl_context().make_current()  # another renderer may have come in between
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, self._view, everything, self._scene)
+        pixels = np.empty((self._size, self._size, 3), dtype=np.uint8)
+        area = mujoco.MjrRect(0, 0, self._size, self._size)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        mujoco.mjr_render(area, self._scene, self._context)
+        mujoco.mjr_readPixels(pixels, None, area, self._context)
+        return pixels[:, ::-1]  # the camera hangs upside down, and OpenGL's first row is the lowest
+
+    def close(self) -> None:
+        """Give the graphics memory back."""
+        gl_context().make_current()
+        self._context.free()
+
+
+@functools.cache
+def gl_context() -> Any:
+    """An off-screen OpenGL context, the same at every call; its kind is left in ``MUJOCO_GL``.
+
+    Raises:
+        RuntimeError: none can be made.
+    """
+    os.environ[VARIABLE] = choose_backend()
+    context = importlib.import_module(f"mujoco.{os.environ[VARIABLE]}").GLContext(64, 64)
+    atexit.register(context.free)  # before the library's own farewell, after which it could not
+    return context
+
+
+def choose_backend() -> str:
+    """What renders: ``MUJOCO_GL`` if it is set, glfw where there is a display, else the first that works.
+
+    Raises:
+        RuntimeError: none does.
+    """
+    given = os.environ.get(VARIABLE, "")
+    displayed = sys.platform != "linux" or any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY"))
+    candidates = (given,) if given else ("glfw",) if displayed else HEADLESS
+    for backend in candidates:
+        if _renders(backend):
+            return backend
+    raise RuntimeError(
+        f"no image can be rendered: {VARIABLE}={' and '.join(candidates)} fails here. Install Mesa's off-screen "
+        "drivers (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri for egl, libosmesa6 for osmesa), set "
+        f"{VARIABLE} to egl, osmesa or glfw, or record and roll out without images"
+    )
+
+
+def _renders(backend: str) -> bool:
+    """In a process of its own: one that fails leaves PyOpenGL bound to it."""
+    probe = subprocess.run([sys.executable, "-c", PROBE, backend], capture_output=True, check=False)
+    return probe.returncode == 0

@@ -1,0 +1,47 @@
+"""How the commands load a checkpoint: the options that `train`, `cache build` and `cache verify` have in common."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from craft_trainer.cli.arguments import json_mapping, option
+
+if TYPE_CHECKING:
+    from craft_trainer.models.lerobot import PolicyModel
+
+
+@dataclass
+class LoadArguments:
+    """What is different from how the checkpoint was saved; a teacher and its student need the same."""
+
+    policy_options: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
+        "a new policy's configuration; of a checkpoint only how it runs, e.g. dtype, gradient_checkpointing "
+        "(a mapping, or JSON)",
+        None,
+    )
+    rename: dict | str | None = option(  # type: ignore[type-arg]
+        "features that the data names otherwise than the policy, e.g. cameras: the data's names to the policy's "
+        "(a mapping, or JSON)",
+        None,
+    )
+    adapt_to: str | None = option(
+        "LeRobot dataset whose features and statistics a base checkpoint takes: a folder or a Hub repository", None
+    )
+
+    def __post_init__(self) -> None:
+        self.policy_options = json_mapping("policy_options", self.policy_options)
+        self.rename = json_mapping("rename", self.rename)
+
+    def load(self, path: str, device: str | None) -> "PolicyModel":
+        """The checkpoint at ``path``."""
+        from craft_trainer.models.lerobot import PolicyModel
+        from craft_trainer.models.lerobot_dataset import load_metadata
+
+        assert isinstance(self.policy_options, dict)
+        assert isinstance(self.rename, dict)
+        return PolicyModel.from_pretrained(
+            path,
+            device=device,
+            options=self.policy_options,
+            rename=self.rename,
+            adapt_to=None if self.adapt_to is None else load_metadata(self.adapt_to),
+        )
