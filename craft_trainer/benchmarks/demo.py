@@ -42,7 +42,6 @@ TRAINING: Settings = {
 }
 TEACHER: Settings = POLICY | TRAINING | {"max_steps": 2500, "learning_rate": 1e-3, "warmup_steps": 100}
 FINE_TUNING: Settings = TRAINING | {"max_steps": 800, "learning_rate": 5e-4, "warmup_steps": 50}
-SELECTION = "stratified"  # as many anchors of every old task
 RETENTION: Settings = {
     "retention_terms": ["hidden", "output"],
     "retention_batch_size": 64,
@@ -134,14 +133,7 @@ def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> l
             start | {"output_dir": folder / "craft", "anchors": anchors},
         ),
     }
-    cache = {
-        "teacher": teacher,
-        "dataset": old,
-        "output_dir": anchors,
-        "anchors": story.anchors,
-        "selection": SELECTION,
-        "seed": seed,
-    }
+    cache = {"teacher": teacher, "dataset": old, "output_dir": anchors, "anchors": story.anchors, "seed": seed}
     return [
         Job(
             train,

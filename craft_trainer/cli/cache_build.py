@@ -31,9 +31,9 @@ class BuildArguments(LoadArguments):
     )
     anchors: int = option("number of samples", 1000)
     selection: str = option(
-        "which samples: uniform, stratified (evenly over tasks, phases and episodes), or k_center (spread over the "
+        "which samples: stratified (evenly over tasks, phases and episodes), uniform, or k_center (spread over the "
         "features of the last layer, which takes a pass of the teacher over all samples)",
-        "uniform",
+        "stratified",
     )
     seed: int = option("chooses the samples", 0)
     output: bool = option(
@@ -60,9 +60,8 @@ def run(argv: Sequence[str]) -> None:
 
     if Path(arguments.output_dir).exists():
         raise FileExistsError(f"{arguments.output_dir} exists: delete it, or choose another folder")
-    processes = PartialState(
-        cpu=not torch.cuda.is_available(), timeout=timedelta(days=7)
-    )  # uneven shares must not end it
+    patience = timedelta(days=7)  # shares may be uneven
+    processes = PartialState(cpu=not torch.cuda.is_available(), timeout=patience)
     own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
     teacher = arguments.load(arguments.teacher, arguments.device or own)
     dataset = PolicyDataset.of(teacher, arguments.dataset)

@@ -58,7 +58,7 @@ def test_layers_are_printed_and_every_pooling_of_each_is_cached(teacher, tiny_da
 
 
 def test_anchors_are_shared_out_over_tasks_and_phases(teacher, tiny_dataset, tiny_policy, tmp_path):
-    assert build(teacher, tiny_dataset, tmp_path / "cache", selection="stratified") == 0
+    assert build(teacher, tiny_dataset, tmp_path / "cache") == 0
     cache = AnchorCache(tmp_path / "cache")
     assert set(cache.provenance.groups.values()) == {15}
     dataset = PolicyDataset(str(tiny_dataset), tiny_policy().policy_config)
@@ -68,7 +68,7 @@ def test_anchors_are_shared_out_over_tasks_and_phases(teacher, tiny_dataset, tin
     assert cache.provenance.data["fingerprint"] == dataset.fingerprint()
 
 
-@pytest.mark.parametrize("selection", ["stratified", "k_center"])
+@pytest.mark.parametrize("selection", ["uniform", "k_center"])
 def test_other_selections_choose_other_rows(teacher, tiny_dataset, anchors, tmp_path, selection):
     assert build(teacher, tiny_dataset, tmp_path / "cache", selection=selection) == 0
     rows = AnchorCache(tmp_path / "cache").dataset["row"]
