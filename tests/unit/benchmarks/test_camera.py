@@ -19,6 +19,7 @@ TASK = "handle-press-v3"  # its expert needs few actions
 SIZE = 24
 
 
+@pytest.mark.usefixtures("rendering")
 def test_the_picture_is_lerobots() -> None:
     """Also after a step, and of the second of two simulators that share a camera. Seen to fail without the flip.
 
@@ -45,7 +46,8 @@ def test_the_picture_is_lerobots() -> None:
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[LeRobotDataset]:
+def recordings(tmp_path_factory: pytest.TempPathFactory, rendering: None) -> list[LeRobotDataset]:
+    del rendering  # or skips
     folder = tmp_path_factory.mktemp("record")
     settings = {"num_episodes": 1, "seed": 0, "action_noise": 0.1}
     return [
