@@ -1,0 +1,81 @@
+"""A question and its choices as tokens, and where the choices begin."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Tokens = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EncodedQuestion:
+    """One prompt and the continuations to be scored after it.
+
+    Attributes:
+        prefix: tokens that all sequences begin with and that are not scored, at least one; placeholders of images
+            still unexpanded.
+        choices: the tokens of each choice after the prefix.
+        starts: of each choice, the index of its first scored token; more than 0 where another choice shares less
+            with the prompt.
+        boundary_ok: whether the prompt's own tokens are a prefix of every sequence, so that exactly the choice is
+            scored.
+        text: the prompt the prefix was made from.
+        image: what the prompt shows, or None.
+        num_cut: how many tokens at the end of the prompt are not in the prefix, because a choice changed them.
+        num_image_tokens: how many tokens the image adds to the prefix.
+    """
+
+    prefix: Tokens
+    choices: tuple[Tokens, ...]
+    starts: Tokens
+    boundary_ok: bool = True
+    text: str = ""
+    image: Any = None
+    num_cut: int = 0
+    num_image_tokens: int = 0
+
+    @property
+    def num_tokens(self) -> list[int]:
+        """How many tokens of each choice are scored."""
+        return [len(choice) - start for choice, start in zip(self.choices, self.starts, strict=True)]
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Tokens before the choices, those of the image included."""
+        return len(self.prefix) + self.num_image_tokens
+
+    @property
+    def length(self) -> int:
+        """Tokens of the longest sequence, those of the image included."""
+        return self.num_prefix_tokens + max(map(len, self.choices))
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where the sequences of one question part from its prompt; see :func:`boundary`."""
+
+    num_prefix: int
+    starts: Tokens
+    exact: bool
+
+
+def boundary(prompt: Sequence[int], sequences: Sequence[Sequence[int]]) -> Boundary:
+    """Which tokens of ``sequences`` (prompt and choice, tokenised together) belong to the choices.
+
+    A tokenizer may merge the end of the prompt with the beginning of a choice; then the tokens of the prompt are no
+    prefix of the sequence, and what is scored begins where the two part. Scoring ``sequence[len(prompt):]`` instead, as
+    lm-evaluation-harness does, would skip tokens of the choice, or have none left.
+    """
+    common = [_common(prompt, sequence) for sequence in sequences]
+    num_prefix = min(common)
+    starts = tuple(count - num_prefix for count in common)
+    return Boundary(num_prefix, starts, exact=num_prefix == len(prompt))
+
+
+def _common(prompt: Sequence[int], sequence: Sequence[int]) -> int:
+    """Length of the longest common beginning that leaves at least one token of ``sequence``."""
+    size = min(len(prompt), len(sequence) - 1)
+    differing = np.flatnonzero(np.not_equal(prompt[:size], sequence[:size]))
+    return int(differing[0]) if len(differing) else size

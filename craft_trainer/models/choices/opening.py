@@ -1,0 +1,143 @@
+"""Open a checkpoint of any family, a folder or a Hub repository, as a reader of choices."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.choices.images import ImageChoices, PrefixChoices
+from craft_trainer.models.choices.text import TextChoices
+from craft_trainer.models.places import local_folder
+
+PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
+LEROBOT_TYPES = ("pi0_fast", "smolvla")
+
+
+def open_choices(name: str, *, revision: str | None = None, dtype: str | None = None, device: str | None = None) -> Any:
+    """The model called ``name``, ready to score choices.
+
+    Args:
+        name: a folder, or a Hub repository ``org/name``, or ``org/name@revision``: a HuggingFace causal or
+            vision-language model, a PEFT adapter of one, or a LeRobot policy of type pi0_fast or smolvla.
+        revision: branch, tag or commit of a Hub repository.
+        dtype: of the weights (``float32``, ``bfloat16``, …); as saved by default.
+        device: ``cpu``, ``cuda``, …; the first accelerator by default.
+
+    Raises:
+        FileNotFoundError: there is no model of that name.
+        ValueError: it is of a type that scores no choices.
+    """
+    name, _, at = name.partition("@") if local_folder(name) is None else (name, "", "")
+    folder = _folder(name, revision or at or None)
+    config = _read(folder / "config.json")
+    device = device or str(torch.accelerator.current_accelerator() or "cpu")
+    if (folder / "adapter_config.json").is_file():
+        return _adapter(folder, dtype, device)
+    if "type" in config and "model_type" not in config:
+        return _policy(folder, config["type"], dtype, device)
+    if not config:
+        raise FileNotFoundError(f"{name} holds no config.json and no adapter_config.json: it is not a model")
+    return _reader(_load(folder, dtype).to(device), folder)
+
+
+def reader(model: nn.Module, processor: Any) -> TextChoices:
+    """``model`` with its processor (or tokenizer, of a language model), in the way of its family.
+
+    Args:
+        model: a ``PreTrainedModel`` or a ``PeftModel`` of one.
+        processor: what turns text, and images, into its inputs.
+    """
+    base: Any = base_model(model)
+    if not hasattr(processor, "image_processor"):
+        return TextChoices(model, processor)
+    return (PrefixChoices if base.config.model_type in PREFIX_LM else ImageChoices)(model, processor)
+
+
+def _reader(model: Any, *folders: str | Path) -> TextChoices:
+    """``model`` with the processor in the first of ``folders`` that has one."""
+    base: Any = base_model(model)
+    sees = base.config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    errors = []
+    for folder in folders:
+        try:
+            return reader(model, (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder))
+        except (OSError, ValueError) as error:
+            errors.append(f"{folder}: {error}")
+    kind = "processor" if sees else "tokenizer"
+    raise FileNotFoundError(f"no {kind} for the model, save it beside the weights ({'; '.join(errors)})")
+
+
+def _load(folder: str | Path, dtype: str | None) -> Any:
+    """The model in ``folder``, with a head of tokens."""
+    config = AutoConfig.from_pretrained(folder)
+    sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    return kind.from_pretrained(folder, dtype=dtype or "auto")
+
+
+def _adapter(folder: Path, dtype: str | None, device: str) -> TextChoices:
+    """A PEFT adapter on its base model."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(f"{folder} is a PEFT adapter: pip install 'craft-trainer[peft]'") from error
+    settings = _read(folder / "adapter_config.json")
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{folder / 'adapter_config.json'}: base_model_name_or_path is missing")
+    place = _folder(base, settings.get("revision"))
+    model = PeftModel.from_pretrained(_load(place, dtype), str(folder)).to(device)
+    return _reader(model, folder, place)
+
+
+def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> Any:
+    """A LeRobot policy with a language model in it."""
+    if kind not in LEROBOT_TYPES:
+        raise ValueError(
+            f"a LeRobot policy of type {kind!r} has no words to choose from: {' and '.join(LEROBOT_TYPES)}"
+        )
+    from craft_trainer.models.choices.pi0_fast import PI0FastChoices
+    from craft_trainer.models.lerobot import PolicyModel
+
+    options = {"dtype": dtype} if dtype and kind == "pi0_fast" else {}
+    model = PolicyModel.from_pretrained(folder, device=device, options=options)
+    if kind == "pi0_fast":
+        return PI0FastChoices(model)
+    policy: Any = model.policy
+    vlm = policy.model.vlm_with_expert
+    return reader(vlm.vlm.to(getattr(torch, dtype)) if dtype else vlm.vlm, vlm.processor)
+
+
+def _folder(name: str, revision: str | None) -> Path:
+    """Where the files of ``name`` are, downloaded if they have to be.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a repository.
+    """
+    folder = local_folder(name)
+    if folder is not None:
+        return folder
+    try:
+        return Path(snapshot_download(name, revision=revision))
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name} is neither a folder nor a Hub repository that you may read: {error}"
+        ) from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``, empty if there is no such file."""
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}

@@ -1,0 +1,201 @@
+"""Choices read by a causal language model."""
+
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from craft_trainer.evaluation.encoding import EncodedQuestion, boundary
+from craft_trainer.evaluation.scoring import Method, Prefix
+from craft_trainer.evaluation.tree import TreeBatch
+from craft_trainer.models.causal_lm import base_model
+
+NO_LIMIT = 10**6  # tokenizers without a limit say 10^30
+
+
+class TextChoices:
+    """A causal language model, with or without PEFT adapters, and its tokenizer.
+
+    Args:
+        model: a ``PreTrainedModel`` with a language-modelling head, or a ``PeftModel`` of one.
+        tokenizer: a ``PreTrainedTokenizerBase``. What it adds in front of a text (BOS) stays; what it adds behind (EOS)
+            is taken off.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any) -> None:
+        self.model: Any = model.eval()
+        self.tokenizer = tokenizer
+        base: Any = base_model(model)
+        self._base = base
+        self._text_config = base.config.get_text_config()
+        self._num_added_behind = _num_added_behind(tokenizer)
+
+    @property
+    def method(self) -> Method:
+        """``packed`` for attention that takes any mask and positions; ``separate`` for others and recurrent layers."""
+        takes = inspect.signature(type(self._base).forward).parameters
+        kinds = set(getattr(self._text_config, "layer_types", None) or ())
+        tree = {"position_ids", "attention_mask"} <= set(takes) and kinds <= {"full_attention", "sliding_attention"}
+        return "packed" if tree else "separate"
+
+    @property
+    def window(self) -> int | None:
+        """How far back the layers with the shortest sight see."""
+        window: int | None = getattr(self._text_config, "sliding_window", None)
+        return window
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the embeddings."""
+        dtype: torch.dtype = self._base.get_input_embeddings().weight.dtype
+        return dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the embeddings are."""
+        device: torch.device = self._base.get_input_embeddings().weight.device
+        return device
+
+    @property
+    def vocabulary(self) -> int:
+        """Rows of the head."""
+        return int(self._text_config.vocab_size)
+
+    @property
+    def max_length(self) -> int | None:
+        """The smaller of what the model's positions and the tokenizer allow."""
+        limits = [
+            getattr(self._text_config, "max_position_embeddings", None),
+            getattr(self.tokenizer, "model_max_length", None),
+        ]
+        return min((limit for limit in limits if limit and limit < NO_LIMIT), default=None)
+
+    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
+        """Prompt and continuation are tokenised together, as they are in text.
+
+        Spaces at the end of the prompt go to the continuation, as in lm-evaluation-harness. An empty prompt is the
+        tokenizer's BOS, or EOS.
+
+        Raises:
+            ValueError: there is an image.
+        """
+        if image is not None:
+            raise ValueError(f"{type(self._base).__name__} reads no images")
+        stripped = prompt.rstrip(" ")
+        spaces = prompt[len(stripped) :]
+        sequences = [self.tokens(stripped + spaces + continuation) for continuation in continuations]
+        context = self.tokens(stripped) if stripped else []
+        found = boundary(context, sequences)
+        num_prefix = found.num_prefix
+        first: tuple[int, ...] = ()
+        if not num_prefix:
+            begin = self._first_token()
+            there = all(sequence[0] == begin for sequence in sequences)  # the tokenizer has put it there
+            num_prefix, first = (1, ()) if there else (0, (begin,))
+        return EncodedQuestion(
+            prefix=(*first, *sequences[0][:num_prefix]),
+            choices=tuple(tuple(sequence[num_prefix:]) for sequence in sequences),
+            starts=found.starts if found.num_prefix else (0,) * len(sequences),
+            boundary_ok=found.exact,
+            text=stripped,
+            num_cut=len(context) - found.num_prefix,
+        )
+
+    def tokens(self, text: str) -> list[int]:
+        """``text`` as the tokenizer has it, without what is added behind."""
+        ids: list[int] = self.tokenizer(text).input_ids
+        return ids[: len(ids) - self._num_added_behind]
+
+    def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
+        """Right-padded prompts, in one pass that keeps keys and values."""
+        lengths = torch.tensor([len(question.prefix) for question in questions])
+        ids = torch.zeros(len(questions), int(lengths.max()), dtype=torch.long)
+        for row, question in enumerate(questions):
+            ids[row, : len(question.prefix)] = torch.tensor(question.prefix)
+        valid = torch.arange(ids.shape[1]) < lengths[:, None]
+        last = torch.stack([torch.arange(len(questions)), lengths - 1], dim=1)
+        with head_of_rows(self._base, last):
+            output = self.model(
+                input_ids=ids.to(self.device), attention_mask=valid.long().to(self.device), use_cache=True
+            )
+        return Prefix(output.past_key_values, valid, lengths, output.logits[0])
+
+    def tree_logits(self, trees: TreeBatch, prefix: Prefix | None) -> Float[Tensor, "rows vocabulary"]:
+        """One pass with a mask and positions of our own."""
+        start = torch.zeros(len(trees.tokens), dtype=torch.long) if prefix is None else prefix.positions
+        with head_of_rows(self._base, trees.rows):
+            logits: Tensor = self.model(
+                input_ids=trees.tokens.to(self.device),
+                attention_mask=additive(tree_mask(trees, prefix), self.dtype).to(self.device),
+                position_ids=self.positions(start[:, None] + trees.depths).to(self.device),
+                past_key_values=None if prefix is None else prefix.cache,
+                use_cache=prefix is not None,
+            ).logits
+        return logits[0]
+
+    def positions(self, positions: Int[Tensor, "batch nodes"]) -> Int[Tensor, "*axes batch nodes"]:
+        """Positions as the model takes them."""
+        return positions
+
+    def sequence_logits(self, question: EncodedQuestion, choice: int) -> Float[Tensor, "tokens vocabulary"]:
+        """The whole sequence through the model's own forward."""
+        ids = torch.tensor([*question.prefix, *question.choices[choice]], device=self.device)
+        logits: Tensor = self.model(input_ids=ids[None], use_cache=False).logits
+        return logits[0, len(question.prefix) + question.starts[choice] - 1 : -1]
+
+    def _first_token(self) -> int:
+        """What a text begins with that has nothing before it.
+
+        Raises:
+            ValueError: the tokenizer has neither BOS nor EOS.
+        """
+        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
+            if token is not None:
+                return int(token)
+        raise ValueError("an empty prompt needs a tokenizer with a BOS or EOS token")
+
+
+@contextmanager
+def head_of_rows(model: Any, rows: Int[Tensor, "rows 2"]) -> Iterator[None]:
+    """Inside, the head of ``model`` computes logits (1, rows, vocabulary) of these (batch, token) alone.
+
+    Whatever the model does to its logits after the head (scaling, soft caps) is still done.
+    """
+    batch, token = rows.unbind(dim=1)
+
+    def choose(_head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        hidden, *rest = inputs
+        return (hidden[batch.to(hidden.device), token.to(hidden.device)][None], *rest)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def tree_mask(trees: TreeBatch, prefix: Prefix | None) -> Bool[Tensor, "batch nodes keys"]:
+    """A node sees what is valid of its prompt, the nodes above it, and itself."""
+    if prefix is None:
+        return trees.ancestors
+    before = prefix.valid[:, None].expand(-1, trees.ancestors.shape[1], -1)
+    return torch.cat([before.to(trees.ancestors.device), trees.ancestors], dim=2)
+
+
+def additive(mask: Bool[Tensor, "batch nodes keys"], dtype: torch.dtype) -> Float[Tensor, "batch 1 nodes keys"]:
+    """0 where ``mask`` allows attention, the smallest number where it does not."""
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)[:, None]
+
+
+def _num_added_behind(tokenizer: Any) -> int:
+    """How many special tokens ``tokenizer`` adds behind a text."""
+    plain: list[int] = tokenizer("a", add_special_tokens=False).input_ids
+    whole: list[int] = tokenizer("a").input_ids
+    for behind in range(len(whole) - len(plain) + 1):
+        if whole[len(whole) - behind - len(plain) : len(whole) - behind] == plain:
+            return behind
+    return 0
