@@ -1,0 +1,187 @@
+"""Two models on the same items: paired differences, their intervals and tests.
+
+This file is also published next to the `evaluate` script, so it imports nothing of the package but its neighbours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from .conclusion import conclude
+
+NUM_RESAMPLES = 9999
+CONFIDENCE = 0.95
+POWER = 0.8
+MOST_ITEMS_FOR_BCA = 5000  # its jackknife takes n² steps, and beyond this the two kinds of interval are the same
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What two models made of the same n items; differences are second − first, so below 0 the second is worse.
+
+    Attributes:
+        accuracy1, accuracy2: fractions of right items.
+        accuracy_difference, accuracy_difference_ci: their difference and its 95 % interval (paired bootstrap).
+        num_right_to_wrong, num_wrong_to_right: items that only the first, or only the second, has right.
+        mcnemar_p: two-sided exact McNemar test of the two counts; 1 where both are 0.
+        margin_gold1, margin_gold2: means of the signed gold margins in nats (answer − best other choice).
+        margin_gold_change, margin_gold_change_ci: mean change of the margin and its 95 % interval (paired bootstrap).
+        discordance_bound: upper end of the 95 % Clopper-Pearson interval of the fraction of items that change sides.
+        right_to_wrong, wrong_to_right: the ids of these items.
+        items_for_difference_seen: items that would show an accuracy difference as large as this one with 80 % power
+            at the discordance seen; ``None`` where there is no difference.
+        items_for_two_points: the same for a difference of 2 percentage points.
+        confidence, num_resamples, seed: of the intervals.
+        conclusion: what may be concluded, in plain English.
+    """
+
+    num_items: int
+    accuracy1: float
+    accuracy2: float
+    accuracy_difference: float
+    accuracy_difference_ci: tuple[float, float]
+    num_right_to_wrong: int
+    num_wrong_to_right: int
+    mcnemar_p: float
+    margin_gold1: float
+    margin_gold2: float
+    margin_gold_change: float
+    margin_gold_change_ci: tuple[float, float]
+    discordance_bound: float
+    right_to_wrong: list[str]
+    wrong_to_right: list[str]
+    items_for_difference_seen: int | None
+    items_for_two_points: int
+    confidence: float
+    num_resamples: int
+    seed: int
+    conclusion: str
+
+
+def compare(
+    correct1: Sequence[bool],
+    correct2: Sequence[bool],
+    *,
+    margins1: Sequence[float],
+    margins2: Sequence[float],
+    ids: Sequence[str] | None = None,
+    seed: int = 0,
+    num_resamples: int = NUM_RESAMPLES,
+) -> Comparison:
+    """Compare a second model with a first on n ≥ 1 items, one entry of each list per item, in the same order.
+
+    Args:
+        correct1: whether the first model has the item right; any accuracy (raw, per character, …) will do.
+        correct2: the same of the second.
+        margins1: signed gold margins of the first, in nats.
+        margins2: the same of the second.
+        ids: names of the items in the lists of flips; without them their positions from 0.
+        seed: of the bootstrap; the same seed gives the same intervals.
+        num_resamples: of the bootstrap.
+
+    Raises:
+        ValueError: no items, lists of different lengths, or a margin that is not finite.
+    """
+    names = [str(number) for number in range(len(correct1))] if ids is None else [str(name) for name in ids]
+    columns = {"correct1": correct1, "correct2": correct2, "margins1": margins1, "margins2": margins2, "ids": names}
+    _check(columns)
+    before, after = np.array(correct1, dtype=bool), np.array(correct2, dtype=bool)
+    lost, won = before & ~after, after & ~before
+    num_lost, num_won = int(lost.sum()), int(won.sum())
+    first, second = np.array(margins1, dtype=np.float64), np.array(margins2, dtype=np.float64)
+    gains = after.astype(np.float64) - before
+    difference = (num_won - num_lost) / len(names)
+    discordance = (num_lost + num_won) / len(names)
+    bound = float(proportion_confint(num_lost + num_won, len(names), alpha=1 - CONFIDENCE, method="beta")[1])
+    numbers = Comparison(
+        num_items=len(names),
+        accuracy1=float(before.mean()),
+        accuracy2=float(after.mean()),
+        accuracy_difference=difference,
+        accuracy_difference_ci=mean_interval(gains, seed=seed, num_resamples=num_resamples),
+        num_right_to_wrong=num_lost,
+        num_wrong_to_right=num_won,
+        mcnemar_p=mcnemar_p(num_lost, num_won),
+        margin_gold1=float(first.mean()),
+        margin_gold2=float(second.mean()),
+        margin_gold_change=float((second - first).mean()),
+        margin_gold_change_ci=mean_interval(second - first, seed=seed, num_resamples=num_resamples),
+        discordance_bound=bound,
+        right_to_wrong=[name for name, flipped in zip(names, lost, strict=True) if flipped],
+        wrong_to_right=[name for name, flipped in zip(names, won, strict=True) if flipped],
+        items_for_difference_seen=items_needed(difference, discordance) if difference else None,
+        items_for_two_points=items_needed(0.02, discordance or bound),
+        confidence=CONFIDENCE,
+        num_resamples=num_resamples,
+        seed=seed,
+        conclusion="",
+    )
+    return replace(numbers, conclusion=conclude(numbers))
+
+
+def mean_interval(
+    changes: NDArray[np.float64], *, seed: int = 0, num_resamples: int = NUM_RESAMPLES
+) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of paired ``changes``, shape (n,), in their unit.
+
+    Whole items are drawn, so it is the paired bootstrap of mean(second) − mean(first). Bias-corrected and accelerated
+    (Efron 1987, J. Am. Stat. Assoc. 82:171), from 5,000 items on percentiles. Where all changes are the same there is
+    nothing to draw and both ends are that change: an interval without width says nothing of other items.
+    """
+    mean, spread = float(changes.mean()), float(np.ptp(changes))
+    if spread <= 1e-12 * max(1.0, float(np.abs(changes).max())):
+        return mean, mean
+    method = "BCa" if len(changes) <= MOST_ITEMS_FOR_BCA else "percentile"
+    result = stats.bootstrap(
+        (changes,),
+        np.mean,
+        n_resamples=num_resamples,
+        batch=max(1, 2_000_000 // len(changes)),  # 16 MB at a time
+        confidence_level=CONFIDENCE,
+        method=method,
+        rng=np.random.default_rng(seed),
+    )
+    low, high = result.confidence_interval
+    return float(low), float(high)
+
+
+def mcnemar_p(num_right_to_wrong: int, num_wrong_to_right: int) -> float:
+    """Two-sided exact p of the McNemar test: are b and c of b + c changed items as likely as heads and tails?
+
+    min(1, 2 P(X ≤ min(b, c))) with X ~ Binomial(b + c, ½); 1 if nothing changed.
+    Source: McNemar 1947, Psychometrika 12:153, in its exact form; statsmodels ``mcnemar(exact=True)``.
+    """
+    if num_right_to_wrong + num_wrong_to_right == 0:
+        return 1.0
+    return float(mcnemar([[0, num_right_to_wrong], [num_wrong_to_right, 0]], exact=True).pvalue)
+
+
+def items_needed(difference: float, discordance: float) -> int:
+    """Items with which McNemar's test at 5 % sees an accuracy ``difference`` with 80 % power.
+
+    n = ((z_0.975 √ψ + z_0.8 √(ψ − δ²)) / δ)², rounded up, with δ the difference and ψ ≥ |δ| the ``discordance``, the
+    fraction of items that change sides; a smaller ψ is taken as |δ|. Near δ = 0 it is 2.8² ψ/δ².
+    Source: Connor 1987, Biometrics 43:207, eq. 3.
+    """
+    changed = max(discordance, abs(difference))
+    z_level, z_power = stats.norm.ppf([(1 + CONFIDENCE) / 2, POWER])
+    root = z_level * np.sqrt(changed) + z_power * np.sqrt(changed - difference**2)
+    return int(np.ceil((root / difference) ** 2))
+
+
+def _check(columns: dict[str, Sequence[Any]]) -> None:
+    lengths = {name: len(values) for name, values in columns.items()}
+    if set(lengths.values()) == {0}:
+        raise ValueError("there are no items to compare")
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"both models must have the same items in the same order, but the lists have lengths {lengths}")
+    for name in ("margins1", "margins2"):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(columns[name], dtype=np.float64)))
+        if len(bad):
+            raise ValueError(f"item {columns['ids'][bad[0]]}: {name} is not finite")
