@@ -19,8 +19,8 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, Looku
 class ImageFolder:
     """Finds the images that rows name.
 
-    Paths are relative to the first of ``roots``, and no image comes from outside all of them: not by an absolute path, not by
-    ``..``, not over a symbolic link. Without roots only images inside the data itself are found.
+    Paths are relative to the first of ``roots``, and no image comes from outside all of them: not by an absolute path,
+    not by ``..``, not over a symbolic link. Without roots only images inside the data itself are found.
     """
 
     def __init__(self, roots: Sequence[Path]) -> None:

@@ -27,8 +27,8 @@ def checked_fields(row: Any, names: Mapping[str, str], number: int) -> Fields:
     ``names`` says one column for the image, under ``image``, whatever it holds.
 
     Raises:
-        BadRowError: a missing field, a wrong type, blank text, fewer than two choices, two that are the same, an answer that is
-            none of them.
+        BadRowError: a missing field, a wrong type, blank text, fewer than two choices, two that are the same, an
+            answer that is none of them.
     """
     if not isinstance(row, Mapping):
         raise BadRowError(f"it is {_kind(row)}, not an object with question, choices and answer_index")

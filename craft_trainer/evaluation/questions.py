@@ -72,13 +72,13 @@ def read_questions(
 ) -> Questions:
     """Read and check multiple-choice questions.
 
-    A row has ``question``, ``choices`` (2 or more, as many as it likes), ``answer_index`` (from 0), and may have ``id`` and
-    ``image_path`` (relative to the file or folder, and inside it). A dataset may have an image column ``image``
+    A row has ``question``, ``choices`` (2 or more, as many as it likes), ``answer_index`` (from 0), and may have ``id``
+    and ``image_path`` (relative to the file or folder, and inside it). A dataset may have an image column ``image``
     instead. Other keys are ignored.
 
     Args:
-        data: a file of JSON lines, a folder of a dataset (``save_to_disk``, or files that ``load_dataset`` reads), or the
-            name ``owner/name`` of a dataset on the Hub.
+        data: a file of JSON lines, a folder of a dataset (``save_to_disk``, or files that ``load_dataset`` reads), or
+            the name ``owner/name`` of a dataset on the Hub.
         split: of a dataset; may be left out if there is one.
         columns: our names to the data's, such as ``{"question": "prompt"}``.
         on_bad_row: "error" refuses the data if any row is bad; "skip" lists these rows in ``refused``.
@@ -138,7 +138,7 @@ def _question(number: int, row: Any, names: Mapping[str, str], images: ImageFold
 
 
 def _columns(chosen: Mapping[str, str], source: QuestionData) -> dict[str, str]:
-    """The data's name of each of our fields; ``image`` is the chosen column, an image column, or else ``image_path``."""
+    """The data's names of our fields; ``image`` is the chosen column, an image column, or else ``image_path``."""
     unknown = [name for name in chosen if name not in FIELDS]
     if unknown:
         raise ValueError(f"columns: {unknown[0]!r} is not a field of a question; the fields are {', '.join(FIELDS)}")

@@ -1,8 +1,8 @@
 """What may be concluded from a comparison, in plain English, and what may not.
 
-Two statements are kept apart. *Accuracy* changed if the exact McNemar test says so (p < 0.05). The *gold margin* changed if its
-95 % interval excludes 0; it moves before answers flip, so it is the more sensitive one, but it says nothing of how many
-questions are answered right.
+Two statements are kept apart. *Accuracy* changed if the exact McNemar test says so (p < 0.05). The *gold margin*
+changed if its 95 % interval excludes 0; it moves before answers flip, so it is the more sensitive one, but it says
+nothing of how many questions are answered right.
 """
 
 from __future__ import annotations
