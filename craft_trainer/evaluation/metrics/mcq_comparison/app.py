@@ -33,7 +33,11 @@ def read_items(text: str, name: str) -> list[dict[str, Any]]:
         whole = json.loads(text)
         items = whole.get("items", [whole]) if isinstance(whole, dict) else whole
     except ValueError:
-        items = [_read_line(f"{name}, line {number}", line) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+        items = [
+            _read_line(f"{name}, line {number}", line)
+            for number, line in enumerate(text.splitlines(), 1)
+            if line.strip()
+        ]
     if not isinstance(items, list) or not items:
         raise ValueError(f"{name}: paste one JSON object per line, like the example")
     for number, item in enumerate(items):
@@ -53,7 +57,7 @@ def judge(first: str, second: str) -> tuple[str, Table]:
             references=[item["answer_index"] for item in ours],
             ids=[str(item.get("id", number)) for number, item in enumerate(ours)],
         )
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         return f"**These cannot be compared:** {error}", []
     return numbers.pop("conclusion"), [[name, _shown(value)] for name, value in numbers.items()]
 
@@ -67,7 +71,9 @@ def build() -> gradio.Blocks:
             second = gradio.Textbox(EXAMPLE2, label="Second model, the same items", lines=8, elem_id="second")
         button = gradio.Button("Compare", variant="primary", elem_id="compare")
         sentence = gradio.Markdown(elem_id="conclusion")
-        numbers = gradio.Dataframe(headers=["statistic", "value"], interactive=False, max_height=1000, elem_id="numbers")
+        numbers = gradio.Dataframe(
+            headers=["statistic", "value"], interactive=False, max_height=1000, elem_id="numbers"
+        )
         button.click(judge, [first, second], [sentence, numbers])
     return page
 

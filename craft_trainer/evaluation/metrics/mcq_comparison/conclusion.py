@@ -1,8 +1,8 @@
 """What may be concluded from a comparison, in plain English, and what may not.
 
-Two statements are kept apart. *Accuracy* changed if the exact McNemar test says so (p < 0.05). The *gold margin* changed if its
-95 % interval excludes 0; it moves before answers flip, so it is the more sensitive one, but it says nothing of how many
-questions are answered right.
+Two statements are kept apart. *Accuracy* changed if the exact McNemar test says so (p < 0.05). The *gold margin*
+changed if its 95 % interval excludes 0; it moves before answers flip, so it is the more sensitive one, but it says
+nothing of how many questions are answered right.
 """
 
 from __future__ import annotations
@@ -20,15 +20,24 @@ FEWEST_FOR_MARGIN = 20  # below this a bootstrap interval of a mean is too narro
 VERDICTS: dict[tuple[Verdict, Verdict], str] = {
     ("fell", "fell"): "The second model is damaged on questions like these.",
     ("fell", "undecided"): "The second model is damaged on questions like these: it answers fewer of them.",
-    ("fell", "rose"): "The two disagree: the second model answers fewer questions, although on average the right answers "
+    (
+        "fell",
+        "rose",
+    ): "The two disagree: the second model answers fewer questions, although on average the right answers "
     "gained. Its answers are damaged; what carries the mean margin must be seen in the items.",
     ("rose", "rose"): "The second model is better on questions like these.",
     ("rose", "undecided"): "The second model is better on questions like these: it answers more of them.",
-    ("rose", "fell"): "The two disagree: the second model answers more questions, although on average the right answers "
+    (
+        "rose",
+        "fell",
+    ): "The two disagree: the second model answers more questions, although on average the right answers "
     "lost ground. Its answers are better; what carries the mean margin must be seen in the items.",
     ("undecided", "fell"): "An early sign of damage: the right answers lost ground against the best wrong ones (or all "
     "choices moved apart); that fewer questions are answered is not shown.",
-    ("undecided", "rose"): "An early sign of improvement: the right answers gained on the best wrong ones (or all choices "
+    (
+        "undecided",
+        "rose",
+    ): "An early sign of improvement: the right answers gained on the best wrong ones (or all choices "
     "moved apart); that more questions are answered is not shown.",
     ("undecided", "undecided"): "Neither damage nor improvement may be concluded, and not that nothing changed either.",
 }

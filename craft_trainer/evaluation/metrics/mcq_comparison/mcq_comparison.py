@@ -14,9 +14,9 @@ from .paired import NUM_RESAMPLES, compare
 __all__ = ["MCQComparison", "conclude"]
 
 DESCRIPTION = """Did the second model lose or gain on these multiple-choice items? Takes the log-likelihoods that two
-models give to the choices of the same questions. Gives both accuracies, their difference with a paired bootstrap interval,
-the exact McNemar test, the change of the gold margin (right answer − best other choice) with its interval, the items that
-flipped, and a sentence that says what may be concluded and how many items would be needed if nothing may."""
+models give to the choices of the same questions. Gives both accuracies, their difference with a paired bootstrap
+interval, the exact McNemar test, the change of the gold margin (right answer − best other choice) with its interval,
+the items that flipped, and a sentence that says what may be concluded and how many items would be needed if nothing may."""
 
 INPUTS = """
 Args:
@@ -44,7 +44,7 @@ Examples:
 CITATION = """@software{craft_trainer, title = {craft_trainer: Constrained Retention Fine-Tuning}, year = {2026}}"""
 
 
-class MCQComparison(evaluate.Comparison):
+class MCQComparison(evaluate.Comparison):  # type: ignore[misc]
     """``evaluate.load("…/mcq_comparison", module_type="comparison")``; its inputs and outputs are in ``INPUTS``."""
 
     def _info(self) -> evaluate.ComparisonInfo:
@@ -63,6 +63,7 @@ class MCQComparison(evaluate.Comparison):
         predictions1: list[list[float]],
         predictions2: list[list[float]],
         references: list[int],
+        *,
         ids: list[str] | None = None,
         seed: int = 0,
         num_resamples: int = NUM_RESAMPLES,

@@ -180,7 +180,9 @@ def _check(columns: dict[str, Sequence[Any]]) -> None:
     if set(lengths.values()) == {0}:
         raise ValueError("there are no items to compare")
     if len(set(lengths.values())) > 1:
-        raise ValueError(f"both models must have the same items in the same order, but the lists have lengths {lengths}")
+        raise ValueError(
+            f"both models must have the same items in the same order, but the lists have lengths {lengths}"
+        )
     for name in ("margins1", "margins2"):
         bad = np.flatnonzero(~np.isfinite(np.asarray(columns[name], dtype=np.float64)))
         if len(bad):

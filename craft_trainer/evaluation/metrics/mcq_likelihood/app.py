@@ -47,7 +47,7 @@ def score(text: str) -> tuple[str, Table, Table]:
             **{name: _column(items, name) for name in given},
             per_item=True,
         )
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         return f"**This cannot be scored:** {error}", [], []
     rows = [[number, *(_shown(item[name]) for name in SHOWN)] for number, item in enumerate(numbers.pop("items"))]
     means = [[name, _shown(value)] for name, value in numbers.items()]
@@ -57,7 +57,9 @@ def score(text: str) -> tuple[str, Table, Table]:
 def build() -> gradio.Blocks:
     """The page."""
     with gradio.Blocks(title="MCQ likelihood", analytics_enabled=False) as page:
-        gradio.Markdown("# MCQ likelihood\nScores of multiple-choice questions from the log-likelihoods of their choices.")
+        gradio.Markdown(
+            "# MCQ likelihood\nScores of multiple-choice questions from the log-likelihoods of their choices."
+        )
         text = gradio.Textbox(EXAMPLE, label="One item per line", lines=8, elem_id="items")
         button = gradio.Button("Score", variant="primary", elem_id="score")
         sentence = gradio.Markdown(elem_id="sentence")

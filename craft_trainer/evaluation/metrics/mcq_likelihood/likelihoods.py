@@ -5,7 +5,6 @@ This file is also published next to the `evaluate` script, so it imports nothing
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -148,7 +147,7 @@ def summarise(items: Iterable[ItemLikelihoods]) -> dict[str, float]:
 def softmax(log_likelihoods: Floats) -> Floats:
     """exp(x − max x) / Σ exp(x − max x): the choices' probabilities if one of them had to be said; shape (n,)."""
     weights = np.exp(log_likelihoods - log_likelihoods.max())
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum(), dtype=np.float64)
 
 
 def calibration_error(confidences: Floats, correct: NDArray[np.bool_], num_bins: int = NUM_BINS) -> float:
@@ -179,7 +178,7 @@ def _accuracies(scores: Sequence[ItemScores]) -> dict[str, float]:
 
 
 def _answer(answer_index: Any, num_choices: int, name: str) -> int:
-    if isinstance(answer_index, bool | np.bool_) or not isinstance(answer_index, Integral):
+    if isinstance(answer_index, bool | np.bool_) or not isinstance(answer_index, int | np.integer):
         raise ValueError(f"{name}: answer_index must be a whole number, not {answer_index!r}")
     if not 0 <= answer_index < num_choices:
         raise ValueError(f"{name}: answer_index {answer_index} is none of the {num_choices} choices, 0 is the first")
@@ -187,11 +186,12 @@ def _answer(answer_index: Any, num_choices: int, name: str) -> int:
 
 
 def _numbers(values: Any, field: str, name: str) -> Floats:
-    listed = values.tolist() if hasattr(values, "tolist") else values
+    listed = values.tolist() if hasattr(values, "tolist") else values  # arrays and tensors
     if not isinstance(listed, Sequence) or isinstance(listed, str):
         raise ValueError(f"{name}: {field} must be a list of numbers, one for each choice, not {values!r}")
+    listed = [value.item() if isinstance(value, np.generic) else value for value in listed]
     for value in listed:
-        if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= LARGEST:  # nor is nan
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:  # nor is nan
             raise ValueError(f"{name}: {field} holds {value!r}, which is not a finite number")
     return np.array(listed, dtype=np.float64)
 

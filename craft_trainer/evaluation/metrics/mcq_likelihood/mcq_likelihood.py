@@ -39,7 +39,7 @@ CITATION = """@software{craft_trainer, title = {craft_trainer: Constrained Reten
 OPTIONAL = {"num_tokens", "num_chars", "num_bytes", "unconditional"}
 
 
-class MCQLikelihood(evaluate.Metric):
+class MCQLikelihood(evaluate.Metric):  # type: ignore[misc]
     """``evaluate.load("…/mcq_likelihood")``; its inputs and outputs are in ``INPUTS``."""
 
     def _info(self) -> evaluate.MetricInfo:

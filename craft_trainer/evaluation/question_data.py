@@ -1,0 +1,169 @@
+"""Rows of multiple-choice data: a file of JSON lines, a dataset in a folder, or a dataset of the Hub."""
+
+import difflib
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from craft_trainer.evaluation.question_rows import BadRowError, shown
+from craft_trainer.models.places import local_folder
+
+Row = tuple[int, Any]  # its number from 1, and its value or the BadRowError that says why it has none
+
+SAVED = ("state.json", "dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
+
+
+@dataclass(frozen=True)
+class QuestionData:
+    """Rows that are not checked yet.
+
+    Attributes:
+        place: what to call it in errors.
+        rows: numbers and values.
+        columns: the names that rows have.
+        has_images: there is an image column named ``image``.
+        roots: folders that images may come from; relative paths start at the first.
+        description: of the source, ready for JSON.
+    """
+
+    place: str
+    rows: Iterable[Row]
+    columns: Sequence[str]
+    has_images: bool
+    roots: Sequence[Path]
+    description: dict[str, str | int | None] = field(default_factory=dict)
+
+    def missing_column(self, ours: str, theirs: str) -> str:
+        """What to say if the data has no column ``theirs`` for our field ``ours``."""
+        close = difflib.get_close_matches(theirs, self.columns, n=1, cutoff=0.5)
+        hint = f"; did you mean {close[0]!r}?" if close else "."
+        columns = ", ".join(shown(name) for name in self.columns[:40])
+        return (
+            f"{self.place} has no column {theirs!r}{hint} Its columns are {columns}. "
+            f"Say which one is the {ours} with --columns {ours}=NAME"
+        )
+
+
+def open_data(
+    data: str | Path, *, split: str | None, revision: str | None, config: str | None, limit: int | None
+) -> QuestionData:
+    """Rows of ``data``; see :func:`craft_trainer.evaluation.questions.read_questions`."""
+    place = local_folder(data)
+    if place is not None and place.is_file():
+        _refuse_options(place, split=split, revision=revision, config=config)
+        return _open_lines(place, limit)
+    if place is not None and revision is not None:
+        raise ValueError(f"{place} is a folder: a revision is for datasets of the Hub")
+    return _open_dataset(place, str(data), split=split, revision=revision, config=config, limit=limit)
+
+
+def _refuse_options(place: Path, **options: str | None) -> None:
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(f"{place} is a file of JSON lines: it has no {given[0]}; leave --{given[0]} out")
+
+
+def _open_lines(path: Path, limit: int | None) -> QuestionData:
+    content = path.read_bytes()
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")  # not at U+2028, which JSON allows in text
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()][:limit]
+    rows = [(number, _parse(line)) for number, line in numbered]
+    keys = dict.fromkeys(key for _, row in rows if isinstance(row, dict) for key in row)
+    return QuestionData(
+        place=str(path),
+        rows=rows,
+        columns=list(keys),
+        has_images=False,
+        roots=[path.parent],
+        description={"path": str(path), "sha256": hashlib.sha256(content).hexdigest(), "num_rows": len(rows)},
+    )
+
+
+def _parse(line: bytes) -> Any:
+    """The value of a line of JSON, or the reason why it has none."""
+    try:
+        return json.loads(line.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_object)
+    except BadRowError as reason:
+        return reason
+    except UnicodeDecodeError as error:
+        return BadRowError(f"it is not UTF-8: byte {error.start + 1} of the line is 0x{line[error.start]:02x}")
+    except json.JSONDecodeError as error:
+        return BadRowError(f"it is not JSON: {error.msg}, at character {error.pos + 1} of the line")
+    except RecursionError:
+        return BadRowError("it is nested too deeply")
+    except ValueError as error:  # an int of thousands of digits
+        return BadRowError(f"it is not JSON that can be read: {shown(str(error))}")
+
+
+def _no_constant(name: str) -> None:
+    raise BadRowError(f"it is not JSON: {name} is no number of JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = dict(pairs)
+    if len(keys) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise BadRowError(f"it has the key {shown(twice)} twice")
+    return keys
+
+
+def _open_dataset(
+    place: Path | None, name: str, *, split: str | None, revision: str | None, config: str | None, limit: int | None
+) -> QuestionData:
+    import datasets
+
+    loaded = _load(place, name, split=split, revision=revision, config=config)
+    dataset = _one_split(loaded, split, name)
+    fingerprint = dataset._fingerprint
+    images = {column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)}
+    for column in images:
+        dataset = dataset.cast_column(column, datasets.Image(decode=False))
+    chosen = dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+    cache = [Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.HF_CACHE_HOME) / "hub"]
+    return QuestionData(
+        place=f"{name} ({split or dataset.split or 'its only split'})",
+        rows=enumerate(chosen, 1),
+        columns=dataset.column_names,
+        has_images="image" in images,
+        roots=[place] if place is not None else cache,
+        description={
+            "path" if place is not None else "name": name,
+            "config": config,
+            "split": split or (str(dataset.split) if dataset.split else None),
+            "revision": revision,
+            "fingerprint": fingerprint,
+            "num_rows": len(chosen),
+        },
+    )
+
+
+def _load(place: Path | None, name: str, *, split: str | None, revision: str | None, config: str | None) -> Any:
+    import datasets
+
+    if place is not None and any((place / file).exists() for file in SAVED):
+        return datasets.load_from_disk(str(place))
+    try:
+        return datasets.load_dataset(str(place or name), config, revision=revision)
+    except datasets.exceptions.DatasetGenerationError as error:
+        reason = f"{error.__cause__ or error}".splitlines()[0]
+        raise ValueError(
+            f"{name} cannot be read as a dataset: {reason}. Name a file of JSON lines itself to learn its bad rows"
+        ) from error
+
+
+def _one_split(loaded: Any, split: str | None, name: str) -> Any:
+    import datasets
+
+    splits: dict[str, Any] = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
+    if isinstance(loaded, datasets.Dataset) and split is None:
+        return loaded
+    if split is None and len(splits) == 1:
+        return next(iter(splits.values()))
+    if split not in splits:
+        given = "which one is meant must be said" if split is None else f"there is no split {split!r}"
+        raise ValueError(f"{name}: {given}; its splits are {', '.join(splits)} (--split)")
+    return splits[split]

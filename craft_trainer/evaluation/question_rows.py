@@ -1,0 +1,98 @@
+"""One row of multiple-choice data: its fields, or why it is no question."""
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+FIELDS = ("question", "choices", "answer_index", "id", "image_path", "image")
+
+
+class BadRowError(ValueError):
+    """Why a row is no question, in words that can be printed and written as JSON."""
+
+
+class Fields(NamedTuple):
+    """The checked values of a row; ``image`` is still as the data has it."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer_index: int
+    image: Any
+
+
+def checked_fields(row: Any, names: Mapping[str, str], number: int) -> Fields:
+    """The fields of ``row``, whose columns are ``names``; ``number`` is its id where it has none.
+
+    ``names`` says one column for the image, under ``image``, whatever it holds.
+
+    Raises:
+        BadRowError: a missing field, a wrong type, blank text, fewer than two choices, two that are the same, an
+            answer that is none of them.
+    """
+    if not isinstance(row, Mapping):
+        raise BadRowError(f"it is {_kind(row)}, not an object with question, choices and answer_index")
+    question = _text(_field(row, names, "question"), "question")
+    choices = _choices(_field(row, names, "choices"))
+    answer = _answer(_field(row, names, "answer_index"), len(choices))
+    return Fields(_id(row.get(names["id"]), number), question, choices, answer, row.get(names["image"]))
+
+
+def shown(value: Any) -> str:
+    """``value`` in a few printable characters, whatever it holds."""
+    return reprlib.repr(value)
+
+
+def _field(row: Mapping[str, Any], names: Mapping[str, str], field: str) -> Any:
+    if names[field] not in row:
+        raise BadRowError(f"it has no {names[field]!r}")
+    return row[names[field]]
+
+
+def _text(value: Any, what: str) -> str:
+    if not isinstance(value, str):
+        raise BadRowError(f"{what} must be text, not {_kind(value)}")
+    if not value.strip():
+        raise BadRowError(f"{what} is {'blank' if value else 'empty'}")
+    if "\0" in value:
+        raise BadRowError(f"{what} holds a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadRowError(f"{what} holds half a character (a lone surrogate): {shown(value)}") from error
+    return value
+
+
+def _choices(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple):
+        raise BadRowError(f"choices must be a list, not {_kind(value)}")
+    if len(value) < 2:
+        raise BadRowError(f"choices must be two or more, not {len(value)}")
+    choices = tuple(_text(choice, f"choice {index}") for index, choice in enumerate(value))
+    first: dict[str, int] = {}
+    for index, choice in enumerate(choices):
+        if first.setdefault(choice.strip(), index) != index:
+            raise BadRowError(f"choices {first[choice.strip()]} and {index} are the same: {shown(choice)}")
+    return choices
+
+
+def _answer(value: Any, num_choices: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise BadRowError(f"answer_index must be a whole number, not {_kind(value)}")
+    if not 0 <= value < num_choices:
+        raise BadRowError(f"answer_index {shown(value)} is none of the {num_choices} choices; 0 is the first")
+    return value
+
+
+def _id(value: Any, number: int) -> str:
+    if value is None:
+        return str(number)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return _text(value, "id")
+
+
+def _kind(value: Any) -> str:
+    kinds = {"NoneType": "null", "str": "text", "dict": "an object", "list": "a list", "bool": "true or false"}
+    name = type(value).__name__
+    return f"{kinds.get(name, f'a {name}')} ({shown(value)})" if value is not None else "null"

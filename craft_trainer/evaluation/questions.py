@@ -1,0 +1,166 @@
+"""Multiple-choice questions from JSON lines or a dataset: all of them checked before anything is computed."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from craft_trainer.evaluation.question_data import QuestionData, Row, open_data
+from craft_trainer.evaluation.question_images import ImageFolder
+from craft_trainer.evaluation.question_rows import FIELDS, BadRowError, checked_fields, shown
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MOST_LISTED = 10  # bad rows in an error
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with n ≥ 2 different choices, one of them right.
+
+    Attributes:
+        id: unique in its data; the number of the row where the data has none.
+        question: the text, not blank.
+        choices: the n texts, none blank.
+        answer_index: the right one, in 0 … n − 1.
+        image: a file that opens as an image, an image of a dataset, not yet decoded, or ``None``.
+        row: from 1; the line of a file of JSON lines.
+    """
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    answer_index: int
+    image: "Path | Image | None"
+    row: int
+
+
+class Refusal(NamedTuple):
+    """A row that is no question, and why."""
+
+    row: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The questions of a data set, in its order.
+
+    Attributes:
+        items: what can be asked.
+        refused: rows left out because of ``on_bad_row="skip"``; empty otherwise.
+        source: where they come from, ready for JSON: ``path`` and ``sha256`` of a file; ``path`` or ``name``,
+            ``config``, ``split``, ``revision`` and ``fingerprint`` of a dataset; ``num_rows``. Images that a file
+            names are not part of its sha256.
+    """
+
+    items: tuple[Question, ...]
+    refused: tuple[Refusal, ...]
+    source: dict[str, str | int | None]
+
+
+def read_questions(
+    data: str | Path,
+    *,
+    split: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: Literal["error", "skip"] = "error",
+    limit: int | None = None,
+    revision: str | None = None,
+    config: str | None = None,
+) -> Questions:
+    """Read and check multiple-choice questions.
+
+    A row has ``question``, ``choices`` (2 or more, as many as it likes), ``answer_index`` (from 0), and may have ``id``
+    and ``image_path`` (relative to the file or folder, and inside it). A dataset may have an image column ``image``
+    instead. Other keys are ignored.
+
+    Args:
+        data: a file of JSON lines, a folder of a dataset (``save_to_disk``, or files that ``load_dataset`` reads), or
+            the name ``owner/name`` of a dataset on the Hub.
+        split: of a dataset; may be left out if there is one.
+        columns: our names to the data's, such as ``{"question": "prompt"}``.
+        on_bad_row: "error" refuses the data if any row is bad; "skip" lists these rows in ``refused``.
+        limit: read the first ``limit`` ≥ 1 rows only.
+        revision: of a dataset on the Hub.
+        config: of a dataset that has several.
+
+    Raises:
+        FileNotFoundError: there is no such data.
+        ValueError: bad rows, with row and reason; no question left; unknown columns; a split that must be named.
+    """
+    if on_bad_row not in ("error", "skip"):
+        raise ValueError(f"on_bad_row must be 'error' or 'skip', not {on_bad_row!r}")
+    if limit is not None and limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+    source = open_data(data, split=split, revision=revision, config=config, limit=limit)
+    names = _columns(columns or {}, source)
+    items, refused = _check_rows(source.rows, names, ImageFolder(source.roots))
+    if refused and on_bad_row == "error":
+        raise ValueError(_listed(refused, source))
+    if not items:
+        raise ValueError(f"{source.place}: no question can be used, of {len(refused)} rows{_first(refused)}")
+    return Questions(items=tuple(items), refused=tuple(refused), source=source.description)
+
+
+def _check_rows(
+    rows: Iterable[Row], names: Mapping[str, str], images: ImageFolder
+) -> tuple[list[Question], list[Refusal]]:
+    items: list[Question] = []
+    refused: list[Refusal] = []
+    seen: dict[str, int] = {}
+    for number, row in rows:
+        try:
+            item = _question(number, row, names, images)
+            if item.id in seen:
+                raise BadRowError(f"its id {shown(item.id)} is that of row {seen[item.id]}")
+        except BadRowError as reason:
+            refused.append(Refusal(number, str(reason)))
+        else:
+            seen[item.id] = number
+            items.append(item)
+    return items, refused
+
+
+def _question(number: int, row: Any, names: Mapping[str, str], images: ImageFolder) -> Question:
+    if isinstance(row, BadRowError):
+        raise row
+    fields = checked_fields(row, names, number)
+    return Question(
+        id=fields.id,
+        question=fields.question,
+        choices=fields.choices,
+        answer_index=fields.answer_index,
+        image=images.find(fields.image),
+        row=number,
+    )
+
+
+def _columns(chosen: Mapping[str, str], source: QuestionData) -> dict[str, str]:
+    """The data's names of our fields; ``image`` is the chosen column, an image column, or else ``image_path``."""
+    unknown = [name for name in chosen if name not in FIELDS]
+    if unknown:
+        raise ValueError(f"columns: {unknown[0]!r} is not a field of a question; the fields are {', '.join(FIELDS)}")
+    names = {name: chosen.get(name, name) for name in FIELDS}
+    needed = {"question", "choices", "answer_index"} | set(chosen)
+    for name in (name for name in FIELDS if name in needed and source.columns):
+        if names[name] not in source.columns:
+            raise ValueError(source.missing_column(name, names[name]))
+    if {"image", "image_path"} <= set(chosen):
+        raise ValueError("columns: a question has one image; choose image or image_path")
+    has_images = "image" in chosen or (source.has_images and "image_path" not in chosen)
+    return names if has_images else names | {"image": names["image_path"]}
+
+
+def _listed(refused: list[Refusal], source: QuestionData) -> str:
+    lines = [f"  row {row}: {reason}" for row, reason in refused[:MOST_LISTED]]
+    if len(refused) > MOST_LISTED:
+        lines.append(f"  … and {len(refused) - MOST_LISTED} more")
+    num_bad = f"{len(refused)} bad row" + ("s" if len(refused) > 1 else "")
+    way_out = "Mend them, or leave them out with --on-bad-row skip; the result then lists them."
+    return "\n".join([f"{source.place} has {num_bad}:", *lines, way_out])
+
+
+def _first(refused: list[Refusal]) -> str:
+    return f"; row {refused[0].row}: {refused[0].reason}" if refused else ""
