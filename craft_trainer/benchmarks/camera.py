@@ -11,7 +11,7 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Float64, UInt8
 from numpy.typing import NDArray
 
 VARIABLE = "MUJOCO_GL"
@@ -48,6 +48,12 @@ class Camera:
 
     def show(self, model: Any, data: Any) -> UInt8[NDArray[Any], "size size 3"]:
         """What the camera sees of one simulator: rows from top to bottom."""
+        return self.look(model, data)[0]
+
+    def look(
+        self, model: Any, data: Any
+    ) -> tuple[UInt8[NDArray[Any], "size size 3"], Float32[NDArray[Any], "size size"]]:
+        """What the camera sees of one simulator, and how far away each pixel is: metres along the camera's axis."""
         gl_context().make_current()  # another renderer may have come in between
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, self._view, everything, self._scene)
@@ -55,8 +61,25 @@ class Camera:
         area = mujoco.MjrRect(0, 0, self._size, self._size)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(area, self._scene, self._context)
-        mujoco.mjr_readPixels(pixels, None, area, self._context)
-        return pixels[:, ::-1]  # the camera hangs upside down, and OpenGL's first row is the lowest
+        buffer = np.empty((self._size, self._size), dtype=np.float32)
+        mujoco.mjr_readPixels(pixels, buffer, area, self._context)
+        near, far = (model.stat.extent * plane for plane in (model.vis.map.znear, model.vis.map.zfar))
+        distance = near / (1 - buffer * (1 - near / far))  # the buffer holds 0 at the near plane and 1 at the far one
+        # the camera hangs upside down, and OpenGL's first row is the lowest
+        return pixels[:, ::-1], distance[:, ::-1]
+
+    def project(
+        self, model: Any, data: Any, points: Float64[NDArray[Any], "points 3"]
+    ) -> Float64[NDArray[Any], "points 3"]:
+        """Where points of the world (metres) are in the picture: column and row in pixels, distance as in `look`.
+
+        With (x, y, -z) a point in the camera's own frame and f = size / (2 tan(fovy / 2)), OpenGL's column and row are
+        size / 2 + f x / z and size / 2 + f y / z; the picture has its columns reversed.
+        """
+        camera = data.camera(NAME)
+        x, y, z = ((points - camera.xpos) @ camera.xmat.reshape(3, 3) * (1, 1, -1)).T
+        focal = self._size / 2 / np.tan(np.radians(model.camera(NAME).fovy[0]) / 2)
+        return np.stack([self._size / 2 - focal * x / z, self._size / 2 + focal * y / z, z], axis=1)
 
     def close(self) -> None:
         """Give the graphics memory back."""

@@ -11,6 +11,7 @@ from craft_trainer.cli.arguments import option, parse, split_list
 EXAMPLE = "craft-trainer demo --old push-v3,door-open-v3 --new faucet-open-v3 --seeds 0,1,2 --output outputs/mine"
 PRELOAD = ("craft_trainer.trainer", "craft_trainer.models.lerobot_dataset", "craft_trainer.benchmarks.recording")
 OLD = ["push-v3", "drawer-open-v3", "button-press-topdown-v3", "door-open-v3"]
+NEW = ["button-press-v3"]
 
 
 @dataclass
@@ -18,7 +19,7 @@ class DemoArguments:
     """A stream of tasks and how much of everything."""
 
     old: list[str] = option("Meta-World tasks the teacher knows", OLD)
-    new: list[str] = option("Meta-World tasks to learn", ["button-press-v3"])
+    new: list[str] = option("Meta-World tasks to learn", NEW)
     seeds: list[str] = option("one teacher and one pair of fine-tuned policies per seed", ["0", "1", "2"])
     episodes: int = option("rollouts per task, method and seed", 20)
     demonstrations: int = option("expert episodes per task", 50)

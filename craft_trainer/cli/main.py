@@ -12,6 +12,7 @@ COMMANDS = {
     "cache": "anchors: build them from a teacher, verify them, show what they hold, push and pull them",
     "train": "train or fine-tune a LeRobot policy, with or without anchors, from a YAML file",
     "rollout": "closed-loop success of policies on Meta-World tasks",
+    "mcq-from-demos": "multiple-choice questions about rendered Meta-World frames, answers from the simulator",
     "report": "a self-contained HTML page from results.json",
     "demo": "the whole story: record, teacher, anchors, plain and CRaFT fine-tuning, rollouts, report",
     "dryrun": "three CRaFT steps on a few recorded frames, a check printed for every part",
@@ -33,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"craft-trainer: no command {command!r}{nearest(command, COMMANDS)}\n\n{help_text()}", file=sys.stderr)
         return 2
     try:
-        importlib.import_module(f"craft_trainer.cli.{command}").run(options)
+        importlib.import_module(f"craft_trainer.cli.{command.replace('-', '_')}").run(options)
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [])
         print("\n".join([f"craft-trainer {command}: interrupted", *notes]), file=sys.stderr)

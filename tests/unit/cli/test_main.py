@@ -11,6 +11,7 @@ import pytest
 from craft_trainer.cli.cache import VERBS
 from craft_trainer.cli.main import COMMANDS, TRACEBACK_VARIABLE, main
 
+UNDERSCORES = str.maketrans(" -", "__")
 WHOLE_COMMANDS = [name for name in COMMANDS if name != "cache"] + [f"cache {verb}" for verb in VERBS]
 
 
@@ -46,7 +47,7 @@ def test_an_unknown_command_names_the_nearest(word: str, hint: str, capsys: pyte
 
 @pytest.mark.parametrize("command", WHOLE_COMMANDS)
 def test_every_command_has_a_module_with_an_example_of_itself(command: str) -> None:
-    module = importlib.import_module(f"craft_trainer.cli.{command.replace(' ', '_')}")
+    module = importlib.import_module(f"craft_trainer.cli.{command.translate(UNDERSCORES)}")
     assert callable(module.run)
     assert f" {command}" in module.EXAMPLE
 
