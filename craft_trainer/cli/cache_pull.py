@@ -1,5 +1,6 @@
 """``craft-trainer cache pull``: an anchor cache from the Hub, checked."""
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 from craft_trainer.cli.arguments import option, parse
 
 EXAMPLE = "craft-trainer cache pull --repo my-org/my-anchors --output_dir outputs/anchors"
+NOT_OF_THE_CACHE = [".gitattributes"]  # what the Hub adds
+DOWNLOAD_NOTES = ".cache"  # what huggingface_hub adds
 
 
 @dataclass
@@ -19,14 +22,23 @@ class PullArguments:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Download it; the folder appears only when every byte was checked."""
+    """Download it; the folder appears only when every data file has the checksum it was written with."""
     arguments = parse("cache pull", EXAMPLE, PullArguments, argv)
     from huggingface_hub import snapshot_download
 
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.cli.hub import plain_errors
     from craft_trainer.folders import appears_when_complete
 
+    repo, revision = arguments.repo, arguments.revision
     with appears_when_complete(Path(arguments.output_dir)) as partial:
-        snapshot_download(arguments.repo, repo_type="dataset", revision=arguments.revision, local_dir=partial)
-        cache = AnchorCache(partial)
+        with plain_errors(repo, "dataset", revision):
+            snapshot_download(
+                repo, repo_type="dataset", revision=revision, local_dir=partial, ignore_patterns=NOT_OF_THE_CACHE
+            )
+        shutil.rmtree(partial / DOWNLOAD_NOTES, ignore_errors=True)
+        try:
+            cache = AnchorCache(partial)
+        except (ValueError, FileNotFoundError) as error:
+            raise type(error)(str(error).replace(str(partial), repo)) from error
     print(f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")

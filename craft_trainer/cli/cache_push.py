@@ -2,10 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
 
 from craft_trainer.cli.arguments import option, parse
 
 EXAMPLE = "craft-trainer cache push --cache outputs/anchors --repo my-org/my-anchors"
+DATA_FILES = ("*.arrow", "*.safetensors")  # of an earlier cache with other shards they go
 
 
 @dataclass
@@ -19,22 +22,28 @@ class PushArguments:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Check the cache and upload it as it is."""
+    """Check the cache and upload it as it is, in one commit: whoever pulls gets the earlier cache or this one."""
     arguments = parse("cache push", EXAMPLE, PushArguments, argv)
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.cli.hub import plain_errors
 
-    cache, hub = AnchorCache(arguments.cache), HfApi()
-    hub.create_repo(arguments.repo, repo_type="dataset", private=arguments.private, exist_ok=True)
-    if arguments.revision is not None:
-        hub.create_branch(arguments.repo, repo_type="dataset", branch=arguments.revision, exist_ok=True)
-    commit = hub.upload_folder(
-        repo_id=arguments.repo,
-        repo_type="dataset",
-        folder_path=arguments.cache,
-        revision=arguments.revision,
-        commit_message=f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}",
-        delete_patterns=["*.arrow", "*.safetensors"],  # of an earlier cache with other shards
-    )
-    print(f"{len(cache)} anchors: {arguments.repo} at {commit.oid[:12]}")
+    cache, hub, branch = AnchorCache(arguments.cache), HfApi(), arguments.revision
+    files = {file.name: file for file in sorted(Path(arguments.cache).iterdir()) if file.is_file()}
+    with plain_errors(arguments.repo, "dataset", branch):
+        made = hub.create_repo(arguments.repo, repo_type="dataset", private=arguments.private, exist_ok=True)
+        repo = made.repo_id  # with its owner
+        if branch is not None:
+            hub.create_branch(repo, repo_type="dataset", branch=branch, exist_ok=True)
+        there = hub.list_repo_files(repo, repo_type="dataset", revision=branch)
+        old = [name for name in there if name not in files and any(fnmatch(name, data) for data in DATA_FILES)]
+        commit = hub.create_commit(
+            repo,
+            [CommitOperationAdd(name, file) for name, file in files.items()]
+            + [CommitOperationDelete(name) for name in old],
+            repo_type="dataset",
+            revision=branch,
+            commit_message=f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}",
+        )
+    print(f"{len(cache)} anchors: {repo} at {commit.oid}")
