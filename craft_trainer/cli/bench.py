@@ -1,4 +1,4 @@
-"""``craft-trainer bench step|cache``: what a CRaFT step costs, and what an anchor cache."""
+"""``craft-trainer bench step|cache|mcq``: what a CRaFT step costs, an anchor cache, choices."""
 
 import importlib
 import json
@@ -10,7 +10,7 @@ from craft_trainer.cli.arguments import option, parse
 from craft_trainer.cli.hints import nearest
 
 EXAMPLE = "craft-trainer bench step --repeats 7 --json outputs/step.json"
-BENCHMARKS = ("step", "cache")
+BENCHMARKS = ("step", "cache", "mcq")
 
 
 @dataclass
@@ -41,16 +41,18 @@ def run(argv: Sequence[str]) -> None:
 
     if arguments.json:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-    size, repeats = (QUICK, min(2, arguments.repeats)) if arguments.quick else (FULL, arguments.repeats)
-    measured = importlib.import_module(f"craft_trainer.benchmarks.{name}").measure(
-        size, repeats=repeats, threads=arguments.threads
-    )
+    benchmark = importlib.import_module(f"craft_trainer.benchmarks.{name}")
+    size = getattr(benchmark, "QUICK", QUICK) if arguments.quick else getattr(benchmark, "FULL", FULL)
+    repeats = min(2, arguments.repeats) if arguments.quick else arguments.repeats
+    measured = benchmark.measure(size, repeats=repeats, threads=arguments.threads)
     medians = measured.medians()
     print(measured.table())
     if name == "cache":
         print("\n" + storage_table(bytes_per_anchor()))
     if medians.get("craft_over_torchjd", 0) is None:
         print("\ncraft_over_torchjd needs TorchJD: pip install torchjd")
+    if medians.get("short_over_lmeval", 0) is None:
+        print("\n…_over_lmeval needs lm-evaluation-harness: pip install lm-eval")
     if arguments.json:
         write_atomically(Path(arguments.json), (json.dumps(medians, indent=2) + "\n").encode())
         print(f"\nmedians: {arguments.json}")

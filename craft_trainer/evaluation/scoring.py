@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.tree import BEFORE, TreeBatch, token_tree, tree_batch
@@ -37,6 +37,18 @@ class Prefix:
 
 class ChoiceModel(Protocol):
     """What scoring needs of a model, whatever its family."""
+
+    tokenizer: Any
+
+    @property
+    def network(self) -> nn.Module:
+        """What has the weights."""
+        ...
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for an image in a prompt; nothing, if the image has its place without."""
+        ...
 
     @property
     def method(self) -> Method:
@@ -92,7 +104,7 @@ class Scored(NamedTuple):
     log_likelihoods: list[list[float]]
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def score(
     model: ChoiceModel, questions: Sequence[EncodedQuestion], *, method: Method | None = None, batch_tokens: int = 1024
 ) -> Iterator[Scored]:

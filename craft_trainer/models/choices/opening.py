@@ -1,6 +1,8 @@
 """Open a checkpoint of any family, a folder or a Hub repository, as a reader of choices."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from craft_trainer.anchors.features import evaluating
 from craft_trainer.models.causal_lm import base_model
 from craft_trainer.models.choices.images import ImageChoices, PrefixChoices
 from craft_trainer.models.choices.text import TextChoices
@@ -43,7 +46,8 @@ def open_choices(name: str, *, revision: str | None = None, dtype: str | None = 
     name, _, at = name.partition("@") if local_folder(name) is None else (name, "", "")
     folder = _folder(name, revision or at or None)
     config = _read(folder / "config.json")
-    device = device or str(torch.accelerator.current_accelerator() or "cpu")
+    if device is None:
+        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, dtype, device)
     if "type" in config and "model_type" not in config:
@@ -64,6 +68,35 @@ def reader(model: nn.Module, processor: Any) -> TextChoices:
     if not hasattr(processor, "image_processor"):
         return TextChoices(model, processor)
     return (PrefixChoices if base.config.model_type in PREFIX_LM else ImageChoices)(model, processor)
+
+
+@contextmanager
+def reader_of(model: nn.Module, processor: Any) -> Iterator[Any]:
+    """``model`` in evaluation mode inside, as a reader of choices; every module's own mode is restored afterwards.
+
+    Args:
+        model: as for :func:`reader`, or a ``PolicyModel`` of a type with a language model in it.
+        processor: of a model that is not a policy.
+    """
+    with evaluating(model):
+        yield reader(model, processor) if processor is not None else policy_reader(model)
+
+
+def policy_reader(model: Any) -> Any:
+    """A ``PolicyModel`` of type pi0_fast or smolvla.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    kind = getattr(getattr(model, "policy_config", None), "type", type(model).__name__)
+    if kind == "pi0_fast":
+        from craft_trainer.models.choices.pi0_fast import PI0FastChoices
+
+        return PI0FastChoices(model)
+    if kind == "smolvla":
+        vlm = model.policy.model.vlm_with_expert
+        return reader(vlm.vlm, vlm.processor)
+    raise ValueError(f"{kind} has no words to choose from; of LeRobot's policies {' and '.join(LEROBOT_TYPES)} have")
 
 
 def _reader(model: Any, *folders: str | Path) -> TextChoices:
@@ -105,20 +138,20 @@ def _adapter(folder: Path, dtype: str | None, device: str) -> TextChoices:
 
 def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> Any:
     """A LeRobot policy with a language model in it."""
-    if kind not in LEROBOT_TYPES:
-        raise ValueError(
-            f"a LeRobot policy of type {kind!r} has no words to choose from: {' and '.join(LEROBOT_TYPES)}"
-        )
-    from craft_trainer.models.choices.pi0_fast import PI0FastChoices
     from craft_trainer.models.lerobot import PolicyModel
 
-    options = {"dtype": dtype} if dtype and kind == "pi0_fast" else {}
-    model = PolicyModel.from_pretrained(folder, device=device, options=options)
-    if kind == "pi0_fast":
-        return PI0FastChoices(model)
-    policy: Any = model.policy
-    vlm = policy.model.vlm_with_expert
-    return reader(vlm.vlm.to(getattr(torch, dtype)) if dtype else vlm.vlm, vlm.processor)
+    if kind not in LEROBOT_TYPES:
+        raise ValueError(
+            f"{folder} is a LeRobot policy of type {kind}, which has no words to choose from; "
+            f"{' and '.join(LEROBOT_TYPES)} have"
+        )
+    model = PolicyModel.from_pretrained(
+        folder, device=device, options={"dtype": dtype} if dtype and kind == "pi0_fast" else {}
+    )
+    if dtype and kind == "smolvla":
+        vlm: Any = model.policy.model
+        vlm.vlm_with_expert.vlm.to(getattr(torch, dtype))
+    return policy_reader(model)
 
 
 def _folder(name: str, revision: str | None) -> Path:

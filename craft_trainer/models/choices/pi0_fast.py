@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.scoring import Method, Prefix
@@ -37,6 +37,12 @@ class PI0FastChoices:
         self._vlm: Any = self._model.paligemma_with_expert.paligemma
         self.tokenizer: Any = self._model._paligemma_tokenizer
         self._cameras = list(self._policy.config.image_features)
+
+    @property
+    def network(self) -> nn.Module:
+        """The policy."""
+        network: nn.Module = self._policy
+        return network
 
     @property
     def dtype(self) -> torch.dtype:

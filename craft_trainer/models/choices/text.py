@@ -34,6 +34,14 @@ class TextChoices:
         self._text_config = base.config.get_text_config()
         self._num_added_behind = _num_added_behind(tokenizer)
 
+    placeholder = ""  # there are no images
+
+    @property
+    def network(self) -> nn.Module:
+        """What has the weights, adapters included."""
+        network: nn.Module = self.model
+        return network
+
     @property
     def method(self) -> Method:
         """``packed`` for attention that takes any mask and positions; ``separate`` for others and recurrent layers."""

@@ -1,0 +1,205 @@
+"""Multiple choice from beginning to end: questions in, the document of results out, for one checkpoint or two."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from craft_trainer.evaluation.encoding import EncodedQuestion
+from craft_trainer.evaluation.metrics.mcq_likelihood.likelihoods import ItemLikelihoods, item_scores, summarise
+from craft_trainer.evaluation.progress_file import ProgressFile
+from craft_trainer.evaluation.prompts import PromptStyle
+from craft_trainer.evaluation.questions import Question
+from craft_trainer.evaluation.scoring import ChoiceModel, Method, agrees, score
+
+GROUP = 16  # choices without their question that are scored as one question
+Sums = list[list[float]]
+
+
+@dataclass(frozen=True)
+class McqSettings:
+    """How questions are asked and scored.
+
+    Attributes:
+        style: what a prompt looks like.
+        pmi: score every choice without its question as well, for accuracy_pmi.
+        batch_tokens: tokens of one forward pass, padding included.
+        method: ``auto`` takes the fastest that agrees with separate passes on a question of each kind.
+    """
+
+    style: PromptStyle = field(default_factory=PromptStyle)
+    pmi: bool = True
+    batch_tokens: int = 1024
+    method: Method | str = "auto"
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A question that was left out."""
+
+    row: int
+    id: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Questions as the tokens of one model, and those that it cannot take."""
+
+    questions: list[Question]
+    tokens: list[EncodedQuestion]
+    refused: list[Refused]
+
+
+def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptStyle) -> Encoded:
+    """Every question as tokens; those over the model's length, and images it does not read, are refused.
+
+    Raises:
+        ValueError: the model cannot be asked in this style at all.
+    """
+    style.check(model.tokenizer)
+    encoded = Encoded([], [], [])
+    for question in questions:
+        try:
+            tokens = encode(model, question, style)
+            if model.max_length is not None and tokens.length > model.max_length:
+                raise ValueError(f"{tokens.length} tokens with its longest choice, the model takes {model.max_length}")
+        except ValueError as error:
+            encoded.refused.append(Refused(question.row, question.id, str(error)))
+            continue
+        encoded.questions.append(question)
+        encoded.tokens.append(tokens)
+    return encoded
+
+
+def encode(model: ChoiceModel, question: Question, style: PromptStyle) -> EncodedQuestion:
+    """One question as tokens.
+
+    Raises:
+        ValueError: the model cannot take it.
+    """
+    placeholder = "" if question.image is None else model.placeholder
+    if question.image is not None and "{image}" not in style.template:
+        raise ValueError("it has an image, and the template has no {image}")
+    prompt = style.prompt(question.question, question.choices, placeholder, model.tokenizer)
+    return model.encode(prompt, style.continuations(question.choices), question.image)
+
+
+def choose_method(model: ChoiceModel, tokens: Sequence[EncodedQuestion], wanted: str) -> Method:
+    """The method that is ``wanted``, or the model's own if it agrees with separate passes.
+
+    Tried on the shortest question without and the shortest with an image.
+
+    Raises:
+        ValueError: the method that is wanted does not agree, or there is none of that name.
+    """
+    if wanted not in ("auto", "packed", "prefix", "separate"):
+        raise ValueError(f"method is {wanted!r}: choose auto, packed, prefix or separate")
+    method: Any = model.method if wanted == "auto" else wanted
+    kinds = {one.image is None: one for one in sorted(tokens, key=lambda one: -one.length)}
+    if method == "separate" or all(agrees(model, one, method) for one in kinds.values()):
+        chosen: Method = method
+        return chosen
+    if wanted != "auto":
+        raise ValueError(f"{method} gives other log-likelihoods than separate passes with this model: use auto")
+    return "separate"
+
+
+def score_questions(
+    model: ChoiceModel,
+    encoded: Encoded,
+    settings: McqSettings,
+    *,
+    progress: ProgressFile | None = None,
+    on_done: Callable[[int], object] = lambda _: None,
+) -> dict[str, Any]:
+    """Items, metrics and how they were computed: the part of the document that belongs to one model.
+
+    Args:
+        model: the model.
+        encoded: from :func:`encode_all`, at least one question.
+        settings: how.
+        progress: what is scored already, and where to write the rest as it is done.
+        on_done: called with the number of questions that were just finished.
+
+    Raises:
+        ValueError: there is no question, or ``settings.method`` is wrong for the model.
+    """
+    if not encoded.tokens:
+        raise ValueError("no question is left to score")
+    started = time.perf_counter()
+    method = choose_method(model, encoded.tokens, settings.method)
+    found: dict[int, Sums] = {} if progress is None else progress.read()
+    on_done(len(found))
+    left = [number for number in range(len(encoded.tokens)) if number not in found]
+    batches = score(model, [encoded.tokens[i] for i in left], method=method, batch_tokens=settings.batch_tokens)
+    for place, sums in batches:
+        found[left[place]] = sums
+        if progress is not None:
+            progress.add(left[place], sums)
+        on_done(1)
+    alone = _unconditional(model, encoded, method, settings) if settings.pmi else None
+    likelihoods = [
+        _likelihoods(question, found[number], settings.style, alone)
+        for number, question in enumerate(encoded.questions)
+    ]
+    items = [
+        _item(question, encoded.tokens[number], found[number], likelihoods[number])
+        for number, question in enumerate(encoded.questions)
+    ]
+    return {
+        "num_items": len(items),
+        "metrics": summarise(likelihoods),
+        "items": items,
+        "method": method,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _unconditional(model: ChoiceModel, encoded: Encoded, method: Method, settings: McqSettings) -> dict[str, float]:
+    """Log P(continuation | nothing but the beginning of a text) of every continuation there is, each once."""
+    texts = sorted({text for one in encoded.questions for text in settings.style.continuations(one.choices)}, key=len)
+    groups = [texts[start : start + GROUP] for start in range(0, len(texts), GROUP)]
+    tokens = [model.encode("", group) for group in groups]
+    found = dict(score(model, tokens, method=method, batch_tokens=settings.batch_tokens))
+    return {
+        text: sum(values)
+        for number, group in enumerate(groups)
+        for text, values in zip(group, found[number], strict=True)
+    }
+
+
+def _likelihoods(
+    question: Question, tokens: Sums, style: PromptStyle, alone: dict[str, float] | None
+) -> ItemLikelihoods:
+    answers = style.answers_of(question.choices)
+    return ItemLikelihoods(
+        log_likelihoods=[sum(values) for values in tokens],
+        answer_index=question.answer_index,
+        num_tokens=[len(values) for values in tokens],
+        num_chars=[len(answer) for answer in answers],
+        num_bytes=[len(answer.encode("utf-8")) for answer in answers],
+        unconditional=None if alone is None else [alone[text] for text in style.continuations(question.choices)],
+    )
+
+
+def _item(question: Question, encoding: EncodedQuestion, tokens: Sums, one: ItemLikelihoods) -> dict[str, Any]:
+    """One entry of ``items``."""
+    scores = item_scores(one, question.id)
+    return {
+        "id": question.id,
+        "row": question.row,
+        "log_likelihoods": list(one.log_likelihoods),
+        "token_log_likelihoods": tokens,
+        "num_tokens": one.num_tokens,
+        "num_chars": one.num_chars,
+        "num_bytes": one.num_bytes,
+        "unconditional_log_likelihoods": one.unconditional,
+        "predicted_index": scores.predicted_index,
+        "answer_index": question.answer_index,
+        "correct": scores.correct,
+        "margin_gold": scores.margin_gold,
+        "margin_top2": scores.margin_top2,
+        "boundary_ok": encoding.boundary_ok,
+    }

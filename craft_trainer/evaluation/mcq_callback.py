@@ -1,0 +1,93 @@
+"""What the model still knows, as a curve: multiple choice while it is being trained."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from craft_trainer.evaluation.mcq import McqSettings, encode_all, score_questions
+from craft_trainer.evaluation.questions import Question
+from craft_trainer.models.choices.opening import reader_of
+
+LOGGED = ("accuracy", "accuracy_per_char", "margin_gold", "brier")
+
+
+class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
+    """Scores a small set of questions at the start, every ``steps`` optimizer steps, and at the end.
+
+    Logs ``mcq/accuracy``, ``mcq/accuracy_per_char``, ``mcq/margin_gold`` (nats), ``mcq/brier`` and ``mcq/kept``, the
+    fraction of what was right at the start that is right still, to wherever the trainer logs.
+
+    >>> trainer.add_callback(McqCallback(trainer, tokenizer, questions, steps=100))  # doctest: +SKIP
+
+    Args:
+        trainer: the trainer it is added to; its model is scored as it is, in evaluation mode.
+        processor: the tokenizer of a language model, the processor of a vision-language model; None for a policy.
+        questions: from :func:`craft_trainer.evaluation.questions.read_questions`.
+        steps: optimizer steps between two scorings, ≥ 1.
+        settings: how the questions are asked.
+
+    Raises:
+        ValueError: ``steps`` is below 1, a question cannot be taken by the model, or the model is spread
+            over processes.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        processor: Any,
+        questions: Sequence[Question],
+        *,
+        steps: int,
+        settings: McqSettings | None = None,
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"steps is {steps}: questions are asked every 1 or more optimizer steps")
+        if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
+            raise ValueError("questions cannot be asked of a model that is spread over processes (FSDP, DeepSpeed)")
+        self._trainer = trainer
+        self._processor = processor
+        self._questions = list(questions)
+        self._steps = steps
+        self._settings = settings or McqSettings(pmi=False)
+        self._right_at_start: set[str] | None = None
+        self._last_step = -1
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """What it knows before."""
+        del args, control
+        self._ask(state.global_step)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Every so often."""
+        del args, control
+        if state.global_step % self._steps == 0:
+            self._ask(state.global_step)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """What it knows after."""
+        del args, control
+        self._ask(state.global_step)
+
+    def state(self) -> dict[str, Any]:
+        """What Trainer keeps in a checkpoint: what was right at the start."""
+        right = None if self._right_at_start is None else sorted(self._right_at_start)
+        return {"args": {}, "attributes": {"_right_at_start": right}}
+
+    def _ask(self, step: int) -> None:
+        if step == self._last_step:
+            return
+        self._last_step = step
+        model = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        with reader_of(model, self._processor) as reader:
+            encoded = encode_all(reader, self._questions, self._settings.style)
+            if encoded.refused:
+                one = encoded.refused[0]
+                raise ValueError(f"question {one.id} (row {one.row}): {one.reason}")
+            scored = score_questions(reader, encoded, self._settings)
+        right = {item["id"] for item in scored["items"] if item["correct"]}
+        if self._right_at_start is None:
+            self._right_at_start = right
+        start = set(self._right_at_start)
+        kept = {"mcq/kept": len(right & start) / len(start)} if start else {}
+        self._trainer.log({f"mcq/{name}": scored["metrics"][name] for name in LOGGED} | kept)

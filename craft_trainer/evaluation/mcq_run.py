@@ -1,0 +1,137 @@
+"""One checkpoint or two on the same questions: the document that ``craft-trainer mcq`` writes."""
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from craft_trainer.evaluation.mcq import Encoded, McqSettings, Refused, encode_all, score_questions
+from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
+from craft_trainer.evaluation.progress_file import ProgressFile
+from craft_trainer.evaluation.questions import Questions
+from craft_trainer.models.base import weights_digest
+from craft_trainer.models.choices.opening import open_choices
+
+SCHEMA = 1
+SHOWN = 10  # refused questions in an error
+
+
+@dataclass(frozen=True, kw_only=True)
+class McqRun:
+    """What to ask, how, and where the result goes.
+
+    Attributes:
+        questions: what is asked.
+        settings: how.
+        output: the JSON file; what is done so far is kept beside it, and a run that was ended goes on from it.
+        skip_bad: leave out questions that a model cannot take (too long, an image for a model of text).
+        dtype: of the weights, as saved by default.
+        device: where to run, the first accelerator by default.
+        seed: of the bootstrap of the comparison.
+    """
+
+    questions: Questions
+    settings: McqSettings
+    output: Path
+    skip_bad: bool = False
+    dtype: str | None = None
+    device: str | None = None
+    seed: int = 0
+
+    def progress_path(self, number: int) -> Path:
+        """Where the results of the model of this number are while it is at work."""
+        return self.output.with_name(f"{self.output.name}.partial{number + 1}.jsonl")
+
+
+def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
+    """Score one checkpoint, or two and compare them; write the document to ``run.output`` and return it.
+
+    Args:
+        names: folders or Hub repositories, one or two.
+        run: what to ask, and how.
+
+    Raises:
+        ValueError: a model cannot take a question, and ``skip_bad`` is off; or no question is left.
+    """
+    parts, refused = [], [asdict(Refused(row, "", reason)) for row, reason in run.questions.refused]
+    for number, name in enumerate(names):
+        part, left_out = _evaluate(name, number, run)
+        parts.append(part)
+        refused += [one for one in map(asdict, left_out) if one not in refused]
+    document = {
+        "schema": SCHEMA,
+        **parts[0],
+        "data": run.questions.source,
+        "settings": _described(run.settings),
+        "refused": refused,
+    }
+    if len(parts) == 2:
+        document |= {"compare": parts[1], "comparison": compared(*parts, seed=run.seed)}
+    run.output.parent.mkdir(parents=True, exist_ok=True)
+    draft = run.output.with_name(f".{run.output.name}.tmp")
+    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    draft.replace(run.output)
+    for number in range(len(names)):
+        run.progress_path(number).unlink(missing_ok=True)
+    return document
+
+
+def compared(first: dict[str, Any], second: dict[str, Any], *, seed: int) -> dict[str, Any]:
+    """The paired statistics of two models' items; questions that one of them cannot take are left out."""
+    mine, theirs = ({item["id"]: item for item in part["items"]} for part in (first, second))
+    both = [key for key in mine if key in theirs]
+    if not both:
+        raise ValueError("the two models have no question in common")
+    return asdict(
+        compare(
+            [mine[key]["correct"] for key in both],
+            [theirs[key]["correct"] for key in both],
+            margins1=[mine[key]["margin_gold"] for key in both],
+            margins2=[theirs[key]["margin_gold"] for key in both],
+            ids=both,
+            seed=seed,
+        )
+    )
+
+
+def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list[Refused]]:
+    """One model's part of the document, and the questions it cannot take."""
+    model = open_choices(name, dtype=run.dtype, device=run.device)
+    encoded = encode_all(model, run.questions.items, run.settings.style)
+    if encoded.refused and not run.skip_bad:
+        raise _cannot_take(name, encoded)
+    belongs_to = {
+        "weights": weights_digest(model.network),
+        "dtype": str(model.dtype),
+        "data": run.questions.source,
+        "settings": _described(run.settings),
+        "rows": [question.row for question in encoded.questions],
+    }
+    progress = ProgressFile(run.progress_path(number), belongs_to)
+    with tqdm(total=len(encoded.tokens), desc=f"mcq {name}", unit="question", disable=None) as bar:
+        scored = score_questions(model, encoded, run.settings, progress=progress, on_done=bar.update)
+    if scored["method"] == "separate" and model.method != "separate" and run.settings.method == "auto":
+        tqdm.write(f"{name}: {model.method} passes do not agree with separate ones, so every choice had its own pass")
+    del model
+    gc.collect()
+    return {"model": name, "fingerprint": belongs_to["weights"], **scored}, encoded.refused
+
+
+def _cannot_take(name: str, encoded: Encoded) -> ValueError:
+    lines = [f"  row {one.row} ({one.id}): {one.reason}" for one in encoded.refused[:SHOWN]]
+    more = len(encoded.refused) - len(lines)
+    lines += [f"  … and {more} more"] if more else []
+    return ValueError(
+        f"{name} cannot take {len(encoded.refused)} of the questions:\n"
+        + "\n".join(lines)
+        + "\nleave them out with --on_bad_row skip"
+    )
+
+
+def _described(settings: McqSettings) -> dict[str, Any]:
+    """What of the settings decides the results."""
+    return {**asdict(settings.style), "pmi": settings.pmi, "method": settings.method}
