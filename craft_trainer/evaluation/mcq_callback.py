@@ -4,12 +4,28 @@ from collections.abc import Sequence
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from craft_trainer.evaluation.mcq import McqSettings, encode_all, score_questions
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.models.choices.opening import reader_of
 
 LOGGED = ("accuracy", "accuracy_per_char", "margin_gold", "brier")
+
+
+class KnownAtStart(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers has no types
+    """Which questions were right before training; saved with checkpoints, restored by resuming.
+
+    Attributes:
+        right: their ids; None as long as nothing was asked.
+    """
+
+    def __init__(self, right: Sequence[str] | None = None) -> None:
+        self.right = None if right is None else list(right)
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What Trainer writes into ``trainer_state.json``."""
+        return {"args": {"right": self.right}, "attributes": {}}
 
 
 class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -50,7 +66,7 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
         self._questions = list(questions)
         self._steps = steps
         self._settings = settings or McqSettings(pmi=False)
-        self._right_at_start: set[str] | None = None
+        trainer.add_callback(KnownAtStart())
         self._last_step = -1
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -69,11 +85,6 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
         del args, control
         self._ask(state.global_step)
 
-    def state(self) -> dict[str, Any]:
-        """What Trainer keeps in a checkpoint: what was right at the start."""
-        right = None if self._right_at_start is None else sorted(self._right_at_start)
-        return {"args": {}, "attributes": {"_right_at_start": right}}
-
     def _ask(self, step: int) -> None:
         if step == self._last_step:
             return
@@ -86,8 +97,9 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
                 raise ValueError(f"question {one.id} (row {one.row}): {one.reason}")
             scored = score_questions(reader, encoded, self._settings)
         right = {item["id"] for item in scored["items"] if item["correct"]}
-        if self._right_at_start is None:
-            self._right_at_start = right
-        start = set(self._right_at_start)
+        known = next(one for one in self._trainer.callback_handler.callbacks if isinstance(one, KnownAtStart))
+        if known.right is None:
+            known.right = sorted(right)
+        start = set(known.right)
         kept = {"mcq/kept": len(right & start) / len(start)} if start else {}
         self._trainer.log({f"mcq/{name}": scored["metrics"][name] for name in LOGGED} | kept)

@@ -1,0 +1,52 @@
+"""Prompts: what is filled in, and what is scored after them."""
+
+import pytest
+from texts import text_tokenizer
+
+from craft_trainer.evaluation.prompts import PromptStyle
+
+
+def test_the_default_is_lm_evaluation_harness_own():
+    style = PromptStyle()
+    assert style.prompt("Why?", ["a", "b"], "", None) == "Question: Why?\nAnswer:"
+    assert style.prompt("Why?", ["a", "b"], "<image>", None) == "<image>Question: Why?\nAnswer:"
+    assert style.continuations(["a", "b"]) == [" a", " b"]
+
+
+def test_what_is_filled_in_is_not_searched_for_fields():
+    """Seen to fail with one ``str.replace`` after the other."""
+    style = PromptStyle("{image}{question}|{choices}")
+    assert style.prompt("{choices} {image}", ["{question}"], "<i>", None) == "<i>{choices} {image}|A. {question}"
+
+
+def test_letters_stand_for_listed_choices():
+    style = PromptStyle("{question}\n{choices}\nAnswer:", answers="letters")
+    assert style.prompt("Why?", ["so", "not so"], "", None) == "Why?\nA. so\nB. not so\nAnswer:"
+    assert style.continuations(["so", "not so"]) == [" A", " B"]
+    with pytest.raises(ValueError, match="27 choices are more than there are letters"):
+        style.answers_of([str(number) for number in range(27)])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"template": "Answer:"}, r"no \{question\} in it"),
+        ({"answers": "numbers"}, "answers is 'numbers': choose text or letters"),
+        ({"answers": "letters"}, r"must list the \{choices\}"),
+    ],
+)
+def test_styles_that_cannot_be_asked(options, message):
+    with pytest.raises(ValueError, match=message):
+        PromptStyle(**options)
+
+
+def test_a_chat_template_is_the_users_turn_and_replaces_the_delimiter():
+    tokenizer = text_tokenizer(num_spare=0)
+    style = PromptStyle("{question}", chat=True)
+    with pytest.raises(ValueError, match="has no chat template"):
+        style.check(tokenizer)
+    turns = "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}"
+    tokenizer.chat_template = turns + "{% if add_generation_prompt %}<robot>{% endif %}"
+    style.check(tokenizer)
+    assert style.prompt("Why?", ["a", "b"], "", tokenizer) == "<user>Why?<robot>"
+    assert style.continuations(["a", "b"]) == ["a", "b"]
