@@ -148,11 +148,10 @@ def _load(place: Path | None, name: str, *, split: str | None, revision: str | N
         return datasets.load_from_disk(str(place))
     try:
         return datasets.load_dataset(str(place or name), config, revision=revision)
-    except datasets.exceptions.DatasetGenerationError as error:
-        reason = f"{error.__cause__ or error}".splitlines()[0]
-        raise ValueError(
-            f"{name} cannot be read as a dataset: {reason}. Name a file of JSON lines itself to learn its bad rows"
-        ) from error
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:400]
+        way_out = "" if place is None else ". Name a file of JSON lines itself to learn its bad rows"
+        raise ValueError(f"{name} cannot be read as a dataset: {reason}{way_out}") from error
 
 
 def _one_split(loaded: Any, split: str | None, name: str) -> Any:

@@ -16,7 +16,8 @@ __all__ = ["MCQComparison", "conclude"]
 DESCRIPTION = """Did the second model lose or gain on these multiple-choice items? Takes the log-likelihoods that two
 models give to the choices of the same questions. Gives both accuracies, their difference with a paired bootstrap
 interval, the exact McNemar test, the change of the gold margin (right answer − best other choice) with its interval,
-the items that flipped, and a sentence that says what may be concluded and how many items would be needed if nothing may."""
+the items that flipped, and a sentence that says what may be concluded and how many items would be needed if nothing
+may."""
 
 INPUTS = """
 Args:
