@@ -123,13 +123,12 @@ def _open_dataset(
     for column in images:
         dataset = dataset.cast_column(column, datasets.Image(decode=False))
     chosen = dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
-    cache = [Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.HF_CACHE_HOME) / "hub"]
     return QuestionData(
         place=f"{name} ({split or dataset.split or 'its only split'})",
         rows=enumerate(chosen, 1),
         columns=dataset.column_names,
         has_images="image" in images,
-        roots=[place] if place is not None else cache,
+        roots=[place] if place is not None else _cached(name),
         description={
             "path" if place is not None else "name": name,
             "config": config,
@@ -139,6 +138,15 @@ def _open_dataset(
             "num_rows": len(chosen),
         },
     )
+
+
+def _cached(name: str) -> list[Path]:
+    """Where files of a dataset of the Hub lie on this machine: its snapshots, and its archives unpacked."""
+    import datasets
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return [snapshots, Path(datasets.config.HF_DATASETS_CACHE) / "downloads"]
 
 
 def _load(place: Path | None, name: str, *, split: str | None, revision: str | None, config: str | None) -> Any:
