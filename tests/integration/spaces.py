@@ -11,7 +11,7 @@ KINDS = {"mcq_likelihood": "metric", "mcq_comparison": "comparison"}
 
 
 def push_space(api: "HfApi", name: str, owner: str) -> str:
-    """Create the Space ``owner/name`` from the folder ``name``; ``evaluate.load(id, module_type=KINDS[name])`` finds it."""
+    """Fill the Space ``owner/name`` from the folder ``name``; give its id for ``evaluate.load(id, module_type=…)``."""
     repo_id = f"{owner}/{name}"
     api.create_repo(repo_id, repo_type="space", space_sdk="gradio", exist_ok=True)
     ignored = ["__pycache__/*", "__init__.py"]
