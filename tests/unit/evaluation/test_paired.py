@@ -114,6 +114,29 @@ def test_changes_without_spread_give_that_change(value, num_items):
     assert mean_interval(np.full(num_items, value)) == pytest.approx((value, value))
 
 
+def test_few_or_far_changes_give_finite_ends_without_a_warning():
+    """scipy's acceleration overflows on large numbers. Seen to fail without the scaling."""
+    generator = np.random.default_rng(0)
+    for number in range(300):
+        n = int(generator.choice([2, 3, 5, 20, 60]))
+        changes = [
+            generator.choice([-1.0, 0.0, 1.0], n),
+            np.eye(n)[0] * generator.normal(),
+            generator.normal(0, 1, n) * 10.0 ** generator.integers(-20, 90),
+            generator.standard_cauchy(n) ** 3,
+            5 + generator.choice([0.0, 1e-9], n),
+        ][number % 5]
+        low, high = mean_interval(changes, num_resamples=99)
+        assert np.isfinite([low, high]).all()
+        slack = 1e-9 * np.abs(changes).max()
+        assert low - slack <= changes.mean() <= high + slack
+
+
+def test_the_interval_has_the_unit_of_the_changes():
+    changes = np.random.default_rng(0).normal(1, 1, 40)
+    assert mean_interval(1000 * changes) == pytest.approx(tuple(1000 * end for end in mean_interval(changes)))
+
+
 def test_the_number_of_items_is_the_published_example():
     """p10 = 0.45, p01 = 0.05, level 5 % two-sided, power 80 %: 23 pairs (example of powerandsamplesize.com)."""
     assert items_needed(0.4, 0.5) == 23
@@ -221,6 +244,7 @@ def test_enough_items_are_said_to_be_enough():
         ({"margins2": [0.0]}, "the same items in the same order"),
         ({"ids": ["a"]}, "the same items in the same order"),
         ({"margins1": [0.0, float("nan")], "ids": ["a", "b"]}, "item b: margins1"),
+        ({"num_resamples": 10}, "at least 99"),
         ({name: [] for name in ("correct1", "correct2", "margins1", "margins2")}, "no items"),
     ],
 )
