@@ -268,7 +268,7 @@ def broken(generator):
 
 
 def test_ten_thousand_bad_rows_each_have_a_reason(folder):
-    """Good rows between them are all read. Seen to fail with lines split as text is (at U+0085, a lone CR)."""
+    """Good rows between them are all read. Seen to fail with lines that also end at a lone CR."""
     generator = random.Random(0)
     bad = [broken(generator) for _ in range(10_000)]
     assert len(set(bad)) > 7000
