@@ -1,1 +1,1 @@
-"""Did it learn, did it forget: closed-loop success of policies in simulators."""
+"""Did it learn, did it forget: closed-loop success in simulators, multiple-choice questions."""

@@ -123,13 +123,12 @@ def _open_dataset(
     for column in images:
         dataset = dataset.cast_column(column, datasets.Image(decode=False))
     chosen = dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
-    cache = [Path(datasets.config.HF_DATASETS_CACHE), Path(datasets.config.HF_CACHE_HOME) / "hub"]
     return QuestionData(
         place=f"{name} ({split or dataset.split or 'its only split'})",
         rows=enumerate(chosen, 1),
         columns=dataset.column_names,
         has_images="image" in images,
-        roots=[place] if place is not None else cache,
+        roots=[place] if place is not None else _cached(name),
         description={
             "path" if place is not None else "name": name,
             "config": config,
@@ -141,6 +140,15 @@ def _open_dataset(
     )
 
 
+def _cached(name: str) -> list[Path]:
+    """Where files of a dataset of the Hub lie on this machine: its snapshots, and its archives unpacked."""
+    import datasets
+    from huggingface_hub import constants
+
+    snapshots = Path(constants.HF_HUB_CACHE) / f"datasets--{name.replace('/', '--')}"
+    return [snapshots, Path(datasets.config.HF_DATASETS_CACHE) / "downloads"]
+
+
 def _load(place: Path | None, name: str, *, split: str | None, revision: str | None, config: str | None) -> Any:
     import datasets
 
@@ -148,11 +156,10 @@ def _load(place: Path | None, name: str, *, split: str | None, revision: str | N
         return datasets.load_from_disk(str(place))
     try:
         return datasets.load_dataset(str(place or name), config, revision=revision)
-    except datasets.exceptions.DatasetGenerationError as error:
-        reason = f"{error.__cause__ or error}".splitlines()[0]
-        raise ValueError(
-            f"{name} cannot be read as a dataset: {reason}. Name a file of JSON lines itself to learn its bad rows"
-        ) from error
+    except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        reason = " ".join(str(error.__cause__ or error).split())[:400]
+        way_out = "" if place is None else ". Name a file of JSON lines itself to learn its bad rows"
+        raise ValueError(f"{name} cannot be read as a dataset: {reason}{way_out}") from error
 
 
 def _one_split(loaded: Any, split: str | None, name: str) -> Any:

@@ -16,6 +16,7 @@ from statsmodels.stats.proportion import proportion_confint
 from .conclusion import conclude
 
 NUM_RESAMPLES = 9999
+FEWEST_RESAMPLES = 99
 CONFIDENCE = 0.95
 POWER = 0.8
 MOST_ITEMS_FOR_BCA = 5000  # its jackknife takes n² steps, and beyond this the two kinds of interval are the same
@@ -83,14 +84,16 @@ def compare(
         margins2: the same of the second.
         ids: names of the items in the lists of flips; without them their positions from 0.
         seed: of the bootstrap; the same seed gives the same intervals.
-        num_resamples: of the bootstrap.
+        num_resamples: of the bootstrap, ≥ 99.
 
     Raises:
-        ValueError: no items, lists of different lengths, or a margin that is not finite.
+        ValueError: no items, lists of different lengths, a margin that is not finite, or fewer than 99 resamples.
     """
     names = [str(number) for number in range(len(correct1))] if ids is None else [str(name) for name in ids]
     columns = {"correct1": correct1, "correct2": correct2, "margins1": margins1, "margins2": margins2, "ids": names}
     _check(columns)
+    if num_resamples < FEWEST_RESAMPLES:
+        raise ValueError(f"num_resamples must be at least {FEWEST_RESAMPLES} for an interval, not {num_resamples}")
     before, after = np.array(correct1, dtype=bool), np.array(correct2, dtype=bool)
     lost, won = before & ~after, after & ~before
     num_lost, num_won = int(lost.sum()), int(won.sum())
@@ -134,12 +137,12 @@ def mean_interval(
     (Efron 1987, J. Am. Stat. Assoc. 82:171), from 5,000 items on percentiles. Where all changes are the same there is
     nothing to draw and both ends are that change: an interval without width says nothing of other items.
     """
-    mean, spread = float(changes.mean()), float(np.ptp(changes))
-    if spread <= 1e-12 * max(1.0, float(np.abs(changes).max())):
-        return mean, mean
+    largest = float(np.abs(changes).max())
+    if np.ptp(changes) <= 1e-12 * max(1.0, largest):
+        return float(changes.mean()), float(changes.mean())
     method = "BCa" if len(changes) <= MOST_ITEMS_FOR_BCA else "percentile"
     result = stats.bootstrap(
-        (changes,),
+        (changes / largest,),  # scipy takes cubes, which may overflow
         np.mean,
         n_resamples=num_resamples,
         batch=max(1, 2_000_000 // len(changes)),  # 16 MB at a time
@@ -148,7 +151,7 @@ def mean_interval(
         rng=np.random.default_rng(seed),
     )
     low, high = result.confidence_interval
-    return float(low), float(high)
+    return float(low * largest), float(high * largest)
 
 
 def mcnemar_p(num_right_to_wrong: int, num_wrong_to_right: int) -> float:
@@ -157,8 +160,6 @@ def mcnemar_p(num_right_to_wrong: int, num_wrong_to_right: int) -> float:
     min(1, 2 P(X ≤ min(b, c))) with X ~ Binomial(b + c, ½); 1 if nothing changed.
     Source: McNemar 1947, Psychometrika 12:153, in its exact form; statsmodels ``mcnemar(exact=True)``.
     """
-    if num_right_to_wrong + num_wrong_to_right == 0:
-        return 1.0
     return float(mcnemar([[0, num_right_to_wrong], [num_wrong_to_right, 0]], exact=True).pvalue)
 
 
