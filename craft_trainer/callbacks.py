@@ -35,7 +35,7 @@ class CraftStep(NamedTuple):
     retention_grad_norm: float
     projected_energy: float  # |what surgery changed in g_task|² / |g_task|²
     skipped: int  # retention passes left out since the last one, because L_retain was well inside ε
-    update_cosine: float = 0.0  # of the optimizer's actual step and g_retain; positive raises L_retain
+    update_cosine: float | None = None  # of the optimizer's step and g_retain, where measured; positive raises L_retain
 
 
 LOGGED = tuple(name for name in CraftStep._fields if name not in ("step", "task_loss"))
@@ -124,7 +124,7 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._folder: Path | None = None
         self._since_log: list[CraftStep] = []
         self._task_loss: Tensor | None = None
-        self._pending: tuple[CraftStep, UpdateAngle] | None = None
+        self._pending: tuple[CraftStep, UpdateAngle | None] | None = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -140,8 +140,8 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         if self.by_group:
             _begin_file(self._folder / GROUP_HISTORY_FILE, ("step", *GroupReading._fields), state.global_step)
 
-    def add(self, step: CraftStep, angle: UpdateAngle, groups: Sequence[GroupReading] = ()) -> None:
-        """Take one pass; its line is written as soon as the optimizer has stepped and the angle is known."""
+    def add(self, step: CraftStep, angle: UpdateAngle | None, groups: Sequence[GroupReading] = ()) -> None:
+        """Take one pass; its line is written as soon as the optimizer has stepped and ``angle`` can be known."""
         self._pending = (step, angle)
         if self.by_group and self._folder is not None:
             _append(self._folder / GROUP_HISTORY_FILE, [(step.step, *reading) for reading in groups])
@@ -154,8 +154,9 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         if self._pending is None:
             return
         (step, angle), self._pending = self._pending, None
-        if step.retention_grad_norm > NOISE_FLOOR * step.task_grad_norm:
-            step = step._replace(update_cosine=angle.cosine())
+        if angle is not None:
+            pulls = step.retention_grad_norm > NOISE_FLOOR * step.task_grad_norm
+            step = step._replace(update_cosine=angle.cosine() if pulls else 0.0)
         self._since_log.append(step)
         if self._folder is not None:
             _append(self._folder / HISTORY_FILE, [step])
@@ -171,11 +172,16 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         return loss
 
     def take_means(self) -> dict[str, float]:
-        """Means over the retention passes since the last call, ``skipped`` their sum; empty if there was none."""
+        """Means over the retention passes since the last call, ``skipped`` their sum; empty if there was none.
+
+        That of ``update_cosine`` is over the passes at which it was measured, and left out if there was none.
+        """
         steps, self._since_log = self._since_log, []
         if not steps:
             return {}
-        means = {name: fmean(getattr(step, name) for step in steps) for name in LOGGED}
+        columns = {name: [getattr(step, name) for step in steps] for name in LOGGED}
+        columns["update_cosine"] = [value for value in columns["update_cosine"] if value is not None]
+        means = {name: fmean(values) for name, values in columns.items() if values}
         return means | {"skipped": sum(step.skipped for step in steps)}
 
 

@@ -56,6 +56,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "epsilon": (ABOVE_ZERO, LARGE, "be positive"),
     "epsilon_probe_steps": (0, LARGE, "not be negative"),
     "task_kl_samples": (0, LARGE, "not be negative"),
+    "update_angle_every": (1, LARGE, "be at least 1"),
 }
 
 
@@ -129,6 +130,9 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
     )
     task_kl_samples: int = _knob(
         8, "task samples on which KL(teacher‖student) is logged, for models that predict tokens; ≥ 0, 0 is never"
+    )
+    update_angle_every: int = _knob(
+        10, "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next; ≥ 1"
     )
     teacher_mismatch: str = _knob("refuse", "when the starting weights are not the cache's teacher: refuse or allow")
 

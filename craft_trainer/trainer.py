@@ -97,11 +97,13 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
         parameters = [parameter for _, parameter in named]
         blocks = GRANULARITIES[self.args.granularity]([name for name, _ in named])
-        angle = UpdateAngle(parameters)
+        watched = self.state.global_step % self.args.update_angle_every == 0
+        angle = UpdateAngle(parameters) if watched else None
+        keep = None if angle is None else angle.keep
 
         made = retention.forward(self.anchored_model, self.state, self.dual, task_loss)  # L_retain
         as_ready = len(blocks) > 1 and self.accelerator.num_processes == 1
-        with Merge(parameters, blocks, self._rule(made), as_ready=as_ready, on_retain=angle.keep) as merge:
+        with Merge(parameters, blocks, self._rule(made), as_ready=as_ready, on_retain=keep) as merge:
             retention.backward(made.loss, parameters)  # g_retain
             merged = merge.finish(average=retention.averages_gradients)  # surgery
         if not merged.finite and self.accelerator.scaler is None:

@@ -40,7 +40,7 @@ def run(tmp_path, anchors, *, callbacks=(), resume=None, **changes):
 
 def history(folder):
     with (folder / "lambda_history.csv").open() as file:
-        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        return [{key: float(value) if value else None for key, value in row.items()} for row in csv.DictReader(file)]
 
 
 def weights(trainer):

@@ -32,6 +32,7 @@ CHANGES = {
     "epsilon_schedule": ({"epsilon_schedule": "cosine"}, {"epsilon_schedule": "linear", "epsilon_final": 0.2}),
     "epsilon_per_group": ({"epsilon_per_group": {"drawer": 0.5}}, {"constraints": "per_group"}),
     "epsilon_probe_steps": ({"epsilon_probe_steps": 4}, {}),
+    "update_angle_every": ({"update_angle_every": 4}, {}),
 }
 TRIED_ELSEWHERE = {"teacher_mismatch", "task_kl_samples"}  # above, and in test_language_models.py
 

@@ -48,6 +48,7 @@ OUTSIDE: dict[str, list[float]] = {
     "epsilon": [0.0, -1.0, NAN],
     "epsilon_probe_steps": [-1],
     "task_kl_samples": [-1],
+    "update_angle_every": [0],
 }
 
 
