@@ -87,7 +87,7 @@ def test_a_cache_of_its_own_teacher_is_verified(request, which, teacher, capsys)
     assert main(["cache", "verify", *flags(cache=folder, teacher=teacher, rows=20)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ok  ")]
     assert lines[0] == "ok  4 files of 30 anchors have the bytes they were written with"
-    assert lines[1] == "ok  made by this teacher: weights and processors"
+    assert lines[1] == "ok  made by this teacher: weights, processors and configuration"
     assert any(line.startswith("ok  output recomputed on 20 anchors: within ") for line in lines[2:])
     assert len(lines) == 3 + len(AnchorCache(folder).specs)
 
