@@ -56,7 +56,11 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
         "|---|---:|",
         *(f"| `{name}` | {size / num_anchors:,.0f} |" for name, size in provenance.sizes.items()),
         "",
-        "`craft-trainer cache verify --cache FOLDER` checks every byte. Fingerprint:",
+        "`craft-trainer cache verify --cache FOLDER` checks the bytes of "
+        + ", ".join(f"`{name}`" for name in sorted(provenance.files))
+        + ".",
+        "Their checksums are in `anchors.json`; its fingerprint covers these and what decides them, not places and",
+        "versions. This page is not checked. Fingerprint:",
         f"`{provenance.compute_fingerprint()}`",
     ]
     return "\n".join(lines) + "\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from craft_trainer.anchors.provenance import Provenance, file_digest
 from craft_trainer.anchors.statistics import cache_statistics
 
 PLAN_FILE = "plan.json"
+LOCK_FILE = "lock"
 
 
 class Shards:
@@ -26,6 +28,30 @@ class Shards:
 
     def __init__(self, folder: Path, num_rows: int, size: int) -> None:
         self.folder, self.size, self._num_rows = folder, size, num_rows
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other builds of the same cache away; of the processes of one build the main one takes the lock.
+
+        The lock ends with the process, however it ends, and goes with the folder.
+
+        Raises:
+            RuntimeError: another build is at work.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / LOCK_FILE)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise RuntimeError(
+                f"another process is building {self.folder}: wait until it is done, or choose another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            if self.folder.exists() and not self._contents():
+                shutil.rmtree(self.folder)
+            lock.release()
 
     @contextmanager
     def kept_once_begun(self, *, alone: bool) -> Iterator[None]:
@@ -54,8 +80,8 @@ class Shards:
                         f"{json.dumps(plan.get(key))}: delete that folder, or go on with what it was begun with"
                     )
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        for path in self._contents():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         file.write_text(json.dumps(plan))
 
     def done(self) -> int:
@@ -97,6 +123,9 @@ class Shards:
         (joined / CARD_FILE).write_text(card(provenance, statistics))
         joined.rename(output_dir)
         shutil.rmtree(self.folder)
+
+    def _contents(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name != LOCK_FILE]
 
     def _number(self) -> int:
         return -(-self._num_rows // self.size)

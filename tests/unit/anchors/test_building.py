@@ -180,3 +180,26 @@ def test_samples_that_changed_do_not_go_on_with_old_shards(tmp_path: Path) -> No
         build(tmp_path / "cache", load=fail_after(12))
     with pytest.raises(ValueError, match="holds part of a cache with first_samples"):
         build(tmp_path / "cache", load=lambda rows: samples([row + 1 for row in rows]))
+
+
+def test_two_builders_of_one_cache_do_not_meet(whole: AnchorCache, tmp_path: Path) -> None:
+    """The second begins while the first is at its work. Seen to fail without a lock: both wrote into one folder."""
+    refused: list[str] = []
+
+    def load(rows: list[int]) -> dict[str, Any]:
+        if not refused:
+            with pytest.raises(RuntimeError) as error:
+                build(tmp_path / "cache")
+            refused.append(str(error.value))
+        return samples(rows)
+
+    build(tmp_path / "cache", load=load)
+    assert refused[0].startswith(f"another process is building {tmp_path / 'cache.partial'}")
+    assert contents(tmp_path / "cache") == contents(whole.folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_build_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="out of memory"):
+        build(tmp_path / "cache", load=fail_after(0))
+    assert list(tmp_path.iterdir()) == []
