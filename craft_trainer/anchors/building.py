@@ -12,6 +12,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
+from craft_trainer.anchors.constancy import Constancy
 from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec
 from craft_trainer.anchors.provenance import Provenance
 from craft_trainer.anchors.shards import Shards
@@ -62,7 +63,8 @@ def build_anchor_cache(
 
     Raises:
         FileExistsError: ``output_dir`` exists.
-        ValueError: a feature of the teacher is constant over the anchors, or ``<output_dir>.partial`` holds shards of
+        ValueError: a feature of the teacher is constant over the anchors (seen as soon as there are some of every old
+            task), or ``<output_dir>.partial`` holds shards of
             another cache.
         RuntimeError: another build of the same cache is at work.
     """
@@ -96,7 +98,7 @@ def build_anchor_cache(
             _refuse_finished(output_dir)  # while it was looked at, and then locked
             work.begin(provenance, load_batch(list(rows[:2])))
         _wait(processes)
-        job = Teaching(teacher, load_batch, specs, storage, num_workers)
+        job, constancy = Teaching(teacher, load_batch, specs, storage, num_workers), Constancy(groups)
         with (
             work.kept_once_begun(alone=world == 1),
             _quiet_datasets(),
@@ -104,7 +106,13 @@ def build_anchor_cache(
         ):
             for number in work.missing(rank, world):
                 part = slice(number * work.size, (number + 1) * work.size)
-                work.write(number, job.run(list(rows[part]), list(groups[part]), bar))
+                shard = job.run(list(rows[part]), list(groups[part]), bar)
+                try:
+                    constancy.add(shard)
+                except ValueError:
+                    work.give_up(alone=world == 1)
+                    raise
+                work.write(number, shard)
         _wait(processes)
         if rank == 0:
             with _quiet_datasets():

@@ -165,6 +165,11 @@ class AnchorCache:
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=PADDING.get(column, 0))
 
 
+def feature_columns(anchors: datasets.Dataset) -> list[str]:
+    """The columns that hold what losses are measured in units of: hidden features and the output."""
+    return [name for name in anchors.column_names if name == OUTPUT_COLUMN or name.startswith("hidden/")]
+
+
 def _digests(fingerprint: Mapping[str, str], parts: Sequence[str]) -> str:
     """``weights 0123456789ab… and configuration …``"""
     return " and ".join(f"{part} {fingerprint[part][:12]}…" for part in parts)

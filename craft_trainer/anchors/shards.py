@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
-from craft_trainer.anchors.cache import OUTPUT_COLUMN, STATISTICS_FILE
+from craft_trainer.anchors.cache import STATISTICS_FILE, feature_columns
 from craft_trainer.anchors.card import CARD_FILE, card
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.provenance import Provenance, file_digest
@@ -63,7 +63,7 @@ class Shards:
                 error.add_note(
                     f"{self.done()} of {self._num_rows} anchors are kept in {self.folder}: the same call goes on"
                 )
-            elif alone:
+            elif alone:  # which a build that gave up did already
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
@@ -101,16 +101,19 @@ class Shards:
         shard.save_to_disk(str(partial))
         partial.rename(self._path(number))
 
+    def give_up(self, *, alone: bool) -> None:
+        """Nothing here could be gone on with; other processes may still write."""
+        if alone:
+            shutil.rmtree(self.folder)
+
     def finish(self, output_dir: Path, provenance: Provenance) -> None:
         """Join the shards, measure and describe them, and move the whole to ``output_dir``."""
         joined = self.folder / "joined"
         shutil.rmtree(joined, ignore_errors=True)
         parts = [datasets.load_from_disk(str(self._path(number))) for number in range(self._number())]
         anchors = datasets.concatenate_datasets(parts)
-        names = [name for name in anchors.column_names if name == OUTPUT_COLUMN or name.startswith("hidden/")]
-        columns = open_columns(anchors)
         try:
-            statistics = cache_statistics(columns, len(anchors), names)
+            statistics = cache_statistics(open_columns(anchors), len(anchors), feature_columns(anchors))
         except ValueError:  # nothing that could be gone on with
             shutil.rmtree(self.folder)
             raise
