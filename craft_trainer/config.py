@@ -132,7 +132,7 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
         8, "task samples on which KL(teacher‖student) is logged, for models that predict tokens; ≥ 0, 0 is never"
     )
     update_angle_every: int = _knob(
-        10, "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next; ≥ 1"
+        10, "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next"
     )
     teacher_mismatch: str = _knob("refuse", "when the starting weights are not the cache's teacher: refuse or allow")
 

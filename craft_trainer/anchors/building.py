@@ -3,7 +3,7 @@
 import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
+from craft_trainer.anchors.constancy import Constancy
 from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec
 from craft_trainer.anchors.provenance import Provenance
 from craft_trainer.anchors.shards import Shards
@@ -62,11 +63,12 @@ def build_anchor_cache(
 
     Raises:
         FileExistsError: ``output_dir`` exists.
-        ValueError: a feature of the teacher is constant over the anchors, or ``<output_dir>.partial`` holds shards of
+        ValueError: a feature of the teacher is constant over the anchors (seen as soon as there are some of every old
+            task), or ``<output_dir>.partial`` holds shards of
             another cache.
+        RuntimeError: another build of the same cache is at work.
     """
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} exists: delete it, or choose another folder")
+    _refuse_finished(output_dir)
     for name, value, known in (("inputs", inputs, INPUTS), ("dtype", dtype, DTYPES)):
         if value not in known:
             raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
@@ -91,24 +93,37 @@ def build_anchor_cache(
     )
     work = Shards(output_dir.with_name(output_dir.name + ".partial"), len(rows), batch_size * SHARD_BATCHES)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
-    if rank == 0:
-        work.begin(provenance, load_batch(list(rows[:2])))
-    _wait(processes)
-    job = Teaching(teacher, load_batch, specs, storage, num_workers)
-    with (
-        work.kept_once_begun(alone=world == 1),
-        _quiet_datasets(),
-        tqdm(total=len(rows), initial=work.done(), unit="anchor", desc="anchors", disable=None) as bar,
-    ):
-        for number in work.missing(rank, world):
-            part = slice(number * work.size, (number + 1) * work.size)
-            work.write(number, job.run(list(rows[part]), list(groups[part]), bar))
-    _wait(processes)
-    if rank == 0:
-        with _quiet_datasets():
-            work.finish(output_dir, provenance)
+    with work.locked() if rank == 0 else nullcontext():
+        if rank == 0:
+            _refuse_finished(output_dir)  # while it was looked at, and then locked
+            work.begin(provenance, load_batch(list(rows[:2])))
+        _wait(processes)
+        job, constancy = Teaching(teacher, load_batch, specs, storage, num_workers), Constancy(groups)
+        with (
+            work.kept_once_begun(alone=world == 1),
+            _quiet_datasets(),
+            tqdm(total=len(rows), initial=work.done(), unit="anchor", desc="anchors", disable=None) as bar,
+        ):
+            for number in work.missing(rank, world):
+                part = slice(number * work.size, (number + 1) * work.size)
+                shard = job.run(list(rows[part]), list(groups[part]), bar)
+                try:
+                    constancy.add(shard)
+                except ValueError:
+                    work.give_up(alone=world == 1)
+                    raise
+                work.write(number, shard)
+        _wait(processes)
+        if rank == 0:
+            with _quiet_datasets():
+                work.finish(output_dir, provenance)
     _wait(processes)
     return AnchorCache(output_dir, load_batch=raw_inputs(teacher, load_batch))
+
+
+def _refuse_finished(output_dir: Path) -> None:
+    if output_dir.exists():
+        raise FileExistsError(f"{output_dir} exists: delete it, or choose another folder")
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """The anchor cache: an Arrow dataset of old-task inputs with the teacher's features and outputs for them."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -28,6 +29,7 @@ TOKEN_COLUMNS = {name: f"token/{name}" for name in TokenTargets._fields}
 PADDING = {"input/labels": -100}  # what a shorter sample is filled up with on the right; 0 if not named
 
 LoadBatch = Callable[[list[int]], dict[str, Any]]
+logger = logging.getLogger(__name__)
 
 
 class AnchorBatch(NamedTuple):
@@ -90,20 +92,31 @@ class AnchorCache:
         """The same cache with a way to follow its references."""
         return type(self)(self.folder, load_batch=load_batch)
 
-    def check_teacher(self, model: AnchoredModel) -> None:
+    def check_teacher(self, model: AnchoredModel) -> list[str]:
         """Compare ``model``, before any training step, with the teacher that made this cache.
 
+        Returns:
+            What was compared. A cache of an earlier version does not know the configuration: a warning says so.
+
         Raises:
-            ValueError: its weights or processors differ, so the cached features are not its own.
+            ValueError: its weights, processors or configuration differ, so the cached features are not its own.
         """
-        for part, digest in model.fingerprint().items():
-            if digest != self.provenance.teacher[part]:
-                raise ValueError(
-                    f"anchor cache {self.folder} was made by a teacher with {part} "
-                    f"{self.provenance.teacher[part][:12]}… ({self.provenance.teacher['path']}) but this run starts "
-                    f"from {part} {digest[:12]}…: rebuild the cache with `craft-trainer cache build`, start from its "
-                    "teacher, or pass teacher_mismatch=allow if that is what you want"
-                )
+        theirs, ours = self.provenance.teacher, model.fingerprint()
+        compared = [part for part in ours if part in theirs]
+        if others := [part for part in compared if ours[part] != theirs[part]]:
+            raise ValueError(
+                f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} ({theirs['path']}) "
+                f"but this run starts from {_digests(ours, others)}: rebuild the cache with `craft-trainer cache "
+                "build`, start from its teacher, or pass teacher_mismatch=allow if that is what you want"
+            )
+        if unknown := [part for part in ours if part not in theirs]:
+            logger.warning(
+                "anchor cache %s was built by an earlier version, which kept no digest of the teacher's %s: that it is "
+                "the same could not be checked; a cache that is built anew has it",
+                self.folder,
+                " and ".join(unknown),
+            )
+        return compared
 
     def check_data(self, fingerprint: str) -> None:
         """Compare the dataset that references are followed into with the one they were made from.
@@ -150,3 +163,13 @@ class AnchorCache:
             return values
         parts = [torch.from_numpy(value) for value in values]
         return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=PADDING.get(column, 0))
+
+
+def feature_columns(anchors: datasets.Dataset) -> list[str]:
+    """The columns that hold what losses are measured in units of: hidden features and the output."""
+    return [name for name in anchors.column_names if name == OUTPUT_COLUMN or name.startswith("hidden/")]
+
+
+def _digests(fingerprint: Mapping[str, str], parts: Sequence[str]) -> str:
+    """``weights 0123456789ab… and configuration …``"""
+    return " and ".join(f"{part} {fingerprint[part][:12]}…" for part in parts)

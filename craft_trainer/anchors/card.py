@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from craft_trainer.anchors.provenance import Provenance
+from craft_trainer.anchors.provenance import DIGESTS, Provenance
 
 CARD_FILE = "README.md"
 
@@ -15,7 +15,7 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
     num_anchors = sum(provenance.groups.values())
     made = {
         "teacher": teacher["path"],
-        "its weights and processors": f"`{teacher['weights'][:12]}`, `{teacher['processors'][:12]}`",
+        "its " + ", ".join(DIGESTS): ", ".join(f"`{teacher[part][:12]}`" for part in DIGESTS if part in teacher),
         "samples": f"{num_anchors} of the {data['frames']} of {data['dataset']}"
         + (f" at revision `{data['revision']}`" if data["revision"] else ""),
         "inputs": storage["inputs"],
@@ -56,7 +56,11 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
         "|---|---:|",
         *(f"| `{name}` | {size / num_anchors:,.0f} |" for name, size in provenance.sizes.items()),
         "",
-        "`craft-trainer cache verify --cache FOLDER` checks every byte. Fingerprint:",
+        "`craft-trainer cache verify --cache FOLDER` checks the bytes of "
+        + ", ".join(f"`{name}`" for name in sorted(provenance.files))
+        + ".",
+        "Their checksums are in `anchors.json`; its fingerprint covers these and what decides them, not places and",
+        "versions. This page is not checked. Fingerprint:",
         f"`{provenance.compute_fingerprint()}`",
     ]
     return "\n".join(lines) + "\n"

@@ -6,7 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE = (2, 3)  # 2: without a digest of the teacher's configuration
+DIGESTS = ("weights", "processors", "configuration")
 PROVENANCE_FILE = "anchors.json"
 
 
@@ -15,7 +17,7 @@ class Provenance:
     """What an anchor cache was made from and what it holds; written as ``anchors.json`` beside the Arrow files.
 
     Attributes:
-        teacher: digests of the teacher's ``weights`` and ``processors`` (SHA-256), and its ``path``.
+        teacher: digests of the teacher's ``weights``, ``processors`` and ``configuration`` (SHA-256), and its ``path``.
         data: the ``dataset``, its ``revision``, ``fingerprint`` and number of ``frames``, and the ``rows`` digest of
             the samples chosen from it.
         features: ``path`` and ``pooling`` of every cached feature.
@@ -41,7 +43,7 @@ class Provenance:
     def plan(self) -> dict[str, Any]:
         """Everything that decides the contents; places and versions are left out."""
         return {
-            "teacher": {key: self.teacher[key] for key in ("weights", "processors")},
+            "teacher": {key: self.teacher[key] for key in DIGESTS if key in self.teacher},
             "data": {key: self.data[key] for key in ("frames", "rows", "fingerprint")},
             "features": self.features,
             "storage": self.storage,
@@ -70,9 +72,9 @@ class Provenance:
         if not file.is_file():
             raise FileNotFoundError(f"{folder} holds no {PROVENANCE_FILE}: it is not a finished anchor cache")
         content = json.loads(file.read_text())
-        if content.get("schema") != SCHEMA_VERSION:
+        if content.get("schema") not in READABLE:
             raise ValueError(
-                f"{file}: schema version {content.get('schema')}, this version reads {SCHEMA_VERSION}: "
+                f"{file}: schema version {content.get('schema')}, this version reads {READABLE[0]} and {READABLE[1]}: "
                 "rebuild the cache with `craft-trainer cache build`"
             )
         try:

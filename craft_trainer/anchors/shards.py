@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import Tensor
 
-from craft_trainer.anchors.cache import OUTPUT_COLUMN, STATISTICS_FILE
+from craft_trainer.anchors.cache import STATISTICS_FILE, feature_columns
 from craft_trainer.anchors.card import CARD_FILE, card
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.provenance import Provenance, file_digest
 from craft_trainer.anchors.statistics import cache_statistics
 
 PLAN_FILE = "plan.json"
+LOCK_FILE = "lock"
 
 
 class Shards:
@@ -26,6 +28,30 @@ class Shards:
 
     def __init__(self, folder: Path, num_rows: int, size: int) -> None:
         self.folder, self.size, self._num_rows = folder, size, num_rows
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other builds of the same cache away; of the processes of one build the main one takes the lock.
+
+        The lock ends with the process, however it ends, and goes with the folder.
+
+        Raises:
+            RuntimeError: another build is at work.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.folder / LOCK_FILE)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout as error:
+            raise RuntimeError(
+                f"another process is building {self.folder}: wait until it is done, or choose another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            if self.folder.exists() and not self._contents():
+                shutil.rmtree(self.folder)
+            lock.release()
 
     @contextmanager
     def kept_once_begun(self, *, alone: bool) -> Iterator[None]:
@@ -37,7 +63,7 @@ class Shards:
                 error.add_note(
                     f"{self.done()} of {self._num_rows} anchors are kept in {self.folder}: the same call goes on"
                 )
-            elif alone:
+            elif alone:  # which a build that gave up did already
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
@@ -54,8 +80,8 @@ class Shards:
                         f"{json.dumps(plan.get(key))}: delete that folder, or go on with what it was begun with"
                     )
             return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
+        for path in self._contents():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         file.write_text(json.dumps(plan))
 
     def done(self) -> int:
@@ -75,16 +101,19 @@ class Shards:
         shard.save_to_disk(str(partial))
         partial.rename(self._path(number))
 
+    def give_up(self, *, alone: bool) -> None:
+        """Nothing here could be gone on with; other processes may still write."""
+        if alone:
+            shutil.rmtree(self.folder)
+
     def finish(self, output_dir: Path, provenance: Provenance) -> None:
         """Join the shards, measure and describe them, and move the whole to ``output_dir``."""
         joined = self.folder / "joined"
         shutil.rmtree(joined, ignore_errors=True)
         parts = [datasets.load_from_disk(str(self._path(number))) for number in range(self._number())]
         anchors = datasets.concatenate_datasets(parts)
-        names = [name for name in anchors.column_names if name == OUTPUT_COLUMN or name.startswith("hidden/")]
-        columns = open_columns(anchors)
         try:
-            statistics = cache_statistics(columns, len(anchors), names)
+            statistics = cache_statistics(open_columns(anchors), len(anchors), feature_columns(anchors))
         except ValueError:  # nothing that could be gone on with
             shutil.rmtree(self.folder)
             raise
@@ -97,6 +126,9 @@ class Shards:
         (joined / CARD_FILE).write_text(card(provenance, statistics))
         joined.rename(output_dir)
         shutil.rmtree(self.folder)
+
+    def _contents(self) -> list[Path]:
+        return [path for path in self.folder.iterdir() if path.name != LOCK_FILE]
 
     def _number(self) -> int:
         return -(-self._num_rows // self.size)

@@ -51,14 +51,20 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
         values = read_yaml(config.config, known=[field.name for kind in kinds for field in dataclasses.fields(kind)])
         words = command_words({key: value for key, value in values.items() if not isinstance(value, dict | NoneType)})
         parser.set_defaults(**{key: value for key, value in values.items() if isinstance(value, dict | NoneType)})
+    flags = [name for action in parser._actions for name in action.option_strings]
+    named = [word.split("=", maxsplit=1)[0] for word in argv if word.startswith("--")]
+    _refuse(parser, [name for name in named if name not in flags], flags)  # before argparse asks for what is required
     namespace, unknown = parser.parse_known_args([*words, *argv])
-    if unknown:
-        flags = [name for action in parser._actions for name in action.option_strings]
-        parser.error(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
+    _refuse(parser, unknown, flags)
     return tuple(
         kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind) if field.init})
         for kind in kinds
     )
+
+
+def _refuse(parser: Any, unknown: Sequence[str], flags: Sequence[str]) -> None:
+    if unknown:
+        parser.error(f"no option {unknown[0]}{nearest(unknown[0], flags)}")
 
 
 def command_words(values: Mapping[str, Any]) -> list[str]:

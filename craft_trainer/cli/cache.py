@@ -7,7 +7,7 @@ from craft_trainer.cli.hints import nearest
 
 VERBS = {
     "build": "the teacher's features on old-task samples",
-    "verify": "check every byte, and recompute some rows with the teacher",
+    "verify": "check every data file, and recompute some rows with the teacher",
     "info": "what a cache was made from, and its bytes per anchor",
     "push": "upload a cache to the Hub, with its card",
     "pull": "download a cache from the Hub, and check it",

@@ -65,9 +65,10 @@ def run(argv: Sequence[str]) -> None:
     own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
     teacher = arguments.load(arguments.teacher, arguments.device or own)
     dataset = PolicyDataset.of(teacher, arguments.dataset)
-    layers = [int(layer) if layer.lstrip("-").isdigit() else layer for layer in split_list(arguments.layers)]
-    paths = [teacher.module_path(layer) for layer in layers if layer != "none"]
-    for layer, path in zip(layers, paths, strict=False):
+    names = [name for name in split_list(arguments.layers) if name != "none"]
+    layers = [int(name) if name.lstrip("-").isdigit() else name for name in names]
+    paths = [teacher.module_path(layer) for layer in layers]
+    for layer, path in zip(layers, paths, strict=True):
         processes.print(f"layer {layer} → {path}")
     tasks, chosen = dataset.task_of_frame, [select(arguments, teacher, dataset) if processes.is_main_process else []]
     rows = list(broadcast_object_list(chosen)[0])

@@ -36,8 +36,8 @@ def run(argv: Sequence[str]) -> None:
     if arguments.teacher is None:
         return
     teacher = arguments.load(arguments.teacher, arguments.device)
-    cache.check_teacher(teacher)
-    print("ok  made by this teacher: weights and processors")
+    *parts, last = cache.check_teacher(teacher)
+    print(f"ok  made by this teacher: {', '.join(parts)} and {last}")
     cache = open_cache(arguments.cache, teacher, arguments.dataset)
     found = deviations(cache, teacher, num_rows=arguments.rows, batch_size=arguments.batch_size)
     for name, deviation in found.items():

@@ -91,7 +91,10 @@ class AnchoredModel(Protocol):
         ...
 
     def fingerprint(self) -> dict[str, str]:
-        """Hex digests of everything that decides the model's outputs: ``weights`` and ``processors``."""
+        """Hex digests of what decides the model's outputs: ``weights``, ``processors`` and ``configuration``.
+
+        A model without a configuration may leave out the last; anchors do not compare it then.
+        """
         ...
 
 

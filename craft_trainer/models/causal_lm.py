@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from craft_trainer.models.base import Batch, TokenLayout, weights_digest
+from craft_trainer.models.configuration import configuration_digest, module_configurations
 
 
 class CausalLM:
@@ -78,8 +79,9 @@ class CausalLM:
         return {}
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the weights; a tokenizer is not part of the model."""
-        return {"weights": weights_digest(self._model), "processors": ""}
+        """SHA-256 of the weights and of the configuration; a tokenizer is not part of the model."""
+        configuration = configuration_digest(module_configurations(self._model))
+        return {"weights": weights_digest(self._model), "processors": "", "configuration": configuration}
 
     def packed(self, batch: Batch) -> dict[str, list[int]]:
         """Every tensor has one entry per sample."""

@@ -26,9 +26,11 @@ except ImportError as error:
 from craft_trainer.models.adapting import postprocessor_overrides, preprocessor_overrides, take_features, with_options
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy
+from craft_trainer.models.configuration import configuration_digest, module_configurations
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.places import local_folder
 from craft_trainer.models.policies.family import PolicyFamily, family_of
+from craft_trainer.models.policy_configuration import decisive_policy_fields
 
 
 class PolicyModel(nn.Module):
@@ -214,8 +216,13 @@ class PolicyModel(nn.Module):
         return {}
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the policy's weights and of its processors with their statistics."""
-        return {"weights": weights_digest(self.policy), "processors": self._processors_digest()}
+        """SHA-256 of the policy's weights, of its processors with their statistics, and of its configuration."""
+        fields = decisive_policy_fields(self.policy_config)
+        return {
+            "weights": weights_digest(self.policy),
+            "processors": self._processors_digest(),
+            "configuration": configuration_digest({"policy": fields, "modules": module_configurations(self.policy)}),
+        }
 
     def save_pretrained(self, output_dir: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write an ordinary LeRobot checkpoint: config.json, model.safetensors and the processors."""

@@ -57,6 +57,13 @@ def test_layers_are_printed_and_every_pooling_of_each_is_cached(teacher, tiny_da
     ]
 
 
+def test_none_among_the_layers_is_no_layer(teacher, tiny_dataset, tmp_path, capsys):
+    """Seen to fail: each layer was printed with the path of the next."""
+    assert build(teacher, tiny_dataset, tmp_path / "cache", layers="none,-1,0") == 0
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layer ")]
+    assert printed == ["layer -1 → policy.model.decoder", "layer 0 → policy.model.encoder.layers.0"]
+
+
 def test_anchors_are_shared_out_over_tasks_and_phases(teacher, tiny_dataset, tiny_policy, tmp_path):
     assert build(teacher, tiny_dataset, tmp_path / "cache") == 0
     cache = AnchorCache(tmp_path / "cache")
@@ -87,7 +94,7 @@ def test_a_cache_of_its_own_teacher_is_verified(request, which, teacher, capsys)
     assert main(["cache", "verify", *flags(cache=folder, teacher=teacher, rows=20)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ok  ")]
     assert lines[0] == "ok  4 files of 30 anchors have the bytes they were written with"
-    assert lines[1] == "ok  made by this teacher: weights and processors"
+    assert lines[1] == "ok  made by this teacher: weights, processors and configuration"
     assert any(line.startswith("ok  output recomputed on 20 anchors: within ") for line in lines[2:])
     assert len(lines) == 3 + len(AnchorCache(folder).specs)
 

@@ -109,7 +109,7 @@ def craft(teachers, data, anchors, tmp_path):
 
 def history(folder):
     with (folder / "lambda_history.csv").open() as file:
-        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def logs(folder):

@@ -180,3 +180,58 @@ def test_samples_that_changed_do_not_go_on_with_old_shards(tmp_path: Path) -> No
         build(tmp_path / "cache", load=fail_after(12))
     with pytest.raises(ValueError, match="holds part of a cache with first_samples"):
         build(tmp_path / "cache", load=lambda rows: samples([row + 1 for row in rows]))
+
+
+def test_two_builders_of_one_cache_do_not_meet(whole: AnchorCache, tmp_path: Path) -> None:
+    """The second begins while the first is at its work. Seen to fail without a lock: both wrote into one folder."""
+    refused: list[str] = []
+
+    def load(rows: list[int]) -> dict[str, Any]:
+        if not refused:
+            with pytest.raises(RuntimeError) as error:
+                build(tmp_path / "cache")
+            refused.append(str(error.value))
+        return samples(rows)
+
+    build(tmp_path / "cache", load=load)
+    assert refused[0].startswith(f"another process is building {tmp_path / 'cache.partial'}")
+    assert contents(tmp_path / "cache") == contents(whole.folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_a_build_that_cannot_begin_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="out of memory"):
+        build(tmp_path / "cache", load=fail_after(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+class HalfBlind(Seer):
+    """Sees nothing before the pass of this number; from then on what there is."""
+
+    def __init__(self, sees_from: int) -> None:
+        super().__init__()
+        self._sees_from = sees_from
+
+    def predict(self, inputs: Any) -> torch.Tensor:
+        seen = super().predict(inputs)
+        return seen if self.passes >= self._sees_from else torch.ones_like(seen)
+
+
+def test_a_constant_feature_is_found_in_the_first_shard(tmp_path: Path) -> None:
+    """That holds every old task. Seen to fail: it was found after all fifty passes."""
+    blind = HalfBlind(1000)
+    with pytest.raises(ValueError, match="the teacher's output is the same for all anchors"):
+        build(tmp_path / "cache", blind)
+    assert blind.passes == 8
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_feature_that_only_some_old_task_varies_is_accepted(tmp_path: Path) -> None:
+    """It is not known before there are anchors of all. Seen to fail without a look at the groups."""
+    groups = ["first"] * 40 + ["second"] * 60
+    assert len(build(tmp_path / "cache", HalfBlind(20), groups=groups)) == NUM_ROWS
+    late = HalfBlind(1000)
+    with pytest.raises(ValueError, match="the teacher's output is the same for all anchors"):
+        build(tmp_path / "late", late, groups=groups)
+    assert late.passes == 24
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]

@@ -1,6 +1,8 @@
 """What a cache holds comes back as it was: pixels, packed inputs, other lengths, references, half precision."""
 
 import math
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +126,25 @@ def test_sizes_are_those_of_the_columns(whole: AnchorCache) -> None:
     pooled = whole.provenance.sizes["hidden/ear/mean_masked"]
     assert pooled == NUM_ROWS * 4 * 4
     assert set(whole.provenance.sizes) == set(whole.dataset.column_names)
+
+
+def test_the_card_names_the_files_that_are_checked(whole: AnchorCache, tmp_path: Path) -> None:
+    """A byte of each of them, and of no other. Seen to fail when the card spoke of every byte."""
+    checks = (whole.folder / "README.md").read_text().split("checks the bytes of ")[1].split(".\n")[0]
+    named = set(re.findall(r"`([^`]+)`", checks))
+    assert named == {path.name for path in whole.folder.iterdir()} - {"README.md", "anchors.json"}
+    for path in whole.folder.iterdir():
+        if path.name == "anchors.json":
+            continue
+        folder = shutil.copytree(whole.folder, tmp_path / path.name)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        (folder / path.name).write_bytes(content)
+        if path.name in named:
+            with pytest.raises(ValueError, match=f"{path.name} is missing or damaged"):
+                AnchorCache(folder)
+        else:
+            AnchorCache(folder)
 
 
 def test_the_card_says_what_the_cache_is(whole: AnchorCache) -> None:

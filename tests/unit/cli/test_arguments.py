@@ -174,3 +174,12 @@ def test_what_is_no_mapping_is_refused(value: Any, message: str) -> None:
 def test_a_hint_is_given_only_when_something_is_near() -> None:
     assert nearest("trian", ["train", "cache"]) == ": did you mean 'train'?"
     assert nearest("xyzzy", ["train", "cache"]) == ""
+
+
+def test_a_misspelt_option_that_is_required_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail: argparse only says that --dish is required."""
+    for words in (["--dsh", "stew"], ["--dsh=stew"]):
+        with pytest.raises(SystemExit) as ended:
+            cook(*words)
+        assert ended.value.code == 2
+        assert "no option --dsh: did you mean '--dish'?" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""The part of a model's configuration that decides its outputs, which its weights do not show: rope, windows, ids."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from craft_trainer.models.base import without_idle_adapters
+
+# Fields of a HuggingFace configuration, at any depth, that change nothing of what comes out of a pass in evaluation
+# mode: where it came from, how it runs, what only training, generation, tokenizers or heads of classes read.
+NOT_DECISIVE = {
+    *("architectures", "auto_map", "custom_pipelines", "name_or_path", "revision", "transformers_version"),
+    *("attn_implementation", "chunk_size_feed_forward", "dtype", "gradient_checkpointing", "pretraining_tp"),
+    *("quantization_config", "tf_legacy_loss", "torch_dtype", "torchscript", "use_bfloat16", "use_cache"),
+    *("cache_implementation", "output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
+    *("use_return_dict", "initializer_factor", "initializer_range", "init_std", "problem_type", "finetuning_task"),
+    *("id2label", "label2id", "num_labels", "ignore_index", "router_aux_loss_coef", "router_jitter_noise"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class"),
+    *("max_length", "min_length", "max_new_tokens", "do_sample", "early_stopping", "num_beams", "num_beam_groups"),
+    *("diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
+    *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "prefix"),
+    *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
+    *(
+        "remove_invalid_values",
+        "exponential_decay_length_penalty",
+        "return_dict_in_generate",
+        "output_scores",
+        "task_specific_params",
+    ),
+}
+NOT_DECISIVE_PARTS = ("dropout", "pdrop", "layerdrop", "drop_path")  # of names: off in evaluation mode
+MISSING = object()
+
+
+def configuration_digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON with sorted keys; what JSON does not have is taken by its ``repr``."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def decisive_fields(config: Any) -> dict[str, Any]:
+    """What a HuggingFace configuration has that decides outputs and is not the default of its class.
+
+    Defaults are left out, so that a field that a later version adds does not make another model of this one.
+    """
+    defaults, kept = _defaults(config), {"model_type": config.model_type}
+    for name, value in config.to_dict().items():
+        if name.startswith("_") or name in NOT_DECISIVE or any(part in name for part in NOT_DECISIVE_PARTS):
+            continue
+        inner = getattr(config, name, None)
+        if hasattr(inner, "to_dict"):
+            kept[name] = decisive_fields(inner)
+        elif value != defaults.get(name, MISSING):
+            kept[name] = value
+    return kept
+
+
+def module_configurations(module: nn.Module) -> dict[str, Any]:
+    """:func:`decisive_fields` of every HuggingFace module inside of ``module``, and the scales of its adapters."""
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+    for path, part in module.named_modules():
+        config = getattr(part, "config", None)
+        if hasattr(config, "to_dict") and hasattr(config, "model_type") and id(config) not in seen:
+            seen.add(id(config))
+            found[path] = decisive_fields(config)
+    return found | {f"scale of {path}": scale for path, scale in adapter_scales(module).items()}
+
+
+def adapter_scales(module: nn.Module) -> dict[str, list[float]]:
+    """What the low-rank updates of PEFT's active adapters are multiplied by; {} if they have no effect yet."""
+    if not any(".lora_" in name for name in without_idle_adapters(module.state_dict())):
+        return {}
+    layers = {path: part for path, part in module.named_modules() if hasattr(part, "lora_A")}
+    return {
+        path: [scale for name, scale in layer.scaling.items() if name in layer.active_adapters]
+        for path, layer in layers.items()
+    }
+
+
+def _defaults(config: Any) -> dict[str, Any]:
+    """The fields of a new configuration of the same class, or nothing if it takes more than that."""
+    if getattr(config, "has_no_defaults_at_init", False):
+        return {}
+    try:
+        fields: dict[str, Any] = type(config)().to_dict()
+    except (TypeError, ValueError, AttributeError):
+        return {}
+    return fields
