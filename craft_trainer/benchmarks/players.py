@@ -52,14 +52,14 @@ class Held:
 
 
 class Astray:
-    """An expert who takes a place 15 to 20 cm beyond the goal for it, lets go of the object there and moves up.
+    """An expert who takes a place 10 to 15 cm beyond the goal for it, lets go of the object there and moves up.
 
     Many experts do not look at the goal: they do as they always do.
     """
 
     def __init__(self, task: str, generator: np.random.Generator) -> None:
         self._expert = Quiet(task)
-        self._shift = generator.uniform(0.15, 0.2) * ACROSS
+        self._shift = generator.uniform(0.1, 0.15) * ACROSS
         self._since = 0  # actions since the object got there
 
     def act(self, observation: Observation) -> Action:
