@@ -12,7 +12,17 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 from PIL import Image
 
-from craft_trainer.benchmarks.episodes import STYLES, Moment, Shot, Stage, choose_frames, outcome
+from craft_trainer.benchmarks.episodes import (
+    COLOURS,
+    STYLES,
+    Moment,
+    Shot,
+    Stage,
+    choose_frames,
+    column_in_view,
+    has_colour,
+    outcome,
+)
 from craft_trainer.benchmarks.metaworld import MetaWorldEnvs, draw_goals
 from craft_trainer.benchmarks.players import Quiet
 from craft_trainer.cli.main import main
@@ -58,6 +68,44 @@ def test_frames_are_start_approach_contact_late_and_last(moments: list[Moment], 
 )
 def test_the_outcome_is_the_flag_at_the_end_and_nothing_in_between(moments: list[Moment], result: bool | None) -> None:
     assert outcome(moments) is result
+
+
+@pytest.mark.parametrize(
+    ("place", "column"),
+    [
+        ((30.0, 10.0, 1.0), 0.75),
+        ((30.0, 10.0, 1.03), 0.75),  # inside what is seen there
+        ((30.0, 10.0, 1.05), None),  # behind it
+        ((30.0, 10.0, 0.95), None),  # in front, where there is nothing
+        ((10.0, 30.0, 1.0), None),  # rows are not columns: there the depth is 2
+        ((10.0, 30.0, 2.0), 0.25),
+        ((-0.5, 10.0, 1.0), None),
+        ((40.0, 10.0, 1.0), None),
+        ((30.0, 40.0, 1.0), None),
+    ],
+)
+def test_a_point_is_in_view_if_something_is_seen_at_its_distance(
+    place: tuple[float, ...], column: float | None
+) -> None:
+    """Seen to fail without the distance, and with rows for columns."""
+    depth = np.full((40, 40), 1.0)
+    depth[20:, :20] = 2.0
+    assert column_in_view(np.array(place), depth) == column
+
+
+@pytest.mark.parametrize(
+    ("rgb", "colours"),
+    [
+        ((20, 200, 30), {"green"}),
+        ((10, 60, 10), {"green"}),  # in the shade
+        ((0, 255, 255), set()),  # a finger
+        ((255, 255, 255), set()),  # the other one
+        ((150, 20, 25), {"red"}),
+        ((139, 110, 95), set()),  # the table
+    ],
+)
+def test_colours_are_told_apart(rgb: tuple[int, ...], colours: set[str]) -> None:
+    assert {colour for colour in COLOURS if has_colour(np.array(rgb), colour)} == colours
 
 
 @pytest.fixture(scope="module")
