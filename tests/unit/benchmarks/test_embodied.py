@@ -77,7 +77,7 @@ def test_the_opposite_facts_have_the_opposite_answers() -> None:
     ],
 )
 def test_what_is_unclear_or_hidden_is_not_asked(facts: dict[str, Any], missing: set[str]) -> None:
-    """Each seen to fail without its margin, or without its check of None."""
+    """Seen to fail without each of the margins."""
     assert set(KINDS) - set(asked(outcome=True, **facts)) == missing
 
 
