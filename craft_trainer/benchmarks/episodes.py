@@ -16,13 +16,14 @@ from craft_trainer.benchmarks.metaworld import TASK_NAMES, Goal, check_task, dra
 from craft_trainer.benchmarks.players import OBJECT, Astray, Bystander, Held, Player, Quiet
 
 Style = Literal["expert", "stopped", "astray", "bystander"]
-STYLES: tuple[Style, ...] = ("expert", "stopped", "astray", "expert", "bystander")  # of the episodes of a task, in turn
-MAX_ACTIONS = 200
+STYLES: tuple[Style, ...] = ("expert", "stopped", "astray", "bystander")  # of the episodes of a task, in turn
+MAX_ACTIONS = 150
 SETTLING = 15  # actions that are played on after the first success, for its end to be plain to see
 CONTACT = 0.06  # metres between the fingertips' middle and the object
 MOVED = 0.005  # metres
 CLEARLY_FAILED = 0.5  # of the first distance to the goal
 HIDDEN = 0.035  # metres between a point and what the camera sees in its place: about an object's radius
+MARKER = "goal"  # the site of a goal, where a task has one
 OPENING = 3  # in an observation
 COLOURS: Mapping[str, tuple[float, float, float]] = {"red": (1, 0, 0), "green": (0, 1, 0), "blue": (0, 0, 1)}
 
@@ -113,6 +114,8 @@ class Stage:
         goal = [] if self._marker is None else [env.data.site(self._marker).xpos]
         places = self._camera.project(env.model, env.data, np.stack([*pads, moment.observation[OBJECT], *goal]))
         left, right, thing, marker = (*(column_in_view(place, depth) for place in places), None)[:4]
+        if marker is not None and not has_colour(picture[int(places[3, 1]), int(places[3, 0])], self._marker_colour):
+            marker = None  # something that touches it is in front
         facts = Facts(
             task=self.task,
             opening=float(moment.observation[OPENING]),
@@ -141,13 +144,17 @@ class Stage:
 
 def find_marker(env: Any) -> tuple[str | None, str]:
     """The coloured ball that marks the goal of a simulator, and its colour; None where there is none to be seen."""
-    names = {env.model.site(index).name for index in range(env.model.nsite)} & {"goal"}
-    for name in names:
-        red, green, blue, opacity = env.model.site(name).rgba
-        for colour, pure in COLOURS.items():
-            if opacity == 1 and np.dot((red, green, blue), pure) > 0.9 * np.linalg.norm((red, green, blue)):
-                return name, colour
+    if MARKER in (env.model.site(index).name for index in range(env.model.nsite)):
+        *rgb, opacity = env.model.site(MARKER).rgba
+        for colour in COLOURS:
+            if opacity == 1 and has_colour(np.array(rgb), colour):
+                return MARKER, colour
     return None, ""
+
+
+def has_colour(rgb: NDArray[Any], colour: str) -> bool:
+    """Whether a pixel is of a bright ``colour``: within 37° of it."""
+    return bool(np.dot(rgb, COLOURS[colour]) > 0.8 * np.linalg.norm(rgb))
 
 
 def column_in_view(place: Float64[NDArray[Any], " 3"], depth: Float64[NDArray[Any], "size size"]) -> float | None:

@@ -11,6 +11,8 @@ from craft_trainer.benchmarks.metaworld import Expert
 
 HAND, OBJECT, GOAL = slice(3), slice(4, 7), slice(36, 39)  # positions in an observation
 ACROSS = np.array([0.55, 0.83, 0.0])  # about one metre from left to right, as the camera looks at the table
+THERE = 0.05  # metres between an object and where it should be
+LETTING_GO = 10  # actions until the gripper is open
 GAIN = 10.0  # of a distance in metres, as Meta-World's own experts have it
 
 Observation = Float64[NDArray[Any], " 39"]
@@ -50,16 +52,23 @@ class Held:
 
 
 class Astray:
-    """An expert who takes a place 10 to 20 cm beyond the goal for it. Many experts do not look at the goal."""
+    """An expert who takes a place 10 to 15 cm beyond the goal for it, lets go of the object there and moves up.
+
+    Many experts do not look at the goal: they do as they always do.
+    """
 
     def __init__(self, task: str, generator: np.random.Generator) -> None:
         self._expert = Quiet(task)
-        self._shift = generator.uniform(0.1, 0.2) * ACROSS
+        self._shift = generator.uniform(0.1, 0.15) * ACROSS
+        self._since = 0  # actions since the object got there
 
     def act(self, observation: Observation) -> Action:
-        """The expert's action for the wrong goal."""
+        """The expert's action for the wrong goal, and none of the expert's once it is reached."""
         observation = observation.copy()
         observation[GOAL] += self._shift
+        if self._since or np.linalg.norm((observation[OBJECT] - observation[GOAL])[:2]) < THERE:
+            self._since += 1
+            return np.array([0.0, 0.0, 0.5 if self._since > LETTING_GO else 0.0, -1.0])
         return self._expert.act(observation)
 
 

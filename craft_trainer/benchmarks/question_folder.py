@@ -132,7 +132,10 @@ def push(folder: Path, repo: str, *, private: bool) -> None:
     dataset = datasets.load_dataset(str(folder), split=SPLIT)
     dataset.push_to_hub(repo, split=SPLIT, private=private)
     card = DatasetCard.load(repo)  # datasets wrote down what it uploaded
-    card.text = "\n" + DatasetCard.load(folder / "README.md").text.lstrip()
+    ours = DatasetCard.load(folder / "README.md")
+    card.text = ours.text
+    for key in ("pretty_name", "task_categories", "language", "tags"):
+        card.data[key] = ours.data[key]
     HfApi().upload_file(
         path_or_fileobj=str(card).encode(),
         path_in_repo="README.md",
