@@ -14,6 +14,7 @@ from craft_trainer.evaluation.scoring import Method, Prefix
 from craft_trainer.evaluation.tree import TreeBatch
 from craft_trainer.models.causal_lm import base_model
 
+KINDS_OF_LAYERS = ("layer_types", "layers_block_type", "attention_layers")  # as configurations call them
 TAKES_MASKS = ("eager", "sdpa")  # implementations of attention that take any mask
 NO_LIMIT = 10**6  # tokenizers without a limit say 10^30
 
@@ -39,7 +40,7 @@ class TextChoices:
     def method(self) -> Method:
         """``packed`` for attention that takes any mask and positions; ``separate`` for others and recurrent layers."""
         takes = inspect.signature(type(self._base).forward).parameters
-        named = [getattr(self._text_config, name, None) for name in ("layer_types", "attention_layers")]
+        named = [getattr(self._text_config, name, None) for name in KINDS_OF_LAYERS]
         kinds = {kind for kinds in named for kind in kinds or ()}
         tree = (
             {"position_ids", "attention_mask"} <= set(takes)
