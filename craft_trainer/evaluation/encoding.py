@@ -25,6 +25,9 @@ class EncodedQuestion:
         image: what the prompt shows, or None.
         num_cut: how many tokens at the end of the prompt are not in the prefix, because a choice changed them.
         num_image_tokens: how many tokens the image adds to the prefix.
+
+    Raises:
+        ValueError: a choice has no token to score, or the prefix none to predict the first of them.
     """
 
     prefix: Tokens
@@ -35,6 +38,13 @@ class EncodedQuestion:
     image: Any = None
     num_cut: int = 0
     num_image_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        empty = [index for index, count in enumerate(self.num_tokens) if count < 1]
+        if empty:
+            raise ValueError(f"choices {empty} have no token to score, after {self.text!r}: leave them out")
+        if not self.prefix:
+            raise ValueError("the prefix has no token: begin with BOS")
 
     @property
     def num_tokens(self) -> list[int]:

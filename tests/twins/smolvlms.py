@@ -26,7 +26,8 @@ def save_smolvlm(folder):
         "image_size": 32,
         "patch_size": 8,
     }
-    SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=2, pad_token_id=0).save_pretrained(folder)
+    tokens = {"image_token_id": tokenizer.convert_tokens_to_ids("<image>"), "pad_token_id": 0}
+    SmolVLMConfig(text_config=text, vision_config=vision, scale_factor=2, **tokens).save_pretrained(folder)
     images = SmolVLMImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
     processor = SmolVLMProcessor(images, tokenizer, SmolVLMVideoProcessor(), image_seq_len=4)
     processor.save_pretrained(folder)

@@ -59,7 +59,7 @@ class ImageChoices(TextChoices):
         size = opened(image).size
         if size not in self._image_tokens:
             expanded = self._processed([encoded.text], [image])["input_ids"].shape[1]
-            self._image_tokens[size] = expanded - len(encoded.prefix) - encoded.num_cut
+            self._image_tokens[size] = expanded - self._num_added_behind - len(encoded.prefix) - encoded.num_cut
         return EncodedQuestion(**{**vars(encoded), "image": image, "num_image_tokens": self._image_tokens[size]})
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
@@ -106,7 +106,8 @@ class ImageChoices(TextChoices):
         else:
             texts, images = [one.text for one in questions], [one.image for one in questions]
             inputs = self._processed(texts, images)
-            ends = inputs["attention_mask"].sum(dim=1) - torch.tensor([one.num_cut for one in questions])
+            cut = torch.tensor([one.num_cut + self._num_added_behind for one in questions])
+            ends = inputs["attention_mask"].sum(dim=1) - cut
             inputs["attention_mask"] *= torch.arange(inputs["input_ids"].shape[1]) < ends[:, None]
             longest = int(ends.max())
             for key in inputs.keys() & {"input_ids", *OF_TOKENS}:

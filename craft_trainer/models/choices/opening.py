@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -43,7 +43,7 @@ def open_choices(name: str, *, revision: str | None = None, dtype: str | None = 
         FileNotFoundError: there is no model of that name.
         ValueError: it is of a type that scores no choices.
     """
-    name, _, at = name.partition("@") if local_folder(name) is None else (name, "", "")
+    name, _, at = (name, "", "") if Path(name).exists() else name.partition("@")
     folder = _folder(name, revision or at or None)
     config = _read(folder / "config.json")
     if device is None:
@@ -106,11 +106,21 @@ def _reader(model: Any, *folders: str | Path) -> TextChoices:
     errors = []
     for folder in folders:
         try:
-            return reader(model, (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder))
+            processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder)
         except (OSError, ValueError) as error:
             errors.append(f"{folder}: {error}")
+            continue
+        if _is_whole(processor, sees):
+            return reader(model, processor)
+        errors.append(f"{folder}: no vocabulary or no image processor")
     kind = "processor" if sees else "tokenizer"
     raise FileNotFoundError(f"no {kind} for the model, save it beside the weights ({'; '.join(errors)})")
+
+
+def _is_whole(processor: Any, sees: bool) -> bool:
+    """Without its files transformers makes a tokenizer of special tokens alone, and no error."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return len(tokenizer) > len(tokenizer.added_tokens_decoder) and (not sees or hasattr(processor, "image_processor"))
 
 
 def _load(folder: str | Path, dtype: str | None) -> Any:
@@ -165,7 +175,7 @@ def _folder(name: str, revision: str | None) -> Path:
         return folder
     try:
         return Path(snapshot_download(name, revision=revision))
-    except (RepositoryNotFoundError, HFValidationError) as error:
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{name} is neither a folder nor a Hub repository that you may read: {error}"
         ) from error

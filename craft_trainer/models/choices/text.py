@@ -14,6 +14,8 @@ from craft_trainer.evaluation.scoring import Method, Prefix
 from craft_trainer.evaluation.tree import TreeBatch
 from craft_trainer.models.causal_lm import base_model
 
+KINDS_OF_LAYERS = ("layer_types", "layers_block_type", "attention_layers")  # as configurations call them
+TAKES_MASKS = ("eager", "sdpa")  # implementations of attention that take any mask
 NO_LIMIT = 10**6  # tokenizers without a limit say 10^30
 
 
@@ -46,15 +48,25 @@ class TextChoices:
     def method(self) -> Method:
         """``packed`` for attention that takes any mask and positions; ``separate`` for others and recurrent layers."""
         takes = inspect.signature(type(self._base).forward).parameters
-        kinds = set(getattr(self._text_config, "layer_types", None) or ())
-        tree = {"position_ids", "attention_mask"} <= set(takes) and kinds <= {"full_attention", "sliding_attention"}
+        named = [getattr(self._text_config, name, None) for name in KINDS_OF_LAYERS]
+        kinds = {kind for kinds in named for kind in kinds or ()}
+        tree = (
+            {"position_ids", "attention_mask"} <= set(takes)
+            and kinds <= {"full_attention", "sliding_attention"}
+            and not getattr(self._base, "_is_stateful", False)  # recurrent layers, whatever its layers are called
+            and not getattr(self._text_config, "alibi", False)  # distances in order of memory, not of positions
+            and self._base.config._attn_implementation in TAKES_MASKS
+        )
         return "packed" if tree else "separate"
 
     @property
     def window(self) -> int | None:
-        """How far back the layers with the shortest sight see."""
-        window: int | None = getattr(self._text_config, "sliding_window", None)
-        return window
+        """How far back the layers with the shortest sight see, or up to which length rotations do not depend on it."""
+        rope = getattr(self._text_config, "rope_parameters", None) or {}
+        long = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
+        return min(
+            (limit for limit in (getattr(self._text_config, "sliding_window", None), long) if limit), default=None
+        )
 
     @property
     def dtype(self) -> torch.dtype:
@@ -107,7 +119,7 @@ class TextChoices:
         return EncodedQuestion(
             prefix=(*first, *sequences[0][:num_prefix]),
             choices=tuple(tuple(sequence[num_prefix:]) for sequence in sequences),
-            starts=found.starts if found.num_prefix else (0,) * len(sequences),
+            starts=found.starts,
             boundary_ok=found.exact,
             text=stripped,
             num_cut=len(context) - found.num_prefix,
