@@ -57,7 +57,7 @@ def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptS
     Raises:
         ValueError: the model cannot be asked in this style at all.
     """
-    style.check(model.tokenizer)
+    style.check(model.chat_templates)
     encoded = Encoded([], [], [])
     for question in questions:
         try:
@@ -81,7 +81,7 @@ def encode(model: ChoiceModel, question: Question, style: PromptStyle) -> Encode
     placeholder = "" if question.image is None else model.placeholder
     if question.image is not None and "{image}" not in style.template:
         raise ValueError("it has an image, and the template has no {image}")
-    prompt = style.prompt(question.question, question.choices, placeholder, model.tokenizer)
+    prompt = style.prompt(question.question, question.choices, placeholder, model.chat_templates)
     return model.encode(prompt, style.continuations(question.choices), question.image)
 
 
