@@ -122,8 +122,12 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
         "rows": [question.row for question in encoded.questions],
     }
     progress = ProgressFile(run.progress_path(number), belongs_to)
-    with tqdm(total=len(encoded.tokens), desc=f"mcq {name}", unit="question", disable=None) as bar:
-        scored = score_questions(model, encoded, run.settings, progress=progress, on_done=bar.update)
+    try:
+        with tqdm(total=len(encoded.tokens), desc=f"mcq {name}", unit="question", disable=None) as bar:
+            scored = score_questions(model, encoded, run.settings, progress=progress, on_done=bar.update)
+    except KeyboardInterrupt as interrupt:
+        interrupt.add_note(f"{run.progress_path(number)} has what is done: the same command goes on from there")
+        raise
     if scored["method"] == "separate" and model.method != "separate" and run.settings.method == "auto":
         tqdm.write(f"{name}: {model.method} passes do not agree with separate ones, so every choice had its own pass")
     del model

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from bpe import bpe_tokenizer
+from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from PIL import Image
 from policies import twin_maker
@@ -364,7 +365,7 @@ def test_a_branch_of_a_repository_is_named_behind_an_at(tmp_path, monkeypatch):
     save_language_model(tmp_path)
     asked = []
 
-    def download(name, revision=None):
+    def download(name, revision=None, ignore_patterns=()):
         asked.append((name, revision))
         return str(tmp_path)
 
@@ -372,6 +373,13 @@ def test_a_branch_of_a_repository_is_named_behind_an_at(tmp_path, monkeypatch):
     for name, options in [("org/model", {}), ("org/model@v1", {}), ("org/model", {"revision": "main"})]:
         open_choices(name, device="cpu", **options)
     assert asked == [("org/model", None), ("org/model", "v1"), ("org/model", "main")]
+
+
+def test_a_model_that_is_not_here_is_named_without_a_network(monkeypatch):
+    """Seen to fail with the advice of huggingface_hub alone, which names no model."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(FileNotFoundError, match=r"org/never-there is not on this machine, .* cannot be reached"):
+        open_choices("org/never-there@v1")
 
 
 def test_what_cannot_be_opened_says_why(tmp_path):

@@ -260,7 +260,7 @@ def interrupted(output, data, model, **options):
 
 
 @pytest.mark.parametrize("changed", ["nothing", "tokenizer", "image", "adapter"])
-def test_only_results_of_the_same_model_and_questions_are_gone_on_from(tmp_path, models, changed):
+def test_only_results_of_the_same_model_and_questions_are_gone_on_from(tmp_path, models, changed, capsys):
     """What the weights and the file of questions do not show: the tokenizer, pictures, the scale of an adapter. Seen to
     fail with a head of weights, data and settings alone."""
     data = write(tmp_path / "data.jsonl", rows())
@@ -279,6 +279,7 @@ def test_only_results_of_the_same_model_and_questions_are_gone_on_from(tmp_path,
             folder
         )
     command, went_on = interrupted(tmp_path / "out.json", data, str(folder), device="cpu")
+    assert "the same command goes on" in capsys.readouterr().err
     if changed == "tokenizer":
         tokenizer = json.loads((folder / "tokenizer.json").read_text())
         words = tokenizer["model"]["vocab"]

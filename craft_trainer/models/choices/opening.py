@@ -8,7 +8,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -27,6 +32,7 @@ from craft_trainer.models.places import local_folder
 
 PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*"]  # of weights; not downloaded
 LEROBOT_TYPES = ("pi0_fast", "smolvla")
 
 
@@ -177,7 +183,9 @@ def _folder(name: str, revision: str | None) -> Path:
     if folder is not None:
         return folder
     try:
-        return Path(snapshot_download(name, revision=revision))
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(f"{name} is not on this machine, and the Hub cannot be reached: {error}") from error
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise FileNotFoundError(
             f"{name} is neither a folder nor a Hub repository that you may read: {error}"
