@@ -19,9 +19,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from craft_trainer import AnchorCache, CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
+from craft_trainer.evaluation.mcq import McqSettings
 from craft_trainer.evaluation.mcq_callback import McqCallback
+from craft_trainer.evaluation.mcq_run import McqRun, evaluate_checkpoints
+from craft_trainer.evaluation.mcq_table import table
 from craft_trainer.evaluation.questions import read_questions
 from craft_trainer.models.families import anchored
+from craft_trainer.report.figures.canvas import standalone_image
+from craft_trainer.report.figures.choices import change_figure
 
 TOKENS = 64  # of a sample
 NUM_ANCHORS = 256
@@ -30,7 +35,7 @@ ASKED_WHILE_TRAINING = 60
 
 
 def main() -> None:
-    """Anchors, both trainings, both tests."""
+    """Anchors, both trainings, both tests, what was forgotten."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="a causal language model: a folder or a Hub repository")
     parser.add_argument("--questions", required=True, help="JSON lines, asked every 20 steps")
@@ -48,6 +53,27 @@ def main() -> None:
         losses[method] = test_loss(str(folder), test)
     (arguments.output / "python.json").write_text(json.dumps(losses, indent=1) + "\n")
     print(losses)
+    compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """What each of the two has forgotten: the documents, a picture, and what may be concluded."""
+    questions = read_questions(arguments.questions, on_bad_row="skip")
+    comparisons = {}
+    for method, label in (("plain", "plain fine-tuning"), ("craft", "CRaFT")):
+        run = McqRun(
+            questions=questions,
+            settings=McqSettings(),
+            output=arguments.output / f"mcq_{method}.json",
+            skip_bad=True,
+            dtype="float32",
+        )
+        document = evaluate_checkpoints([arguments.model, str(arguments.output / method)], run)
+        comparisons[label] = document["comparison"]
+        print(f"\n{label}\n{table(document)}")
+    picture = arguments.output / "change.svg"
+    picture.write_bytes(standalone_image(lambda: change_figure(comparisons), "svg"))
+    print(f"\npicture: {picture}")
 
 
 def fine_tune(

@@ -416,7 +416,7 @@ def test_questions_with_and_without_an_image_are_apart():
 
 def test_between_questions_nothing_of_the_model_is_left_changed():
     """A loop over results may train: gradients are on in its body, the head has no hooks. The passes make no graph; nor
-    are they in inference mode: if a model keeps one of its tensors (rope frequencies), it could not be trained later."""
+    are they in inference mode: if a model keeps one of its tensors (rope frequencies), training it later fails."""
     choices = reader(llama())
     inside = []
     handle = choices.model.register_forward_hook(
