@@ -19,23 +19,29 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from craft_trainer import AnchorCache, CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
+from craft_trainer.evaluation.mcq import McqSettings
 from craft_trainer.evaluation.mcq_callback import McqCallback
+from craft_trainer.evaluation.mcq_run import McqRun, compared, evaluate_checkpoints
+from craft_trainer.evaluation.mcq_table import table
 from craft_trainer.evaluation.questions import read_questions
 from craft_trainer.models.families import anchored
+from craft_trainer.report.figures.canvas import standalone_image
+from craft_trainer.report.figures.choices import change_figure
 
 TOKENS = 64  # of a sample
 NUM_ANCHORS = 256
 NUM_TEST = 100
-ASKED_WHILE_TRAINING = 60
+ASKED_WHILE_TRAINING = 30
 
 
 def main() -> None:
-    """Anchors, both trainings, both tests."""
+    """Anchors, both trainings, both tests, what was forgotten."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="a causal language model: a folder or a Hub repository")
     parser.add_argument("--questions", required=True, help="JSON lines, asked every 20 steps")
     parser.add_argument("--output", type=Path, default=Path("outputs/language_model"))
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="a careless one, so that there is damage")
     parser.add_argument("--epsilon", type=float, default=0.05, help="nats of KL(teacher || student) per token")
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
@@ -48,6 +54,29 @@ def main() -> None:
         losses[method] = test_loss(str(folder), test)
     (arguments.output / "python.json").write_text(json.dumps(losses, indent=1) + "\n")
     print(losses)
+    compare(arguments)
+
+
+def compare(arguments: argparse.Namespace) -> None:
+    """What each of the two has forgotten: the documents, a picture, and what may be concluded."""
+    questions = read_questions(arguments.questions, on_bad_row="skip")
+    documents = {}
+    for label, name in (
+        ("before", arguments.model),
+        ("plain fine-tuning", str(arguments.output / "plain")),
+        ("CRaFT", str(arguments.output / "craft")),
+    ):
+        output = arguments.output / f"mcq_{label.split()[0].lower()}.json"
+        run = McqRun(questions=questions, settings=McqSettings(), output=output, skip_bad=True, dtype="float32")
+        documents[label] = evaluate_checkpoints([name], run)
+    before = documents.pop("before")
+    comparisons = {label: compared(before, document, seed=0) for label, document in documents.items()}
+    (arguments.output / "comparisons.json").write_text(json.dumps(comparisons, indent=1) + "\n")
+    for label, document in documents.items():
+        print(f"\n{label}\n{table(before | {'compare': document, 'comparison': comparisons[label]})}")
+    picture = arguments.output / "change.svg"
+    picture.write_bytes(standalone_image(lambda: change_figure(comparisons), "svg"))
+    print(f"\npicture: {picture}")
 
 
 def fine_tune(
@@ -59,7 +88,7 @@ def fine_tune(
         output_dir=str(folder),
         max_steps=arguments.steps,
         per_device_train_batch_size=8,
-        learning_rate=5e-4,
+        learning_rate=arguments.learning_rate,
         lr_scheduler_type="cosine",
         warmup_steps=5,
         logging_steps=5,

@@ -1,6 +1,6 @@
 """What scoring choices costs: beside lm-evaluation-harness, and beside one pass for every choice."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -21,11 +21,15 @@ from transformers import (
 
 from craft_trainer.benchmarks.measurement import Figure, Measured, Quantity, Step, paired_ratios, using_threads
 from craft_trainer.evaluation.encoding import EncodedQuestion
-from craft_trainer.evaluation.scoring import ChoiceModel, Method, score
+from craft_trainer.evaluation.scoring import ChoiceModel, Scored, score
 from craft_trainer.models.choices.opening import reader
+
+Scores = Callable[[], list[float]]  # a step that gives the log-likelihoods of all choices
 
 NUM_WORDS = 2000
 LM_EVAL_BATCH = 8
+SHORT: dict[str, Any] = {"num_words": 14, "num_choices": (2, 8), "answer_words": (3, 14)}
+LONG: dict[str, Any] = {"num_words": 150, "num_choices": (4, 4), "answer_words": (3, 14)}
 QUANTITIES = (
     Quantity("short_over_lmeval", 1 / 1.8, "time: short questions, 2 to 8 choices / lm-evaluation-harness"),
     Quantity("long_over_lmeval", 1 / 3.5, "time: contexts of over 130 tokens, 4 choices / lm-evaluation-harness"),
@@ -68,8 +72,8 @@ def measure(size: McqSize, *, repeats: int, threads: int) -> Measured:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = word_tokenizer()
     questions = {
-        "short": ask(size.num_short, num_words=14, num_choices=(2, 8), answer_words=(3, 14)),
-        "long": ask(size.num_long, num_words=150, num_choices=(4, 4), answer_words=(3, 14)),
+        "short": ask(size.num_short, **SHORT),
+        "long": ask(size.num_long, **LONG),
     }
     with using_threads(threads):
         pairs: dict[str, tuple[Step, Step]] = {}
@@ -113,17 +117,12 @@ def ask(num: int, *, num_words: int, num_choices: tuple[int, int], answer_words:
     ]
 
 
-def ours(model: ChoiceModel, asked: Sequence[Asked], method: Method | None = None) -> Step:
+def ours(model: ChoiceModel, asked: Sequence[Asked]) -> Scores:
     """Everything from text to log-likelihoods."""
-
-    def step() -> None:
-        encoded = [model.encode(one.prompt, one.continuations) for one in asked]
-        list(score(model, encoded, method=method))
-
-    return step
+    return lambda: _in_order(score(model, [model.encode(one.prompt, one.continuations) for one in asked]))
 
 
-def lm_eval(model: Any, tokenizer: Any, asked: Sequence[Asked]) -> Step | None:
+def lm_eval(model: Any, tokenizer: Any, asked: Sequence[Asked]) -> Scores | None:
     """The same by lm-evaluation-harness's own model class; None if it is not installed."""
     try:
         from lm_eval.api.instance import Instance
@@ -132,18 +131,18 @@ def lm_eval(model: Any, tokenizer: Any, asked: Sequence[Asked]) -> Step | None:
         return None
     harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=LM_EVAL_BATCH)
 
-    def step() -> None:
+    def step() -> list[float]:
         requests = [
             Instance("loglikelihood", {}, (one.prompt, continuation), number)
             for one in asked
             for number, continuation in enumerate(one.continuations)
         ]
-        harness.loglikelihood(requests, disable_tqdm=True)
+        return [found for found, _ in harness.loglikelihood(requests, disable_tqdm=True)]
 
     return step
 
 
-def with_images(size: McqSize, device: torch.device) -> tuple[Step, Step]:
+def with_images(size: McqSize, device: torch.device) -> tuple[Scores, Scores]:
     """A prefix of an image and a short question: each prompt once, and one whole pass for every choice."""
     model = reader(image_model(size).to(device), image_processor(size))
     from PIL import Image
@@ -154,7 +153,12 @@ def with_images(size: McqSize, device: torch.device) -> tuple[Step, Step]:
         model.encode(f"{model.placeholder}{one.prompt}", one.continuations, Image.fromarray(image.astype(np.uint8)))
         for one, image in zip(asked, pixels, strict=True)
     ]
-    return (lambda: list(score(model, encoded)), lambda: list(score(model, encoded, method="separate")))
+    return (lambda: _in_order(score(model, encoded)), lambda: _in_order(score(model, encoded, method="separate")))
+
+
+def _in_order(scored: Iterable[Scored]) -> list[float]:
+    """Log-likelihoods of all choices of all questions, in their order."""
+    return [sum(tokens) for _, choices in sorted(scored) for tokens in choices]
 
 
 def language_model(size: McqSize) -> LlamaForCausalLM:

@@ -22,6 +22,7 @@ class McqArguments:
     compare: str | None = option("a second checkpoint on the same questions; differences are compare − model", None)
     split: str | None = option("of a dataset", None)
     data_revision: str | None = option("branch, tag or commit of a dataset of the Hub", None)
+    data_config: str | None = option("configuration of a dataset that has several", None)
     columns: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
         "our names to those of the data: question=prompt,answer_index=gold (or JSON)", None
     )
@@ -63,8 +64,8 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.evaluation.questions import read_questions
 
     style = PromptStyle(
-        template=(arguments.template or TEMPLATE).replace("\\n", "\n"),
-        delimiter=arguments.delimiter,
+        template=(TEMPLATE if arguments.template is None else arguments.template).replace("\\n", "\n"),
+        delimiter=arguments.delimiter.replace("\\n", "\n"),
         answers=arguments.answers,  # type: ignore[arg-type]  # checked there
         chat=arguments.chat,
     )
@@ -76,6 +77,7 @@ def run(argv: Sequence[str]) -> None:
         on_bad_row=arguments.on_bad_row,  # type: ignore[arg-type]  # checked there
         limit=arguments.limit,
         revision=arguments.data_revision,
+        config=arguments.data_config,
     )
     job = McqRun(
         questions=questions,

@@ -12,6 +12,7 @@ from craft_trainer.config import CraftConfig
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset
+    from craft_trainer.trainer import CraftTrainer
 
 OUTSIDE_SHOWN = 5
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
@@ -33,6 +34,12 @@ class TrainArguments(LoadArguments):
     anchors: str | None = option("anchor cache of the old tasks; without it this is plain fine-tuning", None)
 
     anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
+    mcq_data: str | None = option(
+        "multiple-choice questions to ask while training (pi0_fast and smolvla): JSON lines, a folder or a Hub dataset",
+        None,
+    )
+    mcq_steps: int = option("optimizer steps from one time they are asked to the next; ≥ 1", 500)
+    mcq_limit: int = option("only so many questions, from the start", 100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,10 +87,28 @@ def run(argv: Sequence[str]) -> None:
         train_dataset=dataset,
         data_collator=collate,
     )
+    if arguments.mcq_data is not None:
+        ask_while_training(trainer, model, arguments)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
     trainer.save_model()
     trainer.save_state()
     print(f"LeRobot checkpoint: {config.output_dir}")
+
+
+def ask_while_training(trainer: "CraftTrainer", model: "PolicyModel", arguments: TrainArguments) -> None:
+    """Log what the policy's language model knows, from before the first step to after the last.
+
+    Raises:
+        ValueError: the policy has no language model, or a question is bad.
+    """
+    from craft_trainer.evaluation.mcq_callback import McqCallback
+    from craft_trainer.evaluation.questions import read_questions
+    from craft_trainer.models.choices.opening import policy_reader
+
+    assert arguments.mcq_data is not None
+    policy_reader(model)
+    questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
+    trainer.add_callback(McqCallback(trainer, None, questions, steps=arguments.mcq_steps))
 
 
 def guard_normalisation(model: "PolicyModel", dataset: "PolicyDataset", arguments: TrainArguments) -> None:

@@ -52,6 +52,11 @@ class EncodedQuestion:
         return [len(choice) - start for choice, start in zip(self.choices, self.starts, strict=True)]
 
     @property
+    def branches(self) -> bool:
+        """Whether two choices or more have tokens that predict others: a wrong mask would show there."""
+        return sum(len(choice) > 1 for choice in self.choices) > 1
+
+    @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the choices, those of the image included."""
         return len(self.prefix) + self.num_image_tokens

@@ -1,5 +1,6 @@
 """Multiple choice from beginning to end: questions in, the document of results out, for one checkpoint or two."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -57,7 +58,7 @@ def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptS
     Raises:
         ValueError: the model cannot be asked in this style at all.
     """
-    style.check(model.tokenizer)
+    style.check(model.chat_templates)
     encoded = Encoded([], [], [])
     for question in questions:
         try:
@@ -81,14 +82,15 @@ def encode(model: ChoiceModel, question: Question, style: PromptStyle) -> Encode
     placeholder = "" if question.image is None else model.placeholder
     if question.image is not None and "{image}" not in style.template:
         raise ValueError("it has an image, and the template has no {image}")
-    prompt = style.prompt(question.question, question.choices, placeholder, model.tokenizer)
+    prompt = style.prompt(question.question, question.choices, placeholder, model.chat_templates)
     return model.encode(prompt, style.continuations(question.choices), question.image)
 
 
 def choose_method(model: ChoiceModel, tokens: Sequence[EncodedQuestion], wanted: str) -> Method:
     """The method that is ``wanted``, or the model's own if it agrees with separate passes.
 
-    Tried on the shortest question without and the shortest with an image.
+    Tried on the shortest question without and the shortest with an image, and on the shortest of each whose choices
+    stand beside each other: those of one token need no mask.
 
     Raises:
         ValueError: the method that is wanted does not agree, or there is none of that name.
@@ -96,7 +98,7 @@ def choose_method(model: ChoiceModel, tokens: Sequence[EncodedQuestion], wanted:
     if wanted not in ("auto", "packed", "prefix", "separate"):
         raise ValueError(f"method is {wanted!r}: choose auto, packed, prefix or separate")
     method: Any = model.method if wanted == "auto" else wanted
-    kinds = {one.image is None: one for one in sorted(tokens, key=lambda one: -one.length)}
+    kinds = {(one.image is None, one.branches): one for one in sorted(tokens, key=lambda one: -one.length)}
     if method == "separate" or all(agrees(model, one, method) for one in kinds.values()):
         chosen: Method = method
         return chosen
@@ -124,6 +126,7 @@ def score_questions(
 
     Raises:
         ValueError: there is no question, or ``settings.method`` is wrong for the model.
+        FloatingPointError: log-likelihoods are not finite.
     """
     if not encoded.tokens:
         raise ValueError("no question is left to score")
@@ -134,6 +137,7 @@ def score_questions(
     left = [number for number in range(len(encoded.tokens)) if number not in found]
     batches = score(model, [encoded.tokens[i] for i in left], method=method, batch_tokens=settings.batch_tokens)
     for place, sums in batches:
+        _check_finite(encoded.questions[left[place]], sums)
         found[left[place]] = sums
         if progress is not None:
             progress.add(left[place], sums)
@@ -155,6 +159,15 @@ def score_questions(
         "dtype": str(model.dtype).removeprefix("torch."),
         "seconds": time.perf_counter() - started,
     }
+
+
+def _check_finite(question: Question, sums: Sums) -> None:
+    """Overflow, or weights that are no numbers, end the run before there is more of it."""
+    if not all(math.isfinite(value) for values in sums for value in values):
+        raise FloatingPointError(
+            f"question {question.id} (row {question.row}): the model's log-likelihoods are not finite. Its weights "
+            "hold such numbers, or its number type overflows: try --dtype float32"
+        )
 
 
 def _unconditional(model: ChoiceModel, encoded: Encoded, method: Method, settings: McqSettings) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """What the model still knows, as a curve: multiple choice while it is being trained."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -44,8 +45,8 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
         settings: how the questions are asked.
 
     Raises:
-        ValueError: ``steps`` is below 1, a question cannot be taken by the model, or the model is spread
-            over processes.
+        ValueError: ``steps`` is below 1, a question cannot be taken by the model, the model is spread over processes,
+            or the trainer has such a callback already.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
             raise ValueError(f"steps is {steps}: questions are asked every 1 or more optimizer steps")
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
             raise ValueError("questions cannot be asked of a model that is spread over processes (FSDP, DeepSpeed)")
+        if any(isinstance(one, KnownAtStart) for one in trainer.callback_handler.callbacks):
+            raise ValueError("this trainer asks questions already: put all of them into one McqCallback")
         self._trainer = trainer
         self._processor = processor
         self._questions = list(questions)
@@ -90,7 +93,7 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
             return
         self._last_step = step
         model = self._trainer.accelerator.unwrap_model(self._trainer.model)
-        with reader_of(model, self._processor) as reader:
+        with _in_own_precision(model), reader_of(model, self._processor) as reader:
             encoded = encode_all(reader, self._questions, self._settings.style)
             if encoded.refused:
                 one = encoded.refused[0]
@@ -103,3 +106,17 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
         start = set(known.right)
         kept = {"mcq/kept": len(right & start) / len(start)} if start else {}
         self._trainer.log({f"mcq/{name}": scored["metrics"][name] for name in LOGGED} | kept)
+
+
+@contextmanager
+def _in_own_precision(model: Any) -> Iterator[None]:
+    """Inside, ``model`` computes in the number type of its weights, not in that of mixed-precision training."""
+    wrapped = vars(model).get("forward")
+    if wrapped is None or "_original_forward" not in vars(model):  # what accelerate leaves where it wraps
+        yield
+        return
+    model.forward = model._original_forward
+    try:
+        yield
+    finally:
+        model.forward = wrapped

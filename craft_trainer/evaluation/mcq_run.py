@@ -1,6 +1,7 @@
 """One checkpoint or two on the same questions: the document that ``craft-trainer mcq`` writes."""
 
 import gc
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,9 +13,11 @@ from tqdm.auto import tqdm
 from craft_trainer.evaluation.mcq import Encoded, McqSettings, Refused, encode_all, score_questions
 from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
 from craft_trainer.evaluation.progress_file import ProgressFile
+from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.questions import Questions
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.choices.opening import open_choices
+from craft_trainer.models.configuration import configuration_digest, module_configurations
 
 SCHEMA = 1
 SHOWN = 10  # refused questions in an error
@@ -55,13 +58,17 @@ def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
         run: what to ask, and how.
 
     Raises:
-        ValueError: a model cannot take a question, and ``skip_bad`` is off; or no question is left.
+        ValueError: a model cannot take a question, and ``skip_bad`` is off; or no question is left; or ``run.output``
+            is a folder.
     """
-    parts, refused = [], [asdict(Refused(row, "", reason)) for row, reason in run.questions.refused]
+    if run.output.is_dir():
+        raise ValueError(f"{run.output} is a folder: name the JSON file for the result")
+    parts: list[dict[str, Any]] = []
+    refused = [asdict(Refused(row, "", reason)) | {"model": None} for row, reason in run.questions.refused]
     for number, name in enumerate(names):
         part, left_out = _evaluate(name, number, run)
         parts.append(part)
-        refused += [one for one in map(asdict, left_out) if one not in refused]
+        refused += [asdict(one) | {"model": name} for one in left_out]
     document = {
         "schema": SCHEMA,
         **parts[0],
@@ -106,6 +113,9 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
         raise _cannot_take(name, encoded)
     belongs_to = {
         "weights": weights_digest(model.network),
+        "configuration": configuration_digest(module_configurations(model.network)),
+        "processor": configuration_digest(_image_settings(model)),
+        "questions": _digest(encoded),
         "dtype": str(model.dtype),
         "data": run.questions.source,
         "settings": _described(run.settings),
@@ -119,6 +129,25 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
     del model
     gc.collect()
     return {"model": name, "fingerprint": belongs_to["weights"], **scored}, encoded.refused
+
+
+def _digest(encoded: Encoded) -> str:
+    """SHA-256 over the questions as the model is given them: prompts, tokens, and the bytes of images."""
+    digest = hashlib.sha256()
+    for question, one in zip(encoded.questions, encoded.tokens, strict=True):
+        given = (question.id, question.answer_index, one.text, one.prefix, one.choices, one.starts)
+        digest.update(repr(given).encode())
+        if question.image is not None:
+            image = question.image
+            content = image.content if isinstance(image, StoredImage) else image.read_bytes()
+            digest.update(hashlib.sha256(content).digest())
+    return digest.hexdigest()
+
+
+def _image_settings(model: Any) -> dict[str, Any]:
+    """How the processor of a vision-language model scales, cuts and normalises; nothing of a language model."""
+    images = getattr(getattr(model, "processor", None), "image_processor", None)
+    return {} if images is None else dict(images.to_dict())
 
 
 def _cannot_take(name: str, encoded: Encoded) -> ValueError:

@@ -7,7 +7,7 @@ from string import ascii_uppercase
 from typing import Any, Literal
 
 TEMPLATE = "{image}Question: {question}\nAnswer:"  # lm-evaluation-harness's usual one
-FIELD = re.compile(r"\{image\}|\{question\}|\{choices\}")
+FIELD = re.compile(r"\{question\}|\{choices\}")
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,34 @@ class PromptStyle:
         if self.answers == "letters" and "{choices}" not in self.template:
             raise ValueError("answers are letters: the template must list the {choices} they stand for")
 
-    def check(self, tokenizer: Any) -> None:
-        """Whether ``tokenizer`` can be asked in this way.
+    def check(self, templates: Any) -> None:
+        """Whether a model can be asked in this way; ``templates`` is its tokenizer, or its processor.
 
         Raises:
             ValueError: a chat template is wanted and it has none.
         """
-        if self.chat and not getattr(tokenizer, "chat_template", None):
+        if self.chat and not getattr(templates, "chat_template", None):
             raise ValueError("the model's tokenizer has no chat template: leave --chat out")
 
-    def prompt(self, question: str, choices: Sequence[str], image: str, tokenizer: Any) -> str:
-        """The text before the choice; ``image`` is the placeholder, empty without an image."""
-        listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
-        values = {"{image}": image, "{question}": question, "{choices}": listed}
-        filled = FIELD.sub(lambda found: values[found[0]], self.template)  # what is filled in is not searched again
-        if not self.chat:
-            return filled
-        turns = [{"role": "user", "content": filled}]
-        text: str = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        return text
+    def prompt(self, question: str, choices: Sequence[str], image: str, templates: Any) -> str:
+        """The text before the choice.
+
+        Args:
+            question: the question.
+            choices: its choices, listed where the template has ``{choices}``.
+            image: the placeholder, empty without an image.
+            templates: what has the chat template, the tokenizer or the processor of the model.
+
+        Raises:
+            ValueError: more choices to list than letters, or a chat template that drops what it is given.
+        """
+        values = {"{question}": question, "{choices}": ""}
+        if "{choices}" in self.template:
+            values["{choices}"] = "\n".join(map(". ".join, zip(letters(len(choices)), choices, strict=True)))
+        parts = [  # what is filled in is not searched again
+            FIELD.sub(lambda found: values[found[0]], part) for part in self.template.split("{image}")
+        ]
+        return chat_prompt(parts, image, templates) if self.chat else image.join(parts)
 
     def answers_of(self, choices: Sequence[str]) -> list[str]:
         """What is scored, without the delimiter.
@@ -61,12 +70,39 @@ class PromptStyle:
         Raises:
             ValueError: more choices than letters.
         """
-        if self.answers == "text":
-            return list(choices)
-        if len(choices) > len(ascii_uppercase):
-            raise ValueError(f"{len(choices)} choices are more than there are letters")
-        return list(ascii_uppercase[: len(choices)])
+        return list(choices) if self.answers == "text" else letters(len(choices))
 
     def continuations(self, choices: Sequence[str]) -> list[str]:
         """What is scored, delimiter included."""
         return [("" if self.chat else self.delimiter) + answer for answer in self.answers_of(choices)]
+
+
+def letters(number: int) -> list[str]:
+    """A, B, C … for ``number`` choices.
+
+    Raises:
+        ValueError: more choices than letters.
+    """
+    if number > len(ascii_uppercase):
+        raise ValueError(f"{number} choices are more than there are letters")
+    return list(ascii_uppercase[:number])
+
+
+def chat_prompt(parts: Sequence[str], image: str, templates: Any) -> str:
+    """``parts``, with the image between them, as the user's turn, up to where the answer begins.
+
+    A processor's template walks over the parts of a turn, a tokenizer's takes it as one text.
+
+    Raises:
+        ValueError: the template leaves something out.
+    """
+    content: Any = image.join(parts)
+    if hasattr(templates, "image_processor"):
+        texts = [[{"type": "text", "text": part}] if part else [] for part in parts]
+        content = texts[0] + [one for text in texts[1:] for one in ([{"type": "image"}] if image else []) + text]
+    turns = [{"role": "user", "content": content}]
+    prompt: str = templates.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    for part in (*parts, image):
+        if part.strip() not in prompt:
+            raise ValueError(f"the model's chat template leaves out {part.strip()!r}: leave --chat out")
+    return prompt

@@ -4,6 +4,7 @@ import io
 import struct
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,17 @@ if TYPE_CHECKING:
 
 # what readers of image formats raise on bytes that are none
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, ArithmeticError, LookupError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class StoredImage:
+    """An image of a dataset: the bytes of its file. It is decoded anew each time, so that pixels do not pile up."""
+
+    content: bytes
+
+    def open(self) -> "Image":
+        """The image, its pixels not yet decoded; see :func:`open_image`."""
+        return open_image(io.BytesIO(self.content), "its image")
 
 
 class ImageFolder:
@@ -27,8 +39,8 @@ class ImageFolder:
         self.roots = [root.resolve() for root in roots]
         self._checked: dict[str, Path | BadRowError] = {}
 
-    def find(self, image: Any) -> "Path | Image | None":
-        """A file, or an image that is decoded when it is used.
+    def find(self, image: Any) -> Path | StoredImage | None:
+        """A file, or an image of the dataset itself; it is decoded when it is used.
 
         Args:
             image: ``None`` or "", a relative path, or the ``bytes`` and ``path`` of an image in a dataset.
@@ -49,9 +61,11 @@ class ImageFolder:
             raise BadRowError(*found.args)
         return found
 
-    def _stored(self, image: Mapping[str, Any]) -> "Path | Image | None":
+    def _stored(self, image: Mapping[str, Any]) -> Path | StoredImage | None:
         if isinstance(image.get("bytes"), bytes):
-            return open_image(io.BytesIO(image["bytes"]), "its image")
+            stored = StoredImage(image["bytes"])
+            stored.open()
+            return stored
         if isinstance(image.get("path"), str):
             path = self._inside(Path(image["path"]), image["path"])
             open_image(path, f"the image {shown(image['path'])}").close()

@@ -3,14 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from craft_trainer.evaluation.question_data import QuestionData, Row, open_data
-from craft_trainer.evaluation.question_images import ImageFolder
+from craft_trainer.evaluation.question_images import ImageFolder, StoredImage
 from craft_trainer.evaluation.question_rows import FIELDS, BadRowError, checked_fields, shown
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MOST_LISTED = 10  # bad rows in an error
 
@@ -24,7 +21,7 @@ class Question:
         question: the text, not blank.
         choices: the n texts, none blank.
         answer_index: the right one, in 0 … n − 1.
-        image: a file that opens as an image, an image of a dataset, not yet decoded, or ``None``.
+        image: a file that opens as an image, an image of a dataset, or ``None``.
         row: from 1; the line of a file of JSON lines.
     """
 
@@ -32,7 +29,7 @@ class Question:
     question: str
     choices: tuple[str, ...]
     answer_index: int
-    image: "Path | Image | None"
+    image: Path | StoredImage | None
     row: int
 
 

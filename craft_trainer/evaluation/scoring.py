@@ -38,7 +38,10 @@ class Prefix:
 class ChoiceModel(Protocol):
     """What scoring needs of a model, whatever its family."""
 
-    tokenizer: Any
+    @property
+    def chat_templates(self) -> Any:
+        """What has the chat template: the tokenizer or the processor."""
+        ...
 
     @property
     def network(self) -> nn.Module:

@@ -15,8 +15,12 @@ from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM
 from vlm_processors import FAMILIES, vlm_and_processor
 
+from craft_trainer.evaluation.mcq import encode_all
+from craft_trainer.evaluation.prompts import PromptStyle
+from craft_trainer.evaluation.question_images import StoredImage
+from craft_trainer.evaluation.questions import Question
 from craft_trainer.evaluation.scoring import agrees, score
-from craft_trainer.models.choices.images import ImageChoices, PrefixChoices
+from craft_trainer.models.choices.images import ImageChoices, PrefixChoices, opened
 from craft_trainer.models.choices.opening import open_choices, reader
 from craft_trainer.models.choices.pi0_fast import PI0FastChoices
 from craft_trainer.models.choices.text import TextChoices
@@ -377,7 +381,9 @@ def test_what_cannot_be_opened_says_why(tmp_path):
         open_choices(str(tmp_path))
     (tmp_path / "act").mkdir()
     (tmp_path / "act" / "config.json").write_text(json.dumps({"type": "act", "n_obs_steps": 1}), "utf-8")
-    with pytest.raises(ValueError, match="type 'act' has no words to choose from: pi0_fast and smolvla"):
+    with pytest.raises(
+        ValueError, match="LeRobot policy of type act, which has no words to choose from; pi0_fast and smolvla have"
+    ):
         open_choices(str(tmp_path / "act"))
     (tmp_path / "adapter").mkdir()
     (tmp_path / "adapter" / "adapter_config.json").write_text("{}", "utf-8")
@@ -416,3 +422,88 @@ def test_a_tokenizer_that_adds_eos_does_not_put_it_behind_a_prompt():
     assert replace(encoded, image=None) == replace(expected, image=None)
     found = next(score(adding, [encoded])).log_likelihoods
     assert_equal([found], [next(score(choices, [expected])).log_likelihoods], tolerance=1e-6)
+
+
+CHAT = (  # as those of LLaVA, SmolVLM and Qwen: over the parts of a turn
+    "<bos>{% for turn in messages %}{% for part in turn.content %}{% if part.type == 'image' %}IMAGE"
+    "{% elif part.type == 'text' %}{{ part.text }}{% endif %}{% endfor %} : {% endfor %}"
+)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "qwen2_vl", "gemma3"])
+def test_a_chat_template_of_parts_is_given_parts(name):
+    """The processor's template; with a tokenizer that puts BOS in front, which the template has done. Seen to fail with
+    the question given as a text, of which such a template writes nothing, and with two BOS."""
+    model, processor = vlm_and_processor(name)
+    processor.tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 1)]
+    )
+    choices = reader(model, processor)
+    processor.chat_template = CHAT.replace("IMAGE", choices.placeholder)
+    processor.tokenizer.chat_template = None
+    style = PromptStyle("{image}{question}", chat=True)
+    asked = [Question("0", TEXTS[0][0], ("red puck", "door"), 0, picture(0), 1)]
+    asked.append(replace(asked[0], id="1", image=None))
+    encoded = encode_all(choices, asked, style)
+    assert encoded.refused == []
+    for one, mark in zip(encoded.tokens, (choices.placeholder, ""), strict=True):
+        assert one.text == f"<bos>{mark}push the :"
+        given = causal_inputs(choices, "<bos>" + mark + "push the : ", "red puck", one.image)
+        ids = given["input_ids"][:, 1:]  # one BOS, of two
+        given = {
+            key: value[:, 1:] if value.shape[:2] == (1, ids.shape[1] + 1) else value for key, value in given.items()
+        }
+        expected = log_likelihoods(choices.model, _typed(choices, given), 2)
+        for method in ("prefix", "separate"):
+            found = next(score(choices, [one], method=method)).log_likelihoods
+            assert found[0] == pytest.approx(expected, abs=2e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "gemma3", "paligemma"])
+def test_a_text_that_holds_the_mark_of_an_image_is_refused(name):
+    """Seen to fail with an error of the processor, or the model, in the middle of the run."""
+    choices = family(name)
+    asked = [Question("0", "push the", ("red", "door"), 0, picture(0), 1)]
+    marks = {choices.placeholder, choices.processor.image_token}
+    asked += [
+        replace(asked[0], question=f"push {mark} the", image=image) for mark in marks for image in (picture(0), None)
+    ]
+    asked += [replace(asked[0], choices=("red", mark)) for mark in marks]
+    encoded = encode_all(choices, asked, PromptStyle("{image}{question}"))
+    assert len(encoded.questions) == 1
+    assert all("stands for an image" in one.reason for one in encoded.refused)
+
+
+def sideways(folder):
+    """A photograph whose file says that it is to be turned by a quarter, and what it shows when turned."""
+    shown = picture(3, (60, 40))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn clockwise by 90 degrees
+    shown.transpose(Image.Transpose.ROTATE_90).save(folder / "sideways.png", exif=exif)
+    return folder / "sideways.png", shown
+
+
+def test_a_photograph_is_seen_upright(tmp_path):
+    """As datasets and transformers read it. Seen to fail with the orientation in the file left out."""
+    path, shown = sideways(tmp_path)
+    for found in (opened(path), opened(Image.open(path)), opened(StoredImage(path.read_bytes()))):
+        assert found.size == (60, 40)
+        assert np.array_equal(np.asarray(found), np.asarray(shown))
+
+
+@pytest.mark.parametrize("kind", ["idefics3", "paligemma", "pi0_fast"])
+@pytest.mark.parametrize("stored", [True, False])
+def test_an_image_that_ends_too_early_is_refused_with_its_row(kind, stored, tmp_path, request):
+    """Its header can be read, its pixels cannot. Seen to fail with an OSError that names no row."""
+    choices = request.getfixturevalue("pi0_fast") if kind == "pi0_fast" else family(kind)
+    picture(0, (200, 200)).save(tmp_path / "whole.png")
+    content = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "half.png").write_bytes(content[: len(content) // 2])
+    asked = [
+        Question(name, "push the", ("red", "door"), 0, StoredImage(path.read_bytes()) if stored else path, row)
+        for row, (name, path) in enumerate([("whole", tmp_path / "whole.png"), ("half", tmp_path / "half.png")], 1)
+    ]
+    encoded = encode_all(choices, asked, PromptStyle("{image}{question}"))
+    assert [one.id for one in encoded.questions] == ["whole"]
+    assert [(one.row, one.id) for one in encoded.refused] == [(2, "half")]
+    assert "cannot be decoded" in encoded.refused[0].reason

@@ -10,6 +10,7 @@ import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from PIL import Image
 from policies import twin_maker
 
 from craft_trainer.anchors.cache import AnchorCache
@@ -246,3 +247,23 @@ def test_the_configurations_for_pi0_fast_run(base, data, tmp_path):
         assert (saved.dtype, saved.gradient_checkpointing) == ("bfloat16", True)
     assert len(history(tmp_path / "craft")) == 2
     assert not (tmp_path / "baseline" / "lambda_history.csv").exists()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_policy_is_asked_while_it_is_trained(kind, craft, tmp_path_factory):
+    """Before the first step, every second one, and what is logged comes out of its own words. Seen to fail with the
+    callback never added."""
+    folder = tmp_path_factory.mktemp("questions")
+    Image.fromarray(np.full((SIZE, SIZE, 3), 90, dtype=np.uint8)).save(folder / "grey.png")
+    choices = ["push the red puck", "open the door", "push"]
+    rows = [{"question": "push", "choices": choices[: 2 + row % 2], "answer_index": row % 2} for row in range(4)]
+    rows[0]["image_path"] = "grey.png"
+    (folder / "q.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    checkpoint = craft(kind, "hidden", mcq_data=folder / "q.jsonl", mcq_steps=2)
+    asked = {entry["step"]: entry for entry in logs(checkpoint) if "mcq/accuracy" in entry}
+    assert sorted(asked) == [0, 2, 4]
+    output = folder / "mcq.json"
+    assert main(["mcq", *flags(model=checkpoint, data=folder / "q.jsonl", output=output, device="cpu")]) == 0
+    found = json.loads(output.read_text())
+    assert found["metrics"]["margin_gold"] == pytest.approx(asked[4]["mcq/margin_gold"], abs=1e-3)
+    assert found["method"] == "prefix"

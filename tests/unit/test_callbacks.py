@@ -280,7 +280,9 @@ def test_logs_are_means_and_the_sum_of_what_was_skipped(arguments: TrainingArgum
     """Since the last log. Seen to fail with the mean of ``skipped``."""
     history = begin(arguments)
     assert history.take_means() == {}
-    history.add(make_step(0, skipped=0, epsilon=3.0, update_cosine=None), None)  # a pass at which the angle is not measured
+    history.add(
+        make_step(0, skipped=0, epsilon=3.0, update_cosine=None), None
+    )  # a pass at which the angle is not measured
     history.on_optimizer_step(arguments, TrainerState(), TrainerControl())
     add(history, arguments, make_step(1, skipped=0, epsilon=1.0), make_step(2, skipped=3, epsilon=2.0))
     add(history, arguments, make_step(6, skipped=7, epsilon=6.0, update_cosine=0.5))

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from craft_trainer.evaluation.encoding import EncodedQuestion
+from craft_trainer.evaluation.question_images import UNREADABLE, StoredImage
 from craft_trainer.evaluation.scoring import Method, Prefix
 from craft_trainer.models.choices.text import TextChoices, head_of_rows
 
@@ -45,21 +46,30 @@ class ImageChoices(TextChoices):
         """What stands for an image in a prompt."""
         return PLACEHOLDERS.get(self._base.config.model_type) or str(self.processor.image_token)
 
+    @property
+    def chat_templates(self) -> Any:
+        """The processor, if it has a chat template."""
+        return self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
+
     def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
         """Prompt and continuation are tokenised together, the placeholder of the image as one token.
 
         Args:
             prompt: with :attr:`placeholder` where the image is.
             continuations: what may follow.
-            image: a PIL image or the path of one.
+            image: a PIL image, the path of one, or one of a dataset.
+
+        Raises:
+            ValueError: the image cannot be decoded, or a text holds what stands for an image.
         """
+        self._check_marks(prompt, continuations, image)
         encoded = super().encode(prompt, continuations)
         if image is None:
             return encoded
         size = opened(image).size
         if size not in self._image_tokens:
             expanded = self._processed([encoded.text], [image])["input_ids"].shape[1]
-            self._image_tokens[size] = expanded - self._num_added_behind - len(encoded.prefix) - encoded.num_cut
+            self._image_tokens[size] = expanded - self._behind([encoded.text]) - len(encoded.prefix) - encoded.num_cut
         return EncodedQuestion(**{**vars(encoded), "image": image, "num_image_tokens": self._image_tokens[size]})
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
@@ -106,7 +116,7 @@ class ImageChoices(TextChoices):
         else:
             texts, images = [one.text for one in questions], [one.image for one in questions]
             inputs = self._processed(texts, images)
-            cut = torch.tensor([one.num_cut + self._num_added_behind for one in questions])
+            cut = torch.tensor([one.num_cut for one in questions]) + self._behind(texts)
             ends = inputs["attention_mask"].sum(dim=1) - cut
             inputs["attention_mask"] *= torch.arange(inputs["input_ids"].shape[1]) < ends[:, None]
             longest = int(ends.max())
@@ -130,8 +140,26 @@ class ImageChoices(TextChoices):
             padding_side="right",
             return_tensors="pt",
             **({"return_mm_token_type_ids": True} if "mm_token_type_ids" in self._takes else {}),
+            **({"add_special_tokens": False} if self._all_begun(texts) else {}),
         )
         return {key: value for key, value in given.items() if key != "labels"}
+
+    def _all_begun(self, texts: Sequence[str]) -> bool:
+        """Whether ``texts`` have their BOS already; a chat template writes it for all or for none."""
+        return all(map(self._begun, texts))
+
+    def _behind(self, texts: Sequence[str]) -> int:
+        """How many tokens the processor adds behind each of ``texts``."""
+        return 0 if self._all_begun(texts) else self._num_added_behind
+
+    def _check_marks(self, prompt: str, continuations: Sequence[str], image: Any) -> None:
+        """The placeholder stands in the prompt once for an image, and nothing else stands for one."""
+        texts = [prompt.replace(self.placeholder, "", 0 if image is None else 1), *continuations]
+        for mark in (self.placeholder, str(self.processor.image_token)):
+            if any(mark in text for text in texts):
+                raise ValueError(f"its text holds {mark!r}, which stands for an image")
+        if image is not None and self.placeholder not in prompt:
+            raise ValueError(f"its prompt has no {self.placeholder!r} for the image")
 
     def _prompt_positions(self, inputs: dict[str, Tensor]) -> Int[Tensor, "*axes batch tokens"]:
         """0, 1, 2 … or, of families whose positions have three axes, the model's own."""
@@ -164,6 +192,7 @@ class PrefixChoices(ImageChoices):
 
     def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
         """Prompt and choice are tokenised apart, as in training; a choice's leading spaces are left out."""
+        self._check_marks(prompt, continuations, image)
         start = [] if prompt.startswith(self.placeholder) else [self.tokenizer.bos_token_id]
         choices = [self.tokenizer(text.lstrip(), add_special_tokens=False).input_ids for text in continuations]
         bare = prompt.removeprefix(self.placeholder)
@@ -173,15 +202,25 @@ class PrefixChoices(ImageChoices):
         )
         if image is None:
             return encoded
+        opened(image)  # it can be decoded
         num_image_tokens = self.processor.image_seq_length + 1  # and the BOS behind it
         return EncodedQuestion(**{**vars(encoded), "image": image, "num_image_tokens": num_image_tokens})
 
 
 def opened(image: Any) -> Any:
-    """A PIL image in RGB, from one or from the path of one."""
-    from PIL import Image
+    """A PIL image in RGB, upright, from one, from the path of one, or from one of a dataset.
 
-    if hasattr(image, "convert"):
-        return image.convert("RGB")
-    with Image.open(image) as opened:
-        return opened.convert("RGB")
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, StoredImage):
+        image = image.open()
+    try:
+        if hasattr(image, "convert"):
+            return ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(image) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except UNREADABLE as error:
+        raise ValueError(f"its image cannot be decoded: {error}") from error

@@ -26,6 +26,7 @@ from craft_trainer.models.choices.text import TextChoices
 from craft_trainer.models.places import local_folder
 
 PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
+DTYPES = ("float32", "bfloat16", "float16", "float64")
 LEROBOT_TYPES = ("pi0_fast", "smolvla")
 
 
@@ -41,8 +42,10 @@ def open_choices(name: str, *, revision: str | None = None, dtype: str | None = 
 
     Raises:
         FileNotFoundError: there is no model of that name.
-        ValueError: it is of a type that scores no choices.
+        ValueError: it is of a type that scores no choices, or there is no such ``dtype``.
     """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: choose {', '.join(DTYPES)}, or leave it out")
     name, _, at = (name, "", "") if Path(name).exists() else name.partition("@")
     folder = _folder(name, revision or at or None)
     config = _read(folder / "config.json")

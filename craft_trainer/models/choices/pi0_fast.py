@@ -39,6 +39,11 @@ class PI0FastChoices:
         self._cameras = list(self._policy.config.image_features)
 
     @property
+    def chat_templates(self) -> Any:
+        """The tokenizer."""
+        return self.tokenizer
+
+    @property
     def network(self) -> nn.Module:
         """The policy."""
         network: nn.Module = self._policy
@@ -62,6 +67,8 @@ class PI0FastChoices:
 
     def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
         """Question with a line break behind it, as the policy's own prompts have; choices tokenised apart."""
+        if image is not None:
+            opened(image)  # it can be decoded
         bos = int(self.tokenizer.bos_token_id)
         ids = self.tokenizer(f"{prompt}\n").input_ids
         choices = [(bos, *self.tokenizer(text.lstrip(), add_special_tokens=False).input_ids) for text in continuations]

@@ -39,6 +39,11 @@ class TextChoices:
     placeholder = ""  # there are no images
 
     @property
+    def chat_templates(self) -> Any:
+        """The tokenizer."""
+        return self.tokenizer
+
+    @property
     def network(self) -> nn.Module:
         """What has the weights, adapters included."""
         network: nn.Module = self.model
@@ -126,9 +131,17 @@ class TextChoices:
         )
 
     def tokens(self, text: str) -> list[int]:
-        """``text`` as the tokenizer has it, without what is added behind."""
+        """``text`` as the tokenizer has it, without what is added behind, and with no second BOS."""
+        if self._begun(text):
+            found: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
+            return found
         ids: list[int] = self.tokenizer(text).input_ids
         return ids[: len(ids) - self._num_added_behind]
+
+    def _begun(self, text: str) -> bool:
+        """Whether ``text`` has its BOS already, as what chat templates write."""
+        begin = self.tokenizer.bos_token
+        return bool(begin) and text.startswith(begin)
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
         """Right-padded prompts, in one pass that keeps keys and values."""

@@ -143,6 +143,19 @@ def test_after_an_empty_prompt_comes_bos(readers, bos, eos):
     assert [readers[bos, eos].tokenizer.decode(part) for part in encoded.choices] == [" yes", " no"]
 
 
+@ADDED
+def test_a_prompt_that_begins_with_bos_gets_no_second_one(readers, bos, eos):
+    """Chat templates write it. Seen to fail with the tokenizer's own put before it."""
+    reader = readers[bos, eos]
+    begin = reader.tokenizer.bos_token
+    encoded, bare = (
+        reader.encode(f"{begin}Is it open?", [" yes", " no"]),
+        readers[True, eos].encode("Is it open?", [" yes", " no"]),
+    )
+    assert (encoded.prefix, encoded.choices, encoded.starts) == (bare.prefix, bare.choices, bare.starts)
+    assert encoded.prefix[:2] != (0, 0)
+
+
 def test_eos_stands_in_for_a_bos_that_there_is_not(readers):
     tokenizer = bpe_tokenizer()
     tokenizer.bos_token = None

@@ -40,6 +40,26 @@ def test_styles_that_cannot_be_asked(options, message):
         PromptStyle(**options)
 
 
+def test_choices_that_have_no_letter_are_not_left_out_of_the_list():
+    """Seen to fail with the 27th choice scored, and not listed."""
+    style = PromptStyle("{question}\n{choices}\nAnswer:")
+    with pytest.raises(ValueError, match="27 choices are more than there are letters"):
+        style.prompt("Why?", [str(number) for number in range(27)], "", None)
+    assert PromptStyle().prompt("Why?", [str(number) for number in range(27)], "", None) == "Question: Why?\nAnswer:"
+
+
+def test_a_chat_template_that_leaves_the_question_out_is_refused():
+    """Templates of vision-language models walk over the parts of a turn, and of a plain text there are none. Seen to
+    fail with every question asked as an empty turn."""
+    tokenizer = text_tokenizer(num_spare=0)
+    tokenizer.chat_template = (
+        "{% for turn in messages %}User:{% for part in turn.content %}{% if part.type == 'text' %}{{ part.text }}"
+        "{% endif %}{% endfor %}{% endfor %}"
+    )
+    with pytest.raises(ValueError, match="chat template leaves out 'Question: Why"):
+        PromptStyle(chat=True).prompt("Why?", ["a", "b"], "", tokenizer)
+
+
 def test_a_chat_template_is_the_users_turn_and_replaces_the_delimiter():
     tokenizer = text_tokenizer(num_spare=0)
     style = PromptStyle("{question}", chat=True)

@@ -334,8 +334,8 @@ def check_items(questions):
     ]
     assert questions.refused == ((3, "choices 0 and 1 are the same: 'x'"),)
     image = questions.items[0].image
-    assert image.convert("RGB").getpixel((0, 0)) == (255, 0, 0)
-    assert image.size == (6, 4)
+    assert image.open().convert("RGB").getpixel((0, 0)) == (255, 0, 0)
+    assert image.open().size == (6, 4)
     assert questions.items[1].image is None
 
 
