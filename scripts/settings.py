@@ -1,0 +1,190 @@
+"""Write docs/settings.md from the settings themselves: python scripts/settings.py
+
+Help texts, choices, ranges and defaults come from the dataclasses, values in use from configs/train. What is said of
+HuggingFace's own keys, and the units, are here; a setting without a unit ends the script. A test compares the page.
+"""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import TrainingArguments
+
+from craft_trainer.anchors.loss import TERMS
+from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.train import TrainArguments
+from craft_trainer.config import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES, CraftConfig
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs/settings.md"
+UNITS = {  # of the settings that are numbers
+    "retention_weights": "—",
+    "retention_batch_size": "anchors per device",
+    "retention_every": "optimizer steps",
+    "retention_skip_below": "fraction of ε",
+    "retention_skip_max": "retention passes",
+    "conflict_threshold": "cosine",
+    "barrier_strength": "—",
+    "multiplier_init": "λ",
+    "multiplier_lr": "λ per unit of violation and pass",
+    "multiplier_gain": "retention passes",
+    "multiplier_smoothing": "—",
+    "multiplier_max": "λ",
+    "epsilon": "teacher's variance (tokens: its entropy)",
+    "epsilon_final": "as epsilon",
+    "epsilon_per_group": "as epsilon",
+    "epsilon_probe_steps": "optimizer steps",
+    "task_kl_samples": "samples",
+    "update_angle_every": "optimizer steps",
+}
+RANGES_ELSEWHERE = {  # checked by a method of the configuration
+    "retention_terms": "one or several of " + ", ".join(f"`{term}`" for term in TERMS),
+    "retention_weights": "≥ 0, one for each term, one above 0",
+    "multiplier_init": "[0, multiplier_max]",
+    "epsilon_final": "> 0",
+    "epsilon_per_group": "> 0",
+    "restore_callback_states_from_checkpoint": "true",
+}
+HUGGINGFACE = {  # keys of TrainingArguments in configs/train: unit, meaning
+    "output_dir": ("folder", "checkpoints, `lambda_history.csv`, and in the end the policy"),
+    "max_steps": ("optimizer steps", "length of the training"),
+    "per_device_train_batch_size": ("samples per device", "of one micro-batch"),
+    "gradient_accumulation_steps": ("micro-batches", "of one optimizer step; retention comes at the end of them"),
+    "learning_rate": ("—", "of the optimizer (AdamW); the largest of its schedule"),
+    "lr_scheduler_type": ("—", "path of the learning rate: cosine, linear, constant, …"),
+    "warmup_steps": ("optimizer steps", "rise of the learning rate from 0"),
+    "max_grad_norm": ("norm", "the merged gradient is clipped to it"),
+    "weight_decay": ("per step, times the learning rate", "AdamW's"),
+    "adam_beta2": ("—", "AdamW's second moment"),
+    "logging_steps": ("optimizer steps", "between two log lines, which hold the means of the retention passes"),
+    "save_strategy": ("—", "no, steps or epoch: checkpoints to resume from"),
+    "save_steps": ("optimizer steps", "between two checkpoints"),
+    "save_total_limit": ("checkpoints", "kept at most"),
+    "report_to": ("—", "none, tensorboard, wandb, …"),
+    "dataloader_num_workers": ("processes", "that load samples ahead"),
+    "dataloader_pin_memory": ("—", "for GPUs; false where there is none"),
+    "disable_tqdm": ("—", "no progress bar"),
+    "use_cpu": ("—", "even where there is a GPU"),
+}
+HUGGINGFACE_FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
+HEAD = """# Every setting
+
+Of `craft-trainer train` and its YAML files. Made by `python scripts/settings.py` from the settings themselves: do not
+edit it. `craft-trainer train --help` shows the same, with all of HuggingFace's `TrainingArguments` beside them.
+"""
+
+
+def page() -> str:
+    """The page, in Markdown."""
+    used = values_in_use()
+    own = {field.name for kind in (CraftConfig, TrainArguments) for field in dataclasses.fields(kind) if is_ours(field)}
+    others = sorted(key for key in used if key not in own)
+    parts = [
+        HEAD,
+        "## What is trained, on what, held by what\n",
+        table(("key", "default", "what it is"), map(place_row, fields_of(TrainArguments, LoadArguments))),
+        "## Retention: `CraftConfig`\n",
+        "Without `anchors` none of these has an effect. λ, ε and the terms are explained in [the method](method.md).\n",
+        table(("key", "unit", "range", "default", "what it is"), map(knob_row, fields_of(CraftConfig))),
+        "## HuggingFace's keys in `configs/train`\n",
+        "All others of `TrainingArguments` work too.\n",
+        table(("key", "unit", "what it is", "in these files"), (huggingface_row(key, used[key]) for key in others)),
+    ]
+    return "\n".join(parts)
+
+
+def is_ours(field: "dataclasses.Field[Any]") -> bool:
+    """Whether a field is of this package, or has another default here than in TrainingArguments."""
+    return HUGGINGFACE_FIELDS.get(field.name) is not field
+
+
+def fields_of(*kinds: type) -> "list[dataclasses.Field[Any]]":
+    """Fields of dataclasses, each once: without a default first, HuggingFace's with another default last."""
+    found = {field.name: field for kind in kinds for field in dataclasses.fields(kind) if is_ours(field)}
+    return sorted(
+        found.values(),
+        key=lambda field: (default_of(field) is not dataclasses.MISSING, field.name in HUGGINGFACE_FIELDS),
+    )
+
+
+def place_row(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    """Key, default, meaning."""
+    return f"`{field.name}`", shown(default_of(field)), help_of(field)
+
+
+def knob_row(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    """Key, unit, range, default, meaning."""
+    default = default_of(field)
+    is_number = isinstance(default, int | float) and not isinstance(default, bool)
+    unit = UNITS[field.name] if is_number else UNITS.get(field.name, "—")
+    return f"`{field.name}`", unit, range_of(field.name), shown(default), help_of(field)
+
+
+def huggingface_row(key: str, files: dict[str, Any]) -> tuple[str, ...]:
+    """Key, unit, meaning, values in the files."""
+    unit, meaning = HUGGINGFACE[key]
+    by_value: dict[str, list[str]] = defaultdict(list)
+    for name, value in files.items():
+        by_value[shown(value)].append(name)
+    return f"`{key}`", unit, meaning, "; ".join(f"{value} ({', '.join(names)})" for value, names in by_value.items())
+
+
+def range_of(name: str) -> str:
+    """Choices or interval of a setting, as the configuration checks them."""
+    if name in CHOICES:
+        return ", ".join(f"`{choice}`" for choice in CHOICES[name])
+    if name in RANGES_ELSEWHERE:
+        return RANGES_ELSEWHERE[name]
+    if name not in RANGES:
+        return "—"
+    low, high, _ = RANGES[name]
+    if math.isinf(high):
+        return "> 0" if low == ABOVE_ZERO else f"≥ {low}"
+    return f"[{low}, 1)" if high == BELOW_ONE else f"[{low}, {high}]"
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """The default value; MISSING for a setting that must be given."""
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return field.default
+
+
+def help_of(field: "dataclasses.Field[Any]") -> str:
+    """The text that ``--help`` shows, fit for a cell."""
+    return str(field.metadata["help"]).replace("%%", "%").replace("|", "\\|")
+
+
+def shown(value: Any) -> str:
+    """A value as YAML has it; — for none, and for one that must be given."""
+    if value is dataclasses.MISSING:
+        return "must be given"
+    if value is None:
+        return "—"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    return f"`[{', '.join(map(str, value))}]`" if isinstance(value, list) else f"`{value}`"
+
+
+def values_in_use() -> dict[str, dict[str, Any]]:
+    """Key → file → value, of configs/train."""
+    used: dict[str, dict[str, Any]] = defaultdict(dict)
+    for path in sorted(ROOT.glob("configs/train/*.yaml")):
+        for key, value in yaml.safe_load(path.read_text()).items():
+            used[key][path.stem] = value
+    return used
+
+
+def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """A Markdown table."""
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
+    print(PAGE.relative_to(ROOT))

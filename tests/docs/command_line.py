@@ -1,0 +1,101 @@
+"""Commands as the documentation has them, read by the parsers that would read them, without doing anything."""
+
+import importlib.util
+import re
+import tomllib
+from dataclasses import fields
+
+import pytest
+from accelerate.commands.launch import launch_command_parser
+from pages import ROOT
+
+from craft_trainer.cli.main import COMMANDS, main
+
+OTHER_PROGRAMS = {"source", "cd", "git", "mkdocs", "pre-commit", "ruff", "mypy", "lint-imports", "python"}
+EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+
+
+class ParsedError(Exception):
+    """A command's arguments were understood; holds them. Raised in place of the work."""
+
+
+def module_of(words):
+    """The module of a command, the verb of `cache` and the benchmark of `bench` included."""
+    name = words[0].replace("-", "_")
+    return f"craft_trainer.cli.{name}_{words[1]}" if name == "cache" and len(words) > 1 else f"craft_trainer.cli.{name}"
+
+
+def parsed(words, monkeypatch, capsys):
+    """What `craft-trainer WORDS` would work with; fails the test if it would not get so far."""
+    exists = words[0] in COMMANDS and importlib.util.find_spec(module_of(words))
+    module = importlib.import_module(module_of(words)) if exists else None
+    with monkeypatch.context() as patched:
+        patched.chdir(ROOT)  # configurations are named from there
+        for name in ("parse", "parse_all"):
+            if hasattr(module, name):
+                patched.setattr(module, name, _ending(getattr(module, name)))
+        try:
+            status = main(words)
+        except ParsedError as done:
+            return done.args[0]
+        except SystemExit as refused:
+            status = refused.code
+    help_is_shown = status == 0
+    if not help_is_shown:
+        pytest.fail(f"craft-trainer {' '.join(words)}: {capsys.readouterr().err}")
+    return None
+
+
+def _ending(parse):
+    def parse_and_end(*arguments):
+        raise ParsedError(parse(*arguments))
+
+    return parse_and_end
+
+
+def check(words, monkeypatch, capsys):
+    """One command of the documentation; fails the test if there is anything in it that does not exist."""
+    program, *rest = words
+    if program == "craft-trainer":
+        parsed(rest, monkeypatch, capsys)
+    elif words[:3] == ["python", "-m", "craft_trainer"]:
+        parsed(words[3:], monkeypatch, capsys)
+    elif program == "accelerate":
+        launched = launch_command_parser().parse_args(rest[1:])
+        assert (rest[0], launched.module, launched.training_script) == ("launch", True, "craft_trainer"), words
+        parsed(launched.training_script_args, monkeypatch, capsys)
+    elif program == "bash":
+        _check_script(rest, monkeypatch, capsys)
+    elif program == "pip":
+        asked = re.findall(r"\[(.*?)\]", " ".join(rest))
+        assert {extra for extras in asked for extra in extras.split(",")} <= EXTRAS, words
+    elif program == "python":
+        assert (ROOT / rest[0]).is_file(), words
+    else:
+        assert program in OTHER_PROGRAMS, f"{program!r} is no program of this documentation: {words}"
+
+
+def _check_script(words, monkeypatch, capsys):
+    """A script exists, and the command at its end takes the words that are handed on to it."""
+    path = ROOT / words[0]
+    assert path.is_file(), words
+    ends = re.search(r"-m craft_trainer (.*)\"\$@\"", path.read_text())
+    if ends:
+        parsed([*ends[1].split(), *words[1:]], monkeypatch, capsys)
+
+
+def options(command, monkeypatch):
+    """Names of the options of `train`, `cache build`, …"""
+    module = importlib.import_module(module_of(command.split()))
+    with monkeypatch.context() as patched:
+        for name in ("parse", "parse_all"):
+            if hasattr(module, name):
+                patched.setattr(module, name, _naming)
+        with pytest.raises(ParsedError) as found:
+            module.run([])
+    return found.value.args[0]
+
+
+def _naming(command, example, kinds, argv):
+    kinds = kinds if isinstance(kinds, list) else [kinds]
+    raise ParsedError({field.name for kind in kinds for field in fields(kind)} | {"config"})

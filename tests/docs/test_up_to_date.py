@@ -1,0 +1,110 @@
+"""Pages that repeat what is said elsewhere say the same: settings, contributing, errors, the original's options."""
+
+import ast
+import importlib.util
+import re
+from itertools import pairwise
+
+import pytest
+from command_line import options
+from pages import DOCS, ROOT, anchors, tokens
+
+OPTION = re.compile(r"`((?:cache |bench )?[\w-]+) --(\w+)`")
+
+
+def load(path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_settings_page_is_that_of_the_settings():
+    """Seen to fail with another default in CraftConfig, and with a new key in a YAML file."""
+    assert load(ROOT / "scripts/settings.py").page() == (DOCS / "settings.md").read_text(), "run scripts/settings.py"
+
+
+def test_a_number_without_a_unit_is_found(monkeypatch):
+    settings = load(ROOT / "scripts/settings.py")
+    monkeypatch.delitem(settings.UNITS, "epsilon")
+    with pytest.raises(KeyError, match="epsilon"):
+        settings.page()
+
+
+def test_contributing_is_the_same_on_the_site():
+    """The site's page is the repository's, with links that fit its place. Seen to fail with a sentence taken out."""
+    own = (ROOT / "CONTRIBUTING.md").read_text()
+    own = own.replace("[docs/families.md](docs/families.md)", "[families.md](families.md)")
+    own = own.replace("`docs/log.md`", "[the log](log.md)")
+    assert (DOCS / "contributing.md").read_text() == own
+
+
+def cells(page):
+    """The rows of a page's tables, as lists of Markdown texts."""
+    rows, row = [], []
+    for token in tokens(page):
+        if token.type == "tr_open":
+            row = []
+        elif token.type == "inline":
+            row.append(token.content)
+        elif token.type == "tr_close":
+            rows.append(row)
+    return rows
+
+
+def test_every_option_of_the_original_has_a_line():
+    """The list was made from the original's files, not from this page. Seen to fail with a line deleted."""
+    rows = cells(DOCS / "migration.md")
+    said = {code for row in rows for code in re.findall(r"`([^`]+)`", row[0])}
+    wanted = (ROOT / "tests/docs/original_options.txt").read_text().splitlines()
+    wanted = [line.strip() for line in wanted if line.strip() and not line.startswith("#")]
+    assert len(wanted) >= 80
+    assert [option for option in wanted if option not in said] == []
+
+
+def test_what_the_migration_names_exists(monkeypatch):
+    """Seen to fail with `train --retention_evry`."""
+    named = OPTION.findall((DOCS / "migration.md").read_text())
+    assert len(named) > 60
+    known = {command: options(command, monkeypatch) for command in {command for command, _ in named}}
+    assert [(command, name) for command, name in named if name not in known[command]] == []
+
+
+def messages():
+    """String literals of the package and its scripts, with … for what is filled in."""
+    for path in [*ROOT.glob("craft_trainer/**/*.py"), *ROOT.glob("scripts/*.sh")]:
+        if path.suffix == ".sh":
+            yield path.read_text()
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(part.value if isinstance(part, ast.Constant) else "…" for part in node.values)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield re.sub(r"%\.?\d*[a-z]", "…", node.value)
+
+
+def quoted_errors():
+    """Headings of the FAQ that are messages."""
+    page = tokens(DOCS / "faq.md")
+    for heading, inline in pairwise(page):
+        if heading.type == "heading_open" and inline.content.startswith("`"):
+            yield inline.content.strip("`")
+
+
+def test_errors_of_the_faq_are_raised():
+    """Seen to fail with a word of a message changed."""
+    known = list(messages())
+    assert len(anchors(DOCS / "faq.md")) > 30
+    for error in quoted_errors():
+        pattern = ".*".join(re.escape(part.strip()) for part in error.split("…"))
+        assert any(re.search(pattern, message, re.DOTALL) for message in known), f"nothing says {error!r}"
+
+
+def test_the_first_page_claims_what_the_readme_claims():
+    """Figures, and what there is not yet. Seen to fail with 5 % for 4 %, and with a word of the list changed."""
+    readme, index = (ROOT / "README.md").read_text(), (DOCS / "index.md").read_text()
+    missing = re.search(r"\*\*Not yet:\*\* (.*?)\n\n", readme, re.DOTALL)[1]
+    listed = index.split("## Not yet\n\n")[1]
+    assert listed.lower().split() == missing.lower().split()
+    claims = [sorted(re.findall(r"[\d.]+\s*%", text.split("\n## ")[0])) for text in (readme, index)]
+    assert claims[0] == claims[1] != []
