@@ -48,4 +48,4 @@ def read(file: Path) -> list[dict[str, Any]]:
         return []
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    return [{key: float(value) if value and key != "group" else value for key, value in row.items()} for row in rows]
+    return [{key: value if key == "group" else float(value) for key, value in row.items() if value} for row in rows]

@@ -22,6 +22,7 @@ BASE = {
     "retention_batch_size": 8,
     "epsilon": 1e-3,
     "multiplier_lr": 5.0,
+    "update_angle_every": 1,
 }
 ONLY_CRAFT = {field.name for field in fields(CraftConfig)} - {field.name for field in fields(TrainingArguments)}
 
