@@ -241,7 +241,8 @@ def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors,
     plain, reference = one_step(tmp_path / "plain", None)
     scaled, step = one_step(tmp_path / "scaled", Scaler(scale))
     assert reference.retention_grad_norm > 0.01
-    assert step == pytest.approx(reference, rel=1e-4)
+    assert step.update_cosine is reference.update_cosine is None  # the optimizer has not stepped
+    assert step[:-1] == pytest.approx(reference[:-1], rel=1e-4)
     for left, right in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
         torch.testing.assert_close(right.grad / scale, left.grad)
     assert scaled.dual.multiplier == pytest.approx(plain.dual.multiplier)
