@@ -46,7 +46,7 @@ def run(argv: Sequence[str]) -> None:
     check("training", status == 0, f"{config.max_steps} steps")
 
     with (folder / "craft" / "lambda_history.csv").open() as file:
-        steps = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        steps = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     first, last = steps[0], steps[-1]
     student = PolicyModel.from_pretrained(folder / "craft", device="cpu")
     moved = max((a - b).abs().max().item() for a, b in zip(student.parameters(), teacher.parameters(), strict=True))
