@@ -43,7 +43,7 @@ install_environment() {
         "$python" -m venv --clear .venv
     fi
     if ! installed "$extras"; then
-        echo "Installing craft_trainer[$extras] into .venv (the first time: about 6 GB, a few minutes)"
+        echo "Installing craft_trainer[$extras] into .venv (the first time: 6 to 9 GB, several minutes)"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
         touch ".venv/.installed-$extras"
     fi

@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from transformers import (
     GemmaConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
     PaliGemmaConfig,
     PaliGemmaForConditionalGeneration,
     PaliGemmaProcessor,
@@ -20,6 +18,7 @@ from transformers import (
 )
 
 from craft_trainer.benchmarks.measurement import Figure, Measured, Quantity, Step, paired_ratios, using_threads
+from craft_trainer.benchmarks.step import Size, language_model
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.scoring import ChoiceModel, Scored, score
 from craft_trainer.models.choices.opening import reader
@@ -39,16 +38,14 @@ QUANTITIES = (
 )
 
 
+SMOLLM2 = Size(hidden=576, intermediate=1536, layers=30, heads=9, kv_heads=3, vocabulary=49152, tokens=1024)
+
+
 @dataclass(frozen=True)
 class McqSize:
-    """Shapes of the models (those of SmolLM2-135M, and of a small PaliGemma) and how much they are asked."""
+    """Shape of the language model, what a small PaliGemma beside it has otherwise, and how much they are asked."""
 
-    hidden: int = 576
-    intermediate: int = 1536
-    layers: int = 30
-    heads: int = 9
-    kv_heads: int = 3
-    vocabulary: int = 49152
+    text: Size = SMOLLM2
     tower_hidden: int = 384
     tower_layers: int = 12
     image_layers: int = 12
@@ -61,9 +58,16 @@ class McqSize:
 
 FULL = McqSize()
 QUICK = McqSize(
-    hidden=32, intermediate=64, layers=2, heads=2, kv_heads=1, vocabulary=2200, tower_hidden=16, tower_layers=1,
-    image_layers=2, image_vocabulary=4000, image_size=28, num_short=4, num_long=2, num_images=2,
-)  # fmt: skip
+    text=Size(hidden=32, intermediate=64, layers=2, heads=2, kv_heads=1, vocabulary=2200, tokens=1024),
+    tower_hidden=16,
+    tower_layers=1,
+    image_layers=2,
+    image_vocabulary=4000,
+    image_size=28,
+    num_short=4,
+    num_long=2,
+    num_images=2,
+)
 
 
 def measure(size: McqSize, *, repeats: int, threads: int) -> Measured:
@@ -78,7 +82,7 @@ def measure(size: McqSize, *, repeats: int, threads: int) -> Measured:
     with using_threads(threads):
         pairs: dict[str, tuple[Step, Step]] = {}
         for prefix, dtype in (("", torch.float32), ("bf16_", torch.bfloat16)):
-            model = language_model(size).to(device, dtype)
+            model = language_model(size.text).eval().to(device, dtype)
             for kind, asked in questions.items():
                 theirs = lm_eval(model, tokenizer, asked)
                 if theirs is not None:
@@ -161,22 +165,6 @@ def _in_order(scored: Iterable[Scored]) -> list[float]:
     return [sum(tokens) for _, choices in sorted(scored) for tokens in choices]
 
 
-def language_model(size: McqSize) -> LlamaForCausalLM:
-    """Random weights."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size.vocabulary,
-            hidden_size=size.hidden,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.kv_heads,
-            max_position_embeddings=1024,
-            tie_word_embeddings=True,
-        )
-    ).eval()
-
-
 def image_model(size: McqSize) -> PaliGemmaForConditionalGeneration:
     """Random weights: a SigLIP tower and a Gemma."""
     tower = SiglipVisionConfig(
@@ -186,22 +174,22 @@ def image_model(size: McqSize) -> PaliGemmaForConditionalGeneration:
         num_attention_heads=max(1, size.tower_hidden // 64),
         image_size=size.image_size,
         patch_size=14,
-        projection_dim=size.hidden,
+        projection_dim=size.text.hidden,
         vision_use_head=False,
     )
     text = GemmaConfig(
         vocab_size=size.image_vocabulary,
-        hidden_size=size.hidden,
-        intermediate_size=size.intermediate,
+        hidden_size=size.text.hidden,
+        intermediate_size=size.text.intermediate,
         num_hidden_layers=size.image_layers,
-        num_attention_heads=size.heads,
-        num_key_value_heads=size.kv_heads,
+        num_attention_heads=size.text.heads,
+        num_key_value_heads=size.text.kv_heads,
         head_dim=64,
     )
     image_token = len(word_tokenizer()) - 1
     return PaliGemmaForConditionalGeneration(
         PaliGemmaConfig(
-            text_config=text, vision_config=tower, image_token_index=image_token, projection_dim=size.hidden
+            text_config=text, vision_config=tower, image_token_index=image_token, projection_dim=size.text.hidden
         )
     ).eval()
 

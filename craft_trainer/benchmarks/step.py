@@ -58,6 +58,7 @@ class Size:
     intermediate: int = 880
     layers: int = 10
     heads: int = 5
+    kv_heads: int | None = None  # as many as heads
     vocabulary: int = 4096
     large_vocabulary: int = 50_000  # of the model that shows what the early end of the retention pass saves
     samples: int = 4
@@ -258,6 +259,7 @@ def language_model(size: Size) -> Any:
             intermediate_size=size.intermediate,
             num_hidden_layers=size.layers,
             num_attention_heads=size.heads,
+            num_key_value_heads=size.kv_heads or size.heads,
             max_position_embeddings=size.tokens,
             tie_word_embeddings=True,
         )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from craft_trainer.cli.arguments import json_mapping, option, parse
 
-EXAMPLE = "craft-trainer mcq --model outputs/craft --compare outputs/teacher --data questions.jsonl --output mcq.json"
+EXAMPLE = "craft-trainer mcq --model outputs/teacher --compare outputs/craft --data questions.jsonl --output mcq.json"
 
 
 @dataclass

@@ -17,4 +17,6 @@ def local_folder(place: str | Path) -> Path | None:
         return folder
     if REPOSITORY_ID.fullmatch(str(place)) and not folder.parent.exists():
         return None
-    raise FileNotFoundError(f"there is no folder {place}, and it is not the id of a Hub repository (owner/name)")
+    raise FileNotFoundError(
+        f"there is no file or folder {place}, and it is not the id of a Hub repository (owner/name)"
+    )

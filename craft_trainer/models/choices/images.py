@@ -42,7 +42,7 @@ class ImageChoices(TextChoices):
         return "prefix" if super().method == "packed" else "separate"
 
     @property
-    def placeholder(self) -> str:  # type: ignore[override]
+    def placeholder(self) -> str:
         """What stands for an image in a prompt."""
         return PLACEHOLDERS.get(self._base.config.model_type) or str(self.processor.image_token)
 

@@ -25,6 +25,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from craft_trainer.anchors.features import evaluating
+from craft_trainer.evaluation.scoring import ChoiceModel
 from craft_trainer.models.causal_lm import base_model
 from craft_trainer.models.choices.images import ImageChoices, PrefixChoices
 from craft_trainer.models.choices.text import TextChoices
@@ -36,7 +37,9 @@ OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/
 LEROBOT_TYPES = ("pi0_fast", "smolvla")
 
 
-def open_choices(name: str, *, revision: str | None = None, dtype: str | None = None, device: str | None = None) -> Any:
+def open_choices(
+    name: str, *, revision: str | None = None, dtype: str | None = None, device: str | None = None
+) -> ChoiceModel:
     """The model called ``name``, ready to score choices.
 
     Args:
@@ -80,7 +83,7 @@ def reader(model: nn.Module, processor: Any) -> TextChoices:
 
 
 @contextmanager
-def reader_of(model: nn.Module, processor: Any) -> Iterator[Any]:
+def reader_of(model: nn.Module, processor: Any) -> Iterator[ChoiceModel]:
     """``model`` in evaluation mode inside, as a reader of choices; every module's own mode is restored afterwards.
 
     Args:
@@ -91,7 +94,7 @@ def reader_of(model: nn.Module, processor: Any) -> Iterator[Any]:
         yield reader(model, processor) if processor is not None else policy_reader(model)
 
 
-def policy_reader(model: Any) -> Any:
+def policy_reader(model: Any) -> ChoiceModel:
     """A ``PolicyModel`` of type pi0_fast or smolvla.
 
     Raises:
@@ -155,7 +158,7 @@ def _adapter(folder: Path, dtype: str | None, device: str) -> TextChoices:
     return _reader(model, folder, place)
 
 
-def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> Any:
+def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> ChoiceModel:
     """A LeRobot policy with a language model in it."""
     from craft_trainer.models.lerobot import PolicyModel
 

@@ -36,7 +36,10 @@ class TextChoices:
         self._text_config = base.config.get_text_config()
         self._num_added_behind = _num_added_behind(tokenizer)
 
-    placeholder = ""  # there are no images
+    @property
+    def placeholder(self) -> str:
+        """There are no images."""
+        return ""
 
     @property
     def chat_templates(self) -> Any:

@@ -16,7 +16,7 @@ pytest.importorskip("lm_eval", reason="one side of the pairs is lm-evaluation-ha
 def test_both_sides_find_the_same() -> None:
     """Seen to fail with the choices of the two sides in another order."""
     torch.manual_seed(0)
-    model, tokenizer = mcq.language_model(mcq.QUICK), mcq.word_tokenizer()
+    model, tokenizer = mcq.language_model(mcq.QUICK.text).eval(), mcq.word_tokenizer()
     for num_words, num_choices in ((14, (2, 8)), (150, (4, 4))):
         asked = mcq.ask(3, num_words=num_words, num_choices=num_choices, answer_words=(3, 14))
         theirs = mcq.lm_eval(model, tokenizer, asked)
