@@ -2,9 +2,11 @@
 
 import json
 import math
+import os
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 
 from craft_trainer.anchors.loss import DISTANCES, TERMS
@@ -140,6 +142,8 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
     restore_callback_states_from_checkpoint: bool = _knob(True, "λ is restored with a checkpoint")
 
     def __post_init__(self) -> None:
+        if int(os.environ.get("LOCAL_RANK", "-1")) >= 0 and not torch.accelerator.is_available():
+            self.use_cpu = True  # without it accelerate takes the processes of a launcher for strangers
         super().__post_init__()
         for name, known in CHOICES.items():
             _one_of(name, getattr(self, name), known)

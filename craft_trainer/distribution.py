@@ -1,5 +1,6 @@
 """Which distributed modes show CraftTrainer its gradients, and sums over processes."""
 
+import os
 from collections.abc import Callable, Mapping
 
 import torch
@@ -25,6 +26,11 @@ def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments)
         ValueError: DeepSpeed, FSDP version 1, DataParallel or another mode in which ``.grad`` is not what is applied.
     """
     mode = accelerator.distributed_type
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and mode != DistributedType.FSDP:
+        raise ValueError(
+            "the accelerate configuration asks for FSDP, which accelerate has on GPUs only and would replace by "
+            f"{mode.value} here: use configs/accelerate/ddp.yaml or cpu.yaml"
+        )
     if args.n_gpu > 1:
         raise ValueError(
             f"CraftTrainer with anchors sees {args.n_gpu} GPUs in one process, which Trainer would drive by "
@@ -38,6 +44,20 @@ def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments)
     parallel = getattr(accelerator, "parallelism_config", None)
     if parallel is not None and (parallel.tp_enabled or parallel.cp_enabled):
         raise ValueError("CraftTrainer with anchors does not support tensor or context parallelism: use DDP or FSDP2")
+
+
+def require_joined_processes(args: TrainingArguments) -> None:
+    """Refuse processes of one launcher that do not know of each other: each would train alone, in the same folder.
+
+    Raises:
+        RuntimeError: the launcher started more processes than train together.
+    """
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if args.world_size != started:
+        raise RuntimeError(
+            f"{started} processes were started but {args.world_size} would train together, each in {args.output_dir}: "
+            "make the CraftConfig before any Accelerator or PartialState of another kind, or start one process"
+        )
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

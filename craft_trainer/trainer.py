@@ -13,7 +13,7 @@ from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.callbacks import CraftStep, DualState, RetentionHistory
 from craft_trainer.config import CraftConfig
-from craft_trainer.distribution import is_sharded, require_visible_gradients
+from craft_trainer.distribution import is_sharded, require_joined_processes, require_visible_gradients
 from craft_trainer.drift import TaskDrift, same_randomness
 from craft_trainer.models.base import AnchoredModel, OwnCheckpoints
 from craft_trainer.models.families import anchored
@@ -55,6 +55,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         args = args or CraftConfig()
         if not isinstance(args, CraftConfig):
             raise TypeError(f"args is a {type(args).__name__}: CraftTrainer needs a CraftConfig, which extends it")
+        require_joined_processes(args)
         super().__init__(model=model, args=args, **kwargs)
         self.anchors = AnchorCache(anchors) if isinstance(anchors, str | Path) else anchors
         self.retention: Retention | None = None

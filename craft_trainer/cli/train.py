@@ -92,7 +92,8 @@ def run(argv: Sequence[str]) -> None:
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
     trainer.save_model()
     trainer.save_state()
-    print(f"LeRobot checkpoint: {config.output_dir}")
+    if trainer.is_world_process_zero():
+        print(f"LeRobot checkpoint: {config.output_dir}")
 
 
 def ask_while_training(trainer: "CraftTrainer", model: "PolicyModel", arguments: TrainArguments) -> None:

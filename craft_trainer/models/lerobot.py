@@ -227,7 +227,7 @@ class PolicyModel(nn.Module):
     def save_pretrained(self, output_dir: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write an ordinary LeRobot checkpoint: config.json, model.safetensors and the processors."""
         if state_dict is not None:
-            state_dict = {name.removeprefix("policy."): tensor for name, tensor in state_dict.items()}
+            state_dict = {name.removeprefix("policy."): _whole(tensor) for name, tensor in state_dict.items()}
         self.policy.save_pretrained(output_dir, state_dict=state_dict)
         self.preprocessor.save_pretrained(output_dir)
         self.postprocessor.save_pretrained(output_dir)
@@ -265,6 +265,11 @@ class PolicyModel(nn.Module):
                 digest.update(file.name.encode())
                 digest.update(_without_device(file) if file.suffix == ".json" else file.read_bytes())
         return digest.hexdigest()
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """``tensor`` in memory of its own size: one gathered from shards lies in a padded buffer, which is not saved."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
 
 
 def with_floor(statistics: Mapping[str, Mapping[str, Any]], min_std: float) -> dict[str, dict[str, Any]]:

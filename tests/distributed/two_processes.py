@@ -3,22 +3,19 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType
 from averaging import average_of_ranks
 from cases import CASES, RESUMED, WHOLE, Case, Stop, train
 from sharded_core import CORE_CASES, reached_by_a_pass_that_ends_early, run_core, what_unregistered_predict_says
+from sharded_on_cpu import cpu_may_be_sharded
 
 from craft_trainer import sources
 
@@ -85,21 +82,6 @@ def outcome(work: Work) -> Any:
         return work()
     except BaseException:  # noqa: BLE001 it is told to the test that asks for this result (torch's checkpoints raise one)
         return traceback.format_exc()
-
-
-@contextmanager
-def cpu_may_be_sharded() -> Iterator[None]:
-    """Let accelerate shard a model on the CPU, which it does on accelerators only; all else is accelerate's own."""
-    original = AcceleratorState.__init__
-
-    def init(self: AcceleratorState, *args: Any, fsdp_plugin: Any = None, **options: Any) -> None:
-        original(self, *args, fsdp_plugin=fsdp_plugin, **options)
-        if fsdp_plugin is not None:
-            self.fsdp_plugin = fsdp_plugin
-            self.distributed_type = PartialState._shared_state["distributed_type"] = DistributedType.FSDP
-
-    with mock.patch.object(AcceleratorState, "__init__", init):
-        yield
 
 
 if __name__ == "__main__":
