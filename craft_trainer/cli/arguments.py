@@ -5,16 +5,26 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 from transformers import HfArgumentParser
 
 from craft_trainer.cli.hints import nearest
+from craft_trainer.cli.resolved import document
 
 Values = dict[str, Any]
+PRINT = ("--print-config", "--print_config")
 NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
+
+
+class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is not typed
+    """Says what is wrong without the 150 options of a training command before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """End the process with status 2."""
+        self.exit(2, f"{self.prog}: error: {message}\n(`{self.prog} --help` explains every option)\n")
+        raise AssertionError  # for mypy: exit does not return
 
 
 def option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
@@ -41,25 +51,35 @@ def parse[Arguments](command: str, example: str, kind: type[Arguments], argv: Se
 
 
 def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
-    """Fill several dataclasses at once; keys are looked up in all of them."""
-    parser = HfArgumentParser(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
+    """Fill several dataclasses at once; keys are looked up in all of them.
+
+    ``--print-config`` ends the process with status 0 after it has shown what they were filled with.
+    """
+    parser = CommandParser(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
     parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
+    parser.add_argument(*PRINT, action="store_true", help="show every value and where it came from, and do nothing")
     parser._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
     config, _ = _config_parser().parse_known_args(argv)
     words: list[str] = []
+    values: Values = {}
     if config.config is not None:
         values = read_yaml(config.config, known=[field.name for kind in kinds for field in dataclasses.fields(kind)])
-        words = command_words({key: value for key, value in values.items() if not isinstance(value, dict | NoneType)})
-        parser.set_defaults(**{key: value for key, value in values.items() if isinstance(value, dict | NoneType)})
+        words = command_words({key: value for key, value in values.items() if not _has_no_words(value)})
+        parser.set_defaults(**{key: value for key, value in values.items() if _has_no_words(value)})
     flags = [name for action in parser._actions for name in action.option_strings]
     named = [word.split("=", maxsplit=1)[0] for word in argv if word.startswith("--")]
     _refuse(parser, [name for name in named if name not in flags], flags)  # before argparse asks for what is required
     namespace, unknown = parser.parse_known_args([*words, *argv])
     _refuse(parser, unknown, flags)
-    return tuple(
+    filled = tuple(
         kind(**{field.name: getattr(namespace, field.name) for field in dataclasses.fields(kind) if field.init})
         for kind in kinds
     )
+    if namespace.print_config:
+        given = {action.dest for action in parser._actions if not {*action.option_strings}.isdisjoint(named)}
+        print(document(filled, vars(namespace), words=given, file=config.config, in_file=values))
+        parser.exit()
+    return filled
 
 
 def _refuse(parser: Any, unknown: Sequence[str], flags: Sequence[str]) -> None:
@@ -78,15 +98,22 @@ def command_words(values: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def _has_no_words(value: Any) -> bool:
+    """Whether a command line cannot say ``value``."""
+    return value is None or value == [] or isinstance(value, dict)
+
+
 def read_yaml(path: Path, known: Sequence[str]) -> Values:
     """The mapping in a YAML file.
 
     Raises:
-        ValueError: it is not a mapping, or has a key that is not ``known``.
+        ValueError: it is not YAML, not a mapping, or has a key that is not ``known``.
         FileNotFoundError: there is no such file.
     """
-    with path.open() as file:
-        values = yaml.safe_load(file) or {}
+    try:
+        values = yaml.safe_load(path.read_text("utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
     for key in values:

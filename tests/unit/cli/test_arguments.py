@@ -183,3 +183,57 @@ def test_a_misspelt_option_that_is_required_names_the_nearest(capsys: pytest.Cap
             cook(*words)
         assert ended.value.code == 2
         assert "no option --dsh: did you mean '--dish'?" in capsys.readouterr().err
+
+
+def printed(capsys: pytest.CaptureFixture[str], call: Any) -> str:
+    with pytest.raises(SystemExit) as ended:
+        call()
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+def test_the_resolved_values_say_where_each_came_from(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail when the file's keys are taken for the command line's."""
+    flag, file = recipe("dish: stew\nsalt: 2\nherbs: []\n")
+    lines = printed(capsys, lambda: cook(flag, file, "--salt", "3", "--print-config")).splitlines()
+    assert lines == [
+        "salt: 3.0  # command line",
+        f"dish: stew  # {file}",
+        f"herbs: []  # {file}",
+        "minutes: 10  # default",
+        "vegan: false  # default",
+        "spices: [1.0, 2.0]  # default",
+        "oven: null  # default",
+    ]
+
+
+def test_the_resolved_values_are_a_file_that_says_the_same(
+    recipe: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every one of Trainer's options included. Seen to fail when an empty list becomes an option without words."""
+    given = ["--output_dir", str(tmp_path), "--retention_terms", "output", "--report_to", "none", "--use_cpu", "true"]
+    first = printed(capsys, lambda: parse_all("train", "", [CraftConfig], [*given, "--print_config"]))
+    assert "report_to: none  # command line, which becomes []\n" in first
+    (again,) = parse_all("train", "", [CraftConfig], recipe(first))
+    (direct,) = parse_all("train", "", [CraftConfig], given)
+    assert again.to_dict() == direct.to_dict()
+    assert len(first.splitlines()) > 100
+
+
+def test_a_token_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail when it is printed like every other value."""
+    words = ["--output_dir", str(tmp_path), "--use_cpu", "true", "--hub_token", "hf_secret", "--print-config"]
+    assert "hf_secret" not in printed(capsys, lambda: parse_all("train", "", [CraftConfig], words))
+
+
+def test_a_file_that_is_not_yaml_is_named(recipe: Any) -> None:
+    """Seen to fail: PyYAML's own error is no ValueError, and ended in a traceback."""
+    with pytest.raises(ValueError, match=r"recipe.yaml is not YAML: (.|\n)*line \d"):
+        cook(*recipe("dish: stew\n{minutes: 5\n"))
+
+
+def test_what_is_wrong_is_not_lost_among_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail with argparse's own error, which lists every option first: 150 for a training."""
+    with pytest.raises(SystemExit):
+        cook("--dish", "stew", "--minutes", "soon")
+    assert capsys.readouterr().err.count("\n") == 2
