@@ -3,6 +3,7 @@
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import OUTPUT_COLUMN, AnchorCache
 from craft_trainer.anchors.features import Features, TokenTargets, teacher_features
@@ -23,7 +24,7 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
     rows = torch.linspace(0, len(cache) - 1, min(num_rows, len(cache))).long().tolist()
     device = next(teacher.network.parameters()).device
     largest: dict[str, Tensor] = {}
-    for start in range(0, len(rows), batch_size):
+    for start in tqdm(range(0, len(rows), batch_size), desc="verify", unit="batch", disable=None):
         batch = cache.batch(rows[start : start + batch_size])
         live = teacher_features(
             teacher,

@@ -97,7 +97,7 @@ def collect(
     generator = np.random.default_rng([seed, 1])
     asked: list[Asked] = []
     pictures: dict[str, bytes] = {}
-    with tqdm(total=num_episodes * len(tasks), desc="questions", unit="episode") as progress:
+    with tqdm(total=num_episodes * len(tasks), desc="questions", unit="episode", disable=None) as progress:
         for task in tasks:
             with closing(Stage(task, size)) as stage:
                 for shots in stage.shots(num_episodes, seed):

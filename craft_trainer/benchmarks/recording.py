@@ -65,7 +65,9 @@ def record_demonstrations(
     repo_id = f"local/{output_dir.name}"
     with (
         appears_when_complete(output_dir) as folder,
-        tqdm(total=num_episodes * len(tasks), desc=f"record {output_dir.name}", unit="episode") as progress,
+        tqdm(
+            total=num_episodes * len(tasks), desc=f"record {output_dir.name}", unit="episode", disable=None
+        ) as progress,
     ):
         dataset = LeRobotDataset.create(
             repo_id=repo_id,

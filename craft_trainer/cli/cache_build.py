@@ -98,6 +98,8 @@ def run(argv: Sequence[str]) -> None:
     groups, fingerprint = len(cache.provenance.groups), cache.provenance.fingerprint
     processes.print(f"{len(cache)} anchors of {groups} tasks; {features}; output: {teacher.output_kind}")
     processes.print(f"fingerprint {fingerprint[:12]}: {arguments.output_dir}")
+    given = f"--policy {arguments.teacher} --anchors {arguments.output_dir}"
+    processes.print(f"next: craft-trainer train {given} --dataset NEW_TASK --output_dir outputs/craft")
 
 
 def select(arguments: BuildArguments, teacher: "PolicyModel", dataset: "PolicyDataset") -> list[int]:

@@ -35,3 +35,4 @@ def run(argv: Sequence[str]) -> None:
         image_size=arguments.image_size,
     )
     print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames: {arguments.output_dir}")
+    print(f"next: craft-trainer train --policy_type act --dataset {arguments.output_dir} --output_dir outputs/teacher")
