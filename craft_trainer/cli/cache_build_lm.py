@@ -76,6 +76,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from craft_trainer.anchors.building import build_anchor_cache
+    from craft_trainer.anchors.loss import TOKEN_SCALE
     from craft_trainer.language.anchoring import feature_specs
     from craft_trainer.language.checkpoints import load_checkpoint
     from craft_trainer.models.families import anchored
@@ -111,6 +112,9 @@ def run(argv: Sequence[str]) -> None:
     processes.print(
         f"{len(cache)} anchors: {groups}; the teacher's tokens are {'' if arguments.output else 'not '}kept"
     )
+    if TOKEN_SCALE in (scales := cache.scales()):
+        entropy = scales[TOKEN_SCALE].item()
+        processes.print(f"its mean entropy is {entropy:.3g} nats: epsilon 0.05 is {0.05 * entropy:.3g} nats per token")
     processes.print(f"fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")
     processes.print(f"next: craft-trainer train-lm --model {arguments.teacher} --anchors {arguments.output_dir} …")
 
@@ -121,7 +125,7 @@ def texts_of(
     """The texts, which of them become anchors, and where they come from; the same in every process."""
     from accelerate.utils import broadcast_object_list
 
-    from craft_trainer.language.anchoring import chosen_rows, own_texts
+    from craft_trainer.language.anchoring import by_length, chosen_rows, own_texts
     from craft_trainer.language.source import READING
 
     source = arguments.source(arguments.group_column) if arguments.dataset is not None else None
@@ -143,7 +147,7 @@ def texts_of(
         where = (
             "written by the teacher" if source is None else f"written by the teacher after prompts of {source.dataset}"
         )
-        return texts, list(range(len(texts))), {"dataset": where, "frames": len(texts)}
+        return texts, by_length(texts, range(len(texts))), {"dataset": where, "frames": len(texts)}
     assert source is not None
     with processes.main_process_first():
         samples = source.open(checkpoint, num_proc=arguments.dataset_num_proc)
@@ -162,7 +166,7 @@ def texts_of(
         ]
     return (
         samples,
-        list(broadcast_object_list(chosen)[0]),
+        by_length(samples, broadcast_object_list(chosen)[0]),
         {
             "dataset": source.dataset,
             "frames": len(samples),

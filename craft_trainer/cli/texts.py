@@ -32,6 +32,11 @@ class TextArguments:
         "({% generation %}), and every token where it does not",
         None,
     )
+    chat: bool = option(
+        "put prompts that are text into the model's chat template: the prompt is what the user says, the completion "
+        "what the assistant answers",
+        False,
+    )
     on_bad_row: str = option("error, or skip: leave bad rows out and count them", "error")
     dataset_num_proc: int | None = option("processes that turn texts into tokens", None)
 
@@ -58,6 +63,7 @@ class TextArguments:
             self.columns,
             self.encoding,
             group_column,
+            self.chat,
             self.on_bad_row,
         )
 

@@ -43,6 +43,7 @@ class TrainLmArguments(TextArguments):
     anchors_config: str | None = option("configuration of anchors_dataset", None)
     anchors_split: str | None = option("of anchors_dataset; by default train, or the only one", None)
     anchors_columns: dict | str | None = option(COLUMNS_HELP, None)  # type: ignore[type-arg]  # argparse wants it bare
+    anchors_chat: bool = option("put the prompts of anchors_dataset into the model's chat template", False)
     group_column: str | None = option(
         "of anchors_dataset: which old task a row belongs to (constraints per_group)", None
     )
@@ -79,6 +80,7 @@ class TrainLmArguments(TextArguments):
             self.anchors_columns,
             self.encoding,
             self.group_column,
+            self.anchors_chat,
             self.on_bad_row,
         )
 

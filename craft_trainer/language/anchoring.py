@@ -48,6 +48,12 @@ def chosen_rows(
     return k_center_rows(features, num_rows, seed=seed)
 
 
+def by_length(samples: TextSamples | OwnTexts, rows: Sequence[int]) -> list[int]:
+    """``rows`` in the order of their lengths: a batch of like lengths has little padding to compute and to store."""
+    lengths = samples.lengths
+    return sorted(rows, key=lambda row: (lengths[row], row))
+
+
 def own_texts(
     checkpoint: Checkpoint,
     prompts: TextSource | None,
@@ -73,6 +79,7 @@ def own_texts(
             split=prompts.split,
             columns=prompts.columns,
             group_column=prompts.group_column,
+            chat=prompts.chat,
             on_bad_row=prompts.on_bad_row,
         )
         rows = stratified_rows([(question.group,) for question in every], count, seed=seed)

@@ -90,8 +90,8 @@ class TextEncoder:
         ids, learned = self.whole(example)
         if not any(learned[1:]):
             raise BadRowError("no token of it is learned: the assistant says nothing, or the text is a single token")
-        limit = self.settings.max_length
-        is_cut = limit is not None and len(ids) > limit
+        limit = self.settings.max_length or len(ids)
+        is_cut = len(ids) > limit
         if is_cut:
             self.check_cut(ids, limit)
             ids, learned = ids[:limit], learned[:limit]

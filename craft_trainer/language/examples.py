@@ -44,15 +44,19 @@ class Columns:
         names: our names to those of the data.
         has_images: there is a column of images.
         group: the column of the groups, or None.
+        chat: a prompt that is text is what the user says, its completion what the assistant answers.
     """
 
     format: str
     names: Mapping[str, str]
     has_images: bool
     group: str | None
+    chat: bool = False
 
     @classmethod
-    def of(cls, rows: Rows, mapping: Mapping[str, str], *, group: str | None, answers: bool) -> "Columns":
+    def of(
+        cls, rows: Rows, mapping: Mapping[str, str], *, group: str | None, answers: bool, chat: bool = False
+    ) -> "Columns":
         """The columns of ``rows``, where ``mapping`` says our names to theirs.
 
         Args:
@@ -81,8 +85,10 @@ class Columns:
             raise ValueError(
                 f"{rows.place} has a column {names['prompt']!r} but none of completions: --columns completion=NAME"
             )
+        if chat and there[0] == "text":
+            raise ValueError(f"chat needs prompts: of the texts of {rows.place} nobody says what the user asked")
         has_images = names["image"] in rows.columns or names["images"] in rows.columns
-        return cls(there[0], names, has_images, group)
+        return cls(there[0], names, has_images, group, chat)
 
 
 class ExampleReader:
@@ -125,30 +131,31 @@ class ExampleReader:
         if self.columns.format == "text":
             return Example(checked_text(self._field(value, "text"), "text"), group=group)
         prompt = self._field(value, "prompt")
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and not self.columns.chat:
             return Example(checked_text(prompt, "prompt"), group=group)
+        prompt = _said(prompt, "user", "prompt")
         messages = self._chat.checked(prompt, "prompt")
         return Example(self._chat.text(messages, answer_next=True), group=group, has_marks=True)
 
     def _written(self, value: Mapping[str, Any], num_images: int) -> Example:
         match self.columns.format:
             case "messages":
-                messages = self._messages(value, "messages", num_images)
+                messages = self._messages(self._field(value, "messages"), "messages", num_images)
                 return Example(self._chat.text(messages), messages=messages, has_marks=True)
             case "text":
                 return Example(self._placed(checked_text(self._field(value, "text"), "text"), num_images))
         prompt, completion = self._field(value, "prompt"), self._field(value, "completion")
-        if isinstance(prompt, str):
+        if isinstance(prompt, str) and not self.columns.chat:
             prompt = self._placed(checked_text(prompt, "prompt"), num_images)
             return Example(prompt + checked_text(completion, "completion"), prompt=prompt)
-        asked = self._messages(value, "prompt", num_images)
-        reply = self._chat.checked(completion, "completion")
+        asked = self._messages(_said(prompt, "user", "prompt"), "prompt", num_images)
+        reply = self._chat.checked(_said(completion, "assistant", "completion"), "completion")
         reply = with_images(reply, 0) if self._placeholder else reply
         begun = self._chat.text(asked, answer_next=True)
         return Example(answered(begun, self._chat.text([*asked, *reply])), prompt=begun, has_marks=True)
 
-    def _messages(self, value: Mapping[str, Any], field: str, num_images: int) -> Messages:
-        messages = self._chat.checked(self._field(value, field), field)
+    def _messages(self, value: Any, what: str, num_images: int) -> Messages:
+        messages = self._chat.checked(value, what)
         return with_images(messages, num_images) if self._placeholder else messages
 
     def _field(self, value: Mapping[str, Any], field: str) -> Any:
@@ -178,6 +185,11 @@ class ExampleReader:
         if there not in (0, num_images):
             raise BadRowError(f"its text holds {there} times {mark!r}, its columns {num_images} images")
         return text if there else mark * num_images + text
+
+
+def _said(value: Any, role: str, what: str) -> Any:
+    """Text as the message of ``role``; messages as they are."""
+    return [{"role": role, "content": checked_text(value, what)}] if isinstance(value, str) else value
 
 
 def _group(value: Mapping[str, Any], column: str) -> str:

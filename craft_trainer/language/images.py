@@ -22,7 +22,8 @@ def placeholder_of(model: Any, processor: Any) -> str:
     """What stands for an image in a text; "" for a model that sees none."""
     if not hasattr(processor, "image_processor"):
         return ""
-    return PLACEHOLDERS.get(base_model(model).config.model_type) or str(processor.image_token)
+    base: Any = base_model(model)
+    return PLACEHOLDERS.get(base.config.model_type) or str(processor.image_token)
 
 
 class ImageEncoder(TextEncoder):

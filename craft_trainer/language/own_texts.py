@@ -37,6 +37,11 @@ class OwnTexts:
     def __len__(self) -> int:
         return len(self._texts)
 
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every text."""
+        return [len(ids) for ids in self._texts["input_ids"]]
+
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """The texts at ``rows``, filled up on the right."""
         return collate([self._texts[int(row)] for row in rows], self._padding)
@@ -95,6 +100,7 @@ def read_questions_of(
     split: str | None = None,
     columns: dict[str, str] | None = None,
     group_column: str | None = None,
+    chat: bool = False,
     on_bad_row: str = "error",
 ) -> list[Example]:
     """The prompts in ``name``: a column ``prompt`` (text or messages), the beginning of ``messages``, or ``text``.
@@ -103,7 +109,7 @@ def read_questions_of(
         ValueError: a row is bad (which one, and why), or all of them are.
     """
     rows = open_rows(name, config=config, split=split)
-    chosen = Columns.of(rows, columns or {}, group=group_column, answers=False)
+    chosen = Columns.of(rows, columns or {}, group=group_column, answers=False, chat=chat)
     if chosen.has_images:
         raise ValueError(
             f"{rows.place} has images: own texts are written without any; take texts: dataset, with answers"
@@ -135,10 +141,10 @@ def _question(tokenizer: Any, question: Example) -> list[int]:
         ids = tokenizer(question.text, add_special_tokens=not question.has_marks).input_ids
     if not question.has_marks and ids[-1:] == [tokenizer.eos_token_id]:
         ids = ids[:-1]
-    begin = next((token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None), None)
-    if not ids and begin is None:
+    first = [int(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+    if not ids and not first:
         raise ValueError("the tokenizer has neither BOS nor EOS, so nothing can begin a text: give prompts (--dataset)")
-    return ids or [begin]
+    return ids or first[:1]
 
 
 def _generate(

@@ -71,6 +71,7 @@ class TextSamples(Dataset[dict[str, Any]]):
         columns: Mapping[str, str] | None = None,
         settings: EncodingSettings | None = None,
         group_column: str | None = None,
+        chat: bool = False,
         on_bad_row: str = "error",
         num_proc: int | None = None,
     ) -> "TextSamples":
@@ -82,6 +83,7 @@ class TextSamples(Dataset[dict[str, Any]]):
             processor: its tokenizer, or the processor of a vision-language model.
             columns: our names (text, prompt, completion, messages, image, images, group) to those of the data.
             group_column: the column that says which old task a row belongs to.
+            chat: a prompt that is text is what the user says, its completion what the assistant answers.
             on_bad_row: ``error``, or ``skip``: leave them out and count them.
             num_proc: processes that encode.
 
@@ -94,16 +96,16 @@ class TextSamples(Dataset[dict[str, Any]]):
         settings = settings or EncodingSettings()
         rows = open_rows(name, config=config, split=split)
         placeholder = placeholder_of(model, processor)
-        chat = Chat(processor, placeholder)
-        chosen = Columns.of(rows, columns or {}, group=group_column, answers=True)
+        chosen = Columns.of(rows, columns or {}, group=group_column, answers=True, chat=chat)
         if chosen.has_images and not placeholder:
             raise ValueError(f"{rows.place} has images, but the model sees none: give it a vision-language model")
-        if chosen.format == "messages":
-            _ = chat.template  # there is one
-        encoder: TextEncoder = (
-            ImageEncoder(model, processor, chat, settings) if placeholder else TextEncoder(processor, chat, settings)
-        )
-        reader = ExampleReader(rows, chosen, chat, placeholder)
+        template = Chat(processor, placeholder)
+        if chosen.format == "messages" or chat:
+            _ = template.template  # there is one
+        reader = ExampleReader(rows, chosen, template, placeholder)
+        encoder = TextEncoder(processor, template, settings)
+        if placeholder:
+            encoder = ImageEncoder(model, processor, template, settings)
         encoded = rows.source.map(
             _Encode(reader, encoder),
             with_indices=True,
@@ -140,13 +142,18 @@ class TextSamples(Dataset[dict[str, Any]]):
         return self.collate([self[row] for row in rows])
 
     @property
+    def lengths(self) -> list[int]:
+        """Tokens of every sample."""
+        return list(self._samples["num_tokens"])
+
+    @property
     def num_cut(self) -> int:
         """Samples that were cut to ``max_length``."""
         return sum(self._samples["is_cut"])
 
     def report(self) -> str:
         """How many samples there are, what is learned of them, how many were cut or left out."""
-        lengths, learned = list(self._samples["num_tokens"]), sum(self._samples["num_learned"])
+        lengths, learned = self.lengths, sum(self._samples["num_learned"])
         parts = [f"{len(self)} samples of {self.place}, {sum(lengths)} tokens (at most {max(lengths)} in one)"]
         parts.append(f"the loss is {self._encoder.learned(self.format)}: {learned} tokens")
         if self.num_cut:
@@ -211,7 +218,7 @@ def _fingerprint(rows: Rows, columns: Columns, processor: Any, settings: Encodin
     content = [
         ENCODING,
         rows.source._fingerprint,
-        [columns.format, dict(columns.names), columns.group],
+        [columns.format, dict(columns.names), columns.group, columns.chat],
         asdict(settings),
         repr(tokenizer) if backend is None else backend.to_str(),
         [str(getattr(owner, "chat_template", None)) for owner in (processor, tokenizer)],

@@ -25,6 +25,7 @@ class TextSource:
     columns: dict[str, str] = field(default_factory=dict)
     settings: EncodingSettings = field(default_factory=EncodingSettings)
     group_column: str | None = None
+    chat: bool = False
     on_bad_row: str = "error"
 
     def open(self, checkpoint: Checkpoint, *, num_proc: int | None = None) -> TextSamples:
@@ -38,6 +39,7 @@ class TextSource:
             columns=self.columns,
             settings=self.settings,
             group_column=self.group_column,
+            chat=self.chat,
             on_bad_row=self.on_bad_row,
             num_proc=num_proc,
         )
