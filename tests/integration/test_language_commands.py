@@ -150,7 +150,7 @@ def test_the_whole_path(place, anchors, tmp_path, terms, capsys):
 
 
 def test_without_anchors_it_is_plain_fine_tuning(place, tmp_path):
-    """The same losses as Trainer's own on the same samples. Seen to fail with another seed."""
+    """The same weights as Trainer's own on the same samples. Seen to fail with another number type."""
     from transformers import Trainer, TrainingArguments, set_seed
 
     from craft_trainer.language.checkpoints import load_checkpoint

@@ -51,8 +51,8 @@ def place(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_whole_path(place, tmp_path, name, capsys):
-    """Anchors verified, held in training, and what comes out asked about pictures. Seen to fail with pixels of another
-    row in the cache."""
+    """Anchors verified, held in training, and what comes out asked about pictures. Seen to fail with pixels left out
+    of the batches."""
     model, cache = place / name, tmp_path / "cache"
     built = flags(teacher=model, dataset=place / "old.jsonl", output_dir=cache, anchors=8, batch_size=4, num_tokens=8)
     assert main(["cache", "build-lm", *built, *flags(layers=-1, pooling="mean_image_tokens", max_length=0)]) == 0

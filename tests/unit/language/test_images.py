@@ -72,6 +72,17 @@ def test_pixels_are_those_of_the_row(folder):
 
 
 @pytest.mark.parametrize("name", ["smolvlm", "qwen2_vl", "gemma3"])
+def test_of_a_text_its_words_are_learned_and_not_its_images(folder, name):
+    """Seen to fail with every token learned."""
+    _, processor, samples = opened(folder, name, [{"text": "push the red puck", "image": "1.png"}])
+    labels = samples.batch([0])["labels"][0]
+    words = processor.tokenizer("push the red puck", add_special_tokens=False).input_ids
+    learned = [token for token in labels.tolist() if token in words]
+    assert learned == words
+    assert processor.tokenizer.convert_tokens_to_ids(processor.image_token) not in labels.tolist()
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "qwen2_vl", "gemma3"])
 def test_messages_with_images(folder, name):
     """The image goes in front of the first message of the user; both answers are learned, nothing else. Seen to fail
     with the mask of the unexpanded text."""
