@@ -1,7 +1,7 @@
 """``craft-trainer train-lm``: fine-tune a language or vision-language model; with anchors, by CRaFT."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import option, parse_all, split_list
@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from craft_trainer.trainer import CraftTrainer
 
 ADAPTER = "adapter"
+OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
+OF_ADAPTER = (  # of anchors without a cache, which says these itself
+    *("anchors_config", "anchors_split", "anchors_columns", "anchors_chat"),
+    *("group_column", "layers", "pooling", "num_tokens"),
+)
 EXAMPLE = "accelerate launch -m craft_trainer train-lm --config configs/train/lm_craft.yaml --learning_rate 1e-5"
 
 
@@ -59,6 +64,8 @@ class TrainLmArguments(TextArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.anchors_columns = pairs_or_json("anchors_columns", self.anchors_columns)
+        self._refuse_idle("lora_rank", self.lora_rank is not None, OF_LORA)
+        self._refuse_idle("anchors: adapter", self.anchors == ADAPTER, OF_ADAPTER)
         if self.anchors == ADAPTER and self.anchors_dataset is None:
             raise ValueError("anchors: adapter needs texts of what is to be kept: name them with anchors_dataset")
         if self.anchors is None and self.anchors_dataset is not None:
@@ -66,6 +73,15 @@ class TrainLmArguments(TextArguments):
                 "anchors_dataset has no effect without anchors: give anchors: adapter (with lora_rank), or build a "
                 "cache of it with `craft-trainer cache build-lm`"
             )
+
+    def _refuse_idle(self, needed: str, there: bool, names: Sequence[str]) -> None:
+        """What was asked for and would change nothing is an error."""
+        usual = {field.name: field for field in fields(self)}
+        for name in () if there else names:
+            field, value = usual[name], getattr(self, name)
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            if value != (default if name != "anchors_columns" else {}):
+                raise ValueError(f"{name} has no effect without {needed}: leave it out")
 
     def anchor_texts(self) -> "TextSource":
         """The texts that the model without its adapter reads."""

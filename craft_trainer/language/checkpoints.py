@@ -92,7 +92,10 @@ def load_checkpoint(
     try:
         model = load_model(folder, dtype)
     except ValueError as error:
-        raise ValueError(f"{name} is no language or vision-language model of HuggingFace: {error}") from error
+        raise ValueError(
+            f"{name} is no language or vision-language model of HuggingFace (policies of LeRobot are for "
+            f"`craft-trainer train` and `cache build`): {error}"
+        ) from error
     processor = load_processor(model, folder)
     # what an adapter calls its base model: not the folder of the download
     model.name_or_path = name if local_folder(name) is None else str(Path(name).resolve())

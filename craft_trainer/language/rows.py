@@ -95,7 +95,10 @@ def open_rows(name: str, *, config: str | None = None, split: str | None = None)
 
 
 def _lines(path: Path, config: str | None, split: str | None) -> Rows:
-    data = open_data(path, split=split, revision=None, config=config, limit=None)
+    for name, value in (("dataset_config", config), ("split", split)):
+        if value is not None:
+            raise ValueError(f"{path} is a file of JSON lines: it has no {name} ({value!r}); leave it out")
+    data = open_data(path, split=None, revision=None, config=None, limit=None)
     numbers, values, reasons = [], [], []
     for number, value in data.rows:
         bad = isinstance(value, BadRowError)

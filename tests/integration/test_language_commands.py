@@ -170,9 +170,10 @@ def test_without_anchors_it_is_plain_fine_tuning(place, tmp_path):
     assert_same_weights(tmp_path / "plain", tmp_path / "hf")
 
 
-def test_resumed_is_never_interrupted(place, anchors, tmp_path):
+@pytest.mark.parametrize("lora", [{}, {"lora_rank": 4}], ids=["weights", "adapter"])
+def test_resumed_is_never_interrupted(place, anchors, tmp_path, lora):
     """Seen to fail with λ not restored."""
-    options = {"anchors": anchors, "save_strategy": "steps", "save_steps": 2, "retention_terms": ["token_kl"]}
+    options = {"anchors": anchors, "save_strategy": "steps", "save_steps": 2, "retention_terms": ["token_kl"]} | lora
     assert train(place, tmp_path / "whole", **options) == 0
     assert train(place, tmp_path / "cut", **options) == 0
     kept = tmp_path / "cut/checkpoint-2"
@@ -180,7 +181,7 @@ def test_resumed_is_never_interrupted(place, anchors, tmp_path):
     for path in (tmp_path / "cut").glob("checkpoint-4/*"):
         path.unlink()
     (tmp_path / "cut/checkpoint-4").rmdir()
-    (tmp_path / "cut/model.safetensors").unlink()
+    next((tmp_path / "cut").glob("*model.safetensors")).unlink()
     assert train(place, tmp_path / "cut", resume_from_checkpoint="last", **options) == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
     files = [(tmp_path / run / "lambda_history.csv").read_bytes() for run in ("whole", "cut")]
@@ -275,6 +276,10 @@ def test_texts_of_the_teachers_own(place, tmp_path, prompts, capsys):
         ("build", {"group_column": "tpoic"}, "has no column 'tpoic'"),
         ("train", {"anchors": "adapter"}, "name them with anchors_dataset"),
         ("train", {"anchors_dataset": "x.jsonl"}, "anchors_dataset has no effect without anchors"),
+        ("train", {"layers": "-1"}, "layers has no effect without anchors: adapter"),
+        ("train", {"anchors_columns": "text=topic"}, "anchors_columns has no effect without anchors: adapter"),
+        ("train", {"lora_alpha": 4}, "lora_alpha has no effect without lora_rank"),
+        ("train", {"split": "train"}, "is a file of JSON lines: it has no split ('train')"),
         ("train", {"lora_rank": 0}, "lora_rank is 0"),
         ("train", {"lora_rank": 4, "lora_targets": "qq_proj"}, "qq_proj"),
         ("train", {"dtype": "float31"}, "dtype is 'float31'"),
@@ -298,6 +303,12 @@ def test_adapter_anchors_need_an_adapter(place, tmp_path, capsys):
 def test_a_policys_terms_are_refused_with_what_can_be_held(place, anchors, tmp_path, capsys):
     assert train(place, tmp_path / "out", anchors=anchors, retention_terms=["output"]) == 1
     assert "Set retention_terms to some of hidden, token_ce, token_kl" in capsys.readouterr().err
+
+
+def test_a_policy_is_sent_to_its_own_command(place, tmp_path, tiny_policy, capsys):
+    tiny_policy().save_pretrained(tmp_path / "policy")
+    assert train(place, tmp_path / "out", model=tmp_path / "policy") == 1
+    assert "policies of LeRobot are for `craft-trainer train`" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("selection", ["uniform", "stratified", "k_center"])

@@ -216,6 +216,22 @@ def test_a_saved_dataset_is_read_like_lines(lm, lines, tmp_path, splits):
         assert len(opened(lm, str(tmp_path / "saved"), split="test")) == 1
 
 
+def test_a_dataset_of_the_hub_is_asked_for_by_name_and_revision(lm, monkeypatch, tmp_path):
+    """Of its splits train is taken."""
+    asked = []
+
+    def load(*place, **options):
+        asked.append((*place, options))
+        made = datasets.Dataset.from_list([{"text": "hello world"}] * 3)
+        return datasets.DatasetDict({"train": made, "test": made.select([0])})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("craft_trainer.language.rows.load_any", load)
+    samples = opened(lm, "org/name@v2", config="main")
+    assert asked == [(None, "org/name", {"revision": "v2", "config": "main"})]
+    assert (len(samples), samples.revision, samples.place) == (3, "v2", "org/name (train)")
+
+
 def test_the_fingerprint_is_that_of_tokens_and_labels(lm, lines):
     rows = [{"prompt": "Where is the puck?", "completion": " left"}]
     same = opened(lm, lines(rows)).fingerprint()
