@@ -77,8 +77,8 @@ HUGGINGFACE_FIELDS = {field.name: field for field in dataclasses.fields(Training
 HEAD = """# Every setting
 
 Of `craft-trainer train`, `craft-trainer train-lm` and their YAML files. Made by `python scripts/settings.py` from the
-settings themselves: do not edit it. `craft-trainer train --help` and `craft-trainer train-lm --help` show the same, with
-all of HuggingFace's `TrainingArguments` beside them.
+settings themselves: do not edit it. `craft-trainer train --help` and `craft-trainer train-lm --help` show the same,
+with all of HuggingFace's `TrainingArguments` beside them.
 """
 
 

@@ -47,13 +47,14 @@ def opened(folder, name, rows, **options):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_batches_learn_the_completions_whoever_is_beside_them(folder, name):
     """The loss of two samples of other sizes is the mean over the tokens of each alone. Seen to fail with labels that
-    are not at the end, and with the attention mask left out."""
+    are not at the end, and with padding unmasked."""
     model, processor, samples = opened(folder, name, ROWS)
     end = processor.tokenizer.eos_token_id
     batch = samples.batch([0, 1])
     for row, labels in zip(ROWS, batch["labels"], strict=True):
         wanted = processor.tokenizer(row["completion"], add_special_tokens=False).input_ids
         assert labels[labels != -100].tolist() == [*wanted, end]
+    assert batch["attention_mask"].sum(dim=1).tolist() == samples.lengths
     counts = [int((samples.batch([index])["labels"] != -100).sum()) for index in (0, 1)]
     with torch.no_grad():
         together = model(**batch).loss.item()

@@ -116,7 +116,7 @@ def log_likelihood(model, ids, labels):
 
 
 def test_a_padded_batch_has_the_loss_of_its_samples_alone(lm, lines):
-    """The mean over all learned tokens. Seen to fail with padding learned, and with labels of a padded mask."""
+    """The mean over all learned tokens. Seen to fail with padding learned, and with it unmasked."""
     rows = [{"prompt": "Where is", "completion": " the puck" + " left" * count} for count in (1, 7, 3)]
     samples = opened(lm, lines(rows))
     batch = samples.batch([0, 1, 2])
@@ -127,6 +127,7 @@ def test_a_padded_batch_has_the_loss_of_its_samples_alone(lm, lines):
     count = sum(len(learned(samples, index)) for index in range(3))
     assert loss == pytest.approx(-sum(alone) / count, rel=1e-5)
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+    assert batch["attention_mask"].sum(dim=1).tolist() == samples.lengths
 
 
 def test_long_texts_are_cut_and_counted(lm, lines):
