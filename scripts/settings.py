@@ -16,8 +16,11 @@ from transformers import TrainingArguments
 
 from craft_trainer.anchors.loss import TERMS
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.texts import TextArguments
 from craft_trainer.cli.train import TrainArguments
+from craft_trainer.cli.train_lm import TrainLmArguments
 from craft_trainer.config import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES, CraftConfig
+from craft_trainer.language.config import LanguageConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/settings.md"
@@ -73,20 +76,25 @@ HUGGINGFACE = {  # keys of TrainingArguments in configs/train: unit, meaning
 HUGGINGFACE_FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 HEAD = """# Every setting
 
-Of `craft-trainer train` and its YAML files. Made by `python scripts/settings.py` from the settings themselves: do not
-edit it. `craft-trainer train --help` shows the same, with all of HuggingFace's `TrainingArguments` beside them.
+Of `craft-trainer train`, `craft-trainer train-lm` and their YAML files. Made by `python scripts/settings.py` from the
+settings themselves: do not edit it. `craft-trainer train --help` and `craft-trainer train-lm --help` show the same,
+with all of HuggingFace's `TrainingArguments` beside them.
 """
 
 
 def page() -> str:
     """The page, in Markdown."""
     used = values_in_use()
-    own = {field.name for kind in (CraftConfig, TrainArguments) for field in dataclasses.fields(kind) if is_ours(field)}
+    kinds = (CraftConfig, TrainArguments, TrainLmArguments)
+    own = {field.name for kind in kinds for field in dataclasses.fields(kind) if is_ours(field)}
     others = sorted(key for key in used if key not in own)
     parts = [
         HEAD,
         "## What is trained, on what, held by what\n",
         table(("key", "default", "what it is"), map(place_row, fields_of(TrainArguments, LoadArguments))),
+        "## Language models: `train-lm`\n",
+        table(("key", "default", "what it is"), map(place_row, fields_of(TrainLmArguments, TextArguments))),
+        f"Of the settings below, `train-lm` has other defaults: {other_defaults()}.\n",
         "## Retention: `CraftConfig`\n",
         "Without `anchors` none of these has an effect. λ, ε and the terms are explained in [the method](method.md).\n",
         table(("key", "unit", "range", "default", "what it is"), map(knob_row, fields_of(CraftConfig))),
@@ -95,6 +103,13 @@ def page() -> str:
         table(("key", "unit", "what it is", "in these files"), (huggingface_row(key, used[key]) for key in others)),
     ]
     return "\n".join(parts)
+
+
+def other_defaults() -> str:
+    """What LanguageConfig has instead of CraftConfig's defaults."""
+    usual = CraftConfig.__dataclass_fields__
+    fields = [field for field in dataclasses.fields(LanguageConfig) if field is not usual[field.name]]
+    return ", ".join(f"`{field.name}` {shown(default_of(field))}" for field in fields)
 
 
 def is_ours(field: "dataclasses.Field[Any]") -> bool:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from craft_trainer.cli.hints import nearest
 
 VERBS = {
-    "build": "the teacher's features on old-task samples",
+    "build": "a policy's features and actions on old-task samples",
+    "build-lm": "a language model's features and tokens on texts of what it knows, or on texts of its own",
     "verify": "check every data file, and recompute some rows with the teacher",
     "info": "what a cache was made from, and its bytes per anchor",
     "push": "upload a cache to the Hub, with its card",
@@ -22,10 +23,10 @@ def run(argv: Sequence[str]) -> None:
     """
     verb = argv[0] if argv else "--help"
     if verb in ("-h", "--help"):
-        lines = [f"  {name:<7} {text}" for name, text in VERBS.items()]
+        lines = [f"  {name:<9} {text}" for name, text in VERBS.items()]
         print("usage: craft-trainer cache VERB [--config FILE.yaml] [--key value ...]\n\nverbs:\n" + "\n".join(lines))
         print("\n`craft-trainer cache VERB --help` explains a verb and gives an example.")
         return
     if verb not in VERBS:
         raise ValueError(f"no verb {verb!r}{nearest(verb, VERBS)}; there are {', '.join(VERBS)}")
-    importlib.import_module(f"craft_trainer.cli.cache_{verb}").run(argv[1:])
+    importlib.import_module(f"craft_trainer.cli.cache_{verb.replace('-', '_')}").run(argv[1:])

@@ -2,9 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import option, parse
 from craft_trainer.cli.loading import LoadArguments
+
+if TYPE_CHECKING:
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.models.base import AnchoredModel
 
 EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/teacher"
 
@@ -15,8 +20,9 @@ class VerifyArguments(LoadArguments):
 
     cache: str = option("folder of an anchor cache")
     teacher: str | None = option(
-        "LeRobot checkpoint that should have made it; by default only the bytes are checked", None
+        "checkpoint that should have made it, a policy or a language model; by default only the bytes are checked", None
     )
+    teacher_dtype: str | None = option("of a language model's weights; by default what the cache was built with", None)
     dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
     rows: int = option("anchors to recompute with the teacher, spread over all", 64)
     batch_size: int = option("samples per forward pass of the teacher", 16)
@@ -29,17 +35,13 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse("cache verify", EXAMPLE, VerifyArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.verification import deviations
-    from craft_trainer.cli.references import open_cache
 
     cache = AnchorCache(arguments.cache)
     print(f"ok  {len(cache.provenance.files)} files of {len(cache)} anchors have the bytes they were written with")
     if arguments.teacher is None:
         return
-    teacher = arguments.load(arguments.teacher, arguments.device)
-    *parts, last = cache.check_teacher(teacher)
-    print(f"ok  made by this teacher: {', '.join(parts)} and {last}")
-    cache = open_cache(arguments.cache, teacher, arguments.dataset)
-    found = deviations(cache, teacher, num_rows=arguments.rows, batch_size=arguments.batch_size)
+    opened, teacher = with_teacher(arguments, cache)
+    found = deviations(opened, teacher, num_rows=arguments.rows, batch_size=arguments.batch_size)
     for name, deviation in found.items():
         if not deviation <= arguments.tolerance:
             raise ValueError(
@@ -47,3 +49,33 @@ def run(argv: Sequence[str]) -> None:
                 f"(tolerance {arguments.tolerance:g}): rebuild it with `craft-trainer cache build`"
             )
         print(f"ok  {name} recomputed on {min(arguments.rows, len(cache))} anchors: within {deviation:.1e}")
+
+
+def with_teacher(arguments: VerifyArguments, cache: "AnchorCache") -> "tuple[AnchorCache, AnchoredModel]":
+    """The cache with a way to follow its references, and the teacher, which is the one that made it.
+
+    Raises:
+        ValueError: it is another.
+    """
+    from craft_trainer.cli.references import open_cache
+    from craft_trainer.language.source import followed, holds_texts, teacher_dtype
+
+    assert arguments.teacher is not None
+    if not holds_texts(cache):
+        policy = arguments.load(arguments.teacher, arguments.device)
+        say_compared(cache.check_teacher(policy))
+        return open_cache(arguments.cache, policy, arguments.dataset), policy
+    from craft_trainer.language.checkpoints import load_checkpoint
+    from craft_trainer.models.families import anchored
+
+    dtype = arguments.teacher_dtype or teacher_dtype(cache)
+    checkpoint = load_checkpoint(arguments.teacher, dtype=dtype, device=arguments.device)
+    teacher = anchored(checkpoint.model)
+    say_compared(cache.check_teacher(teacher))
+    return followed(cache, checkpoint, arguments.dataset), teacher
+
+
+def say_compared(parts: Sequence[str]) -> None:
+    """What of the teacher is that of the cache."""
+    *most, last = parts
+    print(f"ok  made by this teacher: {', '.join(most)} and {last}")

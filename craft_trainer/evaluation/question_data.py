@@ -116,8 +116,7 @@ def _open_dataset(
 ) -> QuestionData:
     import datasets
 
-    loaded = _load(place, name, split=split, revision=revision, config=config)
-    dataset = _one_split(loaded, split, name)
+    dataset = one_split(load_any(place, name, revision=revision, config=config), split, name)
     fingerprint = dataset._fingerprint
     images = {column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)}
     for column in images:
@@ -128,7 +127,7 @@ def _open_dataset(
         rows=enumerate(chosen, 1),
         columns=dataset.column_names,
         has_images="image" in images,
-        roots=[place] if place is not None else _cached(name),
+        roots=[place] if place is not None else cached_folders(name),
         description={
             "path" if place is not None else "name": name,
             "config": config,
@@ -140,7 +139,7 @@ def _open_dataset(
     )
 
 
-def _cached(name: str) -> list[Path]:
+def cached_folders(name: str) -> list[Path]:
     """Where files of a dataset of the Hub lie on this machine: its snapshots, and its archives unpacked."""
     import datasets
     from huggingface_hub import constants
@@ -149,7 +148,12 @@ def _cached(name: str) -> list[Path]:
     return [snapshots, Path(datasets.config.HF_DATASETS_CACHE) / "downloads"]
 
 
-def _load(place: Path | None, name: str, *, split: str | None, revision: str | None, config: str | None) -> Any:
+def load_any(place: Path | None, name: str, *, revision: str | None, config: str | None) -> Any:
+    """A dataset or its splits: what ``save_to_disk`` left in the folder ``place``, other files in it, or ``name``.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
     import datasets
 
     if place is not None and any((place / file).exists() for file in SAVED):
@@ -162,7 +166,12 @@ def _load(place: Path | None, name: str, *, split: str | None, revision: str | N
         raise ValueError(f"{name} cannot be read as a dataset: {reason}{way_out}") from error
 
 
-def _one_split(loaded: Any, split: str | None, name: str) -> Any:
+def one_split(loaded: Any, split: str | None, name: str) -> Any:
+    """The split called ``split``, or the only one there is.
+
+    Raises:
+        ValueError: it is not there, or there are several.
+    """
     import datasets
 
     splits: dict[str, Any] = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}

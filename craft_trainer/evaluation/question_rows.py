@@ -31,8 +31,8 @@ def checked_fields(row: Any, names: Mapping[str, str], number: int) -> Fields:
             answer that is none of them.
     """
     if not isinstance(row, Mapping):
-        raise BadRowError(f"it is {_kind(row)}, not an object with question, choices and answer_index")
-    question = _text(_field(row, names, "question"), "question")
+        raise BadRowError(f"it is {kind_of(row)}, not an object with question, choices and answer_index")
+    question = checked_text(_field(row, names, "question"), "question")
     choices = _choices(_field(row, names, "choices"))
     answer = _answer(_field(row, names, "answer_index"), len(choices))
     return Fields(_id(row.get(names["id"]), number), question, choices, answer, row.get(names["image"]))
@@ -49,9 +49,14 @@ def _field(row: Mapping[str, Any], names: Mapping[str, str], field: str) -> Any:
     return row[names[field]]
 
 
-def _text(value: Any, what: str) -> str:
+def checked_text(value: Any, what: str) -> str:
+    """``value`` if it is text that says something.
+
+    Raises:
+        BadRowError: it is not.
+    """
     if not isinstance(value, str):
-        raise BadRowError(f"{what} must be text, not {_kind(value)}")
+        raise BadRowError(f"{what} must be text, not {kind_of(value)}")
     if not value.strip():
         raise BadRowError(f"{what} is {'blank' if value else 'empty'}")
     if "\0" in value:
@@ -65,10 +70,10 @@ def _text(value: Any, what: str) -> str:
 
 def _choices(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list | tuple):
-        raise BadRowError(f"choices must be a list, not {_kind(value)}")
+        raise BadRowError(f"choices must be a list, not {kind_of(value)}")
     if len(value) < 2:
         raise BadRowError(f"choices must be two or more, not {len(value)}")
-    choices = tuple(_text(choice, f"choice {index}") for index, choice in enumerate(value))
+    choices = tuple(checked_text(choice, f"choice {index}") for index, choice in enumerate(value))
     first: dict[str, int] = {}
     for index, choice in enumerate(choices):
         if first.setdefault(choice.strip(), index) != index:
@@ -78,7 +83,7 @@ def _choices(value: Any) -> tuple[str, ...]:
 
 def _answer(value: Any, num_choices: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise BadRowError(f"answer_index must be a whole number, not {_kind(value)}")
+        raise BadRowError(f"answer_index must be a whole number, not {kind_of(value)}")
     if not 0 <= value < num_choices:
         raise BadRowError(f"answer_index {shown(value)} is none of the {num_choices} choices; 0 is the first")
     return value
@@ -89,10 +94,11 @@ def _id(value: Any, number: int) -> str:
         return str(number)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
-    return _text(value, "id")
+    return checked_text(value, "id")
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """What ``value`` is, in words of JSON."""
     kinds = {"NoneType": "null", "str": "text", "dict": "an object", "list": "a list", "bool": "true or false"}
     name = type(value).__name__
     return f"{kinds.get(name, f'a {name}')} ({shown(value)})" if value is not None else "null"

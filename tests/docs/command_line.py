@@ -22,7 +22,8 @@ class ParsedError(Exception):
 def module_of(words):
     """The module of a command, the verb of `cache` and the benchmark of `bench` included."""
     name = words[0].replace("-", "_")
-    return f"craft_trainer.cli.{name}_{words[1]}" if name == "cache" and len(words) > 1 else f"craft_trainer.cli.{name}"
+    verb = f"_{words[1].replace('-', '_')}" if name == "cache" and len(words) > 1 else ""
+    return f"craft_trainer.cli.{name}{verb}"
 
 
 def parsed(words, monkeypatch, capsys):

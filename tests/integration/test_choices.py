@@ -369,7 +369,7 @@ def test_a_branch_of_a_repository_is_named_behind_an_at(tmp_path, monkeypatch):
         asked.append((name, revision))
         return str(tmp_path)
 
-    monkeypatch.setattr("craft_trainer.models.choices.opening.snapshot_download", download)
+    monkeypatch.setattr("craft_trainer.models.pretrained.snapshot_download", download)
     for name, options in [("org/model", {}), ("org/model@v1", {}), ("org/model", {"revision": "main"})]:
         open_choices(name, device="cpu", **options)
     assert asked == [("org/model", None), ("org/model", "v1"), ("org/model", "main")]

@@ -1,39 +1,30 @@
 """Open a checkpoint of any family, a folder or a Hub repository, as a reader of choices."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    AutoTokenizer,
-)
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from craft_trainer.anchors.features import evaluating
 from craft_trainer.evaluation.scoring import ChoiceModel
 from craft_trainer.models.causal_lm import base_model
 from craft_trainer.models.choices.images import ImageChoices, PrefixChoices
 from craft_trainer.models.choices.text import TextChoices
-from craft_trainer.models.places import local_folder
+from craft_trainer.models.pretrained import (
+    checked_dtype,
+    checkpoint_folder,
+    is_adapter,
+    json_of,
+    load_adapter,
+    load_model,
+    load_processor,
+    name_and_revision,
+)
 
 PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
-DTYPES = ("float32", "bfloat16", "float16", "float64")
-OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*"]  # of weights; not downloaded
 LEROBOT_TYPES = ("pi0_fast", "smolvla")
 
 
@@ -53,20 +44,21 @@ def open_choices(
         FileNotFoundError: there is no model of that name.
         ValueError: it is of a type that scores no choices, or there is no such ``dtype``.
     """
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}: choose {', '.join(DTYPES)}, or leave it out")
-    name, _, at = (name, "", "") if Path(name).exists() else name.partition("@")
-    folder = _folder(name, revision or at or None)
-    config = _read(folder / "config.json")
+    checked_dtype(dtype)
+    name, at = name_and_revision(name)
+    folder = checkpoint_folder(name, revision or at)
+    config = json_of(folder / "config.json")
     if device is None:
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-    if (folder / "adapter_config.json").is_file():
-        return _adapter(folder, dtype, device)
+    if is_adapter(folder):
+        model, base = load_adapter(folder, dtype)
+        return reader(model.to(device), load_processor(model, folder, base))
     if "type" in config and "model_type" not in config:
         return _policy(folder, config["type"], dtype, device)
     if not config:
         raise FileNotFoundError(f"{name} holds no config.json and no adapter_config.json: it is not a model")
-    return _reader(_load(folder, dtype).to(device), folder)
+    model = load_model(folder, dtype)
+    return reader(model.to(device), load_processor(model, folder))
 
 
 def reader(model: nn.Module, processor: Any) -> TextChoices:
@@ -111,53 +103,6 @@ def policy_reader(model: Any) -> ChoiceModel:
     raise ValueError(f"{kind} has no words to choose from; of LeRobot's policies {' and '.join(LEROBOT_TYPES)} have")
 
 
-def _reader(model: Any, *folders: str | Path) -> TextChoices:
-    """``model`` with the processor in the first of ``folders`` that has one."""
-    base: Any = base_model(model)
-    sees = base.config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    errors = []
-    for folder in folders:
-        try:
-            processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder)
-        except (OSError, ValueError) as error:
-            errors.append(f"{folder}: {error}")
-            continue
-        if _is_whole(processor, sees):
-            return reader(model, processor)
-        errors.append(f"{folder}: no vocabulary or no image processor")
-    kind = "processor" if sees else "tokenizer"
-    raise FileNotFoundError(f"no {kind} for the model, save it beside the weights ({'; '.join(errors)})")
-
-
-def _is_whole(processor: Any, sees: bool) -> bool:
-    """Without its files transformers makes a tokenizer of special tokens alone, and no error."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    return len(tokenizer) > len(tokenizer.added_tokens_decoder) and (not sees or hasattr(processor, "image_processor"))
-
-
-def _load(folder: str | Path, dtype: str | None) -> Any:
-    """The model in ``folder``, with a head of tokens."""
-    config = AutoConfig.from_pretrained(folder)
-    sees = config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
-    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    return kind.from_pretrained(folder, dtype=dtype or "auto")
-
-
-def _adapter(folder: Path, dtype: str | None, device: str) -> TextChoices:
-    """A PEFT adapter on its base model."""
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ImportError(f"{folder} is a PEFT adapter: pip install 'craft-trainer[peft]'") from error
-    settings = _read(folder / "adapter_config.json")
-    base = settings.get("base_model_name_or_path")
-    if not base:
-        raise ValueError(f"{folder / 'adapter_config.json'}: base_model_name_or_path is missing")
-    place = _folder(base, settings.get("revision"))
-    model = PeftModel.from_pretrained(_load(place, dtype), str(folder)).to(device)
-    return _reader(model, folder, place)
-
-
 def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> ChoiceModel:
     """A LeRobot policy with a language model in it."""
     from craft_trainer.models.lerobot import PolicyModel
@@ -174,27 +119,3 @@ def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> ChoiceMo
         vlm: Any = model.policy.model
         vlm.vlm_with_expert.vlm.to(getattr(torch, dtype))
     return policy_reader(model)
-
-
-def _folder(name: str, revision: str | None) -> Path:
-    """Where the files of ``name`` are, downloaded if they have to be.
-
-    Raises:
-        FileNotFoundError: neither a folder nor a repository.
-    """
-    folder = local_folder(name)
-    if folder is not None:
-        return folder
-    try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(f"{name} is not on this machine, and the Hub cannot be reached: {error}") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{name} is neither a folder nor a Hub repository that you may read: {error}"
-        ) from error
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``, empty if there is no such file."""
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}

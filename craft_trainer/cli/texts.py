@@ -1,0 +1,82 @@
+"""The options of commands that read texts: which dataset, which columns, how long, what is learned."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from craft_trainer.cli.arguments import json_mapping, option
+
+if TYPE_CHECKING:
+    from craft_trainer.language.encoding import EncodingSettings
+    from craft_trainer.language.source import TextSource
+
+COLUMNS_HELP = (
+    "our names (text, prompt, completion, messages, image, images, group) to those of the data: text=content (or JSON)"
+)
+
+
+@dataclass(kw_only=True)
+class TextArguments:
+    """Which texts, and how they become samples."""
+
+    dataset: str | None = option(
+        "JSON lines, a folder, or a dataset of the Hub (org/name, org/name@revision), with a column text, columns "
+        "prompt and completion, or a column messages; image or images for a vision-language model"
+    )
+    dataset_config: str | None = option("configuration of a dataset that has several", None)
+    split: str | None = option("of a dataset; by default train, or the only one", None)
+    columns: dict | str | None = option(COLUMNS_HELP, None)  # type: ignore[type-arg]  # argparse wants it bare
+    max_length: int = option("tokens of a sample at most, the rest is cut off (and counted); 0 for no limit", 1024)
+    completion_only_loss: bool = option("of a prompt with its completion learn the completion alone", True)
+    assistant_only_loss: bool | None = option(
+        "of messages learn the assistant's tokens alone; by default where the chat template marks them "
+        "({% generation %}), and every token where it does not",
+        None,
+    )
+    chat: bool = option(
+        "put prompts that are text into the model's chat template: the prompt is what the user says, the completion "
+        "what the assistant answers",
+        False,
+    )
+    on_bad_row: str = option("error, or skip: leave bad rows out and count them", "error")
+    dataset_num_proc: int | None = option("processes that turn texts into tokens", None)
+
+    def __post_init__(self) -> None:
+        self.columns = pairs_or_json("columns", self.columns)
+
+    @property
+    def encoding(self) -> "EncodingSettings":
+        """How texts become tokens."""
+        from craft_trainer.language.encoding import EncodingSettings
+
+        return EncodingSettings(self.max_length or None, self.completion_only_loss, self.assistant_only_loss)
+
+    def source(self, group_column: str | None = None) -> "TextSource":
+        """The dataset and how it is read."""
+        from craft_trainer.language.source import TextSource
+
+        assert self.dataset is not None
+        assert isinstance(self.columns, dict)
+        return TextSource(
+            self.dataset,
+            self.dataset_config,
+            self.split,
+            self.columns,
+            self.encoding,
+            group_column,
+            self.chat,
+            self.on_bad_row,
+        )
+
+
+def pairs_or_json(name: str, value: object) -> dict[str, str]:
+    """``text=content,group=topic`` or JSON as a mapping.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, str) or value.lstrip().startswith("{"):
+        return json_mapping(name, value)  # type: ignore[arg-type]  # of a dataclass, so one of these
+    pairs = [part.split("=", 1) for part in value.split(",") if part]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{name} is {value!r}: give it as OURS=THEIRS,OURS=THEIRS")
+    return {ours.strip(): theirs.strip() for ours, theirs in pairs}

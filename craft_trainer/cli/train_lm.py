@@ -1,0 +1,181 @@
+"""``craft-trainer train-lm``: fine-tune a language or vision-language model; with anchors, by CRaFT."""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING
+
+from craft_trainer.cli.arguments import option, parse_all, split_list
+from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments, pairs_or_json
+from craft_trainer.language.config import LanguageConfig
+
+if TYPE_CHECKING:
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.live import AdapterAnchors
+    from craft_trainer.language.checkpoints import Checkpoint
+    from craft_trainer.language.source import TextSource
+    from craft_trainer.trainer import CraftTrainer
+
+ADAPTER = "adapter"
+OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
+OF_ADAPTER = (  # of anchors without a cache, which says these itself
+    *("anchors_config", "anchors_split", "anchors_columns", "anchors_chat"),
+    *("group_column", "layers", "pooling", "num_tokens"),
+)
+EXAMPLE = "accelerate launch -m craft_trainer train-lm --config configs/train/lm_craft.yaml --learning_rate 1e-5"
+
+
+@dataclass(kw_only=True)
+class TrainLmArguments(TextArguments):
+    """What is trained, on what, held by what."""
+
+    model: str = option(
+        "language or vision-language model to start from: a folder or a Hub repository (org/name, org/name@revision), "
+        "or a PEFT adapter, which goes on being trained"
+    )
+    dtype: str = option("of the weights; bf16 (computation in mixed precision) leaves them as they are", "float32")
+    lora_rank: int | None = option("train a LoRA adapter of this rank instead of all weights", None)
+    lora_alpha: int | None = option("numerator of the adapter's scale alpha / rank; by default twice the rank", None)
+    lora_dropout: float = option("of the adapter's input", 0.0)
+    lora_targets: list[str] = option("names of the modules that get an adapter, or all-linear", ["all-linear"])
+    anchors: str | None = option(
+        "anchor cache of what is to be kept, or adapter: the model without its adapter is the teacher, on the texts of "
+        "anchors_dataset, without a cache; without anchors this is plain fine-tuning",
+        None,
+    )
+    anchors_dataset: str | None = option(
+        "texts of what is to be kept, for anchors: adapter; of a cache of references, where its texts are now", None
+    )
+    anchors_config: str | None = option("configuration of anchors_dataset", None)
+    anchors_split: str | None = option("of anchors_dataset; by default train, or the only one", None)
+    anchors_columns: dict | str | None = option(COLUMNS_HELP, None)  # type: ignore[type-arg]  # argparse wants it bare
+    anchors_chat: bool = option("put the prompts of anchors_dataset into the model's chat template", False)
+    group_column: str | None = option(
+        "of anchors_dataset: which old task a row belongs to (constraints per_group)", None
+    )
+    layers: list[str] = option("hidden layers held with anchors: adapter; a cache has its own", ["none"])
+    pooling: list[str] = option("of every layer, with anchors: adapter", ["mean_masked"])
+    num_tokens: int = option("likeliest tokens per position, with anchors: adapter", 32)
+    mcq_data: str | None = option(
+        "multiple-choice questions to ask while training: JSON lines, a folder or a Hub dataset", None
+    )
+    mcq_steps: int = option("optimizer steps from one time they are asked to the next; ≥ 1", 500)
+    mcq_limit: int = option("only so many questions, from the start", 100)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.anchors_columns = pairs_or_json("anchors_columns", self.anchors_columns)
+        self._refuse_idle("lora_rank", self.lora_rank is not None, OF_LORA)
+        self._refuse_idle("anchors: adapter", self.anchors == ADAPTER, OF_ADAPTER)
+        if self.anchors == ADAPTER and self.anchors_dataset is None:
+            raise ValueError("anchors: adapter needs texts of what is to be kept: name them with anchors_dataset")
+        if self.anchors is None and self.anchors_dataset is not None:
+            raise ValueError(
+                "anchors_dataset has no effect without anchors: give anchors: adapter (with lora_rank), or build a "
+                "cache of it with `craft-trainer cache build-lm`"
+            )
+
+    def _refuse_idle(self, needed: str, there: bool, names: Sequence[str]) -> None:
+        """What was asked for and would change nothing is an error."""
+        usual = {field.name: field for field in fields(self)}
+        for name in () if there else names:
+            field, value = usual[name], getattr(self, name)
+            default = field.default if field.default_factory is MISSING else field.default_factory()
+            if value != (default if name != "anchors_columns" else {}):
+                raise ValueError(f"{name} has no effect without {needed}: leave it out")
+
+    def anchor_texts(self) -> "TextSource":
+        """The texts that the model without its adapter reads."""
+        from craft_trainer.language.source import TextSource
+
+        assert self.anchors_dataset is not None
+        assert isinstance(self.anchors_columns, dict)
+        return TextSource(
+            self.anchors_dataset,
+            self.anchors_config,
+            self.anchors_split,
+            self.anchors_columns,
+            self.encoding,
+            self.group_column,
+            self.anchors_chat,
+            self.on_bad_row,
+        )
+
+
+def run(argv: Sequence[str]) -> None:
+    """Train, save a checkpoint that `from_pretrained` and `craft-trainer mcq` load, say what comes next."""
+    arguments, config = parse_all("train-lm", EXAMPLE, [TrainLmArguments, LanguageConfig], argv)
+    from transformers import set_seed
+
+    from craft_trainer.cli.train import checkpoint_to_resume
+    from craft_trainer.language.checkpoints import Lora, load_checkpoint
+    from craft_trainer.trainer import CraftTrainer
+
+    set_seed(config.seed)
+    rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)
+    lora = None if rank is None else Lora(rank, arguments.lora_alpha, targets, arguments.lora_dropout)
+    checkpoint = load_checkpoint(arguments.model, dtype=arguments.dtype, lora=lora, trainable=True)
+    with config.main_process_first(desc="tokens"):
+        samples = arguments.source().open(checkpoint, num_proc=arguments.dataset_num_proc)
+    if config.process_index == 0:
+        print(samples.report())
+    trainer = CraftTrainer(
+        checkpoint.model,
+        config,
+        anchors=anchors_of(arguments, config, checkpoint),
+        train_dataset=samples,
+        data_collator=samples.collate,
+        processing_class=checkpoint.processor,
+    )
+    if arguments.mcq_data is not None:
+        ask_while_training(trainer, checkpoint, arguments)
+    trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
+    trainer.save_model()
+    trainer.save_state()
+    if trainer.is_world_process_zero():
+        kind = "PEFT adapter" if hasattr(checkpoint.model, "peft_config") else "checkpoint"
+        print(f"{kind}: {config.output_dir}")
+        compare = f"craft-trainer mcq --model {arguments.model} --compare {config.output_dir} --data questions.jsonl"
+        print(f"what did it forget? {compare}")
+
+
+def anchors_of(
+    arguments: TrainLmArguments, config: LanguageConfig, checkpoint: "Checkpoint"
+) -> "AnchorCache | AdapterAnchors | None":
+    """The cache, the model without its adapter, or nothing.
+
+    Raises:
+        TypeError: ``adapter`` is asked for, and there is none.
+    """
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.language.anchoring import adapter_anchors
+    from craft_trainer.language.source import followed
+
+    if arguments.anchors is None:
+        return None
+    if arguments.anchors != ADAPTER:
+        return followed(AnchorCache(arguments.anchors), checkpoint, arguments.anchors_dataset)
+    if not hasattr(checkpoint.model, "peft_config"):
+        raise ValueError("anchors: adapter needs an adapter: give lora_rank, or start from a PEFT adapter")
+    with config.main_process_first(desc="anchors"):
+        texts = arguments.anchor_texts().open(checkpoint, num_proc=arguments.dataset_num_proc)
+    return adapter_anchors(
+        checkpoint,
+        texts,
+        split_list(arguments.layers),
+        split_list(arguments.pooling),
+        num_tokens=arguments.num_tokens,
+    )
+
+
+def ask_while_training(trainer: "CraftTrainer", checkpoint: "Checkpoint", arguments: TrainLmArguments) -> None:
+    """Log what the model knows, from before the first step to after the last.
+
+    Raises:
+        ValueError: a question is bad.
+    """
+    from craft_trainer.evaluation.mcq_callback import McqCallback
+    from craft_trainer.evaluation.questions import read_questions
+
+    assert arguments.mcq_data is not None
+    questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
+    trainer.add_callback(McqCallback(trainer, checkpoint.processor, questions, steps=arguments.mcq_steps))

@@ -1,0 +1,144 @@
+"""Conversations as a model's chat template writes them."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from craft_trainer.evaluation.question_rows import BadRowError, checked_text, kind_of, shown
+
+MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template says which tokens are the assistant's
+ASSISTANT = "assistant"
+Messages = list[dict[str, Any]]
+
+
+class Chat:
+    """The chat template of a tokenizer or processor.
+
+    Args:
+        processor: what has the template.
+        placeholder: what stands for an image in a text; "" for a model that sees none.
+    """
+
+    def __init__(self, processor: Any, placeholder: str = "") -> None:
+        self._tokenizer: Any = getattr(processor, "tokenizer", processor)
+        self._template = getattr(processor, "chat_template", None) or self._tokenizer.chat_template
+        self._placeholder = placeholder
+
+    @property
+    def template(self) -> str:
+        """Its text.
+
+        Raises:
+            ValueError: there is none, so that messages cannot be written.
+        """
+        if not isinstance(self._template, str):
+            raise ValueError(
+                "the model has no chat template for messages: give text, or prompt and completion, or add a template "
+                "to its tokenizer (chat_template.jinja)"
+            )
+        return self._template
+
+    @property
+    def marks_answers(self) -> bool:
+        """Whether the template says which tokens are the assistant's (``{% generation %}``)."""
+        return isinstance(self._template, str) and MARK.search(self._template) is not None
+
+    def text(self, messages: Messages, *, answer_next: bool = False) -> str:
+        """The conversation as a text; with ``answer_next`` it ends where the assistant's next message begins.
+
+        Raises:
+            BadRowError: the template does not take these messages.
+        """
+        written: str = self._apply(messages, tokenize=False, add_generation_prompt=answer_next)
+        return written
+
+    def tokens(self, messages: Messages) -> tuple[list[int], list[bool]]:
+        """Tokens of the conversation, images as their placeholder, and which of them the template marks."""
+        made = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        return list(made["input_ids"]), [bool(mark) for mark in made["assistant_masks"]]
+
+    def checked(self, value: Any, what: str) -> Messages:
+        """``value`` as messages: objects with ``role`` and ``content``, parts of content as the template takes them.
+
+        Raises:
+            BadRowError: it is something else.
+        """
+        if not isinstance(value, list | tuple) or not value:
+            raise BadRowError(f"{what} must be a list of messages, not {kind_of(value)}")
+        return [self._message(one, f"{what}[{index}]") for index, one in enumerate(value)]
+
+    def _message(self, value: Any, what: str) -> dict[str, Any]:
+        if not isinstance(value, Mapping):
+            raise BadRowError(f"{what} must be an object with role and content, not {kind_of(value)}")
+        message = {key: part for key, part in value.items() if part is not None}
+        role = checked_text(message.get("role"), f"the role of {what}")
+        content = message.get("content")
+        if not isinstance(content, list | tuple):
+            return message | {"role": role, "content": checked_text(content, f"the content of {what}")}
+        if not content:
+            raise BadRowError(f"the content of {what} is empty")
+        if self._placeholder:
+            return message | {"role": role, "content": [_part(part, what) for part in content]}
+        parts = [_part(part, what) for part in content]
+        if any(part["type"] != "text" for part in parts):
+            raise BadRowError(f"{what} has parts that are not text, which the model does not take")
+        return message | {"role": role, "content": "".join(part["text"] for part in parts)}
+
+    def _apply(self, messages: Messages, **options: Any) -> Any:
+        from jinja2 import TemplateError
+
+        try:
+            return self._tokenizer.apply_chat_template(messages, chat_template=self.template, **options)
+        except (TemplateError, TypeError, KeyError) as error:
+            raise BadRowError(f"the chat template does not take its messages: {error}") from error
+
+
+def with_images(messages: Messages, num_images: int) -> Messages:
+    """``messages`` with parts for as many images, which go in front of the first message of the user if none are named.
+
+    Raises:
+        BadRowError: they name another number of images.
+    """
+    named = sum(part["type"] == "image" for one in messages for part in _parts(one))
+    if named == num_images:
+        return [one | {"content": _parts(one)} for one in messages]
+    if named:
+        raise BadRowError(f"its messages name {named} images, its columns hold {num_images}")
+    first = next((index for index, one in enumerate(messages) if one["role"] == "user"), 0)
+    return [
+        one | {"content": [{"type": "image"}] * (num_images if index == first else 0) + _parts(one)}
+        for index, one in enumerate(messages)
+    ]
+
+
+def before_last_answer(messages: Messages) -> Messages:
+    """The messages up to the assistant's last one; all of them if it has not spoken last."""
+    return messages[:-1] if messages[-1]["role"] == ASSISTANT else messages
+
+
+def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
+    content = message["content"]
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _part(value: Any, what: str) -> dict[str, Any]:
+    """A part of a message: text, or the place of an image (whose pixels are in the row's own column)."""
+    kind = value.get("type") if isinstance(value, Mapping) else None
+    if kind == "text":
+        return {"type": "text", "text": checked_text(value.get("text"), f"a text of {what}")}
+    if kind == "image":
+        return {"type": "image"}
+    raise BadRowError(f"{what} has a part that is neither text nor image: {shown(value)}")
+
+
+def answered(prompt: str, whole: str) -> str:
+    """``whole`` if it begins with ``prompt``.
+
+    Raises:
+        BadRowError: it does not: the template writes an earlier message otherwise when another follows it.
+    """
+    if not whole.startswith(prompt):
+        raise BadRowError(
+            "the chat template writes the prompt otherwise when the completion follows it: give the row as messages"
+        )
+    return whole

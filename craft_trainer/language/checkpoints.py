@@ -1,0 +1,106 @@
+"""Language and vision-language models as they are trained and as they teach: weights, adapter, tokenizer."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from craft_trainer.models.places import local_folder
+from craft_trainer.models.pretrained import (
+    checked_dtype,
+    checkpoint_folder,
+    is_adapter,
+    load_adapter,
+    load_model,
+    load_processor,
+    name_and_revision,
+)
+
+
+class Checkpoint(NamedTuple):
+    """A model with what turns text, and images, into its inputs."""
+
+    model: Any
+    processor: Any
+
+
+@dataclass(frozen=True)
+class Lora:
+    """A low-rank adapter to be trained (Hu et al. 2021, arXiv 2106.09685): W + (alpha / rank)·B·A.
+
+    Attributes:
+        rank: of the update of a weight matrix; ≥ 1.
+        alpha: numerator of its scale; twice the rank if None.
+        targets: names of the modules that get one, or ``all-linear``.
+        dropout: of the adapter's input.
+    """
+
+    rank: int
+    alpha: int | None = None
+    targets: Sequence[str] = ("all-linear",)
+    dropout: float = 0.0
+
+    def wrapped(self, model: Any, revision: str | None) -> Any:
+        """``model`` with a fresh adapter, the only part of it that is trained.
+
+        Raises:
+            ImportError: PEFT is not installed.
+            ValueError: no module has such a name, or the rank is below 1.
+        """
+        try:
+            from peft import LoraConfig, get_peft_model
+        except ImportError as error:
+            raise ImportError("a LoRA adapter needs PEFT: pip install 'craft-trainer[peft]'") from error
+        if self.rank < 1:
+            raise ValueError(f"lora_rank is {self.rank}: it must be at least 1")
+        named = list(self.targets)
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=2 * self.rank if self.alpha is None else self.alpha,
+            lora_dropout=self.dropout,
+            target_modules=named[0] if named == ["all-linear"] else named,
+            task_type="CAUSAL_LM",
+            revision=revision,
+        )
+        return get_peft_model(model, config)
+
+
+def load_checkpoint(
+    name: str, *, dtype: str | None, device: str | None = None, lora: Lora | None = None, trainable: bool = False
+) -> Checkpoint:
+    """The language or vision-language model called ``name`` with its tokenizer or processor.
+
+    Args:
+        name: a folder, or a Hub repository ``org/name`` or ``org/name@revision``; a PEFT adapter comes on its base.
+        dtype: of the weights; as saved if None.
+        device: where to; it stays on the CPU if None.
+        lora: a fresh adapter to put on it.
+        trainable: whether the adapter of a PEFT checkpoint goes on being trained.
+
+    Raises:
+        FileNotFoundError: there is no such model, or it has no tokenizer.
+        ValueError: it is a LeRobot policy, or has an adapter already and is to get another.
+    """
+    checked_dtype(dtype)
+    name, revision = name_and_revision(name)
+    folder = checkpoint_folder(name, revision)
+    if is_adapter(folder):
+        if lora is not None:
+            raise ValueError(f"{name} is a PEFT adapter, which goes on being trained: leave lora_rank out")
+        model, base = load_adapter(folder, dtype, trainable=trainable)
+        return Checkpoint(_placed(model, device), load_processor(model, folder, base))
+    try:
+        model = load_model(folder, dtype)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} is no language or vision-language model of HuggingFace (policies of LeRobot are for "
+            f"`craft-trainer train` and `cache build`): {error}"
+        ) from error
+    processor = load_processor(model, folder)
+    # what an adapter calls its base model: not the folder of the download
+    model.name_or_path = name if local_folder(name) is None else str(Path(name).resolve())
+    return Checkpoint(_placed(lora.wrapped(model, revision) if lora else model, device), processor)
+
+
+def _placed(model: Any, device: str | None) -> Any:
+    return model if device is None else model.to(device)

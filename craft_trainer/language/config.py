@@ -1,0 +1,35 @@
+"""CraftConfig with the defaults of language models."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from craft_trainer.config import CraftConfig
+
+
+def _instead(name: str, default: Any, text: str | None = None) -> Any:
+    """The field ``name`` of CraftConfig with another default, and perhaps another help text."""
+    metadata = dict(CraftConfig.__dataclass_fields__[name].metadata) | ({"help": text} if text else {})
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclass
+class LanguageConfig(CraftConfig):
+    """What ``craft-trainer train-lm`` trains with: a policy's defaults hold its actions, which a text does not have."""
+
+    retention_terms: list[str] = _instead(
+        "retention_terms",
+        ["token_kl"],
+        "what is held: token_kl (the teacher's token distribution), token_ce (its likeliest tokens), hidden (its "
+        "features), or several",
+    )
+    retention_batch_size: int = _instead("retention_batch_size", 8)
+    epsilon: float = _instead(
+        "epsilon",
+        0.05,
+        "ε at the start, in units of the teacher's mean entropy (token_kl, token_ce) or of its variance (hidden): 0.05 "
+        "is 5 %%; > 0",
+    )
+    learning_rate: float = _instead("learning_rate", 2e-5)

@@ -1,0 +1,207 @@
+"""One row of a dataset of texts as an example: what is written, where learning begins, what it shows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from craft_trainer.evaluation.question_images import StoredImage
+from craft_trainer.evaluation.question_rows import BadRowError, checked_text, kind_of
+from craft_trainer.language.chat import Chat, Messages, answered, before_last_answer, with_images
+from craft_trainer.language.rows import Rows
+
+Image = Path | StoredImage
+FIELDS = ("text", "prompt", "completion", "messages", "image", "images", "group")
+FORMATS = ("messages", "prompt", "text")  # by the column that shows it, the first of them that there is
+
+
+class Example(NamedTuple):
+    """A row that was checked.
+
+    Attributes:
+        text: all of it, as the model reads it; images are their placeholders.
+        prompt: the beginning of ``text`` that is not learned, of a prompt and its completion.
+        messages: of a conversation, its messages.
+        images: what it shows, in the order of the placeholders.
+        group: the old task it belongs to.
+        has_marks: special tokens are part of the text already, as a chat template writes them.
+    """
+
+    text: str
+    prompt: str | None = None
+    messages: Messages | None = None
+    images: tuple[Image, ...] = ()
+    group: str = ""
+    has_marks: bool = False
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column of the data is what.
+
+    Attributes:
+        format: ``text``, ``prompt`` (with its ``completion``) or ``messages``.
+        names: our names to those of the data.
+        has_images: there is a column of images.
+        group: the column of the groups, or None.
+        chat: a prompt that is text is what the user says, its completion what the assistant answers.
+    """
+
+    format: str
+    names: Mapping[str, str]
+    has_images: bool
+    group: str | None
+    chat: bool = False
+
+    @classmethod
+    def of(
+        cls, rows: Rows, mapping: Mapping[str, str], *, group: str | None, answers: bool, chat: bool = False
+    ) -> "Columns":
+        """The columns of ``rows``, where ``mapping`` says our names to theirs.
+
+        Args:
+            answers: whether rows bring their completions; without them a prompt is enough.
+
+        Raises:
+            ValueError: there is no text in them, or one that is named is not there.
+        """
+        for ours, theirs in mapping.items():
+            if ours not in FIELDS:
+                raise ValueError(f"columns names {ours!r}; it can name {', '.join(FIELDS)}")
+            if theirs not in rows.columns:
+                raise ValueError(f"{rows.place} has no column {theirs!r}; its columns are {', '.join(rows.columns)}")
+        group = mapping.get("group", group)
+        if group is not None and group not in rows.columns:
+            raise ValueError(f"{rows.place} has no column {group!r}; its columns are {', '.join(rows.columns)}")
+        names = {field: mapping.get(field, field) for field in FIELDS}
+        named = [format_ for format_ in FORMATS if format_ in mapping]
+        there = named or [format_ for format_ in FORMATS if names[format_] in rows.columns]
+        if not there:
+            raise ValueError(
+                f"{rows.place} has no column text, messages, or prompt and completion. Its columns are "
+                f"{', '.join(rows.columns)}: say which one is meant, like --columns text=NAME"
+            )
+        if answers and there[0] == "prompt" and names["completion"] not in rows.columns:
+            raise ValueError(
+                f"{rows.place} has a column {names['prompt']!r} but none of completions: --columns completion=NAME"
+            )
+        if chat and there[0] == "text":
+            raise ValueError(f"chat needs prompts: of the texts of {rows.place} nobody says what the user asked")
+        has_images = names["image"] in rows.columns or names["images"] in rows.columns
+        return cls(there[0], names, has_images, group, chat)
+
+
+class ExampleReader:
+    """Rows of a dataset as examples.
+
+    Args:
+        chat: the model's chat template.
+        placeholder: what stands for an image in a text; "" for a model that sees none.
+    """
+
+    def __init__(self, rows: Rows, columns: Columns, chat: Chat, placeholder: str) -> None:
+        self.rows, self.columns = rows, columns
+        self._chat, self._placeholder = chat, placeholder
+
+    def read(self, raw: Mapping[str, Any]) -> Example:
+        """The example that the row ``raw`` of the source is.
+
+        Raises:
+            BadRowError: it is none.
+        """
+        value = self.rows.value(dict(raw))
+        images = self._images(value)
+        written = self._written(value, len(images))
+        group = "" if self.columns.group is None else _group(value, self.columns.group)
+        return written._replace(images=images, group=group)
+
+    def question(self, raw: Mapping[str, Any]) -> Example:
+        """The part of a row that a model is to answer: a prompt, or messages up to the assistant's last.
+
+        Raises:
+            BadRowError: there is none.
+        """
+        value = self.rows.value(dict(raw))
+        group = "" if self.columns.group is None else _group(value, self.columns.group)
+        if self.columns.format == "messages":
+            messages = before_last_answer(self._chat.checked(self._field(value, "messages"), "messages"))
+            if not messages:
+                raise BadRowError("its messages hold nothing to answer")
+            return Example(self._chat.text(messages, answer_next=True), group=group, has_marks=True)
+        if self.columns.format == "text":
+            return Example(checked_text(self._field(value, "text"), "text"), group=group)
+        prompt = self._field(value, "prompt")
+        if isinstance(prompt, str) and not self.columns.chat:
+            return Example(checked_text(prompt, "prompt"), group=group)
+        prompt = _said(prompt, "user", "prompt")
+        messages = self._chat.checked(prompt, "prompt")
+        return Example(self._chat.text(messages, answer_next=True), group=group, has_marks=True)
+
+    def _written(self, value: Mapping[str, Any], num_images: int) -> Example:
+        match self.columns.format:
+            case "messages":
+                messages = self._messages(self._field(value, "messages"), "messages", num_images)
+                return Example(self._chat.text(messages), messages=messages, has_marks=True)
+            case "text":
+                return Example(self._placed(checked_text(self._field(value, "text"), "text"), num_images))
+        prompt, completion = self._field(value, "prompt"), self._field(value, "completion")
+        if isinstance(prompt, str) and not self.columns.chat:
+            prompt = self._placed(checked_text(prompt, "prompt"), num_images)
+            return Example(prompt + checked_text(completion, "completion"), prompt=prompt)
+        asked = self._messages(_said(prompt, "user", "prompt"), "prompt", num_images)
+        reply = self._chat.checked(_said(completion, "assistant", "completion"), "completion")
+        reply = with_images(reply, 0) if self._placeholder else reply
+        begun = self._chat.text(asked, answer_next=True)
+        return Example(answered(begun, self._chat.text([*asked, *reply])), prompt=begun, has_marks=True)
+
+    def _messages(self, value: Any, what: str, num_images: int) -> Messages:
+        messages = self._chat.checked(value, what)
+        return with_images(messages, num_images) if self._placeholder else messages
+
+    def _field(self, value: Mapping[str, Any], field: str) -> Any:
+        name = self.columns.names[field]
+        if value.get(name) is None:
+            raise BadRowError(f"it has no {name!r}")
+        return value[name]
+
+    def _images(self, value: Mapping[str, Any]) -> tuple[Image, ...]:
+        """What the row shows.
+
+        Raises:
+            BadRowError: an image that is not there or does not open.
+        """
+        if not self._placeholder:
+            return ()
+        one, several = (value.get(self.columns.names[field]) for field in ("image", "images"))
+        if several is not None and not isinstance(several, list | tuple):
+            raise BadRowError(f"images must be a list, not {kind_of(several)}")
+        found = [self.rows.images.find(image) for image in ([one] if several is None else several)]
+        return tuple(image for image in found if image is not None)
+
+    def _placed(self, text: str, num_images: int) -> str:
+        """``text`` with a placeholder for every image; in front of it if there is none."""
+        mark = self._placeholder
+        there = text.count(mark) if mark else 0
+        if there not in (0, num_images):
+            raise BadRowError(f"its text holds {there} times {mark!r}, its columns {num_images} images")
+        return text if there else mark * num_images + text
+
+
+def _said(value: Any, role: str, what: str) -> Any:
+    """Text as the message of ``role``; messages as they are."""
+    return [{"role": role, "content": checked_text(value, what)}] if isinstance(value, str) else value
+
+
+def _group(value: Mapping[str, Any], column: str) -> str:
+    """The group of a row; a number is one as well."""
+    group = value.get(column)
+    if isinstance(group, int) and not isinstance(group, bool):
+        return str(group)
+    return checked_text(group, f"the group {column!r}")
+
+
+def bad_rows_text(place: str, reasons: Sequence[tuple[int, str]]) -> str:
+    """What is wrong with the first of the bad rows, and how many there are."""
+    number, reason = reasons[0]
+    more = f" ({len(reasons)} bad rows in all)" if len(reasons) > 1 else ""
+    return f"{place}, row {number}: {reason}{more}. Mend it, or leave bad rows out with --on_bad_row skip"

@@ -1,0 +1,181 @@
+"""Texts that a language model writes itself, so that what it knows is held without old data.
+
+Source: Huang et al. 2024, arXiv 2403.01244 (self-synthesized rehearsal).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import datasets
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import set_seed
+
+from craft_trainer.anchors.features import evaluating
+from craft_trainer.evaluation.question_rows import BadRowError
+from craft_trainer.language.chat import Chat
+from craft_trainer.language.encoding import UNLEARNED, collate, padding_token
+from craft_trainer.language.examples import Columns, Example, ExampleReader, bad_rows_text
+from craft_trainer.language.rows import open_rows
+
+WRITTEN = "own texts"  # their group, and what is said of where they come from
+
+
+class OwnTexts:
+    """Texts as samples: what was asked is not learned, what the model wrote is.
+
+    Attributes:
+        groups: the group of the prompt of every text.
+    """
+
+    def __init__(self, texts: datasets.Dataset, padding: int) -> None:
+        self._texts, self._padding = texts, padding
+        self.groups: list[str] = list(texts["group"])
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every text."""
+        return [len(ids) for ids in self._texts["input_ids"]]
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """The texts at ``rows``, filled up on the right."""
+        return collate([self._texts[int(row)] for row in rows], self._padding)
+
+
+def written_by(
+    model: Any,
+    processor: Any,
+    questions: Sequence[Example],
+    *,
+    new_tokens: int,
+    batch_size: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> OwnTexts:
+    """What ``model`` writes after each of ``questions``: drawn from its own distribution, until EOS or ``new_tokens``.
+
+    After an example without text it begins from nothing: its BOS, or EOS if it has none.
+
+    Args:
+        questions: prompts with their groups.
+        batch_size: texts that are written at once; the same seed and batch size give the same texts.
+
+    Raises:
+        ValueError: nothing is asked for, or the model has neither BOS nor EOS to begin with.
+    """
+    if new_tokens < 1 or batch_size < 1 or temperature <= 0:
+        raise ValueError("own_tokens and batch_size must be at least 1, own_temperature more than 0")
+    tokenizer = getattr(processor, "tokenizer", processor)
+    asked = [_question(tokenizer, question) for question in questions]
+    padding, ends = padding_token(tokenizer), _ends(model, tokenizer)
+    rows: list[dict[str, Any]] = []
+    set_seed(seed)
+    with evaluating(model), torch.no_grad(), tqdm(total=len(asked), desc="own texts", unit="text", disable=None) as bar:
+        for start in range(0, len(asked), batch_size):
+            part = asked[start : start + batch_size]
+            made = _generate(model, part, padding, new_tokens=new_tokens, temperature=temperature)
+            for question, group, answer in zip(part, questions[start : start + batch_size], made.tolist(), strict=True):
+                text = _until_end(answer, ends)
+                labels = [UNLEARNED] * len(question) + text
+                rows.append({"input_ids": question + text, "labels": labels, "group": group.group or WRITTEN})
+            bar.update(len(part))
+    return OwnTexts(datasets.Dataset.from_list(rows), padding)
+
+
+def from_nothing(count: int) -> list[Example]:
+    """As many questions that ask nothing."""
+    return [Example("", has_marks=True)] * count
+
+
+def read_questions_of(
+    name: str,
+    processor: Any,
+    *,
+    config: str | None = None,
+    split: str | None = None,
+    columns: dict[str, str] | None = None,
+    group_column: str | None = None,
+    chat: bool = False,
+    on_bad_row: str = "error",
+) -> list[Example]:
+    """The prompts in ``name``: a column ``prompt`` (text or messages), the beginning of ``messages``, or ``text``.
+
+    Raises:
+        ValueError: a row is bad (which one, and why), or all of them are.
+    """
+    rows = open_rows(name, config=config, split=split)
+    chosen = Columns.of(rows, columns or {}, group=group_column, answers=False, chat=chat)
+    if chosen.has_images:
+        raise ValueError(
+            f"{rows.place} has images: own texts are written without any; take texts: dataset, with answers"
+        )
+    reader = ExampleReader(rows, chosen, Chat(processor), "")
+    good, bad = [], []
+    for index, outcome in enumerate(_read(reader.question, rows.source)):
+        if isinstance(outcome, BadRowError):
+            bad.append((rows.number(index), str(outcome)))
+        else:
+            good.append(outcome)
+    if bad and (on_bad_row == "error" or not good):
+        raise ValueError(bad_rows_text(rows.place, bad))
+    return good
+
+
+def _read(question: Callable[[Any], Example], source: Any) -> Iterator[Example | BadRowError]:
+    for raw in source:
+        try:
+            yield question(raw)
+        except BadRowError as reason:
+            yield reason
+
+
+def _question(tokenizer: Any, question: Example) -> list[int]:
+    """Tokens of a prompt without what the tokenizer adds behind it, at least one."""
+    ids: list[int] = []
+    if question.text:
+        ids = tokenizer(question.text, add_special_tokens=not question.has_marks).input_ids
+    if not question.has_marks and ids[-1:] == [tokenizer.eos_token_id]:
+        ids = ids[:-1]
+    first = [int(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]
+    if not ids and not first:
+        raise ValueError("the tokenizer has neither BOS nor EOS, so nothing can begin a text: give prompts (--dataset)")
+    return ids or first[:1]
+
+
+def _generate(
+    model: Any, questions: Sequence[Sequence[int]], padding: int, *, new_tokens: int, temperature: float
+) -> Int[Tensor, "batch new"]:
+    """The tokens that ``model`` writes after each question, which are filled up on the left."""
+    longest = max(map(len, questions))
+    device = next(model.parameters()).device
+    ids = torch.tensor([[padding] * (longest - len(one)) + list(one) for one in questions], device=device)
+    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in questions], device=device)
+    written: Tensor = model.generate(
+        input_ids=ids,
+        attention_mask=mask,
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=new_tokens,
+        pad_token_id=padding,
+    )
+    return written[:, longest:]
+
+
+def _ends(model: Any, tokenizer: Any) -> set[int]:
+    """Tokens that end a text."""
+    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    tokens = named if isinstance(named, list) else [named, tokenizer.eos_token_id]
+    return {int(token) for token in tokens if token is not None}
+
+
+def _until_end(answer: list[int], ends: set[int]) -> list[int]:
+    """``answer`` up to its first end, which is part of it."""
+    stop = next((place for place, token in enumerate(answer) if token in ends), len(answer) - 1)
+    return answer[: stop + 1]

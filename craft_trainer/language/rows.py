@@ -1,0 +1,128 @@
+"""Rows of a dataset of texts: a file of JSON lines, a folder, or a dataset of the Hub."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from craft_trainer.evaluation.question_data import cached_folders, load_any, one_split, open_data
+from craft_trainer.evaluation.question_images import ImageFolder
+from craft_trainer.evaluation.question_rows import BadRowError
+from craft_trainer.models.places import local_folder
+from craft_trainer.models.pretrained import name_and_revision
+
+LINE, JSON, REASON = "line", "json", "reason"  # columns of what a file of JSON lines is turned into
+DEFAULT_SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that are not checked yet.
+
+    Attributes:
+        place: what to call the data in errors.
+        source: the rows as a ``datasets`` dataset; of a file of JSON lines its lines.
+        columns: the names that rows have.
+        images: finds the images that rows name.
+        revision: what identifies the data where it comes from: of a Hub dataset what was asked for, or "".
+    """
+
+    place: str
+    source: datasets.Dataset
+    columns: Sequence[str]
+    images: ImageFolder
+    revision: str
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def are_lines(self) -> bool:
+        """Whether the source holds lines of JSON, not columns."""
+        return JSON in self.source.column_names and REASON in self.source.column_names
+
+    def number(self, index: int) -> int:
+        """What a person calls the row: its line in a file, else its place from 1."""
+        return int(self.source[index][LINE]) if self.are_lines else index + 1
+
+    def value(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """What the row ``raw`` of the source says.
+
+        Raises:
+            BadRowError: it says nothing.
+        """
+        if not self.are_lines:
+            return raw
+        if raw[REASON]:
+            raise BadRowError(raw[REASON])
+        value = json.loads(raw[JSON])
+        if not isinstance(value, dict):
+            raise BadRowError("it is not a JSON object")
+        return value
+
+
+def open_rows(name: str, *, config: str | None = None, split: str | None = None) -> Rows:
+    """Rows of ``name``.
+
+    Args:
+        name: a file of JSON lines, a folder (of ``save_to_disk``, or of files that ``load_dataset`` reads), or a
+            dataset of the Hub, ``org/name`` or ``org/name@revision``.
+        config: configuration of a dataset that has several.
+        split: of a dataset; ``train`` or the only one if None.
+
+    Raises:
+        FileNotFoundError: there is no such data.
+        ValueError: it cannot be read, it is empty, or the split is missing.
+    """
+    name, revision = name_and_revision(name)
+    place = local_folder(name)
+    rows = _lines(place, config, split) if place is not None and place.is_file() else None
+    if rows is None:
+        loaded = load_any(place, name, revision=revision, config=config)
+        if split is None and isinstance(loaded, dict) and DEFAULT_SPLIT in loaded:
+            split = DEFAULT_SPLIT
+        dataset = one_split(loaded, split, name)
+        roots = [place] if place is not None else cached_folders(name)
+        label = f"{name} ({split or dataset.split or 'its only split'})"
+        rows = Rows(label, _undecoded(dataset), dataset.column_names, ImageFolder(roots), revision or "")
+    if not len(rows):
+        raise ValueError(f"{rows.place} is empty")
+    return rows
+
+
+def _lines(path: Path, config: str | None, split: str | None) -> Rows:
+    for name, value in (("dataset_config", config), ("split", split)):
+        if value is not None:
+            raise ValueError(f"{path} is a file of JSON lines: it has no {name} ({value!r}); leave it out")
+    data = open_data(path, split=None, revision=None, config=None, limit=None)
+    numbers, values, reasons = [], [], []
+    for number, value in data.rows:
+        bad = isinstance(value, BadRowError)
+        numbers.append(number)
+        values.append("" if bad else json.dumps(value))
+        reasons.append(str(value) if bad else "")
+    source = datasets.Dataset.from_dict({LINE: numbers, JSON: values, REASON: reasons})
+    return Rows(str(path), source, data.columns, ImageFolder(data.roots), "")
+
+
+def _undecoded(dataset: Any) -> Any:
+    """``dataset`` with its images as the bytes of their files."""
+    plain = datasets.Image(decode=False)
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, plain)
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            dataset = dataset.cast_column(column, datasets.List(plain))
+    return dataset
+
+
+def image_digest(images: Sequence[Any]) -> str:
+    """SHA-256 of the bytes of image files, "" of none."""
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(image.read_bytes() if isinstance(image, Path) else image.content)
+    return digest.hexdigest() if images else ""

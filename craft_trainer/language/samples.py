@@ -1,0 +1,228 @@
+"""A dataset of texts as samples of a model: encoded by a ``datasets`` map job, padded when they meet in a batch."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import datasets
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from craft_trainer.evaluation.question_rows import BadRowError
+from craft_trainer.language.chat import Chat
+from craft_trainer.language.encoding import UNLEARNED, Encoded, EncodingSettings, TextEncoder, collate, padding_token
+from craft_trainer.language.examples import Columns, ExampleReader, bad_rows_text
+from craft_trainer.language.images import ImageEncoder, placeholder_of
+from craft_trainer.language.rows import Rows, image_digest, open_rows
+
+ENCODING = 1  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
+NO_GROUP = "old texts"
+FEATURES = datasets.Features(
+    {
+        "input_ids": datasets.List(datasets.Value("int32")),
+        "labels": datasets.List(datasets.Value("int32")),
+        "is_cut": datasets.Value("bool"),
+        "images": datasets.Value("string"),
+        "group": datasets.Value("string"),
+        "reason": datasets.Value("string"),
+        "index": datasets.Value("int64"),
+        "num_tokens": datasets.Value("int64"),
+        "num_learned": datasets.Value("int64"),
+    }
+)
+
+
+class TextSamples(Dataset[dict[str, Any]]):
+    """Samples that Trainer and the anchors read.
+
+    >>> samples = TextSamples.open("texts.jsonl", model, tokenizer)  # doctest: +SKIP
+    >>> CraftTrainer(model, config, train_dataset=samples, data_collator=samples.collate)  # doctest: +SKIP
+
+    Attributes:
+        groups: the old task of every sample.
+        num_skipped: bad rows that were left out.
+        format: ``text``, ``prompt`` or ``messages``.
+    """
+
+    def __init__(self, encoded: datasets.Dataset, reader: ExampleReader, encoder: TextEncoder) -> None:
+        self._reader, self._encoder = reader, encoder
+        bad = [(index, reason) for index, reason in enumerate(encoded["reason"]) if reason]
+        self.bad_rows = [(reader.rows.number(encoded[index]["index"]), reason) for index, reason in bad]
+        self.num_skipped = len(bad)
+        good = [index for index, reason in enumerate(encoded["reason"]) if not reason] if bad else []
+        self._samples = encoded.select(good) if bad else encoded
+        self.format = reader.columns.format
+        self.place = reader.rows.place
+        self.revision = reader.rows.revision
+        self.groups: list[str] = list(self._samples["group"])
+
+    @classmethod
+    def open(
+        cls,
+        name: str,
+        model: Any,
+        processor: Any,
+        *,
+        config: str | None = None,
+        split: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        settings: EncodingSettings | None = None,
+        group_column: str | None = None,
+        chat: bool = False,
+        on_bad_row: str = "error",
+        num_proc: int | None = None,
+    ) -> "TextSamples":
+        """The samples in ``name``.
+
+        Args:
+            name: a file of JSON lines, a folder, or a dataset of the Hub; see :func:`open_rows`.
+            model: what is to read them; of it only its configuration.
+            processor: its tokenizer, or the processor of a vision-language model.
+            columns: our names (text, prompt, completion, messages, image, images, group) to those of the data.
+            group_column: the column that says which old task a row belongs to.
+            chat: a prompt that is text is what the user says, its completion what the assistant answers.
+            on_bad_row: ``error``, or ``skip``: leave them out and count them.
+            num_proc: processes that encode.
+
+        Raises:
+            FileNotFoundError: there is no such data.
+            ValueError: a row is bad (which one, and why), or all of them are.
+        """
+        if on_bad_row not in ("error", "skip"):
+            raise ValueError(f"on_bad_row is {on_bad_row!r}: it must be error or skip")
+        settings = settings or EncodingSettings()
+        rows = open_rows(name, config=config, split=split)
+        placeholder = placeholder_of(model, processor)
+        chosen = Columns.of(rows, columns or {}, group=group_column, answers=True, chat=chat)
+        if chosen.has_images and not placeholder:
+            raise ValueError(f"{rows.place} has images, but the model sees none: give it a vision-language model")
+        template = Chat(processor, placeholder)
+        if chosen.format == "messages" or chat:
+            _ = template.template  # there is one
+        reader = ExampleReader(rows, chosen, template, placeholder)
+        encoder = TextEncoder(processor, template, settings)
+        if placeholder:
+            encoder = ImageEncoder(model, processor, template, settings)
+        encoded = rows.source.map(
+            _Encode(reader, encoder),
+            with_indices=True,
+            remove_columns=rows.source.column_names,
+            features=FEATURES,
+            num_proc=num_proc,
+            desc="tokens",
+            new_fingerprint=_fingerprint(rows, chosen, processor, settings),
+        )
+        samples = cls(encoded, reader, encoder)
+        if samples.bad_rows and (on_bad_row == "error" or not len(samples)):
+            raise ValueError(bad_rows_text(rows.place, samples.bad_rows))
+        samples.check_images()
+        return samples
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """``input_ids`` and ``labels`` of a sample, and its ``index``."""
+        sample = self._samples[int(index)]
+        return {key: sample[key] for key in ("input_ids", "labels", "index")}
+
+    def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """A batch of samples: what the model's ``forward`` takes."""
+        if not isinstance(self._encoder, ImageEncoder):
+            return collate(samples, padding_token(self._encoder.tokenizer))
+        examples = [self._reader.read(self._reader.rows.source[sample["index"]]) for sample in samples]
+        encoded = [Encoded(sample["input_ids"], sample["labels"], is_cut=False) for sample in samples]
+        return self._encoder.batch(examples, encoded)
+
+    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """The samples at ``rows``, collated."""
+        return self.collate([self[row] for row in rows])
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of every sample."""
+        return list(self._samples["num_tokens"])
+
+    @property
+    def num_cut(self) -> int:
+        """Samples that were cut to ``max_length``."""
+        return sum(self._samples["is_cut"])
+
+    def report(self) -> str:
+        """How many samples there are, what is learned of them, how many were cut or left out."""
+        lengths, learned = self.lengths, sum(self._samples["num_learned"])
+        parts = [f"{len(self)} samples of {self.place}, {sum(lengths)} tokens (at most {max(lengths)} in one)"]
+        parts.append(f"the loss is {self._encoder.learned(self.format)}: {learned} tokens")
+        if self.num_cut:
+            parts.append(f"{self.num_cut} samples were cut to max_length = {self._encoder.settings.max_length} tokens")
+        if self.num_skipped:
+            parts.append(f"{bad_rows_summary(self.bad_rows)} left out")
+        return "; ".join(parts)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the tokens, labels and images of all samples."""
+        digest = hashlib.sha256()
+        for sample in self._samples:
+            for key in ("input_ids", "labels"):
+                digest.update(np.asarray([len(sample[key]), *sample[key]], dtype=np.int64).tobytes())
+            digest.update(sample["images"].encode())
+        return digest.hexdigest()
+
+    def check_images(self) -> None:
+        """Processors take batches in which every sample shows something, or none does.
+
+        Raises:
+            ValueError: the samples are mixed.
+        """
+        shows = [bool(digest) for digest in self._samples["images"]]
+        if len(set(shows)) == 2:
+            odd = self._reader.rows.number(self._samples[shows.index(not shows[0])]["index"])
+            less = "shows nothing" if shows[0] else "has an image"
+            raise ValueError(
+                f"{self.place}, row {odd}: it {less}, unlike those before it. Processors take no batch of both: "
+                "make two datasets of them"
+            )
+
+
+class _Encode:
+    """The function of the map job."""
+
+    def __init__(self, reader: ExampleReader, encoder: TextEncoder) -> None:
+        self._reader, self._encoder = reader, encoder
+
+    def __call__(self, raw: Mapping[str, Any], index: int) -> dict[str, Any]:
+        sample: dict[str, Any] = {"index": index, "reason": "", "group": "", "images": "", "is_cut": False}
+        try:
+            example = self._reader.read(raw)
+            made = self._encoder.encode(example)
+        except BadRowError as reason:
+            return sample | {"input_ids": [], "labels": [], "num_tokens": 0, "num_learned": 0, "reason": str(reason)}
+        counts = {"num_tokens": len(made.input_ids), "num_learned": sum(label != UNLEARNED for label in made.labels)}
+        found = {"group": example.group or NO_GROUP, "images": image_digest(example.images)}
+        return sample | made._asdict() | counts | found
+
+
+def bad_rows_summary(bad_rows: Sequence[tuple[int, str]]) -> str:
+    """``3 bad rows (the first is row 7: …)``"""
+    (number, reason), count = bad_rows[0], len(bad_rows)
+    return f"{count} bad row{'s' if count > 1 else ''} (the first is row {number}: {reason})"
+
+
+def _fingerprint(rows: Rows, columns: Columns, processor: Any, settings: EncodingSettings) -> str:
+    """What decides the tokens, for the cache of ``datasets``."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    content = [
+        ENCODING,
+        rows.source._fingerprint,
+        [columns.format, dict(columns.names), columns.group, columns.chat],
+        asdict(settings),
+        repr(tokenizer) if backend is None else backend.to_str(),
+        [str(getattr(owner, "chat_template", None)) for owner in (processor, tokenizer)],
+        [type(processor).__name__, repr(getattr(processor, "image_processor", None))],
+        [tokenizer.eos_token_id, tokenizer.pad_token_id],
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""Where texts come from and how they are read: what anchors remember of them."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.teaching import raw_inputs
+from craft_trainer.language.checkpoints import Checkpoint
+from craft_trainer.language.encoding import EncodingSettings
+from craft_trainer.language.samples import TextSamples
+from craft_trainer.models.families import anchored
+
+READING = "reading"  # under which a cache's provenance has it
+TOKENS = "input/input_ids"  # a column that caches of language models have
+
+
+@dataclass(frozen=True)
+class TextSource:
+    """A dataset of texts and how its rows become samples; the fields are those of :meth:`TextSamples.open`."""
+
+    dataset: str
+    config: str | None = None
+    split: str | None = None
+    columns: dict[str, str] = field(default_factory=dict)
+    settings: EncodingSettings = field(default_factory=EncodingSettings)
+    group_column: str | None = None
+    chat: bool = False
+    on_bad_row: str = "error"
+
+    def open(self, checkpoint: Checkpoint, *, num_proc: int | None = None) -> TextSamples:
+        """Its samples for the model of ``checkpoint``."""
+        return TextSamples.open(
+            self.dataset,
+            checkpoint.model,
+            checkpoint.processor,
+            config=self.config,
+            split=self.split,
+            columns=self.columns,
+            settings=self.settings,
+            group_column=self.group_column,
+            chat=self.chat,
+            on_bad_row=self.on_bad_row,
+            num_proc=num_proc,
+        )
+
+    def to_json(self, dtype: str) -> str:
+        """The source without its place, and the ``dtype`` of the teacher that read it."""
+        return json.dumps({key: value for key, value in asdict(self).items() if key != "dataset"} | {"dtype": dtype})
+
+    @classmethod
+    def from_json(cls, dataset: str, text: str) -> "TextSource":
+        """What :meth:`to_json` wrote, for the data that is at ``dataset`` now."""
+        fields: dict[str, Any] = json.loads(text)
+        fields.pop("dtype")
+        return cls(**fields | {"dataset": dataset, "settings": EncodingSettings(**fields["settings"])})
+
+
+def holds_texts(cache: AnchorCache) -> bool:
+    """Whether the anchors are those of a language or vision-language model."""
+    return READING in cache.provenance.data or TOKENS in cache.dataset.column_names
+
+
+def teacher_dtype(cache: AnchorCache) -> str | None:
+    """Of the teacher's weights; None if the cache does not say, having been built in Python."""
+    reading = cache.provenance.data.get(READING)
+    return None if reading is None else str(json.loads(str(reading))["dtype"])
+
+
+def followed(cache: AnchorCache, checkpoint: Checkpoint, dataset: str | None = None) -> AnchorCache:
+    """``cache`` with a way to follow its references into the texts they name, which are now at ``dataset``.
+
+    Raises:
+        ValueError: the texts, or what the tokenizer makes of them, are not those that the cache was made from; or it
+            refers to texts but does not say how to read them.
+    """
+    if cache.provenance.storage["inputs"] == "embedded":
+        return cache
+    reading, named = cache.provenance.data.get(READING), str(cache.provenance.data["dataset"])
+    if reading is None:
+        raise ValueError(f"{cache.folder} refers to {named} but does not say how to read it: build it with build-lm")
+    samples = TextSource.from_json(dataset or named, str(reading)).open(checkpoint)
+    cache.check_data(samples.fingerprint())
+    return cache.following(raw_inputs(anchored(checkpoint.model), samples.batch))

@@ -1,0 +1,134 @@
+"""HuggingFace checkpoints as they were saved: models and adapters, with their tokenizers or processors."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.places import local_folder
+
+DTYPES = ("float32", "bfloat16", "float16", "float64")
+OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*"]  # of weights; not downloaded
+
+
+def checked_dtype(dtype: str | None) -> str | None:
+    """``dtype`` if it is one, or None.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: choose {', '.join(DTYPES)}, or leave it out")
+    return dtype
+
+
+def name_and_revision(name: str) -> tuple[str, str | None]:
+    """``org/name@revision`` as its two parts; a file or folder has no revision."""
+    place, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
+    return place, revision or None
+
+
+def checkpoint_folder(name: str, revision: str | None) -> Path:
+    """Where the files of ``name`` are, downloaded if they have to be.
+
+    Raises:
+        FileNotFoundError: neither a folder nor a repository.
+    """
+    folder = local_folder(name)
+    if folder is not None:
+        return folder
+    try:
+        return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(f"{name} is not on this machine, and the Hub cannot be reached: {error}") from error
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise FileNotFoundError(
+            f"{name} is neither a folder nor a Hub repository that you may read: {error}"
+        ) from error
+
+
+def json_of(path: Path) -> dict[str, Any]:
+    """The JSON object in ``path``, empty if there is no such file."""
+    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+
+
+def is_adapter(folder: Path) -> bool:
+    """Whether ``folder`` holds a PEFT adapter."""
+    return (folder / "adapter_config.json").is_file()
+
+
+def load_model(folder: str | Path, dtype: str | None) -> Any:
+    """The model in ``folder``, with a head of tokens; ``dtype`` of its weights, as saved if None."""
+    config = AutoConfig.from_pretrained(folder)
+    kind = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
+    return kind.from_pretrained(folder, dtype=dtype or "auto")
+
+
+def load_adapter(folder: Path, dtype: str | None, *, trainable: bool = False) -> tuple[Any, Path]:
+    """The PEFT adapter in ``folder`` on its base model, and the folder of the latter.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: the adapter does not say what its base model is.
+    """
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise ImportError(f"{folder} is a PEFT adapter: pip install 'craft-trainer[peft]'") from error
+    settings = json_of(folder / "adapter_config.json")
+    base = settings.get("base_model_name_or_path")
+    if not base:
+        raise ValueError(f"{folder / 'adapter_config.json'}: base_model_name_or_path is missing")
+    place = checkpoint_folder(base, settings.get("revision"))
+    model = load_model(place, dtype)
+    model.name_or_path = base
+    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable), place
+
+
+def load_processor(model: nn.Module, *folders: str | Path) -> Any:
+    """The processor (or tokenizer, of a language model) of ``model``, in the first of ``folders`` that has one.
+
+    Raises:
+        FileNotFoundError: none of them has.
+    """
+    base: Any = base_model(model)
+    sees = _sees(base.config)
+    errors = []
+    for folder in folders:
+        try:
+            processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder)
+        except (OSError, ValueError) as error:
+            errors.append(f"{folder}: {error}")
+            continue
+        if _is_whole(processor, sees):
+            return processor
+        errors.append(f"{folder}: no vocabulary or no image processor")
+    kind = "processor" if sees else "tokenizer"
+    raise FileNotFoundError(f"no {kind} for the model, save it beside the weights ({'; '.join(errors)})")
+
+
+def _sees(config: Any) -> bool:
+    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+
+def _is_whole(processor: Any, sees: bool) -> bool:
+    """Without its files transformers makes a tokenizer of special tokens alone, and no error."""
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return len(tokenizer) > len(tokenizer.added_tokens_decoder) and (not sees or hasattr(processor, "image_processor"))

@@ -1,0 +1,110 @@
+"""``train-lm`` and ``cache build-lm`` on texts with images: anchors, training, questions about pictures."""
+
+import json
+
+import numpy as np
+import pytest
+from lm_folders import save_lines
+from PIL import Image
+from runs import history
+from test_language_commands import RUN, flags
+from transformers import AutoModelForImageTextToText, AutoProcessor
+from vlm_processors import vlm_and_processor
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.cli.main import main
+
+FAMILIES = ["smolvlm", "qwen2_vl", "paligemma"]  # a sample's images, patches of all images, images of all samples
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Pictures of two sizes, texts about them, questions, and a model of each family."""
+    folder = tmp_path_factory.mktemp("vlm")
+    for number in range(4):
+        pixels = np.random.default_rng(number).integers(0, 255, (28, 28 + 14 * (number % 2), 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    words = ["open", "red puck", "door 12 13"]
+    for name, start in (("new", 0), ("old", 5)):
+        rows = [
+            {"prompt": f"push the w{start + n} :", "completion": words[n % 3], "image": f"{n % 4}.png"}
+            for n in range(14, 26)
+        ]
+        save_lines(folder / f"{name}.jsonl", rows)
+    asked = [
+        {
+            "question": f"the puck w{20 + n}",
+            "choices": ["open", "door"],
+            "answer_index": n % 2,
+            "image_path": f"{n}.png",
+        }
+        for n in range(4)
+    ]
+    save_lines(folder / "questions.jsonl", asked)
+    for name in FAMILIES:
+        model, processor = vlm_and_processor(name)
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_whole_path(place, tmp_path, name, capsys):
+    """Anchors verified, held in training, and what comes out asked about pictures. Seen to fail with pixels left out
+    of the batches."""
+    model, cache = place / name, tmp_path / "cache"
+    built = flags(teacher=model, dataset=place / "old.jsonl", output_dir=cache, anchors=8, batch_size=4, num_tokens=8)
+    assert main(["cache", "build-lm", *built, *flags(layers=-1, pooling="mean_image_tokens", max_length=0)]) == 0
+    assert main(["cache", "verify", *flags(cache=cache, teacher=model, batch_size=3)]) == 0
+    assert capsys.readouterr().out.count(" recomputed on 8 anchors") == 2
+    assert any("pixel_values" in column for column in AnchorCache(cache).dataset.column_names)
+    settings = RUN | {
+        "model": model,
+        "dataset": place / "new.jsonl",
+        "anchors": cache,
+        "output_dir": tmp_path / "craft",
+    }
+    settings |= {"retention_terms": ["hidden", "token_kl"], "per_device_train_batch_size": 4, "max_length": 0}
+    settings |= {"mcq_data": place / "questions.jsonl", "mcq_steps": 2}
+    assert main(["train-lm", *flags(**settings)]) == 0
+    rows = history(tmp_path / "craft")
+    assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-5)
+    assert all(row["retention_loss"] > 1e-5 for row in rows[1:])
+    AutoModelForImageTextToText.from_pretrained(tmp_path / "craft")
+    AutoProcessor.from_pretrained(tmp_path / "craft")
+    words = flags(model=model, compare=tmp_path / "craft", data=place / "questions.jsonl", output=tmp_path / "mcq.json")
+    assert main(["mcq", *words]) == 0
+    document = json.loads((tmp_path / "mcq.json").read_text())
+    assert document["comparison"]["num_items"] == 4
+    assert any(
+        one["log_likelihoods"] != two["log_likelihoods"]
+        for one, two in zip(document["items"], document["compare"]["items"], strict=True)
+    )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning")
+def test_an_adapter_without_a_cache(place, tmp_path):
+    """The model without its adapter looks at the pictures of the old texts."""
+    settings = RUN | {"model": place / "smolvlm", "dataset": place / "new.jsonl", "output_dir": tmp_path}
+    settings |= {"anchors": "adapter", "anchors_dataset": place / "old.jsonl", "lora_rank": 2, "max_length": 0}
+    settings |= {"layers": -1, "pooling": "mean_image_tokens", "retention_terms": ["hidden", "token_kl"]}
+    assert main(["train-lm", *flags(**settings | {"learning_rate": 0.05})]) == 0
+    rows = history(tmp_path)
+    assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-6)
+    assert rows[-1]["retention_loss"] > 1e-5
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning")
+def test_references_are_followed_into_pictures(place, tmp_path):
+    """No pixel is in the cache; another picture of the same size is another dataset."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for path in (*place.glob("*.png"), place / "old.jsonl"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    words = flags(teacher=place / "smolvlm", dataset=folder / "old.jsonl", output_dir=tmp_path / "cache", anchors=8)
+    assert main(["cache", "build-lm", *words, *flags(inputs="reference", batch_size=4)]) == 0
+    check = ["cache", "verify", *flags(cache=tmp_path / "cache", teacher=place / "smolvlm", batch_size=3)]
+    assert main(check) == 0
+    (folder / "0.png").write_bytes((folder / "2.png").read_bytes())
+    assert main(check) == 1

@@ -1,0 +1,164 @@
+"""Texts with images for every family, by its own processor: what is learned, and that batches change nothing."""
+
+import json
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from vlm_processors import FAMILIES, vlm_and_processor
+
+from craft_trainer.evaluation.question_rows import BadRowError
+from craft_trainer.language.encoding import EncodingSettings
+from craft_trainer.language.images import aligned
+from craft_trainer.language.samples import TextSamples
+from craft_trainer.models.choices.images import PLACEHOLDERS
+
+ROWS = [
+    {"prompt": "push the red puck :", "completion": "12 open", "image": "0.png"},
+    {"prompt": "door :", "completion": "puck 13 the", "image": "1.png"},
+]
+TEMPLATE = (
+    "{% for m in messages %}{{ m['role'] + ' : ' }}{% for p in m['content'] %}{% if p['type'] == 'image' %}{{ MARK }}"
+    "{% elif m['role'] == 'assistant' %}{% generation %}{{ p['text'] }}{% endgeneration %}{{ ' ' }}"
+    "{% else %}{{ p['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("pictures")
+    for number, width in enumerate((28, 42, 28)):
+        pixels = np.random.default_rng(number).integers(0, 255, (28, width, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / f"{number}.png")
+    return path
+
+
+def opened(folder, name, rows, **options):
+    model, processor = vlm_and_processor(name)
+    settings = EncodingSettings(max_length=options.pop("max_length", None))
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return model, processor, TextSamples.open(str(path), model, processor, settings=settings, **options)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.*")
+@pytest.mark.parametrize("name", FAMILIES)
+def test_batches_learn_the_completions_whoever_is_beside_them(folder, name):
+    """The loss of two samples of other sizes is the mean over the tokens of each alone. Seen to fail with labels that
+    are not at the end, and with padding unmasked."""
+    model, processor, samples = opened(folder, name, ROWS)
+    end = processor.tokenizer.eos_token_id
+    batch = samples.batch([0, 1])
+    for row, labels in zip(ROWS, batch["labels"], strict=True):
+        wanted = processor.tokenizer(row["completion"], add_special_tokens=False).input_ids
+        assert labels[labels != -100].tolist() == [*wanted, end]
+    assert batch["attention_mask"].sum(dim=1).tolist() == samples.lengths
+    counts = [int((samples.batch([index])["labels"] != -100).sum()) for index in (0, 1)]
+    with torch.no_grad():
+        together = model(**batch).loss.item()
+        alone = [model(**samples.batch([index])).loss.item() for index in (0, 1)]
+    assert together == pytest.approx(sum(a * n for a, n in zip(alone, counts, strict=True)) / sum(counts), rel=1e-4)
+    assert alone[0] != pytest.approx(alone[1], rel=2e-5)
+
+
+def test_pixels_are_those_of_the_row(folder):
+    """Seen to fail with the first row's image for all."""
+    _, processor, samples = opened(folder, "smolvlm", ROWS)
+    ours = samples.batch([1])["pixel_values"]
+    with Image.open(folder / "1.png") as image:
+        theirs = processor(text=["<image>door"], images=[[image.convert("RGB")]], return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "qwen2_vl", "gemma3"])
+def test_of_a_text_its_words_are_learned_and_not_its_images(folder, name):
+    """Seen to fail with every token learned."""
+    _, processor, samples = opened(folder, name, [{"text": "push the red puck", "image": "1.png"}])
+    labels = samples.batch([0])["labels"][0]
+    words = processor.tokenizer("push the red puck", add_special_tokens=False).input_ids
+    learned = [token for token in labels.tolist() if token in words]
+    assert learned == words
+    assert processor.tokenizer.convert_tokens_to_ids(processor.image_token) not in labels.tolist()
+
+
+@pytest.mark.parametrize("name", ["smolvlm", "qwen2_vl", "gemma3"])
+def test_messages_with_images(folder, name):
+    """The image goes in front of the first message of the user; both answers are learned, nothing else. Seen to fail
+    with the mask of the unexpanded text."""
+    messages = [
+        {"role": "user", "content": "push the puck"},
+        {"role": "assistant", "content": "12 13"},
+        {"role": "user", "content": "open 12"},
+        {"role": "assistant", "content": "door"},
+    ]
+    model, processor = vlm_and_processor(name)
+    mark = PLACEHOLDERS.get(model.config.model_type) or processor.image_token
+    processor.chat_template = processor.tokenizer.chat_template = TEMPLATE.replace("MARK", repr(mark))
+    path = folder / "talk.jsonl"
+    path.write_text(json.dumps({"messages": messages, "images": ["0.png"]}) + "\n")
+    samples = TextSamples.open(str(path), model, processor)
+    batch = samples.batch([0])
+    answers = processor.tokenizer("12 13 door", add_special_tokens=False).input_ids
+    labels = batch["labels"][0]
+    assert labels[labels != -100].tolist() == answers
+    image = model.config.image_token_id
+    places = [(batch["input_ids"][0] == image).nonzero().min().item(), (labels != -100).nonzero().min().item()]
+    assert places[0] < places[1]
+
+
+def test_an_image_column_of_a_dataset(folder, tmp_path):
+    """Files inside of the data, one or a list in a row, give what paths give."""
+    rows = [{"prompt": row["prompt"], "completion": row["completion"]} for row in ROWS]
+    files = [str(folder / row["image"]) for row in ROWS]
+    model, processor, named = opened(folder, "idefics3", ROWS)
+    for column, values, kind in (
+        ("image", files, datasets.Image()),
+        ("images", [[file] for file in files], datasets.List(datasets.Image())),
+    ):
+        dataset = datasets.Dataset.from_list(rows).add_column(column, values).cast_column(column, kind)
+        dataset.save_to_disk(tmp_path / column)
+        samples = TextSamples.open(str(tmp_path / column), model, processor, settings=EncodingSettings(None))
+        assert samples.fingerprint() == named.fingerprint()
+        torch.testing.assert_close(samples.batch([0, 1]), named.batch([0, 1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "message"),
+    [
+        ("smolvlm", {"prompt": "push", "completion": "12", "image": "9.png"}, "there is no image '9.png'"),
+        ("smolvlm", {"prompt": "push", "completion": "12", "image": "rows.jsonl"}, "not an image"),
+        (
+            "smolvlm",
+            {"prompt": "<image> <image> push", "completion": "12", "image": "0.png"},
+            "holds 2 times '<image>'",
+        ),
+        ("paligemma", {"text": "push the puck", "image": "0.png"}, "give prompt and completion, as text"),
+    ],
+)
+def test_bad_rows_are_named(folder, name, row, message):
+    with pytest.raises(ValueError, match="row 1: ") as error:
+        opened(folder, name, [row])
+    assert message in str(error.value)
+
+
+def test_rows_with_and_without_images_are_two_datasets(folder):
+    with pytest.raises(ValueError, match="row 2: it shows nothing, unlike those before it"):
+        opened(folder, "smolvlm", [ROWS[0], {"prompt": "push", "completion": "12"}])
+
+
+def test_an_image_is_not_cut(folder):
+    with pytest.raises(ValueError, match="would be cut inside of an image: raise max_length"):
+        opened(folder, "smolvlm", ROWS, max_length=8)
+
+
+def test_alignment_by_hand():
+    """9 stands for an image, which becomes 8 9 9 8. Learned: 3, then 1 2 behind the second image."""
+    written = [5, 9, 6, 3, 7, 9, 4, 1, 2]
+    learned = [place in (3, 7, 8) for place in range(9)]
+    ids = [5, 8, 9, 9, 8, 6, 3, 7, 8, 9, 9, 8, 4, 1, 2]
+    found = aligned(written, learned, ids, {9})
+    assert [place for place, counts in enumerate(found) if counts] == [6, 13, 14]
+    with pytest.raises(BadRowError, match="otherwise"):
+        aligned(written, learned, [*ids[:-1], 0], {9})

@@ -1,0 +1,99 @@
+"""Texts that a model writes itself."""
+
+import pytest
+import torch
+
+from craft_trainer.language.checkpoints import load_checkpoint
+from craft_trainer.language.own_texts import from_nothing, read_questions_of, written_by
+
+
+def written(lm, questions, **options):
+    settings = {"new_tokens": 10, "batch_size": 4, "seed": 0} | options
+    return written_by(lm.model, lm.processor, questions, **settings)
+
+
+def rows_of(texts):
+    return [texts.batch([index]) for index in range(len(texts))]
+
+
+@pytest.fixture
+def prompts(lines):
+    return lines(
+        [{"prompt": prompt, "topic": "ab"[len(prompt) % 2]} for prompt in ("hello", "Where is the puck?", "yes")]
+    )
+
+
+def test_answers_do_not_depend_on_who_is_beside_them(lm, prompts):
+    """At a temperature near 0 a batch writes what greedy decoding of every prompt alone writes. Seen to fail with
+    prompts filled up on the right."""
+    questions = read_questions_of(prompts, lm.processor)
+    texts = written(lm, questions, temperature=1e-4)
+    for question, row in zip(questions, rows_of(texts), strict=True):
+        ids = torch.tensor([lm.processor(question.text).input_ids])
+        greedy = lm.model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=10, pad_token_id=2
+        )
+        assert row["input_ids"][0].tolist() == greedy[0].tolist()
+        assert row["labels"][0].tolist() == [-100] * ids.shape[1] + greedy[0, ids.shape[1] :].tolist()
+
+
+def test_a_text_ends_with_its_first_end(lm):
+    """Not with the padding that generation writes behind it. Seen to fail with all tokens kept."""
+    texts = written(lm, from_nothing(40), new_tokens=60, batch_size=40)
+    ends = [row["input_ids"][0, 1:].tolist() for row in rows_of(texts)]
+    assert any(ids[-1] == 1 for ids in ends)
+    assert all(1 not in ids[:-1] for ids in ends)
+    assert all(len(ids) == 60 for ids in ends if ids[-1] != 1)
+    assert len({tuple(ids) for ids in ends}) > 30
+    assert texts.lengths == [len(ids) + 1 for ids in ends]
+
+
+def test_the_seed_decides(lm):
+    one, same, other = (written(lm, from_nothing(4), seed=seed).batch(range(4)) for seed in (0, 0, 1))
+    assert torch.equal(one["input_ids"], same["input_ids"])
+    assert not torch.equal(one["input_ids"], other["input_ids"])
+
+
+def test_without_a_prompt_a_text_begins_with_bos(lm):
+    (row,) = rows_of(written(lm, from_nothing(1)))
+    assert row["input_ids"][0, 0] == lm.processor.bos_token_id
+    assert row["labels"][0, 0] == -100
+
+
+def test_groups_and_messages_are_those_of_the_prompts(lm, prompts, lines):
+    questions = read_questions_of(prompts, lm.processor, group_column="topic")
+    assert written(lm, questions).groups == ["b", "a", "b"]
+    talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "old answer"}]
+    for rows, options in (
+        ([{"messages": talk}], {}),
+        ([{"prompt": talk[:1]}], {}),
+        ([{"prompt": "hello"}], {"chat": True}),
+    ):
+        (question,) = read_questions_of(lines(rows, "talk.jsonl"), lm.processor, **options)
+        assert question.text == "<bos>user: hello<bos>assistant: "
+        assert written(lm, [question]).batch([0])["input_ids"][0, 0] == lm.processor.bos_token_id
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"prompt": "hello"}, {"prompt": ""}], "row 2: prompt is empty"),
+        ([{"prompt": "hello", "image": "a.png"}], "own texts are written without any"),
+        ([{"answer": "hello"}], "has no column text, messages, or prompt"),
+    ],
+)
+def test_bad_prompts_are_refused(lm, lines, rows, message):
+    with pytest.raises(ValueError, match=message):
+        read_questions_of(lines(rows), lm.processor)
+
+
+def test_without_bos_and_eos_a_prompt_is_needed(lm_folder):
+    model, tokenizer = load_checkpoint(str(lm_folder), dtype="float32")
+    tokenizer.bos_token = tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="nothing can begin a text"):
+        written_by(model, tokenizer, from_nothing(1), new_tokens=2, batch_size=1, seed=0)
+
+
+def test_numbers_out_of_range_are_refused(lm):
+    with pytest.raises(ValueError, match="must be at least 1"):
+        written(lm, from_nothing(1), new_tokens=0)

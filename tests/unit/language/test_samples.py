@@ -1,0 +1,246 @@
+"""Which tokens of a text count, what is cut, what is refused, and that padding changes nothing."""
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+import torch
+from lm_folders import UNMARKED
+
+from craft_trainer.language.encoding import EncodingSettings
+from craft_trainer.language.samples import TextSamples
+
+TALK = [
+    {"role": "user", "content": "Where is the puck?"},
+    {"role": "assistant", "content": "The red puck is left of the goal"},
+    {"role": "user", "content": "hello world"},
+    {"role": "assistant", "content": "yes"},
+]
+
+
+def opened(lm, name, **options):
+    settings = EncodingSettings(
+        **{key: options.pop(key) for key in list(options) if key in EncodingSettings.__dataclass_fields__}
+    )
+    return TextSamples.open(name, lm.model, lm.processor, settings=settings, **options)
+
+
+def learned(samples, index=0):
+    return [token for token in samples[index]["labels"] if token != -100]
+
+
+def tokens_with(tokenizer, text, *parts, begin=0):
+    """The naive way: tokens that hold a character of one of the parts of ``text``, from the tokenizer's own offsets."""
+    encoded = tokenizer(text, return_offsets_mapping=True, add_special_tokens=False)
+    spans = []
+    for part in parts:
+        begin = text.index(part, begin)
+        spans.append((begin, begin + len(part)))
+        begin += len(part)
+    inside = [any(start < stop and end > first for first, stop in spans) for start, end in encoded.offset_mapping]
+    return [token for token, counts in zip(encoded.input_ids, inside, strict=True) if counts]
+
+
+def test_of_a_text_everything_is_learned_but_its_first_token(lm, lines):
+    """Nothing predicts the first. Seen to fail with all labels kept, and with EOS left out."""
+    samples = opened(lm, lines([{"text": "The answer is yes"}]))
+    ids = lm.processor("The answer is yes").input_ids
+    assert samples[0]["input_ids"] == [*ids, lm.processor.eos_token_id]
+    assert samples[0]["labels"] == [-100, *ids[1:], lm.processor.eos_token_id]
+    assert "1 samples" in samples.report()
+    assert f"{len(ids)} tokens" in samples.report().split("every token: ")[1]
+
+
+@pytest.mark.parametrize("prompt", ["Where is the puck?", "Question: hello", "Is the gripper open?\nAnswer:"])
+def test_of_a_prompt_and_completion_the_completion_is_learned(lm, lines, prompt):
+    """Seen to fail with the completion tokenised by itself, and with the prompt learned."""
+    completion = " left of the goal"
+    samples = opened(lm, lines([{"prompt": prompt, "completion": completion}]))
+    whole = prompt + completion
+    assert learned(samples) == [*tokens_with(lm.processor, whole, completion), lm.processor.eos_token_id]
+    assert samples[0]["input_ids"][:-1] == lm.processor(whole).input_ids
+    everything = opened(lm, lines([{"prompt": prompt, "completion": completion}]), completion_only=False)
+    assert learned(everything) == everything[0]["input_ids"][1:]
+
+
+def test_wherever_a_completion_begins_no_character_of_it_is_left_out(lm, lines):
+    """Where the tokenizer merges over the boundary more is learned, never less. Seen to fail with the start taken from
+    the length of the prompt's own tokens."""
+    text = "The red puck is left of the goal, hello world"
+    rows = [{"prompt": text[:cut], "completion": text[cut:]} for cut in range(4, len(text)) if text[cut:].strip()]
+    samples = opened(lm, lines(rows))
+    assert len(samples) == len(rows)
+    for index, row in enumerate(rows):
+        wanted = tokens_with(lm.processor, text, row["completion"], begin=len(row["prompt"]))
+        assert learned(samples, index)[-len(wanted) - 1 : -1] == wanted
+
+
+def test_of_messages_what_the_template_marks_is_learned(lm, lines):
+    """Both answers, each with the EOS that the template writes. Seen to fail with the mask turned round."""
+    samples = opened(lm, lines([{"messages": TALK}]))
+    text = lm.processor.apply_chat_template(TALK, tokenize=False)
+    answers = [TALK[1]["content"] + "<eos>", TALK[3]["content"] + "<eos>"]
+    assert learned(samples) == tokens_with(lm.processor, text, *answers)
+    assert "of what the assistant says alone" in samples.report()
+    every = opened(lm, lines([{"messages": TALK}]), assistant_only=False)
+    assert learned(every) == every[0]["input_ids"][1:]
+
+
+def test_an_unmarked_template_is_said_and_refused_if_it_matters(lm, lines, monkeypatch):
+    monkeypatch.setattr(lm.processor, "chat_template", UNMARKED)
+    samples = opened(lm, lines([{"messages": TALK}]))
+    assert learned(samples) == samples[0]["input_ids"][1:]
+    assert "of every token of the messages: the chat template does not mark the assistant's" in samples.report()
+    with pytest.raises(ValueError, match="assistant_only_loss needs a chat template"):
+        opened(lm, lines([{"messages": TALK}]), assistant_only=True)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_conversation_as_prompt_and_completion(lm, lines, chat):
+    """Whatever the template marks, the completion alone is learned; ``chat`` makes messages of texts."""
+    prompt, completion = TALK[:1], TALK[1:2]
+    if chat:
+        prompt, completion = prompt[0]["content"], completion[0]["content"]
+    samples = opened(lm, lines([{"prompt": prompt, "completion": completion}]), chat=chat)
+    text = lm.processor.apply_chat_template(TALK[:2], tokenize=False)
+    assert samples[0]["input_ids"] == lm.processor(text, add_special_tokens=False).input_ids
+    assert lm.processor.decode(learned(samples)).strip() == TALK[1]["content"] + "<eos>"
+
+
+def log_likelihood(model, ids, labels):
+    """Σ log p of the learned tokens of one sample, unpadded, by hand."""
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+    return sum(logits[place - 1, token].item() for place, token in enumerate(labels) if token != -100)
+
+
+def test_a_padded_batch_has_the_loss_of_its_samples_alone(lm, lines):
+    """The mean over all learned tokens. Seen to fail with padding learned, and with it unmasked."""
+    rows = [{"prompt": "Where is", "completion": " the puck" + " left" * count} for count in (1, 7, 3)]
+    samples = opened(lm, lines(rows))
+    batch = samples.batch([0, 1, 2])
+    assert len({len(samples[index]["input_ids"]) for index in range(3)}) == 3
+    with torch.no_grad():
+        loss = lm.model(**batch).loss.item()
+    alone = [log_likelihood(lm.model, samples[i]["input_ids"], samples[i]["labels"]) for i in range(3)]
+    count = sum(len(learned(samples, index)) for index in range(3))
+    assert loss == pytest.approx(-sum(alone) / count, rel=1e-5)
+    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+    assert batch["attention_mask"].sum(dim=1).tolist() == samples.lengths
+
+
+def test_long_texts_are_cut_and_counted(lm, lines):
+    rows = [{"text": "hello world " * count} for count in (1, 30, 40)]
+    samples = opened(lm, lines(rows), max_length=16)
+    assert [len(samples[index]["input_ids"]) for index in (1, 2)] == [16, 16]
+    assert samples.num_cut == 2
+    assert "2 samples were cut to max_length = 16 tokens" in samples.report()
+    assert opened(lm, lines(rows), max_length=None).num_cut == 0
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"text": ""}, "text is empty"),
+        ({"text": " \n"}, "text is blank"),
+        ({"text": None}, "it has no 'text'"),
+        ({"text": ["a"]}, "text must be text, not a list"),
+        ([1], "it is not a JSON object"),
+        ("broken", "it is not JSON"),
+    ],
+)
+def test_a_bad_row_is_named(lm, lines, tmp_path, row, reason):
+    """File, line and reason; the line is that of the file, blank lines counted."""
+    name = lines([{"text": "hello world"}])
+    with Path(name).open("a") as file:
+        file.write("\n" + ("{" if row == "broken" else json.dumps(row)) + "\n")
+    with pytest.raises(ValueError, match="row 3: ") as error:
+        opened(lm, name)
+    assert name in str(error.value)
+    assert reason in str(error.value)
+    samples = opened(lm, name, on_bad_row="skip")
+    assert len(samples) == 1
+    assert "1 bad row (the first is row 3: " in samples.report()
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (
+            [{"prompt": "hello world " * 9, "completion": "yes"}],
+            {"max_length": 8},
+            "row 1: nothing that is learned is left of it",
+        ),
+        ([{"prompt": "a", "completion": ""}], {}, "row 1: completion is empty"),
+        ([{"prompt": "a"}], {}, "none of completions: --columns completion=NAME"),
+        ([{"txt": "a"}], {}, "say which one is meant, like --columns text=NAME"),
+        ([{"text": "a b"}], {"columns": {"text": "tetx"}}, "has no column 'tetx'"),
+        ([{"text": "a b"}], {"columns": {"texts": "text"}}, "it can name text, prompt"),
+        ([{"text": "a b"}], {"group_column": "topic"}, "has no column 'topic'"),
+        ([{"text": "a b"}], {"on_bad_row": "drop"}, "on_bad_row is 'drop'"),
+        ([{"text": "a b"}], {"chat": True}, "chat needs prompts"),
+        ([{"text": "a b", "image": "x.png"}], {}, "has images, but the model sees none"),
+        ([{"messages": []}], {}, "messages must be a list of messages"),
+        ([{"messages": [{"role": "user"}]}], {}, r"the content of messages\[0\] must be text, not null"),
+        (
+            [{"messages": [{"role": "user", "content": "hello"}]}],
+            {},
+            "no token of it is learned: the assistant says nothing",
+        ),
+        ([], {}, "is empty"),
+    ],
+)
+def test_what_cannot_be_learned_is_refused(lm, lines, rows, options, message):
+    with pytest.raises(ValueError, match=message):
+        opened(lm, lines(rows), **options)
+
+
+def test_columns_and_groups_by_other_names(lm, lines):
+    samples = opened(
+        lm, lines([{"q": "Where", "a": " left", "n": 3}]), columns={"prompt": "q", "completion": "a"}, group_column="n"
+    )
+    assert samples.groups == ["3"]
+    assert learned(samples)[:-1] == tokens_with(lm.processor, "Where left", " left")
+
+
+@pytest.mark.parametrize("splits", [False, True])
+def test_a_saved_dataset_is_read_like_lines(lm, lines, tmp_path, splits):
+    """The same tokens from a folder of ``save_to_disk``, of one dataset or of splits, of which train is taken."""
+    rows = [{"messages": TALK}, {"messages": TALK[:2]}]
+    dataset = datasets.Dataset.from_list(rows)
+    whole = datasets.DatasetDict({"test": dataset.select([1]), "train": dataset}) if splits else dataset
+    whole.save_to_disk(tmp_path / "saved")
+    saved, lined = opened(lm, str(tmp_path / "saved")), opened(lm, lines(rows))
+    assert saved.fingerprint() == lined.fingerprint()
+    if splits:
+        assert len(opened(lm, str(tmp_path / "saved"), split="test")) == 1
+
+
+def test_a_dataset_of_the_hub_is_asked_for_by_name_and_revision(lm, monkeypatch, tmp_path):
+    """Of its splits train is taken."""
+    asked = []
+
+    def load(*place, **options):
+        asked.append((*place, options))
+        made = datasets.Dataset.from_list([{"text": "hello world"}] * 3)
+        return datasets.DatasetDict({"train": made, "test": made.select([0])})
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("craft_trainer.language.rows.load_any", load)
+    samples = opened(lm, "org/name@v2", config="main")
+    assert asked == [(None, "org/name", {"revision": "v2", "config": "main"})]
+    assert (len(samples), samples.revision, samples.place) == (3, "v2", "org/name (train)")
+
+
+def test_the_fingerprint_is_that_of_tokens_and_labels(lm, lines):
+    rows = [{"prompt": "Where is the puck?", "completion": " left"}]
+    same = opened(lm, lines(rows)).fingerprint()
+    assert opened(lm, lines(rows, "copy.jsonl")).fingerprint() == same
+    assert opened(lm, lines(rows), completion_only=False).fingerprint() != same
+    assert opened(lm, lines([{**rows[0], "completion": " right"}])).fingerprint() != same
+
+
+def test_processes_share_the_encoding(lm, lines):
+    rows = [{"text": f"hello world {index}"} for index in range(8)]
+    assert opened(lm, lines(rows), num_proc=2).fingerprint() == opened(lm, lines(rows)).fingerprint()
