@@ -11,7 +11,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.callbacks import CraftStep, DualState, RetentionHistory
+from craft_trainer.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
 from craft_trainer.config import CraftConfig
 from craft_trainer.distribution import is_sharded, require_visible_gradients
 from craft_trainer.drift import TaskDrift, same_randomness
@@ -176,7 +176,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             logs |= self._callback(RetentionHistory).take_means()
             if self.task_drift is not None:
                 with self.accelerator.autocast():
-                    logs["task_kl"] = self.task_drift.measure(self.anchored_model)
+                    logs[TASK_KL] = self.task_drift.measure(self.anchored_model)
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
