@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from craft_trainer.anchors.cache import AnchorCache
@@ -38,7 +38,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     Raises:
         ValueError: the cache was not made by ``model`` (and ``teacher_mismatch`` is refuse), or a distributed mode that
             hides gradients is active.
-        TypeError: ``model`` cannot be anchored, or ``args`` is not a CraftConfig.
+        TypeError: ``model`` cannot be anchored, or ``args`` is neither a CraftConfig nor plain TrainingArguments.
         FloatingPointError: a gradient is not finite, and there is no fp16 scaler to skip the step.
     """
 
@@ -47,14 +47,14 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     def __init__(
         self,
         model: nn.Module | None = None,
-        args: CraftConfig | None = None,
+        args: CraftConfig | TrainingArguments | None = None,
         *,
         anchors: AnchorCache | AdapterAnchors | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         args = args or CraftConfig()
         if not isinstance(args, CraftConfig):
-            raise TypeError(f"args is a {type(args).__name__}: CraftTrainer needs a CraftConfig, which extends it")
+            args = CraftConfig.extending(args)
         super().__init__(model=model, args=args, **kwargs)
         self.anchors = AnchorCache(anchors) if isinstance(anchors, str | Path) else anchors
         self.retention: Retention | None = None

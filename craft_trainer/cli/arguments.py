@@ -12,6 +12,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from craft_trainer.cli.hints import nearest
+from craft_trainer.cli.lerobot_names import translated
 
 Values = dict[str, Any]
 NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
@@ -45,6 +46,7 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
     parser = HfArgumentParser(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
     parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
     parser._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
+    argv = translated(command, argv, ours=[name.lstrip("-") for name in parser._option_string_actions])
     config, _ = _config_parser().parse_known_args(argv)
     words: list[str] = []
     if config.config is not None:

@@ -143,7 +143,7 @@ def outcome(trainer):
 
 @pytest.mark.parametrize("feature", FEATURES)
 def test_a_feature_of_trainer_is_the_same_with_anchors(feature, anchors, tmp_path):
-    """Seen to fail with λ = 1, for every feature; and with `label_smoothing_factor` dropped from ours."""
+    """Seen to fail with λ = 1, for every feature."""
     theirs = outcome(plain(tmp_path / "plain", feature))
     ours = crafted(tmp_path / "craft", anchors, feature, **WITHOUT_WEIGHT)
     assert any("retention/loss" in log for log in ours.state.log_history), "retention passes were made"
