@@ -15,6 +15,7 @@ from craft_trainer.cli.hints import nearest
 from craft_trainer.cli.lerobot_names import translated
 
 Values = dict[str, Any]
+SEVERAL = ("report_to",)  # TrainingArguments takes one or a list, which its parser does not know
 NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
 
 
@@ -47,6 +48,9 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
     parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
     parser._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
     argv = translated(command, argv, ours=[name.lstrip("-") for name in parser._option_string_actions])
+    for action in parser._actions:
+        if action.dest in SEVERAL:
+            action.nargs = "+"
     config, _ = _config_parser().parse_known_args(argv)
     words: list[str] = []
     if config.config is not None:

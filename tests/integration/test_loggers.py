@@ -12,6 +12,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
+import yaml
 
 RUN = Path(__file__).with_name("logged_run.py")
 STEPS, EVERY = 6, 3
@@ -128,3 +129,33 @@ def test_retention_is_a_group_of_its_own_between_trainers_names(run):
         f"eval/{name}" for name in ("loss", "runtime", "samples_per_second", "steps_per_second")
     }
     assert len(ours) == len(NAMES) + 3 * len(GROUPS)
+
+
+@pytest.mark.slow
+def test_a_policy_reports_to_all_of_them_from_a_yaml_file(tmp_path, tiny_policy, tiny_anchors, tiny_dataset):
+    """`craft-trainer train`, which has no transformers configuration for them to ask. Seen to fail with a Space."""
+    for name in READERS:
+        pytest.importorskip(name)
+    tiny_policy().save_pretrained(tmp_path / "teacher")
+    settings = {
+        "policy": str(tmp_path / "teacher"),
+        "dataset": str(tiny_dataset),
+        "anchors": str(tiny_anchors.folder),
+        "output_dir": str(tmp_path / "run"),
+        "max_steps": 2,
+        "logging_steps": 1,
+        "report_to": list(READERS),
+        "project": "craft",
+        "trackio_space_id": None,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(settings))
+    given = os.environ | {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "TRACKIO_DIR": str(tmp_path)}
+    command = [sys.executable, "-m", "craft_trainer", "train", "--config", tmp_path / "train.yaml"]
+    subprocess.run(command, check=True, env=given | {"HF_HUB_OFFLINE": "1"}, cwd=tmp_path, timeout=300)
+    written = [float(row["retention_loss"]) for row in rows(tmp_path)]
+    for read in READERS.values():
+        logs = read(tmp_path)
+        assert [logs[step]["train/retention/loss"] for step in (1, 2)] == pytest.approx(written, rel=1e-6)

@@ -40,6 +40,13 @@ def test_a_line_of_lerobot_train_is_understood() -> None:
     assert (values["save_strategy"], values["resume_from_checkpoint"]) == ("no", "last")
 
 
+def test_several_loggers_are_a_list() -> None:
+    """Seen to fail with HuggingFace's parser as it is: no option wandb."""
+    line = "--policy p --dataset d --output_dir out --use_cpu --report_to tensorboard wandb"
+    assert parsed("train", line)["report_to"] == ["tensorboard", "wandb"]
+    assert parsed("train", "--policy p --dataset d --output_dir out --use_cpu --report_to none")["report_to"] == []
+
+
 def test_a_new_policy_of_lerobots_names() -> None:
     line = "--policy.type=act --policy.chunk_size=8 --policy.use_vae=false --dataset.repo_id=x --output_dir out"
     values = parsed("train", line + " --policy.push_to_hub=false --wandb.enable=false --save_checkpoint=true --use_cpu")
