@@ -1,7 +1,7 @@
 """What CRaFT remembers between steps: the multipliers, in and out of checkpoints, and the history of every pass."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -38,7 +38,21 @@ class CraftStep(NamedTuple):
     update_cosine: float | None = None  # of the optimizer's step and g_retain, where measured; positive raises L_retain
 
 
-LOGGED = tuple(name for name in CraftStep._fields if name not in ("step", "task_loss"))
+LOGGED = {  # the columns that Trainer logs → their names there: with a slash, loggers show them as a group of their own
+    "retention_loss": "retention/loss",
+    "multiplier": "retention/lambda",
+    "epsilon": "retention/epsilon",
+    "violation": "retention/violation",
+    "cosine": "retention/cosine",
+    "conflict": "retention/conflict",
+    "task_grad_norm": "retention/task_grad_norm",
+    "retention_grad_norm": "retention/grad_norm",
+    "projected_energy": "retention/projected_energy",
+    "skipped": "retention/skipped",
+    "update_cosine": "retention/update_cosine",
+}
+LOGGED_OF_A_GROUP = ("retention_loss", "multiplier", "epsilon")
+TASK_KL = "retention/task_kl"
 
 
 class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is not typed
@@ -123,6 +137,7 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         self.by_group = by_group
         self._folder: Path | None = None
         self._since_log: list[CraftStep] = []
+        self._groups_since_log: list[GroupReading] = []
         self._task_loss: Tensor | None = None
         self._pending: tuple[CraftStep, UpdateAngle | None] | None = None
 
@@ -131,7 +146,7 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
     ) -> None:
         """Start the files, or drop what a killed run wrote after the checkpoint that is being resumed."""
         del control, kwargs
-        self._since_log, self._task_loss, self._pending = [], None, None
+        self._since_log, self._groups_since_log, self._task_loss, self._pending = [], [], None, None
         if not state.is_world_process_zero:
             return
         self._folder = Path(args.output_dir)
@@ -143,7 +158,10 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
     def add(self, step: CraftStep, angle: UpdateAngle | None, groups: Sequence[GroupReading] = ()) -> None:
         """Take one pass; its line is written as soon as the optimizer has stepped and ``angle`` can be known."""
         self._pending = (step, angle)
-        if self.by_group and self._folder is not None:
+        if not self.by_group:
+            return
+        self._groups_since_log += groups
+        if self._folder is not None:
             _append(self._folder / GROUP_HISTORY_FILE, [(step.step, *reading) for reading in groups])
 
     def on_optimizer_step(
@@ -172,17 +190,30 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         return loss
 
     def take_means(self) -> dict[str, float]:
-        """Means over the retention passes since the last call, ``skipped`` their sum; empty if there was none.
+        """Means over the retention passes since the last call by their names in the logs; empty if there was none.
 
-        That of ``update_cosine`` is over the passes at which it was measured, and left out if there was none.
+        That of ``update_cosine`` is over the passes at which it was measured, and left out if there was none; of
+        ``skipped`` it is the sum. With a constraint per group, those of a group are over the passes that it was in.
         """
         steps, self._since_log = self._since_log, []
+        groups, self._groups_since_log = self._groups_since_log, []
         if not steps:
             return {}
-        columns = {name: [getattr(step, name) for step in steps] for name in LOGGED}
-        columns["update_cosine"] = [value for value in columns["update_cosine"] if value is not None]
-        means = {name: fmean(values) for name, values in columns.items() if values}
-        return means | {"skipped": sum(step.skipped for step in steps)}
+        logs = {LOGGED[column]: mean for column, mean in _means(steps, LOGGED).items()}
+        logs[LOGGED["skipped"]] = sum(step.skipped for step in steps)
+        for group in sorted({reading.group for reading in groups}):
+            means = _means([reading for reading in groups if reading.group == group], LOGGED_OF_A_GROUP)
+            logs |= {f"{LOGGED[column]}/{group}": mean for column, mean in means.items()}
+        return logs
+
+
+def _means(rows: Sequence[NamedTuple], columns: Iterable[str]) -> dict[str, float]:
+    """The mean of every column over the rows that have it."""
+    values = {column: [getattr(row, column) for row in rows] for column in columns}
+    known = {
+        column: [value for value in column_values if value is not None] for column, column_values in values.items()
+    }
+    return {column: fmean(column_values) for column, column_values in known.items() if column_values}
 
 
 def rows_until(path: Path, last_step: int, num_columns: int = len(CraftStep._fields)) -> list[list[str]]:

@@ -3,8 +3,8 @@
 import json
 import math
 import os
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Self
 
 import torch
 from transformers import TrainingArguments
@@ -140,6 +140,20 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
 
     remove_unused_columns: bool | None = _knob(False, "policies read columns by name, so none is removed")
     restore_callback_states_from_checkpoint: bool = _knob(True, "λ is restored with a checkpoint")
+
+    @classmethod
+    def extending(cls, args: TrainingArguments) -> Self:
+        """``args`` of an existing script with the defaults of everything that is of retention.
+
+        Raises:
+            TypeError: they are of a subclass, whose own settings would be lost.
+        """
+        if type(args) is not TrainingArguments:
+            raise TypeError(
+                f"args is a {type(args).__name__}: CraftTrainer takes a CraftConfig or plain TrainingArguments"
+            )
+        given = {item.name: getattr(args, item.name) for item in fields(args) if item.init}
+        return cls(**given | {"restore_callback_states_from_checkpoint": True})  # λ is restored with a checkpoint
 
     def __post_init__(self) -> None:
         if int(os.environ.get("LOCAL_RANK", "-1")) >= 0 and not torch.accelerator.is_available():

@@ -6,12 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.callbacks import CraftStep, DualState, RetentionHistory
+from craft_trainer.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
 from craft_trainer.config import CraftConfig
 from craft_trainer.distribution import is_sharded, require_joined_processes, require_visible_gradients
 from craft_trainer.drift import TaskDrift, same_randomness
@@ -38,7 +38,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     Raises:
         ValueError: the cache was not made by ``model`` (and ``teacher_mismatch`` is refuse), or a distributed mode that
             hides gradients is active.
-        TypeError: ``model`` cannot be anchored, or ``args`` is not a CraftConfig.
+        TypeError: ``model`` cannot be anchored, or ``args`` is neither a CraftConfig nor plain TrainingArguments.
         FloatingPointError: a gradient is not finite, and there is no fp16 scaler to skip the step.
     """
 
@@ -47,14 +47,14 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
     def __init__(
         self,
         model: nn.Module | None = None,
-        args: CraftConfig | None = None,
+        args: CraftConfig | TrainingArguments | None = None,
         *,
         anchors: AnchorCache | AdapterAnchors | str | Path | None = None,
         **kwargs: Any,
     ) -> None:
         args = args or CraftConfig()
         if not isinstance(args, CraftConfig):
-            raise TypeError(f"args is a {type(args).__name__}: CraftTrainer needs a CraftConfig, which extends it")
+            args = CraftConfig.extending(args)
         require_joined_processes(args)
         super().__init__(model=model, args=args, **kwargs)
         self.anchors = AnchorCache(anchors) if isinstance(anchors, str | Path) else anchors
@@ -177,7 +177,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             logs |= self._callback(RetentionHistory).take_means()
             if self.task_drift is not None:
                 with self.accelerator.autocast():
-                    logs["task_kl"] = self.task_drift.measure(self.anchored_model)
+                    logs[TASK_KL] = self.task_drift.measure(self.anchored_model)
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -27,9 +27,10 @@ from craft_trainer.benchmarks.metaworld import (
 )
 from craft_trainer.folders import appears_when_complete
 
+ENVIRONMENT_STATE = "observation.environment_state"
 FEATURES = {
     "observation.state": {"dtype": "float32", "shape": (STATE_SIZE,), "names": ["x", "y", "z", "opening"]},
-    "observation.environment_state": {"dtype": "float32", "shape": (OBSERVATION_SIZE,), "names": None},
+    ENVIRONMENT_STATE: {"dtype": "float32", "shape": (OBSERVATION_SIZE,), "names": None},
     "action": {"dtype": "float32", "shape": (ACTION_SIZE,), "names": ["dx", "dy", "dz", "effort"]},
 }
 ATTEMPTS_PER_EPISODE = 4
@@ -45,16 +46,18 @@ def record_demonstrations(
     seed: int,
     action_noise: float,
     image_size: int | None = None,
+    environment_state: bool = True,
 ) -> LeRobotDataset:
     """Record ``num_episodes`` successful episodes of each task into one dataset at ``output_dir``.
 
     The expert's clean action is stored; the executed one has Gaussian noise of standard deviation ``action_noise``
     (in units of the action range [-1, 1]) so that the data covers states off the expert's path. Failed episodes are
     dropped and the next goal is tried. The folder appears only when it is complete. With ``image_size``, every frame
-    has an image of so many rows and columns as well; all else stays the same.
+    has an image of so many rows and columns as well; all else stays the same. Without ``environment_state`` the
+    dataset holds what LeRobot's own Meta-World environment shows: the gripper and the image.
 
     Raises:
-        ValueError: Meta-World has no such task, or ``image_size`` is not positive.
+        ValueError: Meta-World has no such task, ``image_size`` is not positive, or nothing shows where things are.
         FileExistsError: ``output_dir`` exists.
         RuntimeError: the expert fails too often; lower ``action_noise``; or nothing here renders images.
     """
@@ -62,6 +65,10 @@ def record_demonstrations(
         check_task(task)
     if image_size is not None and image_size <= 0:
         raise ValueError(f"image_size is {image_size}: give the number of rows and columns, or drop it")
+    if image_size is None and not environment_state:
+        raise ValueError("environment_state false leaves the gripper alone to be seen: give image_size as well")
+    features = FEATURES if image_size is None else FEATURES | {camera.KEY: image_feature(image_size)}
+    stored = {name: feature for name, feature in features.items() if environment_state or name != ENVIRONMENT_STATE}
     repo_id = f"local/{output_dir.name}"
     with (
         appears_when_complete(output_dir) as folder,
@@ -72,7 +79,7 @@ def record_demonstrations(
         dataset = LeRobotDataset.create(
             repo_id=repo_id,
             fps=CONTROL_HZ,
-            features=FEATURES if image_size is None else FEATURES | {camera.KEY: image_feature(image_size)},
+            features=stored,
             root=folder,
             robot_type="sawyer",
             use_videos=False,
@@ -84,7 +91,7 @@ def record_demonstrations(
             )
             for frames in episodes:
                 for frame in frames:
-                    dataset.add_frame(frame)
+                    dataset.add_frame({name: frame[name] for name in (*stored, "task")})
                 dataset.save_episode()
                 progress.update()
         dataset.finalize()
@@ -131,7 +138,7 @@ def demonstrate(
     observation = envs.reset([goal])
     frames: list[Frame] = []
     for _ in range(HORIZON):
-        state = observation["observation.environment_state"][0]
+        state = observation[ENVIRONMENT_STATE][0]
         with warnings.catch_warnings():  # metaworld warns of expert actions beyond [-1, 1], which are clipped here
             warnings.simplefilter("ignore", UserWarning)
             action = expert.act(state.astype(np.float64))

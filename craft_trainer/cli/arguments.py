@@ -11,10 +11,12 @@ import yaml
 from transformers import HfArgumentParser
 
 from craft_trainer.cli.hints import nearest
+from craft_trainer.cli.lerobot_names import translated
 from craft_trainer.cli.resolved import document
 
 Values = dict[str, Any]
 PRINT = ("--print-config", "--print_config")
+SEVERAL = ("report_to",)  # TrainingArguments takes one or a list, which its parser does not know
 NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
 
 
@@ -59,6 +61,10 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
     parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
     parser.add_argument(*PRINT, action="store_true", help="show every value and where it came from, and do nothing")
     parser._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
+    argv = translated(command, argv, ours=[name.lstrip("-") for name in parser._option_string_actions])
+    for action in parser._actions:
+        if action.dest in SEVERAL:
+            action.nargs = "+"
     config, _ = _config_parser().parse_known_args(argv)
     words: list[str] = []
     values: Values = {}

@@ -19,6 +19,10 @@ class RecordArguments:
     seed: int = option("chooses the goals and the action noise", 0)
     action_noise: float = option("standard deviation of the noise on executed actions (their range is [-1, 1])", 0.1)
     image_size: int | None = option("store rendered images of so many rows and columns as well", None)
+    environment_state: bool = option(
+        "store the simulator's whole state; false (with image_size) leaves what LeRobot's Meta-World environment shows",
+        True,
+    )
 
 
 def run(argv: Sequence[str]) -> None:
@@ -33,6 +37,7 @@ def run(argv: Sequence[str]) -> None:
         seed=arguments.seed,
         action_noise=arguments.action_noise,
         image_size=arguments.image_size,
+        environment_state=arguments.environment_state,
     )
     print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames: {arguments.output_dir}")
     print(f"next: craft-trainer train --policy_type act --dataset {arguments.output_dir} --output_dir outputs/teacher")

@@ -1,15 +1,15 @@
-"""``craft-trainer rollout``: closed-loop success of policies on Meta-World tasks."""
+"""``craft-trainer rollout``: closed-loop success of policies, on Meta-World tasks or in LeRobot's own environments."""
 
 import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from craft_trainer.cli.arguments import option, parse, split_list
+from craft_trainer.cli.arguments import json_mapping, option, parse, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
@@ -22,26 +22,60 @@ class RolloutArguments:
     """Which policy, on what, how often."""
 
     policy: str = option("LeRobot checkpoint: a folder or a Hub repository")
-    tasks: list[str] = option("Meta-World v3 task names")
+    env: str | None = option(
+        "one of LeRobot's own environments (metaworld, pusht, aloha, …), through its factory and its evaluation loop, "
+        "as lerobot-eval; by default Meta-World by this package, with the simulator's state, many at once",
+        None,
+    )
+    tasks: list[str] = option("Meta-World v3 task names; with env its own names, by default its default task", [])
     episodes: int = option("episodes per task, each with a goal of its own", 20)
-    seed: int = option("chooses the goals; they are never those that `record` uses", 0)
-    max_steps: int = option("actions before an episode counts as failed (Meta-World's own limit is 500)", 500)
+    seed: int = option("chooses the goals; they are never those that `record` uses; with env the first of its seeds", 0)
+    max_steps: int | None = option(
+        "actions before an episode counts as failed; by default the environment's own limit (Meta-World: 500)", None
+    )
     num_envs: int = option("environments that run at once", 20)
     image_size: int | None = option("rows and columns of rendered images; by default what the policy says", None)
+    rename: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
+        "with env: what it shows under another name than the policy's, e.g. cameras (a mapping, or JSON)", None
+    )
+    env_options: dict | str | None = option(  # type: ignore[type-arg]
+        "with env: fields of LeRobot's configuration of it, e.g. episode_length, obs_type (a mapping, or JSON)", None
+    )
     device: str | None = option("cpu, cuda, …; by default the policy's own", None)
     output: str | None = option("JSON file for the result", None)
+
+    def __post_init__(self) -> None:
+        self.rename = json_mapping("rename", self.rename)
+        self.env_options = json_mapping("env_options", self.env_options)
+        if self.env is None and not self.tasks:
+            raise ValueError("tasks is empty: name Meta-World tasks, or one of LeRobot's environments by env")
+        if self.env is None and (self.rename or self.env_options):
+            raise ValueError("rename and env_options are for LeRobot's environments: give env as well, or drop them")
+        if self.env is not None and self.image_size is not None:
+            raise ValueError("image_size has no effect with env: LeRobot's environments say how large their images are")
 
 
 def run(argv: Sequence[str]) -> None:
     """Roll out, print a line per task, write the JSON file."""
     arguments = parse("rollout", EXAMPLE, RolloutArguments, argv)
+    content = {"policy": arguments.policy, "seed": arguments.seed}
+    content |= on_stream(arguments) if arguments.env is None else in_lerobots(arguments)
+    if arguments.output is not None:
+        partial = Path(f"{arguments.output}.partial")
+        partial.write_text(json.dumps(content, indent=2) + "\n")
+        partial.replace(arguments.output)
+
+
+def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
+    """Rows of Meta-World tasks, in this package's own environments."""
     from craft_trainer.benchmarks.metaworld import HORIZON, MetaWorldEnvs, check_task, draw_goals
     from craft_trainer.evaluation.rollout import rollout
     from craft_trainer.models.lerobot import PolicyModel
 
     tasks = [check_task(task) for task in split_list(arguments.tasks)]
-    if not 0 < arguments.max_steps <= HORIZON:
-        raise ValueError(f"max_steps is {arguments.max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
+    max_steps = HORIZON if arguments.max_steps is None else arguments.max_steps
+    if not 0 < max_steps <= HORIZON:
+        raise ValueError(f"max_steps is {max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
     policy = PolicyModel.from_pretrained(arguments.policy, device=arguments.device)
     image_size = image_size_of(policy, arguments.image_size)
     rows = []
@@ -50,16 +84,39 @@ def run(argv: Sequence[str]) -> None:
             goals = draw_goals(task, arguments.episodes, arguments.seed, "evaluate")
             num_envs = min(arguments.num_envs, arguments.episodes)
             with closing(MetaWorldEnvs(task, num_envs, image_size=image_size)) as envs:
-                outcomes = rollout(
-                    policy, envs, goals, max_steps=arguments.max_steps, on_episode=lambda _: progress.update()
-                )
-            rows.append({"task": task, "episodes": len(outcomes), "successes": sum(outcomes)})
-            tqdm.write(f"{task}: {sum(outcomes)} of {len(outcomes)}")
-    if arguments.output is not None:
-        content = {"policy": arguments.policy, "seed": arguments.seed, "max_steps": arguments.max_steps, "rows": rows}
-        partial = Path(f"{arguments.output}.partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(arguments.output)
+                outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: progress.update())
+            rows.append(counted(task, outcomes))
+    return {"max_steps": max_steps, "rows": rows}
+
+
+def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
+    """Rows of tasks in one of LeRobot's environments, and every episode by itself."""
+    from craft_trainer.benchmarks.lerobot_envs import roll_out
+    from craft_trainer.models.lerobot import PolicyModel
+
+    assert arguments.env is not None
+    assert isinstance(arguments.rename, dict)
+    assert isinstance(arguments.env_options, dict)
+    rows, episodes = [], []
+    for outcomes in roll_out(
+        PolicyModel.from_pretrained(arguments.policy, device=arguments.device, rename=arguments.rename),
+        arguments.env,
+        split_list(arguments.tasks),
+        num_episodes=arguments.episodes,
+        num_envs=arguments.num_envs,
+        seed=arguments.seed,
+        max_steps=arguments.max_steps,
+        options=arguments.env_options,
+    ):
+        rows.append(counted(outcomes[0].task, [outcome.success for outcome in outcomes]))
+        episodes += [outcome._asdict() for outcome in outcomes]
+    return {"env": arguments.env, "max_steps": arguments.max_steps, "rows": rows, "per_episode": episodes}
+
+
+def counted(task: str, outcomes: Sequence[bool]) -> dict[str, Any]:
+    """The row of a task, after a line about it."""
+    tqdm.write(f"{task}: {sum(outcomes)} of {len(outcomes)}")
+    return {"task": task, "episodes": len(outcomes), "successes": sum(outcomes)}
 
 
 def image_size_of(policy: "PolicyModel", asked: int | None) -> int | None:

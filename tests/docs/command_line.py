@@ -15,6 +15,9 @@ OTHER_PROGRAMS = {"source", "cd", "git", "mkdocs", "pre-commit", "ruff", "mypy",
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
+LEROBOT = {"lerobot-train": "train:TrainPipelineConfig", "lerobot-eval": "eval:EvalPipelineConfig"}
+
+
 class ParsedError(Exception):
     """A command's arguments were understood; holds them. Raised in place of the work."""
 
@@ -70,10 +73,23 @@ def check(words, monkeypatch, capsys):
     elif program == "pip":
         asked = re.findall(r"\[(.*?)\]", " ".join(rest))
         assert {extra for extras in asked for extra in extras.split(",")} <= EXTRAS, words
+    elif program in LEROBOT:
+        _check_lerobot(program, rest)
     elif program == "python":
         assert (ROOT / rest[0]).is_file(), words
     else:
         assert program in OTHER_PROGRAMS, f"{program!r} is no program of this documentation: {words}"
+
+
+def _check_lerobot(program, words):
+    """LeRobot's own parser of its own configuration; of a checkpoint only that it is named."""
+    draccus = pytest.importorskip("draccus")
+    module, name = LEROBOT[program].split(":")
+    kind = getattr(importlib.import_module(f"lerobot.configs.{module}"), name)
+    if any(word.startswith("--policy.path=") for word in words):
+        words = [word for word in words if not word.startswith("--policy.")]
+    assert all(word.startswith("--") and "=" in word for word in words), words
+    draccus.parse(config_class=kind, args=words)
 
 
 def _check_script(words, monkeypatch, capsys):

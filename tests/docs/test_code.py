@@ -5,6 +5,7 @@ import re
 
 import pytest
 from command_line import check
+from draccus.utils import DecodingError, ParsingError
 from pages import PAGES, ROOT, blocks, command_lines, inline_codes
 
 BLOCKS = [block for page in PAGES for block in blocks(page)]
@@ -86,8 +87,10 @@ def test_scripts_named_in_a_sentence_exist():
         "bash scripts/demo.sh --quik",
         "pip install -e .[everything]",
         "craft-triner info",
+        "lerobot-train --dataset.repo_id=a --policy.type=act --stepz=3",
+        "lerobot-eval --policy.path=a --env.type=pushed",
     ],
 )
 def test_a_wrong_command_is_found(line, monkeypatch, capsys):
-    with pytest.raises((AssertionError, pytest.fail.Exception, SystemExit)):
+    with pytest.raises((AssertionError, pytest.fail.Exception, SystemExit, DecodingError, ParsingError)):
         check(line.split(), monkeypatch, capsys)

@@ -126,7 +126,7 @@ def test_a_step_of_craft_at_full_width(model, tmp_path):
     print("\n".join(str(log) for log in logs))
     assert millions > 900
     assert spec.path.endswith("language_model.layers.16")
-    assert logs[0]["retention_loss"] == 0  # still the teacher, so there is nothing to hold yet
-    assert logs[1]["retention_loss"] > 0
-    assert logs[1]["retention_grad_norm"] > 0
+    assert logs[0]["retention/loss"] == 0  # still the teacher, so there is nothing to hold yet
+    assert logs[1]["retention/loss"] > 0
+    assert logs[1]["retention/grad_norm"] > 0
     assert peak() < LIMIT

@@ -13,6 +13,7 @@ from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.features import FeatureSpec, extract
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.anchors.loss import retention_loss
+from craft_trainer.callbacks import TASK_KL
 from craft_trainer.models.families import anchored
 
 LM = BASE | {"retention_terms": ["hidden", "token_kl"], "learning_rate": 0.01, "max_steps": 4}
@@ -252,11 +253,11 @@ def test_resumed_in_the_middle_of_an_accumulation_window_is_never_killed(tmp_pat
 def test_drift_on_the_task_is_logged_without_old_data(tmp_path, anchors):
     """KL(teacher‖student) starts near 0 and grows; task_kl_samples = 0 logs none."""
     trainer = train(tmp_path / "with", anchors, max_steps=6)
-    kl = [log["task_kl"] for log in trainer.state.log_history if "task_kl" in log]
+    kl = [log[TASK_KL] for log in trainer.state.log_history if TASK_KL in log]
     assert len(kl) == 6
     assert 0 < kl[0] < kl[-1]
     silent = train(tmp_path / "without", anchors, max_steps=6, task_kl_samples=0)
-    assert not any("task_kl" in log for log in silent.state.log_history)
+    assert not any(TASK_KL in log for log in silent.state.log_history)
     assert_same_weights(parameters(trainer), parameters(silent))
 
 

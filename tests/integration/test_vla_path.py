@@ -16,6 +16,7 @@ from policies import twin_maker
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import extract
 from craft_trainer.benchmarks.camera import KEY
+from craft_trainer.callbacks import TASK_KL
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.lerobot_dataset import PolicyDataset
@@ -161,7 +162,7 @@ def test_the_teacher_is_held_while_it_learns_the_new_task(kind, terms, craft, te
     student, teacher = (PolicyModel.from_pretrained(place) for place in (folder, teachers / kind))
     assert student.fingerprint()["processors"] == teacher.fingerprint()["processors"]
     assert student.fingerprint()["weights"] != teacher.fingerprint()["weights"]
-    drifts = [log["task_kl"] for log in logs(folder) if "task_kl" in log]
+    drifts = [log[TASK_KL] for log in logs(folder) if TASK_KL in log]
     assert len(drifts) == (CRAFT["max_steps"] if kind == "pi0_fast" else 0)  # it is of tokens
     assert all(drift > 0 for drift in drifts)
 

@@ -1,0 +1,173 @@
+"""LeRobot's own argument names, understood by our commands: a table for each, and the way out where there is none."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+
+import yaml
+
+type Words = list[str]
+type Rule = str | Callable[[str], Words]  # our name for the same, or what becomes of a value of theirs
+
+
+def _if_true(*words: str) -> Callable[[str], Words]:
+    return lambda value: list(words) if yaml.safe_load(value) is True else []
+
+
+def _if_false(*words: str) -> Callable[[str], Words]:
+    return lambda value: list(words) if yaml.safe_load(value) is False else []
+
+
+def _processor(value: str) -> Words:
+    """LeRobot's device: cpu is a choice, any other is the first accelerator, which Trainer takes anyway."""
+    return ["--use_cpu", "true"] if value == "cpu" else []
+
+
+CHECKPOINT: dict[str, Rule] = {"policy.path": "policy", "policy.pretrained_path": "policy"}
+ROOT = "dataset.root"  # the folder of what `dataset.repo_id` names: it wins, in whichever order they come
+DATASET: dict[str, Rule] = {"dataset.repo_id": "dataset", ROOT: "dataset", "rename_map": "rename"}
+NAMES: dict[str, dict[str, Rule]] = {
+    "train": {
+        **CHECKPOINT,
+        **DATASET,
+        "policy.type": "policy_type",
+        "policy.device": _processor,
+        "policy.use_amp": _if_true("--bf16", "true"),
+        "policy.push_to_hub": _if_true("--push_to_hub", "true"),
+        "policy.repo_id": "hub_model_id",
+        "steps": "max_steps",
+        "batch_size": "per_device_train_batch_size",
+        "num_workers": "dataloader_num_workers",
+        "prefetch_factor": "dataloader_prefetch_factor",
+        "persistent_workers": "dataloader_persistent_workers",
+        "log_freq": "logging_steps",
+        "save_freq": "save_steps",
+        "save_checkpoint": _if_false("--save_strategy", "no"),
+        "resume": _if_true("--resume_from_checkpoint", "last"),
+        "job_name": "run_name",
+        "optimizer.lr": "learning_rate",
+        "optimizer.weight_decay": "weight_decay",
+        "optimizer.grad_clip_norm": "max_grad_norm",
+        "scheduler.num_warmup_steps": "warmup_steps",
+        "wandb.enable": _if_true("--report_to", "wandb"),
+    },
+    "rollout": {
+        **CHECKPOINT,
+        "policy.device": "device",
+        "env.type": "env",
+        "env.task": "tasks",
+        "eval.n_episodes": "episodes",
+        "eval.batch_size": "num_envs",
+        "rename_map": "rename",
+    },
+    "cache build": {
+        "policy.path": "teacher",
+        "policy.pretrained_path": "teacher",
+        "policy.device": "device",
+        **DATASET,
+    },
+}
+ENTRIES: dict[str, dict[str, str]] = {  # all other names that begin so are entries of a mapping of ours
+    "train": {"policy.": "policy_options"},
+    "rollout": {"env.": "env_options"},
+}
+AFTERWARDS = "no environment runs while training: `craft-trainer rollout --env`, or `lerobot-eval`, afterwards"
+WITHOUT: dict[str, dict[str, str]] = {  # a name of LeRobot's, or how several begin → what there is instead
+    "train": {
+        "env": AFTERWARDS,
+        "env_eval_freq": AFTERWARDS,
+        "eval": AFTERWARDS,
+        "config_path": "give a YAML file of this command's keys by --config; LeRobot's train_config.json is nested",
+        "optimizer": "--optim, --learning_rate, --weight_decay, --adam_beta1, … are Trainer's names",
+        "scheduler": "--lr_scheduler_type (cosine, linear, constant, …) and --warmup_steps are Trainer's names",
+        "use_policy_training_preset": "there are no presets: give --learning_rate, --optim and --lr_scheduler_type",
+        "wandb": "set WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE in the environment; --run_name names the run",
+        "dataset": "--dataset takes a folder or a Hub repository; `lerobot-edit-dataset` makes one of some episodes",
+        "max_eval_samples": "no part of the dataset is held out by this command",
+        "peft": "adapters of policies are not trained by this command",
+        "job": "it runs here: start it where it is to run",
+        "save_checkpoint_to_hub": "--push_to_hub and --hub_strategy are Trainer's names",
+        "sample_weighting": "all samples have the same weight",
+        "cudnn_deterministic": "--full_determinism is Trainer's name",
+        "dataloader_multiprocessing_context": "workers are started as torch does it by default",
+        "tolerance_s": "LeRobot's own default is used",
+    },
+    "rollout": {
+        "policy": "a checkpoint is rolled out as it is",
+        "eval": "--episodes, --num_envs and --seed are what can be chosen; `lerobot-eval` does the rest",
+        "job_name": "--output names the file of the result",
+        "output_dir": "--output names the file of the result",
+        "trust_remote_code": "environments of the Hub are left to `lerobot-eval`",
+    },
+    "cache build": {
+        "policy": "give what is different from how the checkpoint was saved by --policy_options",
+        "dataset": "--dataset takes a folder or a Hub repository",
+    },
+}
+
+
+def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
+    """``argv`` of ``command`` with LeRobot's names replaced; ``ours`` are names that keep their own meaning.
+
+    What is neither LeRobot's nor ours stays as it is, for the parser to refuse.
+
+    Raises:
+        ValueError: LeRobot's name has no counterpart; the message says what there is instead.
+    """
+    if command not in NAMES:
+        return list(argv)
+    words: Words = []
+    at_the_end: Words = []
+    entries: dict[str, dict[str, object]] = {}
+    for name, option in _options(argv):
+        mapping = _mapping_of(command, name)
+        if name is None or name in ours:
+            words += option
+        elif name in NAMES[command]:
+            (at_the_end if name == ROOT else words).extend(_renamed(NAMES[command][name], option))
+        elif mapping is not None:
+            entries.setdefault(mapping, {})[name.partition(".")[2]] = yaml.safe_load(" ".join(_values(option)))
+        else:
+            _refuse_without_counterpart(command, name)
+            words += option
+    for mapping, values in entries.items():
+        if any(word.partition("=")[0] == f"--{mapping}" for word in argv):
+            raise ValueError(f"--{mapping} and LeRobot's --… for its entries {', '.join(values)}: use one of the two")
+        at_the_end += [f"--{mapping}", json.dumps(values)]
+    return words + at_the_end
+
+
+def _options(argv: Sequence[str]) -> list[tuple[str | None, Words]]:
+    """Every option's name, with its words as they stand; None for words before the first option."""
+    found: list[tuple[str | None, Words]] = []
+    for word in argv:
+        if word.startswith("--"):
+            found.append((word.removeprefix("--").partition("=")[0], [word]))
+        elif found:
+            found[-1][1].append(word)
+        else:
+            found.append((None, [word]))
+    return found
+
+
+def _values(option: Words) -> Words:
+    _, given, value = option[0].partition("=")
+    return [*([value] if given else []), *option[1:]]
+
+
+def _renamed(rule: Rule, option: Words) -> Words:
+    values = _values(option)
+    return [f"--{rule}", *values] if isinstance(rule, str) else rule(" ".join(values))
+
+
+def _mapping_of(command: str, name: str | None) -> str | None:
+    beginnings: Mapping[str, str] = ENTRIES.get(command, {})
+    return next((ours for start, ours in beginnings.items() if name is not None and name.startswith(start)), None)
+
+
+def _refuse_without_counterpart(command: str, name: str) -> None:
+    beginning = name.partition(".")[0]
+    for candidate in (name, beginning):
+        if candidate in WITHOUT[command]:
+            raise ValueError(
+                f"--{name} is LeRobot's and has no counterpart in `{command}`: {WITHOUT[command][candidate]}"
+            )
