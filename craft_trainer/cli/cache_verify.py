@@ -13,7 +13,7 @@ EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/
 class VerifyArguments(LoadArguments):
     """Which cache, and whose it should be."""
 
-    cache: str = option("folder of an anchor cache")
+    cache: str = option("anchor cache: a folder or a Hub repository")
     teacher: str | None = option(
         "LeRobot checkpoint that should have made it; by default only the bytes are checked", None
     )
@@ -30,8 +30,9 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.verification import deviations
     from craft_trainer.cli.references import open_cache
+    from craft_trainer.models.places import fetched
 
-    cache = AnchorCache(arguments.cache)
+    cache = AnchorCache(fetched(arguments.cache, "dataset"))
     print(f"ok  {len(cache.provenance.files)} files of {len(cache)} anchors have the bytes they were written with")
     if arguments.teacher is None:
         return

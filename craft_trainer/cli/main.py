@@ -11,6 +11,7 @@ COMMANDS = {
     "record": "record expert demonstrations of Meta-World tasks as a LeRobot dataset",
     "cache": "anchors: build them from a teacher, verify them, show what they hold, push and pull them",
     "train": "train or fine-tune a LeRobot policy, with or without anchors, from a YAML file",
+    "push": "a finished run to the Hub, with its card",
     "rollout": "closed-loop success of policies on Meta-World tasks",
     "mcq": "multiple choice by likelihood: what one checkpoint knows, or what another has forgotten",
     "mcq-from-demos": "multiple-choice questions about rendered Meta-World frames, answers from the simulator",

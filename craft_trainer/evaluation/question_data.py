@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_trainer.evaluation.question_rows import BadRowError, shown
-from craft_trainer.models.places import local_folder
+from craft_trainer.models.places import HubPlace, parse
 
 Row = tuple[int, Any]  # its number from 1, and its value or the BadRowError that says why it has none
 
@@ -52,11 +52,15 @@ def open_data(
     data: str | Path, *, split: str | None, revision: str | None, config: str | None, limit: int | None
 ) -> QuestionData:
     """Rows of ``data``; see :func:`craft_trainer.evaluation.questions.read_questions`."""
-    place = local_folder(data)
-    if place is not None and place.is_file():
+    found = parse(data)
+    if isinstance(found, HubPlace):
+        revision = found.revision or revision
+        return _open_dataset(None, found.repo, split=split, revision=revision, config=config, limit=limit)
+    place = found
+    if place.is_file():
         _refuse_options(place, split=split, revision=revision, config=config)
         return _open_lines(place, limit)
-    if place is not None and revision is not None:
+    if revision is not None:
         raise ValueError(f"{place} is a folder: a revision is for datasets of the Hub")
     return _open_dataset(place, str(data), split=split, revision=revision, config=config, limit=limit)
 

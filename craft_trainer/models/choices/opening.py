@@ -7,13 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -29,11 +22,11 @@ from craft_trainer.evaluation.scoring import ChoiceModel
 from craft_trainer.models.causal_lm import base_model
 from craft_trainer.models.choices.images import ImageChoices, PrefixChoices
 from craft_trainer.models.choices.text import TextChoices
-from craft_trainer.models.places import local_folder
+from craft_trainer.models.places import CHECKPOINTS, fetched
 
 PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*"]  # of weights; not downloaded
+OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", *CHECKPOINTS)  # not downloaded
 LEROBOT_TYPES = ("pi0_fast", "smolvla")
 
 
@@ -55,8 +48,7 @@ def open_choices(
     """
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: choose {', '.join(DTYPES)}, or leave it out")
-    name, _, at = (name, "", "") if Path(name).exists() else name.partition("@")
-    folder = _folder(name, revision or at or None)
+    folder = fetched(name, revision=revision, without=OTHER_FORMATS)
     config = _read(folder / "config.json")
     if device is None:
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
@@ -153,7 +145,7 @@ def _adapter(folder: Path, dtype: str | None, device: str) -> TextChoices:
     base = settings.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{folder / 'adapter_config.json'}: base_model_name_or_path is missing")
-    place = _folder(base, settings.get("revision"))
+    place = fetched(base, revision=settings.get("revision"), without=OTHER_FORMATS)
     model = PeftModel.from_pretrained(_load(place, dtype), str(folder)).to(device)
     return _reader(model, folder, place)
 
@@ -174,25 +166,6 @@ def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> ChoiceMo
         vlm: Any = model.policy.model
         vlm.vlm_with_expert.vlm.to(getattr(torch, dtype))
     return policy_reader(model)
-
-
-def _folder(name: str, revision: str | None) -> Path:
-    """Where the files of ``name`` are, downloaded if they have to be.
-
-    Raises:
-        FileNotFoundError: neither a folder nor a repository.
-    """
-    folder = local_folder(name)
-    if folder is not None:
-        return folder
-    try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(f"{name} is not on this machine, and the Hub cannot be reached: {error}") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{name} is neither a folder nor a Hub repository that you may read: {error}"
-        ) from error
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -80,6 +80,10 @@ class Handler(Repositories, Trees, Uploads, Downloads, BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
             return
+        if self.fault and self.fault["silent"]:
+            self.connection.recv(1)  # until the client gives up
+            self.close_connection = True
+            return
         if self.fault and not self.fault["half"]:
             self.reply(self.fault["status"], {"error": "injected"})
             return

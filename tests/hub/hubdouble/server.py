@@ -42,7 +42,7 @@ class HubDouble(Storage):
         self._server.server_close()
         self.remove()
 
-    def fail(self, pattern, status=500, *, method=None, times=1, drop=False, after=0, half=False):
+    def fail(self, pattern, status=500, *, method=None, times=1, drop=False, after=0, half=False, silent=False):
         """Let requests whose path matches ``pattern`` fail.
 
         Args:
@@ -50,6 +50,7 @@ class HubDouble(Storage):
             after: not the first so many.
             drop: close the connection instead of answering.
             half: answer as usual, but close the connection in the middle of the content.
+            silent: keep the connection open and never answer.
         """
         self.faults.append(
             {
@@ -60,6 +61,7 @@ class HubDouble(Storage):
                 "drop": drop,
                 "after": after,
                 "half": half,
+                "silent": silent,
             }
         )
 
