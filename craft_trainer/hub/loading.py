@@ -21,11 +21,11 @@ PROCESSOR = """\
 {name} = {processor}.from_pretrained(place{revision})
 """
 ADAPTER = """\
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import {names}
 
 place = {place!r}
-base = {loader}.from_pretrained({base!r})
+base = {loader}.from_pretrained(PeftConfig.from_pretrained(place{revision}).base_model_name_or_path)
 model = PeftModel.from_pretrained(base, place{revision})
 """
 
@@ -40,7 +40,7 @@ def snippet(facts: RunFacts, place: str) -> str | None:
         return LEROBOT.format(**filled, pretrained_revision=revision.replace("revision", "pretrained_revision"))
     names = ", ".join(sorted(name for name in (facts.loader, facts.processor) if name))
     head = ADAPTER if facts.library == "peft" else LIBRARY
-    code = head.format(**filled, library="transformers", names=names, base=facts.base and facts.base.name)
+    code = head.format(**filled, library="transformers", names=names)
     if facts.processor is not None:
         name = "tokenizer" if facts.processor == "AutoTokenizer" else "processor"
         code += PROCESSOR.format(name=name, processor=facts.processor, revision=revision)
