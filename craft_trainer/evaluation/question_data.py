@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_trainer.evaluation.question_rows import BadRowError, shown
+from craft_trainer.hub.errors import plain_errors
 from craft_trainer.models.places import HubPlace, parse
 
 Row = tuple[int, Any]  # its number from 1, and its value or the BadRowError that says why it has none
@@ -160,6 +161,9 @@ def _load(place: Path | None, name: str, *, split: str | None, revision: str | N
         return datasets.load_from_disk(str(place))
     try:
         return datasets.load_dataset(str(place or name), config, revision=revision)
+    except datasets.exceptions.DatasetNotFoundError:
+        with plain_errors(name, "dataset", revision):
+            raise
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:400]
         way_out = "" if place is None else ". Name a file of JSON lines itself to learn its bad rows"

@@ -98,6 +98,4 @@ class RunFacts:
             sources = {name: content[name] and Source(**content[name]) for name in ("base", "dataset")}
             return cls(**content | sources | {"held": held})
         except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(
-                f"{file}: not a file of this version ({error}); push with the version that wrote it"
-            ) from error
+            raise ValueError(f"{file} is not of this version ({error}): push with the one that wrote it") from error

@@ -111,12 +111,15 @@ def test_other_commands_know_revisions(hub, client, teacher, tiny_anchors, tmp_p
     assert tiny_anchors.provenance.fingerprint in result.out, result.err
     result = client.command("cache", "pull", "--repo", "org/anchors@v1", "--output_dir", tmp_path / "cache")
     assert result.status == 0, result.err
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text('{"question": "Where?", "choices": ["here", "there"], "answer_index": 0}\n')
     for words in (
         ["cache", "info", "--cache", "org/anchors@v2"],
         ["cache", "pull", "--repo", "org/anchors@v2", "--output_dir", tmp_path / "no"],
         ["cache", "verify", "--cache", "org/anchors@v1", "--teacher", "org/teacher@v2"],
         ["rollout", "--policy", "org/teacher@v2", "--tasks", "push-v3"],
-        ["mcq", "--model", "org/teacher@v2", "--data", "org/anchors@v1", "--output", tmp_path / "mcq.json"],
+        ["mcq", "--model", "org/teacher@v2", "--data", questions, "--output", tmp_path / "mcq.json"],
+        ["mcq", "--model", "org/teacher@v1", "--data", "org/anchors@v2", "--output", tmp_path / "mcq.json"],
     ):
         result = client.command(*words)
         assert result.status == 1, words
