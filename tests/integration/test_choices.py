@@ -378,7 +378,7 @@ def test_a_branch_of_a_repository_is_named_behind_an_at(tmp_path, monkeypatch):
 def test_a_model_that_is_not_here_is_named_without_a_network(monkeypatch):
     """Seen to fail with the advice of huggingface_hub alone, which names no model."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=r"org/never-there is not on this machine, .* cannot be reached"):
+    with pytest.raises(FileNotFoundError, match=r"org/never-there@v1 is not on this machine, .* cannot be reached"):
         open_choices("org/never-there@v1")
 
 
