@@ -7,7 +7,7 @@ from craft_trainer.hub.readme import README, is_by_hand, signed, text_of, write
 
 OURS = {"library_name": "lerobot", "tags": ["craft_trainer"], "base_model": "org/base"}
 PEFT = (
-    "---\nlibrary_name: peft\ntags:\n- base_model:adapter:/home/me/base\n---\n\n# Model Card for Model ID\n\n[More]\n"
+    "---\nlibrary_name: peft\ntags:\n- base_model:adapter:/data/me/base\n---\n\n# Model Card for Model ID\n\n[More]\n"
 )
 
 
@@ -50,7 +50,7 @@ def test_lines_of_the_header_stay(tmp_path):
 def test_cards_of_libraries_give_way(tmp_path):
     """And nothing of theirs stays: PEFT's tags hold the path of the base."""
     assert write(tmp_path, OURS, "# Ours", PEFT)
-    assert "/home/me" not in (tmp_path / README).read_text()
+    assert "/data/me" not in (tmp_path / README).read_text()
 
 
 def test_the_header_is_one_that_the_hub_reads():
