@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from hubdouble.server import READ_ONLY_TOKEN
-from runs_on_the_hub import REPO, files_of, in_repository, titles
+from runs_on_the_hub import REPO, STEPS, files_of, in_repository, titles
 
 LFS_ONLY = pytest.mark.parametrize("client", ["lfs"], indirect=True)
 
@@ -18,14 +18,7 @@ def finished(tiny_policy, tiny_anchors, tiny_dataset, tmp_path_factory):
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate
 
     folder, model = tmp_path_factory.mktemp("run") / "craft", tiny_policy()
-    config = CraftConfig(
-        output_dir=str(folder),
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        **settings,
-    )
+    config = CraftConfig(output_dir=str(folder), **STEPS)
     dataset = PolicyDataset(str(tiny_dataset), model.policy_config)
     trainer = CraftTrainer(model, config, anchors=tiny_anchors, train_dataset=dataset, data_collator=collate)
     trainer.train()
