@@ -70,7 +70,7 @@ def _knob(default: Any, text: str) -> Any:
     return field(default=default, metadata=metadata)
 
 
-@dataclass
+@dataclass(repr=False)  # that of TrainingArguments shows no token
 class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is not typed
     """``TrainingArguments`` with the settings of constrained retention.
 
@@ -240,6 +240,10 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
             self.epsilon_schedule == "constant" or not self.epsilon_per_group,
             "epsilon_per_group and an epsilon_schedule both say where ε goes: use one",
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: ``training_args.bin`` goes to the Hub, so it holds no token."""
+        return self.__dict__ | {"hub_token": None}
 
     @property
     def recipe(self) -> Recipe:

@@ -6,26 +6,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from craft_trainer.account import run_facts
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
 from craft_trainer.config import CraftConfig
 from craft_trainer.distribution import is_sharded, require_joined_processes, require_visible_gradients
 from craft_trainer.drift import TaskDrift, same_randomness
+from craft_trainer.hub.facts import RunFacts
+from craft_trainer.hub.readme import text_of
 from craft_trainer.models.base import AnchoredModel, OwnCheckpoints
 from craft_trainer.models.families import anchored
+from craft_trainer.models.places import fetched
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import BlockRule, Merge, Merged
 from craft_trainer.optim.surgery import MERGES, Surgery, Weights, surgery_rule
 from craft_trainer.optim.surgery import none as no_surgery
+from craft_trainer.publishing import PublishingTrainer
 from craft_trainer.retention import Retention, RetentionPass
 
 
-class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
+class CraftTrainer(PublishingTrainer):
     """A ``Trainer`` that keeps L_retain ≤ ε on anchors while it minimises the task loss.
 
     With g_t the gradient of the task loss over all micro-batches of an optimizer step and g_r that of the retention
@@ -57,7 +62,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
             args = CraftConfig.extending(args)
         require_joined_processes(args)
         super().__init__(model=model, args=args, **kwargs)
-        self.anchors = AnchorCache(anchors) if isinstance(anchors, str | Path) else anchors
+        self.anchors = AnchorCache(fetched(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
         self.retention: Retention | None = None
         self.task_drift: TaskDrift | None = None
         if self.anchors is not None and self.args.recipe.source is not None:
@@ -180,15 +185,29 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
                     logs[TASK_KL] = self.task_drift.measure(self.anchored_model)
         super().log(logs, start_time)
 
+    def run_facts(self) -> RunFacts:
+        """What is known of the run, for its card."""
+        return run_facts(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
+            self.args,
+            None if self.retention is None else self.anchors,
+            dataset=getattr(self.train_dataset, "source", None),
+            processor=self.processing_class,
+            step=self.state.global_step,
+            repo=self.hub_model_id,
+        )
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        model = self.accelerator.unwrap_model(self.model)
-        if not isinstance(model, OwnCheckpoints):
-            super()._save(output_dir, state_dict)
-            return
         folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(folder, state_dict)
-        torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        before = text_of(folder)  # PEFT writes a card of its own
+        model = self.accelerator.unwrap_model(self.model)
+        if isinstance(model, OwnCheckpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(folder, state_dict)
+            torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        else:
+            super()._save(output_dir, state_dict)
+        self._write_card(folder, before)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = self.accelerator.unwrap_model(model or self.model)

@@ -29,7 +29,7 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
     ]
     lines = [
         "---",
-        "tags: [craft-trainer, anchors]",
+        "tags: [craft_trainer, continual-learning, anchors]",
         "configs:",
         "- config_name: default",
         "  data_files: '*.arrow'",

@@ -14,15 +14,16 @@ PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "to
 class InfoArguments:
     """Which cache."""
 
-    cache: str = option("folder of an anchor cache")
+    cache: str = option("anchor cache: a folder or a Hub repository")
 
 
 def run(argv: Sequence[str]) -> None:
     """Print its provenance and its sizes."""
     arguments = parse("cache info", EXAMPLE, InfoArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.models.places import fetched
 
-    cache = AnchorCache(arguments.cache)
+    cache = AnchorCache(fetched(arguments.cache, "dataset"))
     made, total = cache.provenance, len(cache)
     rows = {
         "teacher": f"{made.teacher['path']}, weights {made.teacher['weights'][:12]}",

@@ -16,7 +16,7 @@ DOWNLOAD_NOTES = ".cache"  # what huggingface_hub adds
 class PullArguments:
     """What goes where."""
 
-    repo: str = option("dataset repository of the Hub, owner/name")
+    repo: str = option("dataset repository of the Hub, owner/name or owner/name@revision")
     output_dir: str = option("folder of the cache; it must not exist")
     revision: str | None = option("branch, tag or commit", None)
 
@@ -27,10 +27,11 @@ def run(argv: Sequence[str]) -> None:
     from huggingface_hub import snapshot_download
 
     from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.cli.hub import plain_errors
     from craft_trainer.folders import appears_when_complete
+    from craft_trainer.hub.errors import plain_errors
 
-    repo, revision = arguments.repo, arguments.revision
+    repo, _, at = arguments.repo.partition("@")
+    revision = at or arguments.revision
     with appears_when_complete(Path(arguments.output_dir)) as partial:
         with plain_errors(repo, "dataset", revision):
             snapshot_download(

@@ -18,7 +18,7 @@ EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/
 class VerifyArguments(LoadArguments):
     """Which cache, and whose it should be."""
 
-    cache: str = option("folder of an anchor cache")
+    cache: str = option("anchor cache: a folder or a Hub repository")
     teacher: str | None = option(
         "checkpoint that should have made it, a policy or a language model; by default only the bytes are checked", None
     )
@@ -35,8 +35,9 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse("cache verify", EXAMPLE, VerifyArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.verification import deviations
+    from craft_trainer.models.places import fetched
 
-    cache = AnchorCache(arguments.cache)
+    cache = AnchorCache(fetched(arguments.cache, "dataset"))
     print(f"ok  {len(cache.provenance.files)} files of {len(cache)} anchors have the bytes they were written with")
     if arguments.teacher is None:
         return

@@ -13,6 +13,7 @@ COMMANDS = {
     "train": "train or fine-tune a LeRobot policy, with or without anchors, from a YAML file",
     "train-lm": "fine-tune a language or vision-language model, with or without anchors, from a YAML file",
     "rollout": "closed-loop success of policies, on Meta-World tasks or in LeRobot's own environments",
+    "push": "a finished run to the Hub, with its card",
     "mcq": "multiple choice by likelihood: what one checkpoint knows, or what another has forgotten",
     "mcq-from-demos": "multiple-choice questions about rendered Meta-World frames, answers from the simulator",
     "report": "a self-contained HTML page from results.json",

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -> "AnchorCache":
-    """The anchor cache at ``folder``, for ``policy``; ``dataset`` says where its dataset is now, if it was moved.
+    """The anchor cache ``folder``, or that of a Hub repository, for ``policy``; ``dataset`` is where its data is now.
 
     Raises:
         ValueError: it holds references to another revision of the dataset.
@@ -16,8 +16,9 @@ def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.teaching import raw_inputs
     from craft_trainer.models.lerobot_dataset import PolicyDataset
+    from craft_trainer.models.places import fetched
 
-    cache = AnchorCache(folder)
+    cache = AnchorCache(fetched(folder, "dataset"))
     if cache.provenance.storage["inputs"] == "embedded":
         return cache
     samples = PolicyDataset.of(policy, dataset or str(cache.provenance.data["dataset"]))

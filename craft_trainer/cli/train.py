@@ -31,8 +31,9 @@ class TrainArguments(LoadArguments):
         "old action means",
         "keep",
     )
-    anchors: str | None = option("anchor cache of the old tasks; without it this is plain fine-tuning", None)
-
+    anchors: str | None = option(
+        "anchor cache of the old tasks, a folder or a Hub repository; without it this is plain fine-tuning", None
+    )
     anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
     mcq_data: str | None = option(
         "multiple-choice questions to ask while training (pi0_fast and smolvla): JSON lines, a folder or a Hub dataset",
@@ -90,8 +91,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.mcq_data is not None:
         ask_while_training(trainer, model, arguments)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
-    trainer.save_model()
-    trainer.save_state()
+    save_and_push(trainer)
     if trainer.is_world_process_zero():
         print(f"LeRobot checkpoint: {config.output_dir}")
 
@@ -151,3 +151,18 @@ def checkpoint_to_resume(config: CraftConfig) -> str | None:
             f"resume_from_checkpoint is last, but {config.output_dir} holds no checkpoint-*: drop it to start"
         )
     return checkpoint
+
+
+def save_and_push(trainer: "CraftTrainer") -> None:
+    """The model and the state of the Trainer into ``output_dir``, and to the Hub if that is asked for.
+
+    Raises:
+        PushError: it is here, but not on the Hub.
+    """
+    trainer.save_state()
+    if not trainer.args.push_to_hub:
+        trainer.save_model()
+        return
+    trainer.push_to_hub()  # saves it first
+    if trainer.is_world_process_zero():
+        print(f"on the Hub: {trainer.hub_model_id}")

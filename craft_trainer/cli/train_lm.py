@@ -106,7 +106,7 @@ def run(argv: Sequence[str]) -> None:
     arguments, config = parse_all("train-lm", EXAMPLE, [TrainLmArguments, LanguageConfig], argv)
     from transformers import set_seed
 
-    from craft_trainer.cli.train import checkpoint_to_resume
+    from craft_trainer.cli.train import checkpoint_to_resume, save_and_push
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
     from craft_trainer.trainer import CraftTrainer
 
@@ -129,8 +129,7 @@ def run(argv: Sequence[str]) -> None:
     if arguments.mcq_data is not None:
         ask_while_training(trainer, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
-    trainer.save_model()
-    trainer.save_state()
+    save_and_push(trainer)
     if trainer.is_world_process_zero():
         kind = "PEFT adapter" if hasattr(checkpoint.model, "peft_config") else "checkpoint"
         print(f"{kind}: {config.output_dir}")

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from craft_trainer.evaluation.question_rows import BadRowError, shown
-from craft_trainer.models.places import local_folder
+from craft_trainer.hub.errors import plain_errors
+from craft_trainer.models.places import HubPlace, parse
 
 Row = tuple[int, Any]  # its number from 1, and its value or the BadRowError that says why it has none
 
@@ -52,11 +53,15 @@ def open_data(
     data: str | Path, *, split: str | None, revision: str | None, config: str | None, limit: int | None
 ) -> QuestionData:
     """Rows of ``data``; see :func:`craft_trainer.evaluation.questions.read_questions`."""
-    place = local_folder(data)
-    if place is not None and place.is_file():
+    found = parse(data)
+    if isinstance(found, HubPlace):
+        revision = found.revision or revision
+        return _open_dataset(None, found.repo, split=split, revision=revision, config=config, limit=limit)
+    place = found
+    if place.is_file():
         _refuse_options(place, split=split, revision=revision, config=config)
         return _open_lines(place, limit)
-    if place is not None and revision is not None:
+    if revision is not None:
         raise ValueError(f"{place} is a folder: a revision is for datasets of the Hub")
     return _open_dataset(place, str(data), split=split, revision=revision, config=config, limit=limit)
 
@@ -160,6 +165,9 @@ def load_any(place: Path | None, name: str, *, revision: str | None, config: str
         return datasets.load_from_disk(str(place))
     try:
         return datasets.load_dataset(str(place or name), config, revision=revision)
+    except datasets.exceptions.DatasetNotFoundError:
+        with plain_errors(name, "dataset", revision):
+            raise
     except (datasets.exceptions.DatasetGenerationError, ValueError) as error:
         reason = " ".join(str(error.__cause__ or error).split())[:400]
         way_out = "" if place is None else ". Name a file of JSON lines itself to learn its bad rows"

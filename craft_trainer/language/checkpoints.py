@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craft_trainer.models.places import local_folder
+from craft_trainer.models.places import parse
 from craft_trainer.models.pretrained import (
     checked_dtype,
     checkpoint_folder,
@@ -13,7 +13,6 @@ from craft_trainer.models.pretrained import (
     load_adapter,
     load_model,
     load_processor,
-    name_and_revision,
 )
 
 
@@ -82,8 +81,8 @@ def load_checkpoint(
         ValueError: it is a LeRobot policy, or has an adapter already and is to get another.
     """
     checked_dtype(dtype)
-    name, revision = name_and_revision(name)
-    folder = checkpoint_folder(name, revision)
+    place = parse(name)
+    folder = checkpoint_folder(name)
     if is_adapter(folder):
         if lora is not None:
             raise ValueError(f"{name} is a PEFT adapter, which goes on being trained: leave lora_rank out")
@@ -98,7 +97,8 @@ def load_checkpoint(
         ) from error
     processor = load_processor(model, folder)
     # what an adapter calls its base model: not the folder of the download
-    model.name_or_path = name if local_folder(name) is None else str(Path(name).resolve())
+    name, revision = (str(place.resolve()), None) if isinstance(place, Path) else place
+    model.name_or_path = name
     return Checkpoint(_placed(lora.wrapped(model, revision) if lora else model, device), processor)
 
 

@@ -12,8 +12,7 @@ import datasets
 from craft_trainer.evaluation.question_data import cached_folders, load_any, one_split, open_data
 from craft_trainer.evaluation.question_images import ImageFolder
 from craft_trainer.evaluation.question_rows import BadRowError
-from craft_trainer.models.places import local_folder
-from craft_trainer.models.pretrained import name_and_revision
+from craft_trainer.models.places import parse
 
 LINE, JSON, REASON = "line", "json", "reason"  # columns of what a file of JSON lines is turned into
 DEFAULT_SPLIT = "train"
@@ -78,8 +77,9 @@ def open_rows(name: str, *, config: str | None = None, split: str | None = None)
         FileNotFoundError: there is no such data.
         ValueError: it cannot be read, it is empty, or the split is missing.
     """
-    name, revision = name_and_revision(name)
-    place = local_folder(name)
+    found = parse(name)
+    place, revision = (found, None) if isinstance(found, Path) else (None, found.revision)
+    name = str(found) if isinstance(found, Path) else found.repo
     rows = _lines(place, config, split) if place is not None and place.is_file() else None
     if rows is None:
         loaded = load_any(place, name, revision=revision, config=config)

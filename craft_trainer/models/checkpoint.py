@@ -2,46 +2,40 @@
 
 from pathlib import Path
 
-from huggingface_hub import hf_hub_download
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
 from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors.torch import load_file
 
-from craft_trainer.models.places import local_folder
-
 WEIGHTS_FILE = "model.safetensors"
 
 
-def load_policy(path: str | Path, config: PreTrainedConfig, revision: str | None) -> PreTrainedPolicy:
-    """The policy at ``path`` in evaluation mode, every weight of it from the file.
+def load_policy(folder: Path, config: PreTrainedConfig) -> PreTrainedPolicy:
+    """The policy in ``folder`` in evaluation mode, every weight of it from the file.
 
-    The loaders of the PI0 types take weights from the Hub's newest revision whatever ``revision`` is, and where that
-    fails they print a warning and return random weights; so theirs are loaded here, old names included.
+    Where that fails, the loaders of the PI0 types print a warning and return random weights; so theirs are loaded here,
+    old names included.
 
     Raises:
-        FileNotFoundError: there are no weights at ``path``.
+        FileNotFoundError: there are no weights in ``folder``.
         ValueError: they are not those of this policy.
     """
     kind = get_policy_class(config.type)
     if not hasattr(kind, "_fix_pytorch_state_dict_keys"):
-        return kind.from_pretrained(path, config=config, revision=revision, strict=True)
-    saved = load_file(_weights_file(path, revision))
+        return kind.from_pretrained(folder, config=config, strict=True)
+    saved = load_file(_weights_file(folder))
     policy = kind(config)
     renamed = policy._fix_pytorch_state_dict_keys(saved, config)
     try:
         policy.load_state_dict({_in_policy(name): tensor for name, tensor in renamed.items()})
     except RuntimeError as error:
-        raise ValueError(f"{path} holds other weights than its config.json says: {error}") from error
+        raise ValueError(f"{folder} holds other weights than its config.json says: {error}") from error
     return policy.eval()
 
 
-def _weights_file(path: str | Path, revision: str | None) -> Path:
-    folder = local_folder(path)
-    if folder is None:
-        return Path(hf_hub_download(str(path), WEIGHTS_FILE, revision=revision))
+def _weights_file(folder: Path) -> Path:
     if not (folder / WEIGHTS_FILE).is_file():
-        raise FileNotFoundError(f"{path} holds no {WEIGHTS_FILE}: it is not a whole LeRobot checkpoint")
+        raise FileNotFoundError(f"{folder} holds no {WEIGHTS_FILE}: it is not a whole LeRobot checkpoint")
     return folder / WEIGHTS_FILE
 
 

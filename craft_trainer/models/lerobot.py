@@ -28,7 +28,7 @@ from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_dige
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy
 from craft_trainer.models.configuration import configuration_digest, module_configurations
 from craft_trainer.models.noise import NOISE
-from craft_trainer.models.places import local_folder
+from craft_trainer.models.places import fetched
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
 
@@ -41,6 +41,8 @@ class PolicyModel(nn.Module):
     """
 
     accepts_loss_kwargs = False  # Trainer: divide the loss by the number of accumulated micro-batches
+    library_name = "lerobot"  # whose checkpoints these are
+    origin: str | None = None  # the checkpoint that it was loaded from
 
     def __init__(self, policy: PreTrainedPolicy, preprocessor: Any, postprocessor: Any) -> None:
         super().__init__()
@@ -59,9 +61,10 @@ class PolicyModel(nn.Module):
         rename: Mapping[str, str] | None = None,
         adapt_to: LeRobotDatasetMetadata | None = None,
     ) -> Self:
-        """Load a LeRobot checkpoint (a folder or a Hub repository) with its processors.
+        """Load a LeRobot checkpoint (a folder, ``org/name`` or ``org/name@revision``) with its processors.
 
         Args:
+            revision: of a Hub repository whose name has none.
             options: fields of its configuration that say how it runs, not what it is; see :data:`RUN_OPTIONS`.
             rename: features that the data names otherwise than the policy: the data's names → the policy's.
             adapt_to: a dataset whose features and statistics a base checkpoint takes, which has none of its own.
@@ -70,24 +73,25 @@ class PolicyModel(nn.Module):
             FileNotFoundError: there is no LeRobot policy at ``path``.
             ValueError: its weights are those of another policy, or it has no such option.
         """
-        folder = local_folder(path)
-        if folder is not None and not (folder / "config.json").is_file():
+        folder = fetched(path, revision=revision, without=("*/*",))
+        if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds no config.json: it is not a LeRobot checkpoint")
-        config = PreTrainedConfig.from_pretrained(path, revision=revision)
+        config = PreTrainedConfig.from_pretrained(folder)
         if device is not None:
             config.device = device
         config = with_options(config, options or {})
         if adapt_to is not None:
             take_features(config, adapt_to, rename or {})
-        policy = load_policy(path, config, revision)
+        policy = load_policy(folder, config)
         preprocessor, postprocessor = make_pre_post_processors(
             config,
-            pretrained_path=str(path),
-            pretrained_revision=revision,
+            pretrained_path=str(folder),
             preprocessor_overrides=preprocessor_overrides(config, rename or {}, adapt_to),
             postprocessor_overrides=postprocessor_overrides(config, adapt_to),
         )
-        return cls(policy, preprocessor, postprocessor)
+        model = cls(policy, preprocessor, postprocessor)
+        model.origin = str(path) if revision is None else f"{path}@{revision}"
+        return model
 
     @classmethod
     def from_config(

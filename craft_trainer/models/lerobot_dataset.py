@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.places import local_folder
+from craft_trainer.models.places import HubPlace, fetched, parse
 
 Sample = dict[str, Any]
 
@@ -28,7 +28,7 @@ def load_metadata(dataset: str) -> LeRobotDatasetMetadata:
     Raises:
         FileNotFoundError: the folder exists and is not a LeRobot dataset.
     """
-    return LeRobotDatasetMetadata(*_repo_and_root(dataset))
+    return LeRobotDatasetMetadata(*_repo_and_root(dataset, only=("meta/*",)))
 
 
 class PolicyDataset(Dataset[Sample]):
@@ -40,6 +40,7 @@ class PolicyDataset(Dataset[Sample]):
 
     def __init__(self, dataset: str, config: PreTrainedConfig) -> None:
         repo_id, root = _repo_and_root(dataset)
+        self.source = dataset
         meta = LeRobotDatasetMetadata(repo_id, root)
         self.meta = meta
         self.frames = LeRobotDataset(
@@ -156,10 +157,17 @@ class FrameTable:
         return self._columns[key][clamped], wanted != clamped
 
 
-def _repo_and_root(dataset: str) -> tuple[str, Path | None]:
-    root = local_folder(dataset)
-    if root is None:
-        return dataset, None
+def _repo_and_root(dataset: str, only: Sequence[str] | None = None) -> tuple[str, Path | None]:
+    """What LeRobot calls the dataset, and the folder it is in; None where LeRobot itself downloads it.
+
+    A revision is downloaded here: LeRobot would take a copy under its own home without asking which revision that is.
+    """
+    place = parse(dataset)
+    if isinstance(place, HubPlace) and place.revision is None:
+        return place.repo, None
+    root = fetched(dataset, "dataset", only=only)
+    if isinstance(place, HubPlace):
+        return place.repo, root
     if not (root / "meta" / "info.json").is_file():
         raise FileNotFoundError(f"{dataset} holds no meta/info.json: it is not a LeRobot dataset (v3)")
     return f"local/{root.name}", root

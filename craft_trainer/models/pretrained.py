@@ -4,13 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -22,10 +15,10 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from craft_trainer.models.causal_lm import base_model
-from craft_trainer.models.places import local_folder
+from craft_trainer.models.places import CHECKPOINTS, fetched
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-OTHER_FORMATS = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*"]  # of weights; not downloaded
+OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", *CHECKPOINTS)  # not downloaded
 
 
 def checked_dtype(dtype: str | None) -> str | None:
@@ -39,29 +32,9 @@ def checked_dtype(dtype: str | None) -> str | None:
     return dtype
 
 
-def name_and_revision(name: str) -> tuple[str, str | None]:
-    """``org/name@revision`` as its two parts; a file or folder has no revision."""
-    place, _, revision = (name, "", "") if Path(name).exists() else name.partition("@")
-    return place, revision or None
-
-
-def checkpoint_folder(name: str, revision: str | None) -> Path:
-    """Where the files of ``name`` are, downloaded if they have to be.
-
-    Raises:
-        FileNotFoundError: neither a folder nor a repository.
-    """
-    folder = local_folder(name)
-    if folder is not None:
-        return folder
-    try:
-        return Path(snapshot_download(name, revision=revision, ignore_patterns=OTHER_FORMATS))
-    except LocalEntryNotFoundError as error:
-        raise FileNotFoundError(f"{name} is not on this machine, and the Hub cannot be reached: {error}") from error
-    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(
-            f"{name} is neither a folder nor a Hub repository that you may read: {error}"
-        ) from error
+def checkpoint_folder(name: str, revision: str | None = None) -> Path:
+    """Where the files of ``name`` are: as :func:`craft_trainer.models.places.fetched`, without other formats."""
+    return fetched(name, revision=revision, without=OTHER_FORMATS)
 
 
 def json_of(path: Path) -> dict[str, Any]:

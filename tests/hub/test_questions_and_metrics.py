@@ -108,10 +108,10 @@ def test_model_and_questions_come_from_the_hub(hub, client, tmp_path):
             assert item["log_likelihoods"] == pytest.approx(expected, abs=1e-4)
     missing = client.command(*words, "--model", "org/none@v1")
     assert missing.status == 1
-    assert "org/none is neither a folder nor a Hub repository that you may read" in missing.err
+    assert "there is no model repository org/none, or it is private" in missing.err
     unknown = client.command(*words, "--model", "org/tiny@v2")
     assert unknown.status == 1
-    assert "v2" in unknown.err
+    assert "org/tiny has no revision 'v2'; it has main, v1" in unknown.err
 
 
 def embodied(folder):

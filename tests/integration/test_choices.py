@@ -365,11 +365,11 @@ def test_a_branch_of_a_repository_is_named_behind_an_at(tmp_path, monkeypatch):
     save_language_model(tmp_path)
     asked = []
 
-    def download(name, revision=None, ignore_patterns=()):
+    def download(name, revision=None, **_):
         asked.append((name, revision))
         return str(tmp_path)
 
-    monkeypatch.setattr("craft_trainer.models.pretrained.snapshot_download", download)
+    monkeypatch.setattr("craft_trainer.models.places.snapshot_download", download)
     for name, options in [("org/model", {}), ("org/model@v1", {}), ("org/model", {"revision": "main"})]:
         open_choices(name, device="cpu", **options)
     assert asked == [("org/model", None), ("org/model", "v1"), ("org/model", "main")]
@@ -378,7 +378,7 @@ def test_a_branch_of_a_repository_is_named_behind_an_at(tmp_path, monkeypatch):
 def test_a_model_that_is_not_here_is_named_without_a_network(monkeypatch):
     """Seen to fail with the advice of huggingface_hub alone, which names no model."""
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(FileNotFoundError, match=r"org/never-there is not on this machine, .* cannot be reached"):
+    with pytest.raises(FileNotFoundError, match=r"org/never-there@v1 is not on this machine, .* cannot be reached"):
         open_choices("org/never-there@v1")
 
 

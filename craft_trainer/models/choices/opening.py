@@ -21,7 +21,6 @@ from craft_trainer.models.pretrained import (
     load_adapter,
     load_model,
     load_processor,
-    name_and_revision,
 )
 
 PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
@@ -45,8 +44,7 @@ def open_choices(
         ValueError: it is of a type that scores no choices, or there is no such ``dtype``.
     """
     checked_dtype(dtype)
-    name, at = name_and_revision(name)
-    folder = checkpoint_folder(name, revision or at)
+    folder = checkpoint_folder(name, revision)
     config = json_of(folder / "config.json")
     if device is None:
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"

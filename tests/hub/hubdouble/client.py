@@ -140,6 +140,6 @@ def _redirect_hard_coded_calls(url):
 
     def client():
         hooks, mounts = {"request": [hf_request_event_hook]}, {"https://huggingface.co": ToDouble()}
-        return httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=60, mounts=mounts)
+        return httpx.Client(event_hooks=hooks, follow_redirects=True, timeout=None, mounts=mounts)
 
     huggingface_hub.set_client_factory(client)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import re
+import time
 import traceback
 from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -79,6 +80,13 @@ class Handler(Repositories, Trees, Uploads, Downloads, BaseHTTPRequestHandler):
         if self.fault and self.fault["drop"]:
             self.close_connection = True
             self.connection.close()
+            return
+        if self.fault and self.fault["slow"]:
+            time.sleep(self.fault["slow"])
+            self.fault = None
+        if self.fault and self.fault["silent"]:
+            self.connection.recv(1)  # until the client gives up
+            self.close_connection = True
             return
         if self.fault and not self.fault["half"]:
             self.reply(self.fault["status"], {"error": "injected"})

@@ -42,7 +42,9 @@ class HubDouble(Storage):
         self._server.server_close()
         self.remove()
 
-    def fail(self, pattern, status=500, *, method=None, times=1, drop=False, after=0, half=False):
+    def fail(
+        self, pattern, status=500, *, method=None, times=1, drop=False, after=0, half=False, silent=False, slow=0.0
+    ):
         """Let requests whose path matches ``pattern`` fail.
 
         Args:
@@ -50,6 +52,8 @@ class HubDouble(Storage):
             after: not the first so many.
             drop: close the connection instead of answering.
             half: answer as usual, but close the connection in the middle of the content.
+            silent: keep the connection open and never answer.
+            slow: answer as usual, after so many seconds.
         """
         self.faults.append(
             {
@@ -60,6 +64,8 @@ class HubDouble(Storage):
                 "drop": drop,
                 "after": after,
                 "half": half,
+                "silent": silent,
+                "slow": slow,
             }
         )
 

@@ -1,0 +1,67 @@
+"""``craft-trainer push``: a finished run to the Hub, with its card; also what a push during training did not bring."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from craft_trainer.cli.arguments import option, parse
+
+if TYPE_CHECKING:
+    from craft_trainer.hub.facts import RunFacts
+
+EXAMPLE = "craft-trainer push --run outputs/craft --repo my-org/my-policy --results outputs/demo/results.json"
+
+
+@dataclass
+class PushArguments:
+    """What goes where."""
+
+    run: str = option("output_dir of a run")
+    repo: str | None = option(
+        "model repository, owner/name, made if it is not there; by default the one that the run was to go to",
+        None,
+    )
+    private: bool | None = option("a repository that is made is private; by default what its owner has set", None)
+    revision: str | None = option("branch to push to; it is made if it is not there", None)
+    results: str | None = option("results.json whose table and figure the card shows; by default that in the run", None)
+    checkpoints: bool = option("the checkpoints as well, with the state to resume from", False)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Write the card anew and upload the folder in one commit."""
+    arguments = parse("push", EXAMPLE, PushArguments, argv)
+    from craft_trainer.hub.card import add_results, write_card
+    from craft_trainer.hub.facts import RunFacts
+    from craft_trainer.hub.readme import text_of
+    from craft_trainer.hub.repository import Repository
+    from craft_trainer.hub.run_folder import WEIGHTS, all_files, checkpoints, run_files
+
+    folder = Path(arguments.run)
+    facts = RunFacts.read(folder)
+    results = add_results(folder, None if arguments.results is None else Path(arguments.results))
+    name, revision = destination(arguments, facts)
+    repository = Repository(name, "model", revision, arguments.private).opened()
+    facts = replace(facts, repo=repository.name, revision=revision)
+    if not write_card(folder, facts, before=text_of(folder), results=results):
+        print(f"{folder / 'README.md'} is by hand and goes as it is")
+    files = run_files(folder)
+    for checkpoint in checkpoints(folder) if arguments.checkpoints else ():
+        files |= all_files(checkpoint, prefix=f"{checkpoint.name}/")
+    commit = repository.commit(files, f"Step {facts.step}, method {facts.method}", replaces=WEIGHTS)
+    print(f"{len(files)} files of {folder}: {repository.name} at {commit.oid}")
+
+
+def destination(arguments: PushArguments, facts: "RunFacts") -> tuple[str, str | None]:
+    """Repository and branch: those that are given, else those of the run.
+
+    Raises:
+        ValueError: neither names a repository.
+    """
+    if arguments.repo is None and facts.repo is None:
+        raise ValueError(f"{arguments.run} has not been pushed anywhere yet: say where with --repo owner/name")
+    if arguments.repo is None:
+        return str(facts.repo), arguments.revision or facts.revision
+    repo, _, at = arguments.repo.partition("@")
+    same = facts.revision if repo == facts.repo else None
+    return repo, arguments.revision or at or same

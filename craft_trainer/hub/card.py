@@ -1,0 +1,168 @@
+"""The card of a run on the Hub: what it is, from what, held by what, what it kept, how it is loaded."""
+
+import csv
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from craft_trainer.hub import readme
+from craft_trainer.hub.facts import Held, RunFacts, Source
+from craft_trainer.hub.loading import snippet
+from craft_trainer.hub.run_folder import HISTORIES
+from craft_trainer.report.results import Results, method_label
+from craft_trainer.report.schema import load_results
+from craft_trainer.report.table import format_table
+from craft_trainer.report.writing import write_success_figure
+
+RESULTS_FILE = "results.json"
+FIGURE_FILE = "figures/success.png"
+TAGS = ["craft_trainer", "continual-learning"]
+HERE = "."  # where a run that was never pushed is
+
+
+def write_card(
+    folder: Path,
+    facts: RunFacts,
+    *,
+    before: str | None,
+    history: Path | None = None,
+    results: Results | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> bool:
+    """Write the README of the run in ``folder``, and its facts; False if there is a README by hand, which stays.
+
+    Args:
+        before: the README before anything of this save was written, or None.
+        history: ``lambda_history.csv`` of the run, by default that in ``folder``.
+        results: rollouts for a table of success; their figure is in the folder already.
+        extra: more for the header: license, language, tags, …
+    """
+    facts.write(folder)
+    last = last_pass(history or folder / HISTORIES[0], facts.step)
+    return readme.write(folder, metadata(facts, extra or {}), body(facts, last, results, folder.name), before)
+
+
+def add_results(folder: Path, given: Path | None) -> Results | None:
+    """The results to show: ``given``, copied into ``folder`` with a figure, or those that are there.
+
+    Raises:
+        ValueError: those in ``folder`` are older than its weights; or they are damaged.
+    """
+    own = folder / RESULTS_FILE
+    if given is None and not own.is_file():
+        return None
+    if given is None and any(own.stat().st_mtime < file.stat().st_mtime for file in folder.glob("*.safetensors")):
+        raise ValueError(f"{own} is older than the weights beside it: name newer ones with --results, or delete it")
+    results = load_results(given or own)
+    if given is not None and given.resolve() != own.resolve():
+        own.write_bytes(given.read_bytes())
+    (folder / FIGURE_FILE).parent.mkdir(exist_ok=True)
+    write_success_figure(results, folder / FIGURE_FILE)
+    return results
+
+
+def last_pass(history: Path, step: int) -> dict[str, str] | None:
+    """The last line of ``lambda_history.csv`` up to optimizer step ``step``, or None where there is none."""
+    if not history.is_file():
+        return None
+    with history.open(newline="", encoding="utf-8") as file:
+        rows = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
+    return rows[-1] if rows else None
+
+
+def metadata(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of the card."""
+    robotics = ["robotics", facts.loader] if facts.library == "lerobot" else []
+    tags = [tag for tag in (*TAGS, facts.method, *robotics, *_words(extra.get("tags"))) if tag]
+    found = {
+        "library_name": facts.library or "craft_trainer",
+        "pipeline_tag": "robotics" if facts.library == "lerobot" else None,
+        "base_model": facts.base and facts.base.repo,
+        "datasets": [facts.dataset.repo] if facts.dataset and facts.dataset.repo else None,
+        "tags": list(dict.fromkeys(tags)),
+    }
+    given = {key: value for key, value in extra.items() if key != "tags" and value is not None}
+    return {key: value for key, value in (found | given).items() if value is not None}
+
+
+def body(facts: RunFacts, last: Mapping[str, str] | None, results: Results | None, name: str) -> str:
+    """The text of the card, in Markdown."""
+    title = (facts.repo or name).rpartition("/")[2]
+    parts = (_lead(facts), _made(facts), _end(last), _kept(results), _how_to_load(facts))
+    return "\n".join([f"# {title}", "", *(line for part in parts for line in part)])
+
+
+def _lead(facts: RunFacts) -> Iterator[str]:
+    method = method_label(facts.method)
+    if facts.held is None:
+        yield f"Trained with craft_trainer by the method {method}, nothing held: its old tasks were not protected."
+    else:
+        yield (
+            f"Fine-tuned with craft_trainer by the method {method}: a new task is learned while what the teacher did "
+            f"on {sum(facts.held.groups.values()):,} samples of old tasks (anchors) is held."
+        )
+    yield ""
+
+
+def _made(facts: RunFacts) -> Iterator[str]:
+    rows = {"base model": _linked(facts.base), "dataset": _linked(facts.dataset, "datasets/"), "method": facts.method}
+    rows |= {} if facts.held is None else _anchors(facts.held)
+    rows |= {"optimizer steps": f"{facts.step}"}
+    rows |= {f"`{key}`": value for key, value in (facts.training | facts.settings).items()}
+    rows |= {"made with": ", ".join(f"{name} {version}" for name, version in facts.versions.items())}
+    yield from ("| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items() if value), "")
+
+
+def _anchors(held: Held) -> dict[str, str]:
+    features = ", ".join(f"`{path}` ({pooling})" for path, pooling in held.features)
+    return {
+        "teacher": _linked(held.teacher) + (f", weights `{held.weights}`" if held.weights else ""),
+        "retention terms × weight": ", ".join(f"{term} × {weight:g}" for term, weight in held.terms.items()),
+        "hidden features (pooling)": features or "none",
+        "anchors": "; ".join(f"{count} of {group}" for group, count in held.groups.items()),
+        "anchor cache": f"fingerprint `{held.fingerprint[:12]}`"
+        if held.fingerprint
+        else "none, the base is the teacher",
+    }
+
+
+def _end(last: Mapping[str, str] | None) -> Iterator[str]:
+    if last is None:
+        return
+    shown = {name: f"{float(last[name]):.4g}" for name in ("retention_loss", "epsilon", "multiplier")}
+    yield from ("## The constraint at the end", "")
+    yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")
+    yield (
+        f"At step {last['step']}. L_retain and ε are in units of the teacher's variance; `{HISTORIES[0]}` has every "
+        "retention pass."
+    )
+    yield ""
+
+
+def _kept(results: Results | None) -> Iterator[str]:
+    if results is None:
+        return
+    yield from ("## What was kept, what was learned", "", format_table(results, "markdown"), "")
+    yield from (f"![Success per task and method]({FIGURE_FILE})", "")
+    yield from (f"Closed-loop rollouts; all of it is in `{RESULTS_FILE}`.", "")
+
+
+def _how_to_load(facts: RunFacts) -> Iterator[str]:
+    code = snippet(facts, facts.repo or HERE)
+    if code is not None:
+        yield from ("## How to load it", "", "```python", code.strip(), "```")
+
+
+def _words(given: Any) -> list[str]:
+    return [given] if isinstance(given, str) else list(given or [])
+
+
+def _linked(source: Source | None, kind: str = "") -> str:
+    if source is None:
+        return ""
+    address = f"https://huggingface.co/{kind}{source.repo}"
+    return f"[{source.name}]({address})" if source.repo else f"`{source.name}`, a folder"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")

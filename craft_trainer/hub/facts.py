@@ -1,0 +1,101 @@
+"""What a run says of itself, in a file beside its weights: what its card is made from, without the trainer."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Self
+
+FACTS_FILE = "craft_run.json"
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or dataset that was used: its ``name``, and the Hub repository that this is, if it is one."""
+
+    name: str
+    repo: str | None = None
+
+    @classmethod
+    def of(cls, place: str | Path | None) -> Self | None:
+        """``place`` as strangers may read it: of an absolute path the last part, the rest as it is."""
+        if place is None or str(place) == "":
+            return None
+        path, repo = Path(place), str(place).partition("@")[0]
+        is_folder = path.exists() or repo.count("/") != 1 or path.is_absolute() or path.parent.exists()
+        return cls(path.name if path.is_absolute() else str(place), None if is_folder else repo)
+
+
+@dataclass(frozen=True)
+class Held:
+    """What was kept close to the teacher.
+
+    Attributes:
+        teacher: the checkpoint that made the anchors, and ``weights``, the start of the digest of its weights.
+        terms: retention term → its weight.
+        features: pairs of a module path and a pooling.
+        groups: old task → number of anchors.
+        fingerprint: of the anchor cache.
+    """
+
+    teacher: Source
+    terms: dict[str, float]
+    features: list[list[str]]
+    groups: dict[str, int]
+    weights: str | None = None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is trained, from what, by which method; no token, no absolute path.
+
+    Attributes:
+        library: whose ``from_pretrained`` loads it: lerobot, transformers or peft; None for a model of the user's own.
+        loader: the class that does, of transformers and peft; the type of a LeRobot policy.
+        processor: the class that loads its processor or tokenizer, if that is saved beside it.
+        base, dataset: what it was trained from, and on; None where that is not known.
+        settings: of the method; ``training``: of the Trainer.
+        repo, revision: where the run was pushed to.
+    """
+
+    method: str
+    library: str | None = None
+    loader: str | None = None
+    processor: str | None = None
+    base: Source | None = None
+    dataset: Source | None = None
+    held: Held | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+    training: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    step: int = 0
+    repo: str | None = None
+    revision: str | None = None
+    schema: int = SCHEMA
+
+    def write(self, folder: Path) -> None:
+        """Into ``folder``."""
+        (folder / FACTS_FILE).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Those in ``folder``.
+
+        Raises:
+            FileNotFoundError: it is not the folder of a run.
+            ValueError: the file is damaged, or of another version.
+        """
+        file = folder / FACTS_FILE
+        if not file.is_file():
+            raise FileNotFoundError(f"{folder} holds no {FACTS_FILE}: it is not the output_dir of a finished run")
+        try:
+            content = json.loads(file.read_text("utf-8"))
+            known = {one.name for one in fields(cls)}
+            if content["schema"] != SCHEMA or set(content) != known:
+                raise ValueError(f"schema {content['schema']}")
+            held = content["held"] and Held(**content["held"] | {"teacher": Source(**content["held"]["teacher"])})
+            sources = {name: content[name] and Source(**content[name]) for name in ("base", "dataset")}
+            return cls(**content | sources | {"held": held})
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{file} is not of this version ({error}): push with the one that wrote it") from error

@@ -1,0 +1,71 @@
+"""The README of a run: ours to write again, or written by hand and left alone."""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from yaml import YAMLError
+
+README = "README.md"
+MARK = "<!-- Written by craft_trainer ({digest}). Change the text, and it is yours: it will not be written again. -->"
+MARKED = re.compile(re.escape(MARK).replace(r"\{digest\}", "([0-9a-f]{12})"))
+BY_LIBRARIES = (  # cards that others write without being asked
+    "# Model Card for Model ID",  # PEFT
+    "This model card has been generated automatically according to the information the Trainer had access to",
+)
+MADE_ANEW = ("library_name", "base_model", "datasets", "pipeline_tag")  # in the header; other keys stay
+
+
+def is_by_hand(text: str) -> bool:
+    """Whether someone wrote or changed the text (not the header): it has no mark, or one that does not fit."""
+    if any(sentence in text for sentence in BY_LIBRARIES):
+        return False
+    found = MARKED.search(text)
+    return found is None or found[1] != _digest(_body(text))
+
+
+def signed(metadata: dict[str, Any], body: str, before: str | None) -> str:
+    """The whole README: ``metadata``, with what the header ``before`` had besides, the mark and ``body``."""
+    kept = {} if before is None or any(sentence in before for sentence in BY_LIBRARIES) else _header(before)
+    tags = list(dict.fromkeys([*metadata.get("tags", []), *(kept.get("tags") or [])]))
+    merged = {key: value for key, value in kept.items() if key not in MADE_ANEW} | metadata | {"tags": tags}
+    header = ModelCardData(**{key: value for key, value in merged.items() if value is not None}).to_yaml()
+    mark = MARK.format(digest=_digest(body.strip()))
+    return f"---\n{header}\n---\n\n{mark}\n\n{body.strip()}\n"
+
+
+def text_of(folder: Path) -> str | None:
+    """The README in ``folder``, or None."""
+    file = folder / README
+    return file.read_text("utf-8") if file.is_file() else None
+
+
+def write(folder: Path, metadata: dict[str, Any], body: str, before: str | None) -> bool:
+    """Write the README into ``folder``, unless the one that was there ``before`` is by hand; that one is put back.
+
+    Returns:
+        Whether it was written.
+    """
+    by_hand = before is not None and is_by_hand(before)
+    text = before if by_hand and before is not None else signed(metadata, body, before)
+    if text != text_of(folder):
+        (folder / README).write_text(text, "utf-8")
+    return not by_hand
+
+
+def _header(text: str) -> dict[str, Any]:
+    try:
+        return dict(vars(ModelCard(text, ignore_metadata_errors=False).data))
+    except (ValueError, YAMLError):
+        return {}
+
+
+def _body(text: str) -> str:
+    """What follows the header, without the mark."""
+    return MARKED.sub("", re.sub(r"\A---\s*\n.*?\n---\s*\n", "", text, count=1, flags=re.DOTALL)).strip()
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()[:12]

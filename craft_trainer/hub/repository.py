@@ -1,0 +1,81 @@
+"""A repository of the Hub to write to: made if it is not there, and one commit for everything that belongs together."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
+
+from craft_trainer.hub.attempts import persistently
+from craft_trainer.hub.errors import plain_errors
+
+Files = Mapping[str, Path | bytes]
+
+
+@dataclass(frozen=True)
+class Repository:
+    """Where to write.
+
+    Attributes:
+        name: ``owner/name``, or ``name`` in the account of the token.
+        kind: ``model`` or ``dataset``.
+        revision: the branch; main if it is None.
+        private: what it becomes if it is made; None is what its owner has set.
+        token: by default that of ``hf auth login``, or HF_TOKEN.
+    """
+
+    name: str
+    kind: str = "model"
+    revision: str | None = None
+    private: bool | None = None
+    token: str | None = field(default=None, repr=False)
+
+    def opened(self) -> "Repository":
+        """The same with its owner in its name, made with its branch if it was not there; it may be written to.
+
+        Raises:
+            OSError: as :func:`craft_trainer.hub.errors.plain_errors`; before anything large is sent.
+        """
+        return persistently(self._open)
+
+    def commit(self, files: Files, message: str, *, replaces: Sequence[str] = ()) -> CommitInfo:
+        """Upload ``files`` (path in the repository → file, or its bytes) in one commit: all of them or none.
+
+        Args:
+            replaces: patterns of names outside folders; what is there of them and not in ``files`` goes.
+
+        Raises:
+            OSError: as :func:`craft_trainer.hub.errors.plain_errors`, after the attempts of ``persistently``.
+        """
+        additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
+
+        def attempt() -> CommitInfo:
+            with self._errors():
+                hub, place = self._hub()
+                there = hub.list_repo_files(self.name, **place)
+                gone = [name for name in there if "/" not in name and name not in files]
+                old = [name for name in gone if any(fnmatch(name, pattern) for pattern in replaces)]
+                operations: list[Any] = [*additions, *map(CommitOperationDelete, old)]
+                commit: CommitInfo = hub.create_commit(self.name, operations, commit_message=message, **place)
+                return commit
+
+        return persistently(attempt)
+
+    def _open(self) -> "Repository":
+        with self._errors():
+            hub, place = self._hub()
+            made = hub.create_repo(self.name, repo_type=self.kind, private=self.private, exist_ok=True)
+            if self.revision is not None:
+                hub.create_branch(made.repo_id, repo_type=self.kind, branch=self.revision, exist_ok=True)
+            # the question that comes before every upload: that the repository exists does not say who may write
+            hub.preupload_lfs_files(made.repo_id, [CommitOperationAdd("README.md", b"may I?")], **place)
+        return replace(self, name=made.repo_id)
+
+    def _hub(self) -> tuple[HfApi, dict[str, Any]]:
+        return HfApi(token=self.token), {"repo_type": self.kind, "revision": self.revision}
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return plain_errors(self.name, self.kind, self.revision, self.token)

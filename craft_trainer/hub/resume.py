@@ -1,0 +1,71 @@
+"""A checkpoint to resume from: a folder, or one that a run has pushed to the Hub."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from huggingface_hub import HfApi, snapshot_download
+
+from craft_trainer.hub.errors import plain_errors
+from craft_trainer.hub.run_folder import HISTORIES
+from craft_trainer.models.places import HubPlace, parse
+
+NAMED = re.compile(r"([\w.-]+/[\w.-]+)/(last-checkpoint|checkpoint-\d+)((?:@.+)?)")
+STATE_FILE = "trainer_state.json"
+
+
+def checkpoint_folder(place: str | Path, output_dir: Path | None = None) -> Path:
+    """The folder of the checkpoint ``place``, downloaded if it is on the Hub.
+
+    Args:
+        place: a folder; or ``owner/name`` or ``owner/name@revision``, of which the checkpoint with the most steps is
+            taken; or one of them, as ``owner/name/checkpoint-500@revision``.
+        output_dir: where the histories of λ go that the run had pushed, unless there are some already; None is nowhere.
+
+    Raises:
+        FileNotFoundError: there is no such folder, repository, revision or checkpoint.
+        OSError: the Hub does not hand it out.
+    """
+    if Path(place).exists():
+        return Path(place)
+    named = NAMED.fullmatch(str(place))
+    found = parse(named[1] + named[3] if named else place)
+    assert isinstance(found, HubPlace)
+    with plain_errors(found.repo, "model", found.revision):
+        files = HfApi().list_repo_files(found.repo, revision=found.revision)
+        there = [name.removesuffix(f"/{STATE_FILE}") for name in files if name.endswith(f"/{STATE_FILE}")]
+        if not there or (named and named[2] not in there):
+            raise _no_checkpoint(found, there)
+        chosen = named[2] if named else _newest(found, there)
+        snapshot = _download(found, [f"{chosen}/*", *HISTORIES])
+    if output_dir is not None:
+        _continue_histories(snapshot, output_dir)
+    return snapshot / chosen
+
+
+def _continue_histories(snapshot: Path, output_dir: Path) -> None:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    for name in HISTORIES:
+        if (snapshot / name).is_file() and not (output_dir / name).is_file():
+            shutil.copyfile(snapshot / name, output_dir / name)
+
+
+def _newest(place: HubPlace, there: list[str]) -> str:
+    """The checkpoint with the most steps."""
+    snapshot = _download(place, [f"{name}/{STATE_FILE}" for name in there])
+    return max(there, key=lambda name: int(json.loads((snapshot / name / STATE_FILE).read_text())["global_step"]))
+
+
+def _download(place: HubPlace, patterns: list[str]) -> Path:
+    return Path(snapshot_download(place.repo, revision=place.revision, allow_patterns=patterns))
+
+
+def _no_checkpoint(place: HubPlace, there: list[str]) -> FileNotFoundError:
+    name = place.repo if place.revision is None else f"{place.repo}@{place.revision}"
+    if there:
+        return FileNotFoundError(f"{name} has no such checkpoint; it has {', '.join(sorted(there))}")
+    return FileNotFoundError(
+        f"{name} holds no checkpoint to resume from: runs push them with hub_strategy checkpoint or all_checkpoints. "
+        f"To start a new run from its weights, give it as policy"
+    )

@@ -1,0 +1,65 @@
+"""A run's folder: which of its files belong to the model, which to a checkpoint's states."""
+
+import os
+import shutil
+from fnmatch import fnmatch
+from pathlib import Path
+
+CHECKPOINT_PREFIX = "checkpoint-"
+LAST_CHECKPOINT = "last-checkpoint"  # what hub_strategy checkpoint calls the newest
+HISTORIES = ("lambda_history.csv", "lambda_history_groups.csv")
+STATES = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "global_step*", "pytorch_model_fsdp*")
+IN_PROGRESS = ("_*", ".*", "*.partial")
+STAGE = "_push-{step}"  # beginning with _, which Trainer and this package leave out of every push
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "policy_*processor*.json")
+
+
+def run_files(folder: Path) -> dict[str, Path]:
+    """Name in the repository → file, of everything in ``folder`` but checkpoints and the states to resume from."""
+    left_out = (*STATES, *IN_PROGRESS, f"{CHECKPOINT_PREFIX}*")
+    return {name: file for name, file in all_files(folder).items() if not _any_part(name, left_out)}
+
+
+def model_files(checkpoint: Path) -> dict[str, Path]:
+    """The same of a checkpoint folder, without the state of the Trainer."""
+    return {name: file for name, file in run_files(checkpoint).items() if name != "trainer_state.json"}
+
+
+def all_files(folder: Path, prefix: str = "") -> dict[str, Path]:
+    """``prefix`` + path inside ``folder`` → file."""
+    files = sorted(file for file in folder.rglob("*") if file.is_file())
+    return {prefix + file.relative_to(folder).as_posix(): file for file in files}
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoint folders of a run, by their step."""
+    steps = {path: path.name.removeprefix(CHECKPOINT_PREFIX) for path in folder.glob(f"{CHECKPOINT_PREFIX}*")}
+    return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
+
+
+def staged(checkpoint: Path, step: int) -> Path:
+    """``checkpoint`` a second time, beside it and without taking room: it may be deleted while this is uploaded.
+
+    Files are hard links; where the file system has none, copies.
+    """
+    stage = checkpoint.parent / STAGE.format(step=step)
+    shutil.rmtree(stage, ignore_errors=True)
+    shutil.copytree(checkpoint, stage, copy_function=_link)
+    return stage
+
+
+def clear_stages(folder: Path) -> None:
+    """Remove what pushes of a run that was killed have left."""
+    for stage in folder.glob(STAGE.format(step="*")):
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _any_part(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(part, pattern) for part in name.split("/") for pattern in patterns)

@@ -1,0 +1,31 @@
+"""The file of a run: read as it was written, or refused."""
+
+import json
+
+import pytest
+
+from craft_trainer.hub.facts import FACTS_FILE, Held, RunFacts, Source
+
+HELD = Held(Source("outputs/teacher"), {"hidden": 1.0}, [["policy.model", "none"]], {"push": 3}, "abc", "f" * 64)
+FACTS = RunFacts("craft", "lerobot", "act", base=Source("org/a@v1", "org/a"), held=HELD, training={"seed": "1"}, step=7)
+
+
+def test_it_comes_back(tmp_path):
+    FACTS.write(tmp_path)
+    assert RunFacts.read(tmp_path) == FACTS
+    RunFacts("plain").write(tmp_path)
+    assert RunFacts.read(tmp_path) == RunFacts("plain")
+
+
+@pytest.mark.parametrize("damage", [{"schema": 9}, {"more": 1}, {"held": {"teacher": 1}}, {"base": {"place": "x"}}])
+def test_another_version_is_refused(tmp_path, damage):
+    FACTS.write(tmp_path)
+    content = json.loads((tmp_path / FACTS_FILE).read_text()) | damage
+    (tmp_path / FACTS_FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"craft_run\.json is not of this version"):
+        RunFacts.read(tmp_path)
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(FileNotFoundError, match="not the output_dir of a finished run"):
+        RunFacts.read(tmp_path)
