@@ -87,6 +87,7 @@ def run(argv: Sequence[str]) -> None:
         train_dataset=dataset,
         data_collator=collate,
     )
+    trainer.run_record.inputs, trainer.run_record.wanted = vars(arguments), True
     if arguments.mcq_data is not None:
         ask_while_training(trainer, model, arguments)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))

@@ -31,6 +31,10 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # no clock, 
 # Okabe & Ito 2008, "Color Universal Design": told apart with any common colour blindness.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, YELLOW, GREY = "#56B4E9", "#E69F00", "#F0E442", "#8C8C8C"
+THEMED = {  # on a page each is a variable of its style sheet, which has a shade for light and one for dark paper
+    "blue": BLUE, "vermillion": VERMILLION, "green": GREEN, "purple": PURPLE,
+    "sky": SKY, "orange": ORANGE, "yellow": YELLOW, "grey": GREY,
+}  # fmt: skip
 
 
 def blank_figure(height_inches: float) -> Figure:
@@ -43,10 +47,12 @@ def blank_figure(height_inches: float) -> Figure:
 def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
     """The figure as an <svg> element for HTML: text stays text, ink is currentColor, ids begin with ``name``.
 
-    Blue is ``var(--blue)``, so that a dark page can lighten it.
+    Colours are ``var(--blue)`` and so on, so that each theme has shades that stand out from its paper.
     """
     svg = _save(draw, "svg", PAGE_INK, "none", name).decode()
-    svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor").replace(BLUE.lower(), f"var(--blue, {BLUE})")
+    svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor")
+    for variable, colour in THEMED.items():
+        svg = svg.replace(colour.lower(), f"var(--{variable}, {colour})")
     svg = re.sub(r' d="[^"]*"', _shortened, svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -99,6 +105,7 @@ def _theme(ink: str, background: str, salt: str) -> dict[Any, Any]:
         "ytick.labelsize": 8.5,
         "xtick.major.width": 0.6,
         "ytick.major.width": 0.6,
+        "hatch.linewidth": 0.6,
         "legend.frameon": False,
         "legend.fontsize": 9,
         "font.size": 9,

@@ -14,6 +14,7 @@ from craft_trainer.report.results import GROUPS, Count, Group, Results, method_l
 from craft_trainer.report.table import Line, table_lines
 
 LEADING_COLOURS = {"teacher": GREY, "plain": VERMILLION, "craft": BLUE}
+HATCHES = {"plain": "////"}  # the second cue beside colour, between the two that are compared
 OTHER_COLOURS = (GREEN, PURPLE, ORANGE, SKY, YELLOW)
 TITLES: dict[Group, tuple[str, str]] = {"old": ("Old task", "to be kept"), "new": ("New task", "to be learned")}
 BLOCK = 0.78  # share of a task's height that bars fill
@@ -47,18 +48,21 @@ def _shown(results: Results, group: Group) -> list[Line]:
 def _draw_panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> list[BarContainer]:
     height = BLOCK / len(methods)
     bars = []
-    for index, colour in enumerate(_colours(methods)):
+    for index, (method, colour) in enumerate(zip(methods, method_colours(methods), strict=True)):
         offset = (index - (len(methods) - 1) / 2) * height
         counts = {row + offset: line.cells[index] for row, line in enumerate(lines)}
         rates = [count.rate if count else 0.0 for count in counts.values()]
         bars.append(axes.barh(list(counts), rates, 0.86 * height, color=colour, lw=0))
+        for bar in bars[-1]:
+            bar.set(hatch=HATCHES.get(method), edgecolor="white")
         for position, count in counts.items():
             _mark(axes, position, count)
     _label(axes, lines)
     return bars
 
 
-def _colours(methods: Sequence[str]) -> list[str]:
+def method_colours(methods: Sequence[str]) -> list[str]:
+    """A colour for each method: those of teacher, plain and craft are always the same."""
     others = cycle(OTHER_COLOURS)
     return [LEADING_COLOURS.get(method) or next(others) for method in methods]
 
