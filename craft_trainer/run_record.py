@@ -16,6 +16,8 @@ RUN_FILE = "run.json"
 SCHEMA = 1
 PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", "lerobot", "peft")
 SECRET = ("token", "password", "secret", "api_key")  # ends of names
+ALWAYS = ("learning_rate", "per_device_train_batch_size", "max_steps", "seed")  # told even where they are the default
+ANCHORED = ("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier")  # the same with anchors
 DERIVED = (
     "accelerator_config",
     "fsdp_config",
@@ -29,12 +31,12 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     Attributes:
         inputs: what the run was given besides its configuration: policy, dataset, anchors.
-        wanted: whether the file is written at all.
+        anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file.
     """
 
-    def __init__(self, inputs: Mapping[str, Any] | None = None, *, wanted: bool = True) -> None:
+    def __init__(self, inputs: Mapping[str, Any] | None = None, *, anchored: bool = False) -> None:
         self.inputs = dict(inputs or {})
-        self.wanted = wanted
+        self.anchored = anchored
         self._starts: list[dict[str, Any]] = []
 
     def on_train_begin(
@@ -42,7 +44,7 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     ) -> None:
         """Settings, machine, time of the start; a resumed run adds its start to those of the file."""
         del control, kwargs
-        if not self.wanted or not state.is_world_process_zero:
+        if not self._writes(state):
             return
         path = Path(args.output_dir) / RUN_FILE
         self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": _now()}]
@@ -53,13 +55,16 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     ) -> None:
         """The time of the end; without it the run was ended by something else."""
         del control, kwargs
-        if self.wanted and state.is_world_process_zero:
+        if self._writes(state):
             self._write(Path(args.output_dir) / RUN_FILE, args, {"step": state.global_step, "time": _now()})
+
+    def _writes(self, state: TrainerState) -> bool:
+        return bool(self.anchored or self.inputs) and state.is_world_process_zero
 
     def _write(self, path: Path, args: TrainingArguments, end: dict[str, Any] | None) -> None:
         document = {
             "schema": SCHEMA,
-            "settings": changed_settings(self.inputs, args),
+            "settings": told_settings(self.inputs, args, anchored=self.anchored),
             "provenance": machine() | {"processes": args.world_size, "device": str(args.device)},
             "starts": self._starts,
             "end": end,
@@ -70,19 +75,24 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         draft.replace(path)
 
 
-def changed_settings(inputs: Mapping[str, Any], args: TrainingArguments) -> dict[str, Any]:
-    """``inputs`` that are given, and every training argument that is not its default; nothing that is a secret."""
+def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchored: bool) -> dict[str, Any]:
+    """``inputs``, every training argument that is not its default, and the few that one always asks for; no secrets."""
+    asked = {name: getattr(args, name) for name in ALWAYS + (ANCHORED if anchored else ())}
     shown = args.to_dict()  # enums are plain values in it
-    changed = {
-        field.name: shown[field.name]
-        for field in fields(args)
-        if field.init and field.name in shown and getattr(args, field.name) != _default(field)
-    }
+    changed = {name: shown[name] for name in changed_fields(args) if name in shown}
     for name in DERIVED:
         if name != "fsdp_config" or not args.fsdp:
             changed.pop(name, None)
-    found = dict(inputs) | changed
+    found = dict(inputs) | asked | changed
     return {name: value for name, value in found.items() if value not in (None, {}, [], "") and not _is_secret(name)}
+
+
+def changed_fields(arguments: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not their defaults."""
+    values = {
+        field.name: (getattr(arguments, field.name), _default(field)) for field in fields(arguments) if field.init
+    }
+    return {name: value for name, (value, default) in values.items() if value != default}
 
 
 def _is_secret(name: str) -> bool:

@@ -60,7 +60,7 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         self.anchors = AnchorCache(anchors) if isinstance(anchors, str | Path) else anchors
         self.retention: Retention | None = None
         self.task_drift: TaskDrift | None = None
-        self.run_record = RunRecord(wanted=self.anchors is not None)
+        self.run_record = RunRecord(anchored=self.anchors is not None)
         self.add_callback(self.run_record)
         if self.anchors is not None and self.args.recipe.source is not None:
             require_visible_gradients(self.accelerator, self.args)

@@ -14,10 +14,10 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
-WIDTH, HEIGHT = 980, 1180  # CSS pixels of one picture
+WIDTH, HEIGHT = 980, 1850  # CSS pixels of one picture
 SECTIONS = ("header", "#training")  # where the two halves begin
 GAP = 24
-SCALE = 0.62  # of what is written, from two device pixels per CSS pixel
+SCALE = 0.42  # of what is written, from two device pixels per CSS pixel
 
 
 def main(page: Path, folder: Path) -> None:
@@ -35,7 +35,7 @@ def main(page: Path, folder: Path) -> None:
             tab.goto(page.resolve().as_uri())
             halves = [_shot(tab, selector) for selector in SECTIONS]
             target = folder / f"report-{theme}.webp"
-            _beside(halves).save(target, quality=80, method=6)
+            _beside(halves).save(target, quality=72, method=6)
             print(f"{target}: {target.stat().st_size / 1000:.0f} kB")
         browser.close()
 

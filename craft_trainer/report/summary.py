@@ -91,8 +91,8 @@ def conflict_sentence(histories: Mapping[int, History]) -> str:
     side = "below" if over.update_cosine > 0 else "above"
     effect = "raised" if over.update_cosine > 0 else "lowered"
     return (
-        f"{first} The optimizer's own step stood at {signed(over.update_cosine)}{_in_degrees(over.update_cosine)} to "
-        f"the retention gradient: {side} a right angle, so on average it {effect} L_retain."
+        f"{first} That between the optimizer's own step and the retention gradient was {signed(over.update_cosine)}"
+        f"{_in_degrees(over.update_cosine)}: {side} a right angle, so on average the step {effect} L_retain."
     )
 
 

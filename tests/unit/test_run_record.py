@@ -6,7 +6,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from craft_trainer import CraftConfig
-from craft_trainer.run_record import RUN_FILE, RunRecord, changed_settings, versions
+from craft_trainer.run_record import ALWAYS, ANCHORED, RUN_FILE, RunRecord, told_settings, versions
 
 
 def config(folder, **settings):
@@ -14,6 +14,7 @@ def config(folder, **settings):
 
 
 def record(folder, step=0, **options):
+    options = options or {"anchored": True}
     return RunRecord(**options), config(folder, max_steps=9), TrainerState(global_step=step), TrainerControl()
 
 
@@ -56,7 +57,7 @@ def test_a_damaged_file_does_not_stop_a_resumed_run(tmp_path):
 
 
 def test_only_the_first_process_writes_and_only_where_it_is_wanted(tmp_path):
-    callback, *told = record(tmp_path, wanted=False)
+    callback, *told = record(tmp_path, anchored=False)
     callback.on_train_begin(*told)
     callback, args, state, control = record(tmp_path)
     state.is_world_process_zero = False
@@ -69,14 +70,19 @@ def test_only_the_first_process_writes_and_only_where_it_is_wanted(tmp_path):
 def test_secrets_are_left_out(tmp_path, name):
     """Seen to fail with the filter taken away."""
     args = config(tmp_path, hub_token="hf_secret", push_to_hub=False)
-    told = json.dumps(changed_settings({name: "hf_secret", "policy": "a"}, args), default=str)
+    told = json.dumps(told_settings({name: "hf_secret", "policy": "a"}, args, anchored=True), default=str)
     assert "hf_secret" not in told
     assert "policy" in told
 
 
-def test_settings_are_those_that_were_changed(tmp_path):
+def test_settings_are_those_that_were_changed_and_those_that_are_always_told(tmp_path):
     """An enum is its plain value; what Trainer fills in by itself is not listed."""
-    args = config(tmp_path, epsilon=0.02, lr_scheduler_type="cosine", retention_terms=["output"], learning_rate=5e-5)
-    changed = changed_settings({}, args)
-    assert changed.pop("output_dir") == str(tmp_path)
-    assert changed == {"epsilon": 0.02, "lr_scheduler_type": "cosine", "retention_terms": ["output"], "use_cpu": True}
+    args = config(tmp_path, epsilon=0.02, lr_scheduler_type="cosine", learning_rate=5e-5, warmup_steps=3)
+    plain = told_settings({}, args, anchored=False)
+    assert plain.pop("output_dir") == str(tmp_path)
+    changed = {"epsilon": 0.02, "lr_scheduler_type": "cosine", "use_cpu": True, "warmup_steps": 3}
+    assert {name: value for name, value in plain.items() if name not in ALWAYS} == changed
+    assert (plain["learning_rate"], plain["seed"]) == (5e-5, 42)
+    anchored = told_settings({}, args, anchored=True)
+    assert set(ANCHORED) <= anchored.keys()
+    assert not (set(ANCHORED) - {"epsilon"}) & plain.keys()

@@ -15,6 +15,7 @@ type Draw = Callable[[], Figure]
 
 PAGE_INK = "#010203"  # a colour no figure uses otherwise: becomes currentColor, so that the page's theme decides
 PAPER_INK = "#1f2328"
+PAGE_PAPER = "#040506"  # the same for what is as light as the paper: becomes the card of the page
 WIDTH_INCHES = 8.0
 PNG_DPI = 200
 INKED = (
@@ -49,8 +50,8 @@ def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
 
     Colours are ``var(--blue)`` and so on, so that each theme has shades that stand out from its paper.
     """
-    svg = _save(draw, "svg", PAGE_INK, "none", name).decode()
-    svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor")
+    svg = _save(draw, "svg", _theme(PAGE_INK, PAGE_PAPER, "none", name)).decode()
+    svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor").replace(PAGE_PAPER, "var(--card, white)")
     for variable, colour in THEMED.items():
         svg = svg.replace(colour.lower(), f"var(--{variable}, {colour})")
     svg = re.sub(r' d="[^"]*"', _shortened, svg)
@@ -73,20 +74,21 @@ def _shortened(path: re.Match[str]) -> str:
 
 def standalone_image(draw: Draw, file_format: str) -> bytes:
     """The figure on white, as ``svg`` or ``png`` bytes."""
-    return _save(draw, file_format, PAPER_INK, "white", "figure")
+    return _save(draw, file_format, _theme(PAPER_INK, "white", "white", "figure"))
 
 
-def _save(draw: Draw, file_format: str, ink: str, background: str, salt: str) -> bytes:
+def _save(draw: Draw, file_format: str, theme: dict[Any, Any]) -> bytes:
     buffer = BytesIO()
-    with rc_context(_theme(ink, background, salt)):
+    with rc_context(theme):
         metadata = NO_METADATA if file_format == "svg" else {"Software": None}
         draw().savefig(buffer, format=file_format, dpi=PNG_DPI if file_format == "png" else "figure", metadata=metadata)
     return buffer.getvalue()
 
 
-def _theme(ink: str, background: str, salt: str) -> dict[Any, Any]:
+def _theme(ink: str, paper: str, background: str, salt: str) -> dict[Any, Any]:
     return {
         **dict.fromkeys(INKED, ink),
+        "patch.edgecolor": paper,
         "figure.facecolor": background,
         "savefig.facecolor": background,
         "axes.facecolor": "none",

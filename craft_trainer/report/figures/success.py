@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import cycle
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -54,7 +55,7 @@ def _draw_panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> li
         rates = [count.rate if count else 0.0 for count in counts.values()]
         bars.append(axes.barh(list(counts), rates, 0.86 * height, color=colour, lw=0))
         for bar in bars[-1]:
-            bar.set(hatch=HATCHES.get(method), edgecolor="white")
+            bar.set(hatch=HATCHES.get(method), edgecolor=rcParams["patch.edgecolor"])
         for position, count in counts.items():
             _mark(axes, position, count)
     _label(axes, lines)
@@ -85,5 +86,7 @@ def _mark(axes: Axes, position: float, count: Count | None) -> None:
     beside = axes.get_yaxis_transform()
     axes.text(1.045, position, text, transform=beside, ha="right", va="center_baseline", fontsize=8)
     if count:
-        ink = axes.xaxis.label.get_color()
-        axes.plot(count.interval, (position, position), color=ink, lw=0.9, solid_capstyle="butt", clip_on=False)
+        ink, paper = axes.xaxis.label.get_color(), rcParams["patch.edgecolor"]
+        for colour, width in ((paper, 2.8), (ink, 1.1)):  # with a rim, to be seen on the bar
+            where = (position, position)
+            axes.plot(count.interval, where, color=colour, lw=width, solid_capstyle="butt", clip_on=False)

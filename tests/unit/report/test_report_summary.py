@@ -95,8 +95,8 @@ def test_training_sentences(results: Results, write_history: Callable[..., Path]
 
 @pytest.mark.parametrize(
     ("cosine", "said"),
-    [(0.5, "at 0.50 (60°) to the retention gradient: below a right angle, so on average it raised L_retain"),
-     (-0.5, "at −0.50 (120°) to the retention gradient: above a right angle, so on average it lowered L_retain")],
+    [(0.5, "gradient was 0.50 (60°): below a right angle, so on average the step raised L_retain"),
+     (-0.5, "gradient was −0.50 (120°): above a right angle, so on average the step lowered L_retain")],
 )  # fmt: skip
 def test_the_angle_of_the_step_is_said_where_it_was_measured(tmp_path: Path, cosine: float, said: str) -> None:
     """cos 60° = ½; blank cells do not count. Seen to fail with raised and lowered exchanged, and with blanks as 0."""
