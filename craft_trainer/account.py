@@ -1,7 +1,6 @@
 """What a run says of itself: the facts of its card, from its model, its settings and its anchors."""
 
 from dataclasses import fields
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from torch import nn
@@ -16,8 +15,8 @@ from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.config import CraftConfig
 from craft_trainer.hub.facts import Held, RunFacts, Source
 from craft_trainer.models.causal_lm import base_model
+from craft_trainer.run_record import versions
 
-PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "peft", "lerobot")
 ALWAYS = ("learning_rate", "seed", "epsilon", "retention_every")  # are said even if they are the default
 TRAINING = (  # of TrainingArguments
     *("learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -49,7 +48,7 @@ def run_facts(
         held=None if anchors is None else _held(anchors, args),
         settings={} if anchors is None else _settings(args),
         training=_chosen(args, set(TRAINING)),
-        versions=_versions(),
+        versions=versions(),
         step=step,
         repo=repo,
         revision=args.hub_revision if repo else None,
@@ -110,13 +109,3 @@ def _chosen(args: CraftConfig, names: set[str]) -> dict[str, str]:
         if value != default or name in ALWAYS
     }
     return {name: text for name, text in shown.items() if text not in ("None", "{}")}
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

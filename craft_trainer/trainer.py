@@ -28,6 +28,7 @@ from craft_trainer.optim.surgery import MERGES, Surgery, Weights, surgery_rule
 from craft_trainer.optim.surgery import none as no_surgery
 from craft_trainer.publishing import PublishingTrainer
 from craft_trainer.retention import Retention, RetentionPass
+from craft_trainer.run_record import RunRecord
 
 
 class CraftTrainer(PublishingTrainer):
@@ -65,6 +66,8 @@ class CraftTrainer(PublishingTrainer):
         self.anchors = AnchorCache(fetched(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
         self.retention: Retention | None = None
         self.task_drift: TaskDrift | None = None
+        self.run_record = RunRecord(anchored=self.anchors is not None)
+        self.add_callback(self.run_record)
         if self.anchors is not None and self.args.recipe.source is not None:
             require_visible_gradients(self.accelerator, self.args)
             if self.args.teacher_mismatch == "refuse" and self.accelerator.is_main_process:

@@ -4,10 +4,12 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from craft_trainer.benchmarks.jobs import Job
+from craft_trainer.run_record import machine
 
 Settings = dict[str, Any]
 Row = dict[str, Any]
@@ -105,6 +107,7 @@ def collect_results(story: Story, folder: Path, seconds: Mapping[str, float]) ->
         "rows": rows,
         "summary": summarize(rows),
         "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "provenance": machine() | {"collected": datetime.now(UTC).isoformat(timespec="seconds")},
     }
 
 

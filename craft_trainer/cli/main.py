@@ -16,7 +16,7 @@ COMMANDS = {
     "push": "a finished run to the Hub, with its card",
     "mcq": "multiple choice by likelihood: what one checkpoint knows, or what another has forgotten",
     "mcq-from-demos": "multiple-choice questions about rendered Meta-World frames, answers from the simulator",
-    "report": "a self-contained HTML page from results.json",
+    "report": "one page about any number of results and training runs: HTML, Markdown or JSON",
     "demo": "the whole story: record, teacher, anchors, plain and CRaFT fine-tuning, rollouts, report",
     "dryrun": "three CRaFT steps on a few recorded frames, a check printed for every part",
     "bench": "what a CRaFT step costs: time and memory beside its floor, TorchJD and plain training",

@@ -1,26 +1,93 @@
-"""``craft-trainer report``: a page from results.json."""
+"""``craft-trainer report``: a page, Markdown or JSON from results, rollouts, multiple choice and training runs."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import option, parse, split_list
 
-EXAMPLE = "craft-trainer report --results outputs/demo/results.json"
+if TYPE_CHECKING:
+    from craft_trainer.report.evidence import Evidence
+
+EXAMPLE = "craft-trainer report --run outputs/craft --run outputs/plain --mcq mcq.json --output comparison.html"
+FORMATS = ("html", "md", "json")
+LISTS = ("--results", "--run", "--rollout", "--mcq")
 
 
 @dataclass
 class ReportArguments:
-    """Which results, which page."""
+    """What is reported, any number of each; NAME=PATH gives a thing its name on the page."""
 
-    results: str = option("results.json of a demo")
-    output: str | None = option("HTML file; by default report.html beside the results", None)
+    results: list[str] = option("results.json of demos", [])
+    run: list[str] = option("folders: a training run's output_dir, or a demo's", [])
+    rollout: list[str] = option("JSON files of `craft-trainer rollout --output`", [])
+    mcq: list[str] = option("JSON files of `craft-trainer mcq`", [])
+    format: str = option("html; or md or json, printed unless output is given", "html")
+    output: str | None = option("file; a page is report.html beside a single result or in a single run otherwise", None)
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise ValueError(f"format is {self.format!r}: it must be one of {', '.join(FORMATS)}")
 
 
 def run(argv: Sequence[str]) -> None:
-    """Print the table and write the page."""
-    arguments = parse("report", EXAMPLE, ReportArguments, argv)
-    from craft_trainer.report import format_table, load_results, verdict, write_report
+    """Read everything, then write or print the report."""
+    arguments = parse("report", EXAMPLE, ReportArguments, joined(argv))
+    from craft_trainer.report.document import as_document, as_markdown
+    from craft_trainer.report.evidence import gather
 
-    results = load_results(arguments.results)
-    print(f"{format_table(results, 'text')}\n\n{verdict(results)}\n")
-    print(f"report: {write_report(arguments.results, arguments.output)}")
+    evidence = gather(
+        results=split_list(arguments.results),
+        rollouts=split_list(arguments.rollout),
+        choices=split_list(arguments.mcq),
+        runs=split_list(arguments.run),
+    )
+    if arguments.format == "html":
+        _write_page(evidence, arguments.output)
+        return
+    as_json = arguments.format == "json"
+    text = json.dumps(as_document(evidence), indent=2, ensure_ascii=False) + "\n" if as_json else as_markdown(evidence)
+    if arguments.output is None:
+        print(text, end="")
+    else:
+        Path(arguments.output).write_text(text, "utf-8")
+        print(f"report: {arguments.output}")
+
+
+def _write_page(evidence: "Evidence", output: str | None) -> None:
+    from craft_trainer.report import format_table, write_page
+    from craft_trainer.report.headline import headlines
+
+    for demo in evidence.demos.values() if len(evidence) == 1 else ():
+        print(f"{format_table(demo.results, 'text')}\n")
+    print("\n".join(headlines(evidence)))
+    print(f"\nreport: {write_page(evidence, output or default_output(evidence))}")
+
+
+def default_output(evidence: "Evidence") -> Path:
+    """Beside the only result, in the only run; of a comparison, in the working directory."""
+    folders = [
+        *(demo.results.path.parent for demo in evidence.demos.values()),
+        *(rollout.path.parent for rollout in evidence.rollouts.values()),
+        *(choices.path.parent for choices in evidence.choices.values()),
+        *(run.path for run in evidence.runs.values()),
+    ]
+    return (folders[0] if len(folders) == 1 else Path()) / "report.html"
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+    """The same words with the values of an option that comes several times (``--run A --run B``) behind one another."""
+    groups: dict[str, list[str]] = {}
+    found = groups.setdefault("", [])
+    for number, word in enumerate(argv):
+        flag, equals, value = word.partition("=")
+        if flag in LISTS:
+            found = groups.setdefault(flag, [flag])
+            found += [value] if equals else []
+        elif word.startswith("--"):
+            found = groups.setdefault(str(number), [word])
+        else:
+            found.append(word)
+    return [word for words in groups.values() for word in words]

@@ -67,6 +67,7 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.cli.references import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
+    from craft_trainer.run_record import changed_fields
     from craft_trainer.trainer import CraftTrainer
 
     set_seed(config.seed)
@@ -88,6 +89,7 @@ def run(argv: Sequence[str]) -> None:
         train_dataset=dataset,
         data_collator=collate,
     )
+    trainer.run_record.inputs = changed_fields(arguments)
     if arguments.mcq_data is not None:
         ask_while_training(trainer, model, arguments)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))

@@ -126,6 +126,7 @@ def run(argv: Sequence[str]) -> None:
         data_collator=samples.collate,
         processing_class=checkpoint.processor,
     )
+    trainer.run_record.inputs, trainer.run_record.wanted = vars(arguments), True
     if arguments.mcq_data is not None:
         ask_while_training(trainer, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
-FACTS_FILE = "craft_run.json"
+FACTS_FILE = "card.json"
 SCHEMA = 1
 
 

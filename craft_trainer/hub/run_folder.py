@@ -9,6 +9,7 @@ CHECKPOINT_PREFIX = "checkpoint-"
 LAST_CHECKPOINT = "last-checkpoint"  # what hub_strategy checkpoint calls the newest
 HISTORIES = ("lambda_history.csv", "lambda_history_groups.csv")
 STATES = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "global_step*", "pytorch_model_fsdp*")
+PRIVATE = ("run.json",)  # the paths and the machine of whoever trained
 IN_PROGRESS = ("_*", ".*", "*.partial")
 STAGE = "_push-{step}"  # beginning with _, which Trainer and this package leave out of every push
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "policy_*processor*.json")
@@ -16,7 +17,7 @@ WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "
 
 def run_files(folder: Path) -> dict[str, Path]:
     """Name in the repository → file, of everything in ``folder`` but checkpoints and the states to resume from."""
-    left_out = (*STATES, *IN_PROGRESS, f"{CHECKPOINT_PREFIX}*")
+    left_out = (*STATES, *PRIVATE, *IN_PROGRESS, f"{CHECKPOINT_PREFIX}*")
     return {name: file for name, file in all_files(folder).items() if not _any_part(name, left_out)}
 
 

@@ -12,6 +12,7 @@ from craft_trainer.report.results import Results
 
 type Series = NDArray[np.float64]  # shape [steps]
 
+ANGLE = "update_cosine"  # measured every tenth step by default: blank in the others, missing in old files
 COLUMNS = ("step", "retention_loss", "multiplier", "epsilon", "cosine", "conflict")
 
 
@@ -21,7 +22,8 @@ class History:
 
     ``retention_loss`` and ``epsilon`` are fractions of the teacher's variance, ``conflict`` is the fraction of
     parameter blocks in conflict (0 or 1 where the model is one), ``cosine`` is in [−1, 1]. ``retention_loss`` may be
-    infinite or NaN where training diverged, ``cosine`` NaN at a zero gradient.
+    infinite or NaN where training diverged, ``cosine`` NaN at a zero gradient. ``update_cosine``, of the optimizer's
+    step and the retention gradient, is NaN where it was not measured; above 0 the step raises L_retain.
     """
 
     step: Series
@@ -30,11 +32,17 @@ class History:
     epsilon: Series
     cosine: Series
     conflict: Series
+    update_cosine: Series
 
     def last_tenth(self) -> "History":
         """The last tenth of the steps, at least one."""
         start = len(self.step) - max(1, len(self.step) // 10)
-        return History(*(getattr(self, name)[start:] for name in COLUMNS))
+        return History(*(getattr(self, name)[start:] for name in (*COLUMNS, ANGLE)))
+
+    def measured_angles(self) -> tuple[Series, Series]:
+        """(steps, update_cosine) of the steps at which the optimizer's step was compared with the gradient."""
+        known = np.isfinite(self.update_cosine)
+        return self.step[known], self.update_cosine[known]
 
 
 def history_path(results: Results, seed: int) -> Path:
@@ -55,7 +63,10 @@ def load_history(path: Path) -> History:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        values = [[_number(row[name], path, reader.line_num, name) for name in COLUMNS] for row in reader]
+        values = [
+            [*(_number(row[name], path, reader.line_num, name) for name in COLUMNS), _angle(row, path, reader.line_num)]
+            for row in reader
+        ]
     if not values:
         raise ValueError(f"{path}: a header and no steps; remove the file to write the report without it")
     history = History(*np.array(values, dtype=np.float64).T)
@@ -66,7 +77,15 @@ def load_history(path: Path) -> History:
         raise ValueError(f"{path}: column step does not ascend; two runs wrote to one file, keep one of them")
     if not np.all((history.conflict >= 0) & (history.conflict <= 1)):
         raise ValueError(f"{path}: column conflict has values outside [0, 1]; it is a fraction")
+    if np.any(np.abs(history.update_cosine) > 1):
+        raise ValueError(f"{path}: column {ANGLE} has values outside [-1, 1]; it is a cosine")
     return history
+
+
+def _angle(row: Mapping[str, str | None], path: Path, line: int) -> float:
+    """The cosine of one line, NaN where it is blank or the file has no such column."""
+    text = row.get(ANGLE)
+    return _number(text, path, line, ANGLE) if text else float("nan")
 
 
 def _number(text: str | None, path: Path, line: int, column: str) -> float:

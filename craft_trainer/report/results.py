@@ -1,7 +1,7 @@
 """What a finished run found: the records of results.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -61,6 +61,8 @@ class Stream:
 class Results:
     """The whole of a results.json: ``summary`` holds fractions by method and group, ``seconds`` is by stage.
 
+    ``provenance`` says with what, where and when it was measured; files of an older version have none.
+
     ``seconds["total"]``, where it is given, is the time on the clock: stages run side by side.
     """
 
@@ -71,6 +73,7 @@ class Results:
     rows: tuple[Row, ...]
     summary: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, float]
+    provenance: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def methods(self) -> tuple[str, ...]:

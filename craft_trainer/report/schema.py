@@ -11,6 +11,7 @@ from typing import Any
 from craft_trainer.report.results import GROUPS, Group, Results, Row, Stream
 
 SCHEMA_VERSION = 1
+OPTIONAL_KEYS = ("provenance",)
 TOP_KEYS = ("schema", "stream", "seeds", "settings", "rows", "summary", "seconds")
 ROW_KEYS = ("seed", "method", "task", "group", "episodes", "successes")
 SUMMARY_TOLERANCE = 1e-9
@@ -33,7 +34,7 @@ def load_results(path: str | PathLike[str]) -> Results:
     top = _Place(file, "")
     if isinstance(data, dict) and "schema" in data and data["schema"] != SCHEMA_VERSION:
         raise top.error("schema", data["schema"], f"{SCHEMA_VERSION}; install the craft-trainer that wrote this file")
-    fields = _mapping(data, top, TOP_KEYS)
+    fields = _mapping(data, top, TOP_KEYS, OPTIONAL_KEYS)
     stream = _stream(fields["stream"], top.at("stream"))
     seeds = _seeds(fields["seeds"], top)
     results = Results(
@@ -47,6 +48,7 @@ def load_results(path: str | PathLike[str]) -> Results:
             key: _number(value, top.at("seconds"), key)
             for key, value in _mapping(fields["seconds"], top.at("seconds")).items()
         },
+        provenance=_mapping(fields.get("provenance", {}), top.at("provenance")),
     )
     _check_complete(results)
     _check_summary(results)
@@ -67,8 +69,10 @@ class _Place:
         return ValueError(f"{self.file}: {self.at(key).where} is {got!r}, expected {expected}")
 
 
-def _mapping(value: Any, place: _Place, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """``value`` if it is an object, with exactly ``keys`` where they are given."""
+def _mapping(
+    value: Any, place: _Place, keys: tuple[str, ...] | None = None, optional: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """``value`` if it is an object, with exactly ``keys`` where they are given, and perhaps the ``optional`` ones."""
     if not isinstance(value, dict):
         raise ValueError(f"{place.file}: {place.where or 'the file'} is a {type(value).__name__}, expected an object")
     for key in keys or ():
@@ -77,7 +81,7 @@ def _mapping(value: Any, place: _Place, keys: tuple[str, ...] | None = None) -> 
                 f"{place.file}: {place.at(key).where} is missing; expected the keys {', '.join(keys or ())}"
             )
     for key in value:
-        if keys is not None and key not in keys:
+        if keys is not None and key not in keys + optional:
             raise ValueError(f"{place.file}: {place.at(key).where} is unknown; expected the keys {', '.join(keys)}")
     return value
 

@@ -1,10 +1,10 @@
 """The outcome in plain sentences."""
 
 from collections.abc import Mapping
+from math import isfinite, isnan
 
-import numpy as np
-
-from craft_trainer.report.history import History, Series, history_path
+from craft_trainer.report.course import angle, course
+from craft_trainer.report.history import History, history_path
 from craft_trainer.report.interval import percent
 from craft_trainer.report.results import Group, Results
 
@@ -59,38 +59,45 @@ def coverage(results: Results) -> str:
     episodes = sorted({row.episodes for row in results.rows})
     each = f"{episodes[0]}" if len(episodes) == 1 else f"{episodes[0]} to {episodes[-1]}"
     fewer = [
-        f"{method}: {_plural(num_seeds, 'seed')}"
+        f"{method}: {plural(num_seeds, 'seed')}"
         for method in results.methods
         if (num_seeds := len({row.seed for row in results.rows if row.method == method})) < len(results.seeds)
     ]
-    text = f"{_plural(len(results.seeds), 'seed')} × {each} episodes per task"
+    text = f"{plural(len(results.seeds), 'seed')} × {each} episodes per task"
     return f"{text} ({', '.join(fewer)})" if fewer else text
 
 
 def constraint_sentence(histories: Mapping[int, History]) -> str:
     """Where L_retain and λ ended, and how often the budget was exceeded. Needs at least one history."""
-    tail = [history.last_tenth() for history in histories.values()]
-    losses = [_mean(history.retention_loss) for history in tail]
-    epsilon = float(np.median([history.epsilon[-1] for history in tail]))
-    multiplier = float(np.median([history.multiplier[-1] for history in tail]))
-    above = np.concatenate([~(history.retention_loss <= history.epsilon) for history in histories.values()])
-    over_seeds = f" (medians over {len(tail)} seeds)" if len(tail) > 1 else ""
+    ended = course(histories)
+    over_seeds = f" (medians over {ended.num_seeds} seeds)" if ended.num_seeds > 1 else ""
     return (
-        f"In the last tenth of training L_retain averages {_short(100 * float(np.median(losses)))} % "
-        f"of the teacher's variance against a budget ε of {_short(100 * epsilon)} %, "
-        f"and λ ends at {_short(multiplier)}{over_seeds}. "
-        f"L_retain was above ε in {percent(float(above.mean()))} % of all steps."
+        f"In the last tenth of training L_retain averages {short(100 * ended.retention_loss)} % "
+        f"of the teacher's variance against a budget ε of {short(100 * ended.epsilon)} %, "
+        f"and λ ends at {short(ended.multiplier)}{over_seeds}. "
+        f"L_retain was above ε in {percent(ended.above)} % of all steps."
     )
 
 
 def conflict_sentence(histories: Mapping[int, History]) -> str:
-    """How often the two gradients conflicted, and their mean cosine. Needs at least one history."""
-    conflict = np.concatenate([history.conflict for history in histories.values()])
-    cosine = np.concatenate([history.cosine for history in histories.values()])
-    return (
-        f"The gradients conflicted in {percent(float(conflict.mean()))} % of all steps; "
-        f"the mean cosine between them was {_mean(cosine):.2f}.".replace("-", "−")
+    """How often the two gradients conflicted, and the mean angles. Needs at least one history."""
+    over = course(histories)
+    first = (
+        f"The gradients conflicted in {percent(over.conflict)} % of all steps; the mean cosine between them was "
+        f"{signed(over.cosine)}{_in_degrees(over.cosine)}."
     )
+    if isnan(over.update_cosine):
+        return first
+    side = "below" if over.update_cosine > 0 else "above"
+    effect = "raised" if over.update_cosine > 0 else "lowered"
+    return (
+        f"{first} That between the optimizer's own step and the retention gradient was {signed(over.update_cosine)}"
+        f"{_in_degrees(over.update_cosine)}: {side} a right angle, so on average the step {effect} L_retain."
+    )
+
+
+def _in_degrees(cosine: float) -> str:
+    return "" if isnan(cosine) else f" ({angle(cosine):.0f}°)"
 
 
 def missing_sentence(results: Results, histories: Mapping[int, History]) -> str:
@@ -106,15 +113,16 @@ def missing_sentence(results: Results, histories: Mapping[int, History]) -> str:
     return f"What the constraint did during training is not shown: no {expected} beside {results.path.name}."
 
 
-def _mean(values: Series) -> float:
-    """Mean of the finite values, NaN if there is none."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")
+def short(value: float) -> str:
+    """A number ≥ 0 for a sentence: two significant digits."""
+    return "not finite" if not isfinite(value) else f"{value:.0f}" if value >= 10 else f"{value:.2g}"
 
 
-def _short(value: float) -> str:
-    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+def signed(value: float) -> str:
+    """A number with two decimals and a true minus sign; a dash where nothing was measured."""
+    return "–" if isnan(value) else f"{value:.2f}".replace("-", "−")
 
 
-def _plural(number: int, noun: str) -> str:
+def plural(number: int, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,9 +6,8 @@ from os import PathLike
 from pathlib import Path
 
 from craft_trainer.report.atomic import write_atomically
-from craft_trainer.report.history import load_histories
+from craft_trainer.report.evidence import Evidence, gather
 from craft_trainer.report.results import Results
-from craft_trainer.report.schema import load_results
 
 EXTRA_PACKAGES = ("matplotlib", "jinja2")
 FIGURE_FORMATS = (".svg", ".png")
@@ -30,14 +29,25 @@ def report_extra() -> Iterator[None]:
 def write_report(results_path: str | PathLike[str], output_path: str | PathLike[str] | None = None) -> Path:
     """Write the self-contained HTML page of a results.json and return its path, by default report.html beside it.
 
-    The bytes depend on the input files and library versions only. Raises what ``load_results`` raises, ValueError for
+    Raises what ``load_results`` raises, ValueError for
     a damaged lambda_history.csv, ImportError without the extra ``report``.
     """
-    results = load_results(results_path)
+    evidence = gather(results=[str(results_path)])
+    (demo,) = evidence.demos.values()
+    target = output_path if output_path is not None else demo.results.path.with_name("report.html")
+    return write_page(evidence, target)
+
+
+def write_page(evidence: Evidence, output_path: str | PathLike[str]) -> Path:
+    """Write the self-contained HTML page about ``evidence`` and return its path.
+
+    The bytes depend on the input files, their names and library versions only. ImportError without the extra
+    ``report``.
+    """
     with report_extra():
         from craft_trainer.report.page import render_page
-    target = Path(output_path) if output_path is not None else results.path.with_name("report.html")
-    write_atomically(target, render_page(results, load_histories(results)).encode())
+    target = Path(output_path)
+    write_atomically(target, render_page(evidence).encode())
     return target
 
 

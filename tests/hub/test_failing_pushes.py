@@ -124,7 +124,7 @@ def test_what_does_not_pass_is_said_at_once(hub, client, run, fault, said):
     assert REPO in failed(result)
     assert "once more in" not in result.err
     changed = {name for name, content in files_of(run).items() if before.get(name) != content}
-    assert changed <= {"README.md", "craft_run.json"}
+    assert changed <= {"README.md", "card.json"}
     hub.faults.clear()
     assert push(client, run).status == 0
     assert in_repository(hub)["model.safetensors"] == before["model.safetensors"]
@@ -172,7 +172,7 @@ def test_who_may_not_push_is_told_so(hub, client, run, token):
 @LFS_ONLY
 def test_what_is_not_a_run_is_not_pushed(hub, client, run, tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "holds no craft_run.json" in failed(client.command("push", "--run", tmp_path / "empty", "--repo", REPO))
+    assert "holds no card.json" in failed(client.command("push", "--run", tmp_path / "empty", "--repo", REPO))
     assert "say where with --repo" in failed(client.command("push", "--run", run))
     assert hub.calls == []
 

@@ -18,7 +18,7 @@ POLICY = {
     "policy_postprocessor.json",
     "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
 }
-OURS = {"README.md", "craft_run.json", "lambda_history.csv"}
+OURS = {"README.md", "card.json", "lambda_history.csv"}
 
 
 # Executed where only LeRobot is known: the code of the card, then what it made against the files here.
@@ -117,7 +117,7 @@ def test_the_card_says_what_was_done(hub, train, tiny_anchors, tmp_path):
     """Figures of the last line of the history and of the cache, not of the settings."""
     assert train(hub_strategy="end", epsilon=0.02, surgery="symmetric").status == 0
     card = in_repository(hub)["README.md"].decode()
-    facts = json.loads(in_repository(hub)["craft_run.json"])
+    facts = json.loads(in_repository(hub)["card.json"])
     last = (tmp_path / "craft/lambda_history.csv").read_text().splitlines()[-1].split(",")
     assert f"| {float(last[2]):.4g} | 0.02 | {float(last[3]):.4g} |" in card
     for said in (
@@ -209,7 +209,7 @@ def test_language_models_and_adapters_have_their_own_layout(hub, client, tmp_pat
     result = client.python(code)
     assert result.status == 0, result.err
     there = in_repository(hub)
-    assert {weights, "README.md", "lambda_history.csv", "craft_run.json"} <= set(there)
+    assert {weights, "README.md", "lambda_history.csv", "card.json"} <= set(there)
     assert ("config.json" in there) == (library == "transformers")
     assert ("adapter_config.json" in there) == (library == "peft")
     card = there["README.md"].decode()

@@ -15,6 +15,7 @@ type Draw = Callable[[], Figure]
 
 PAGE_INK = "#010203"  # a colour no figure uses otherwise: becomes currentColor, so that the page's theme decides
 PAPER_INK = "#1f2328"
+PAGE_PAPER = "#040506"  # the same for what is as light as the paper: becomes the card of the page
 WIDTH_INCHES = 8.0
 PNG_DPI = 200
 INKED = (
@@ -31,6 +32,10 @@ NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # no clock, 
 # Okabe & Ito 2008, "Color Universal Design": told apart with any common colour blindness.
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 SKY, ORANGE, YELLOW, GREY = "#56B4E9", "#E69F00", "#F0E442", "#8C8C8C"
+THEMED = {  # on a page each is a variable of its style sheet, which has a shade for light and one for dark paper
+    "blue": BLUE, "vermillion": VERMILLION, "green": GREEN, "purple": PURPLE,
+    "sky": SKY, "orange": ORANGE, "yellow": YELLOW, "grey": GREY,
+}  # fmt: skip
 
 
 def blank_figure(height_inches: float) -> Figure:
@@ -43,10 +48,12 @@ def blank_figure(height_inches: float) -> Figure:
 def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
     """The figure as an <svg> element for HTML: text stays text, ink is currentColor, ids begin with ``name``.
 
-    Blue is ``var(--blue)``, so that a dark page can lighten it.
+    Colours are ``var(--blue)`` and so on, so that each theme has shades that stand out from its paper.
     """
-    svg = _save(draw, "svg", PAGE_INK, "none", name).decode()
-    svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor").replace(BLUE.lower(), f"var(--blue, {BLUE})")
+    svg = _save(draw, "svg", _theme(PAGE_INK, PAGE_PAPER, "none", name)).decode()
+    svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor").replace(PAGE_PAPER, "var(--card, white)")
+    for variable, colour in THEMED.items():
+        svg = svg.replace(colour.lower(), f"var(--{variable}, {colour})")
     svg = re.sub(r' d="[^"]*"', _shortened, svg)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
@@ -67,20 +74,21 @@ def _shortened(path: re.Match[str]) -> str:
 
 def standalone_image(draw: Draw, file_format: str) -> bytes:
     """The figure on white, as ``svg`` or ``png`` bytes."""
-    return _save(draw, file_format, PAPER_INK, "white", "figure")
+    return _save(draw, file_format, _theme(PAPER_INK, "white", "white", "figure"))
 
 
-def _save(draw: Draw, file_format: str, ink: str, background: str, salt: str) -> bytes:
+def _save(draw: Draw, file_format: str, theme: dict[Any, Any]) -> bytes:
     buffer = BytesIO()
-    with rc_context(_theme(ink, background, salt)):
+    with rc_context(theme):
         metadata = NO_METADATA if file_format == "svg" else {"Software": None}
         draw().savefig(buffer, format=file_format, dpi=PNG_DPI if file_format == "png" else "figure", metadata=metadata)
     return buffer.getvalue()
 
 
-def _theme(ink: str, background: str, salt: str) -> dict[Any, Any]:
+def _theme(ink: str, paper: str, background: str, salt: str) -> dict[Any, Any]:
     return {
         **dict.fromkeys(INKED, ink),
+        "patch.edgecolor": paper,
         "figure.facecolor": background,
         "savefig.facecolor": background,
         "axes.facecolor": "none",
@@ -99,6 +107,7 @@ def _theme(ink: str, background: str, salt: str) -> dict[Any, Any]:
         "ytick.labelsize": 8.5,
         "xtick.major.width": 0.6,
         "ytick.major.width": 0.6,
+        "hatch.linewidth": 0.6,
         "legend.frameon": False,
         "legend.fontsize": 9,
         "font.size": 9,

@@ -43,4 +43,5 @@ def _mark(axes: Axes, row: int, change: float, interval: list[float]) -> None:
     colour = VERMILLION if high < 0 else BLUE if low > 0 else GREY
     axes.plot([low, high], [row, row], color=colour, lw=2, solid_capstyle="round")
     axes.plot([change], [row], "o", color=colour, ms=6)
-    axes.annotate(f"{change:+.2g}", (change, row), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    text = f"{change:+.2g}".replace("-", "−")
+    axes.annotate(text, (change, row), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)

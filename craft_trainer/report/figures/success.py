@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import cycle
 
+from matplotlib import rcParams
 from matplotlib.axes import Axes
 from matplotlib.container import BarContainer
 from matplotlib.figure import Figure
@@ -14,6 +15,7 @@ from craft_trainer.report.results import GROUPS, Count, Group, Results, method_l
 from craft_trainer.report.table import Line, table_lines
 
 LEADING_COLOURS = {"teacher": GREY, "plain": VERMILLION, "craft": BLUE}
+HATCHES = {"plain": "////"}  # the second cue beside colour, between the two that are compared
 OTHER_COLOURS = (GREEN, PURPLE, ORANGE, SKY, YELLOW)
 TITLES: dict[Group, tuple[str, str]] = {"old": ("Old task", "to be kept"), "new": ("New task", "to be learned")}
 BLOCK = 0.78  # share of a task's height that bars fill
@@ -47,18 +49,21 @@ def _shown(results: Results, group: Group) -> list[Line]:
 def _draw_panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> list[BarContainer]:
     height = BLOCK / len(methods)
     bars = []
-    for index, colour in enumerate(_colours(methods)):
+    for index, (method, colour) in enumerate(zip(methods, method_colours(methods), strict=True)):
         offset = (index - (len(methods) - 1) / 2) * height
         counts = {row + offset: line.cells[index] for row, line in enumerate(lines)}
         rates = [count.rate if count else 0.0 for count in counts.values()]
         bars.append(axes.barh(list(counts), rates, 0.86 * height, color=colour, lw=0))
+        for bar in bars[-1]:
+            bar.set(hatch=HATCHES.get(method), edgecolor=rcParams["patch.edgecolor"])
         for position, count in counts.items():
             _mark(axes, position, count)
     _label(axes, lines)
     return bars
 
 
-def _colours(methods: Sequence[str]) -> list[str]:
+def method_colours(methods: Sequence[str]) -> list[str]:
+    """A colour for each method: those of teacher, plain and craft are always the same."""
     others = cycle(OTHER_COLOURS)
     return [LEADING_COLOURS.get(method) or next(others) for method in methods]
 
@@ -81,5 +86,7 @@ def _mark(axes: Axes, position: float, count: Count | None) -> None:
     beside = axes.get_yaxis_transform()
     axes.text(1.045, position, text, transform=beside, ha="right", va="center_baseline", fontsize=8)
     if count:
-        ink = axes.xaxis.label.get_color()
-        axes.plot(count.interval, (position, position), color=ink, lw=0.9, solid_capstyle="butt", clip_on=False)
+        ink, paper = axes.xaxis.label.get_color(), rcParams["patch.edgecolor"]
+        for colour, width in ((paper, 2.8), (ink, 1.1)):  # with a rim, to be seen on the bar
+            where = (position, position)
+            axes.plot(count.interval, where, color=colour, lw=width, solid_capstyle="butt", clip_on=False)

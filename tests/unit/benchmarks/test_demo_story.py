@@ -161,4 +161,5 @@ def test_results_hold_every_rollout_with_its_seed_method_and_group(tmp_path: Pat
         "craft": {"old": 6 / 8, "new": 3 / 4},
     }
     assert results["seconds"] == {"total": 1.2}
+    assert results["provenance"]["versions"]["craft-trainer"]
     assert json.loads(json.dumps(results)) == results

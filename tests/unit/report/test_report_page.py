@@ -196,7 +196,7 @@ def test_without_the_extra_the_error_says_how_to_install_it(
     results_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
 ) -> None:
     for name in list(sys.modules):
-        if name.startswith(("craft_trainer.report.page", "craft_trainer.report.figures")):
+        if name.startswith(tuple(f"craft_trainer.report.{part}" for part in ("page", "pictures", "figures"))):
             monkeypatch.delitem(sys.modules, name)
     real_import = builtins.__import__
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from report_inputs import write_history
 
 from craft_trainer.report import Results, load_results, verdict
-from craft_trainer.report.history import load_histories
+from craft_trainer.report.history import load_histories, load_history
 from craft_trainer.report.summary import conflict_sentence, constraint_sentence, missing_sentence
 
 type Document = dict[str, Any]
@@ -88,8 +89,22 @@ def test_training_sentences(results: Results, write_history: Callable[..., Path]
         "and λ ends at 0.6 (medians over 2 seeds). L_retain was above ε in 33 % of all steps."
     )
     assert conflict_sentence(histories) == (
-        "The gradients conflicted in 50 % of all steps; the mean cosine between them was −0.10."
+        "The gradients conflicted in 50 % of all steps; the mean cosine between them was −0.10 (96°)."
     )
+
+
+@pytest.mark.parametrize(
+    ("cosine", "said"),
+    [(0.5, "gradient was 0.50 (60°): below a right angle, so on average the step raised L_retain"),
+     (-0.5, "gradient was −0.50 (120°): above a right angle, so on average the step lowered L_retain")],
+)  # fmt: skip
+def test_the_angle_of_the_step_is_said_where_it_was_measured(tmp_path: Path, cosine: float, said: str) -> None:
+    """cos 60° = ½; blank cells do not count. Seen to fail with raised and lowered exchanged, and with blanks as 0."""
+    folder = write_history(tmp_path, num_steps=40, update_cosine="")
+    lines = (folder / "lambda_history.csv").read_text().splitlines()
+    lines[11] += str(cosine)
+    (folder / "lambda_history.csv").write_text("\n".join(lines))
+    assert said in conflict_sentence({0: load_history(folder / "lambda_history.csv")})
 
 
 def test_what_is_not_finite_counts_as_above_the_budget(results: Results, write_history: Callable[..., Path]) -> None:

@@ -1,0 +1,153 @@
+"""Everything that one page is about: demos, rollouts, multiple choice and training runs, each with a name."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from craft_trainer.report.choices import Choices, load_choices
+from craft_trainer.report.history import History, load_histories
+from craft_trainer.report.results import Json, Results
+from craft_trainer.report.rollouts import Rollout, load_rollout
+from craft_trainer.report.run import Run, load_run
+from craft_trainer.report.schema import load_results
+
+USUAL_NAMES = ("results", "mcq", "rollout", "report")  # of files that say nothing: their folder's name is used
+RESULTS_FILE = "results.json"
+
+type Trajectory = Mapping[int, History]  # seed → history; a single training run is seed 0
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A results.json and the histories of its craft runs."""
+
+    results: Results
+    histories: Trajectory
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is reported, by name, in the order in which it was given."""
+
+    demos: Mapping[str, Demo] = field(default_factory=dict)
+    rollouts: Mapping[str, Rollout] = field(default_factory=dict)
+    choices: Mapping[str, Choices] = field(default_factory=dict)
+    runs: Mapping[str, Run] = field(default_factory=dict)
+
+    @property
+    def trajectories(self) -> Mapping[str, Trajectory]:
+        """What the constraint did, by the name of the demo or the run; those without a history are left out."""
+        demos = {name: demo.histories for name, demo in self.demos.items() if demo.histories}
+        runs: dict[str, Trajectory] = {
+            name: {0: run.history} for name, run in self.runs.items() if run.history is not None
+        }
+        return demos | runs
+
+    @property
+    def asked(self) -> Mapping[str, Choices]:
+        """Multiple choice that was given, and what lies as mcq.json in the folder of a run."""
+        inside = {name: run.choices for name, run in self.runs.items() if run.choices is not None}
+        return dict(self.choices) | {
+            f"{name}/mcq" if name in self.choices else name: one for name, one in inside.items()
+        }
+
+    @property
+    def settings_by_kind(self) -> tuple[Mapping[str, Mapping[str, Json]], ...]:
+        """Settings by name, as they were recorded: of demos, of multiple choice, of training runs."""
+        return (
+            {name: demo.results.settings for name, demo in self.demos.items()},
+            {name: dict(one.settings) | {"data": dict(one.data)} for name, one in self.choices.items()},
+            {name: run.settings for name, run in self.runs.items()},
+        )
+
+    @property
+    def settings(self) -> Mapping[str, Mapping[str, Json]]:
+        """Settings of everything, by name."""
+        return {name: values for kind in self.settings_by_kind for name, values in kind.items()}
+
+    @property
+    def provenance(self) -> Mapping[str, Mapping[str, Json]]:
+        """Where each number comes from: what was recorded, and every file that was read with its checksum."""
+        return {
+            **{name: dict(d.results.provenance) | _checksums([d.results.path]) for name, d in self.demos.items()},
+            **{name: {"policy": one.policy} | _checksums([one.path]) for name, one in self.rollouts.items()},
+            **{name: _fingerprints(one) | _checksums([one.path]) for name, one in self.choices.items()},
+            **{name: dict(run.provenance) | _checksums(run.files) for name, run in self.runs.items()},
+        }
+
+    def __len__(self) -> int:
+        return len(self.demos) + len(self.rollouts) + len(self.choices) + len(self.runs)
+
+
+def gather(
+    *, results: Sequence[str] = (), rollouts: Sequence[str] = (), choices: Sequence[str] = (), runs: Sequence[str] = ()
+) -> Evidence:
+    """Read everything; each entry is a path or NAME=path, and a folder with a results.json counts as results.
+
+    Raises:
+        ValueError: nothing is given, a name or path comes twice, or a file is not what it should be.
+        FileNotFoundError: there is no such file or folder.
+    """
+    demo_folders = [entry for entry in runs if (_split(entry)[1] / RESULTS_FILE).is_file()]
+    paths = {
+        "results": [*results, *demo_folders],
+        "rollouts": rollouts,
+        "choices": choices,
+        "runs": [entry for entry in runs if entry not in demo_folders],
+    }
+    if not any(paths.values()):
+        raise ValueError("nothing to report: name at least one of --results, --run, --rollout, --mcq")
+    names = iter(_names([entry for entries in paths.values() for entry in entries]))
+    found = {kind: [(next(names), _split(entry)[1]) for entry in entries] for kind, entries in paths.items()}
+    return Evidence(
+        demos=_load(found["results"], _load_demo),
+        rollouts=_load(found["rollouts"], load_rollout),
+        choices=_load(found["choices"], load_choices),
+        runs=_load(found["runs"], load_run),
+    )
+
+
+def _load[Kind](named: Sequence[tuple[str, Path]], load: Callable[[Path], Kind]) -> dict[str, Kind]:
+    return {name: load(path) for name, path in named}
+
+
+def _load_demo(path: Path) -> Demo:
+    results = load_results(path / RESULTS_FILE if path.is_dir() else path)
+    return Demo(results, load_histories(results))
+
+
+def _split(entry: str) -> tuple[str, Path]:
+    """(name, path) of an entry; the name is empty where it is only a path."""
+    name, equals, path = entry.partition("=")
+    return (name, Path(path)) if equals and not Path(entry).exists() else ("", Path(entry))
+
+
+def _names(entries: Sequence[str]) -> list[str]:
+    """The name of each entry: the given one, or the shortest end of its path that no other shares."""
+    given = [_split(entry) for entry in entries]
+    parts = [_telling(path) for _, path in given]
+    depth = next((n for n in range(1, 1 + max(map(len, parts))) if len({p[-n:] for p in parts}) == len(parts)), None)
+    if depth is None:
+        twice = next(str(path) for (_, path), own in zip(given, parts, strict=True) if parts.count(own) > 1)
+        raise ValueError(f"{twice} is given twice: name it once")
+    names = [name or "/".join(own[-depth:]) for (name, _), own in zip(given, parts, strict=True)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two inputs are named {name!r}: give each its own name, as NAME=PATH")
+    return names
+
+
+def _telling(path: Path) -> tuple[str, ...]:
+    """The parts of a path that tell it from others: no ending, and no file name that every run has."""
+    whole = path.resolve()
+    named = whole.with_suffix("") if whole.suffix == ".json" else whole
+    return (named.parts[1:-1] if named.name in USUAL_NAMES and whole.suffix else named.parts[1:]) or (named.name,)
+
+
+def _fingerprints(choices: Choices) -> dict[str, Json]:
+    return {f"weights of {one.model}": one.fingerprint for one in choices.asked if one.fingerprint}
+
+
+def _checksums(paths: Sequence[Path]) -> dict[str, Json]:
+    return {f"sha256 of {path.name}": hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}

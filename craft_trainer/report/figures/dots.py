@@ -1,0 +1,71 @@
+"""Rates with their 95 % intervals as dots on lines: one row per thing compared, one mark per method."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from craft_trainer.report.figures.canvas import BLUE, blank_figure
+from craft_trainer.report.figures.success import method_colours
+from craft_trainer.report.results import Count, method_label
+
+MARKERS = ("s", "D", "o", "^", "v", "P", "X", "*")  # the second cue beside colour
+LINE_INCHES = 0.16
+ROW_GAP = 0.6  # of a line, between rows
+FRAME_INCHES = 1.15
+
+
+class Panel(NamedTuple):
+    """One panel: its title, and for each row the count of every series, None where nothing was measured."""
+
+    title: str
+    rows: Mapping[str, Sequence[Count | None]]
+
+
+def rates_figure(panels: Sequence[Panel], series: Sequence[str], label: str) -> Figure:
+    """Panels side by side with the same rows; ``series`` names the marks, ``label`` the axis of rates in %."""
+    names = list(panels[0].rows)
+    lines = len(series) + ROW_GAP
+    figure = blank_figure(FRAME_INCHES + LINE_INCHES * lines * len(names))
+    engine = figure.get_layout_engine()
+    assert engine is not None
+    engine.set(wspace=0.07)  # type: ignore[call-arg]  # of the constrained layout
+    colours = method_colours(series) if len(series) > 1 else [BLUE]
+    markers = [MARKERS[index % len(MARKERS)] for index in range(len(series))]
+    every = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, panel in zip(every, panels, strict=True):
+        for row, counts in enumerate(panel.rows.values()):
+            for index, (count, colour, marker) in enumerate(zip(counts, colours, markers, strict=True)):
+                _mark(axes, row * lines + index, count, colour, marker)
+        _frame(axes, panel.title, label)
+    middle = (len(series) - 1) / 2
+    every[0].set_yticks([row * lines + middle for row in range(len(names))], names)
+    every[0].set_ylim(len(names) * lines - ROW_GAP / 2 - 0.2, -0.5 - ROW_GAP / 2)
+    if len(series) > 1:
+        handles = [
+            Line2D([], [], color=colour, marker=marker, ms=5, lw=1.6)
+            for colour, marker in zip(colours, markers, strict=True)
+        ]
+        labels = [method_label(name) for name in series]
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(series)), handlelength=2)
+    return figure
+
+
+def _mark(axes: Axes, position: float, count: Count | None, colour: str, marker: str) -> None:
+    if count is None:
+        return
+    axes.plot(count.interval, (position, position), color=colour, lw=1.6, solid_capstyle="round", clip_on=False)
+    axes.plot([count.rate], [position], marker, color=colour, ms=5, clip_on=False)
+
+
+def _frame(axes: Axes, title: str, label: str) -> None:
+    axes.set_title(title)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
+    axes.set_xlabel(label)
+    axes.grid(axis="x")
+    axes.tick_params(length=0)
+    axes.spines["bottom"].set_visible(False)

@@ -1,0 +1,116 @@
+"""The output folder of one training run: what it was told, what the constraint did, how far it came."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from craft_trainer.report.choices import Choices, load_choices
+from craft_trainer.report.history import History, Series, load_history
+from craft_trainer.report.results import Json
+
+HISTORY_FILE, STATE_FILE, RECORD_FILE, CHOICES_FILE = "lambda_history.csv", "trainer_state.json", "run.json", "mcq.json"
+FROM_STATE = ("max_steps", "num_train_epochs", "train_batch_size")  # settings of a run without run.json
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run left behind; every part but ``path`` may be missing.
+
+    ``step`` of ``max_steps`` optimizer steps were made. ``losses`` and ``known`` are (steps, values): the logged task
+    loss, and the fraction of the questions right before training that is right still. ``recorded`` says whether
+    ``settings`` and ``provenance`` are those of run.json.
+    """
+
+    path: Path
+    files: tuple[Path, ...]
+    history: History | None
+    step: int | None
+    max_steps: int | None
+    losses: tuple[Series, Series]
+    known: tuple[Series, Series]
+    seconds: float | None
+    settings: Mapping[str, Json]
+    provenance: Mapping[str, Json]
+    recorded: bool
+    choices: Choices | None
+
+
+def load_run(folder: Path) -> Run:
+    """Read the ``output_dir`` of ``craft-trainer train`` or of any CraftTrainer; a damaged file is a ValueError.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no trace of a training run, or a file that cannot be read.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder}: no such folder; pass the output_dir of a training run")
+    history, record, choices = (folder / name for name in (HISTORY_FILE, RECORD_FILE, CHOICES_FILE))
+    state = _newest_state(folder)
+    files = tuple(path for path in (history, state, record, choices) if path is not None and path.is_file())
+    if not set(files) & {history, state, record}:
+        names = f"{HISTORY_FILE}, {STATE_FILE}, {RECORD_FILE}"
+        raise ValueError(f"{folder}: holds none of {names}; pass the output_dir of a training run")
+    trained = {} if state is None else _object(state)
+    told = _object(record) if record in files else {}
+    log = [entry for entry in trained.get("log_history", []) if isinstance(entry, dict)]
+    return Run(
+        path=folder,
+        files=files,
+        history=load_history(history) if history in files else None,
+        step=_whole(trained.get("global_step")),
+        max_steps=_whole(trained.get("max_steps")),
+        losses=_logged(log, "loss"),
+        known=_logged(log, "mcq/kept"),
+        seconds=next((entry["train_runtime"] for entry in log if "train_runtime" in entry), None),
+        settings=told.get("settings") or {name: trained[name] for name in FROM_STATE if name in trained},
+        provenance=_when(told),
+        recorded=bool(told.get("settings")),
+        choices=load_choices(choices) if choices in files else None,
+    )
+
+
+def _newest_state(folder: Path) -> Path | None:
+    """trainer_state.json of the finished run, or else of its last checkpoint."""
+    if (folder / STATE_FILE).is_file():
+        return folder / STATE_FILE
+    found = [path for path in folder.glob(f"checkpoint-*/{STATE_FILE}") if path.parent.name[11:].isdigit()]
+    return max(found, key=lambda path: int(path.parent.name[11:]), default=None)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON ({error}); remove it to write the report without it") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object; remove it")
+    return content
+
+
+def _logged(log: list[dict[str, Any]], name: str) -> tuple[Series, Series]:
+    """(steps, values) of one logged number; what is not finite is left out."""
+    pairs = [(entry["step"], entry[name]) for entry in log if name in entry and "step" in entry]
+    points = [
+        (float(step), float(value)) for step, value in pairs if isinstance(value, int | float) and isfinite(value)
+    ]
+    table = np.array(points, dtype=np.float64).reshape(-1, 2)
+    return table[:, 0], table[:, 1]
+
+
+def _whole(value: Any) -> int | None:
+    return value if type(value) is int else None
+
+
+def _when(told: Mapping[str, Any]) -> dict[str, Json]:
+    """Provenance as recorded, with the times at which the run began and ended."""
+    if not told:
+        return {}
+    starts = [start.get("time", "") for start in told.get("starts") or [] if isinstance(start, dict)]
+    end = told.get("end")
+    times = {"started": starts[0] if len(starts) == 1 else starts, "ended": end.get("time") if end else "not recorded"}
+    return dict(told.get("provenance") or {}) | times

@@ -1,0 +1,136 @@
+"""run.json: with what settings, on what machine and when a training run was made."""
+
+import importlib.metadata
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+RUN_FILE = "run.json"
+SCHEMA = 1
+PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", "lerobot", "peft")
+SECRET = ("token", "password", "secret", "api_key")  # ends of names
+ALWAYS = ("learning_rate", "per_device_train_batch_size", "max_steps", "seed")  # told even where they are the default
+ANCHORED = ("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier")  # the same with anchors
+DERIVED = (
+    "accelerator_config",
+    "fsdp_config",
+    "disable_tqdm",
+    "dataloader_pin_memory",
+)  # Trainer fills them in by itself
+
+
+class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Writes ``run.json`` into the output folder when training begins and when it ends.
+
+    Attributes:
+        inputs: what the run was given besides its configuration: policy, dataset, anchors.
+        anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file.
+    """
+
+    def __init__(self, inputs: Mapping[str, Any] | None = None, *, anchored: bool = False) -> None:
+        self.inputs = dict(inputs or {})
+        self.anchored = anchored
+        self._starts: list[dict[str, Any]] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Settings, machine, time of the start; a resumed run adds its start to those of the file."""
+        del control, kwargs
+        if not self._writes(state):
+            return
+        path = Path(args.output_dir) / RUN_FILE
+        self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": _now()}]
+        self._write(path, args, None)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The time of the end; without it the run was ended by something else."""
+        del control, kwargs
+        if self._writes(state):
+            self._write(Path(args.output_dir) / RUN_FILE, args, {"step": state.global_step, "time": _now()})
+
+    def _writes(self, state: TrainerState) -> bool:
+        return bool(self.anchored or self.inputs) and state.is_world_process_zero
+
+    def _write(self, path: Path, args: TrainingArguments, end: dict[str, Any] | None) -> None:
+        document = {
+            "schema": SCHEMA,
+            "settings": told_settings(self.inputs, args, anchored=self.anchored),
+            "provenance": machine() | {"processes": args.world_size, "device": str(args.device)},
+            "starts": self._starts,
+            "end": end,
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.partial")
+        draft.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
+        draft.replace(path)
+
+
+def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchored: bool) -> dict[str, Any]:
+    """``inputs``, every training argument that is not its default, and the few that one always asks for; no secrets."""
+    asked = {name: getattr(args, name) for name in ALWAYS + (ANCHORED if anchored else ())}
+    shown = args.to_dict()  # enums are plain values in it
+    changed = {name: shown[name] for name in changed_fields(args) if name in shown}
+    for name in DERIVED:
+        if name != "fsdp_config" or not args.fsdp:
+            changed.pop(name, None)
+    found = dict(inputs) | asked | changed
+    return {name: value for name, value in found.items() if value not in (None, {}, [], "") and not _is_secret(name)}
+
+
+def changed_fields(arguments: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not their defaults."""
+    values = {
+        field.name: (getattr(arguments, field.name), _default(field)) for field in fields(arguments) if field.init
+    }
+    return {name: value for name, (value, default) in values.items() if value != default}
+
+
+def _is_secret(name: str) -> bool:
+    return name.lower().endswith(SECRET)
+
+
+def machine() -> dict[str, Any]:
+    """Python, platform and package versions: plain JSON values."""
+    return {"python": platform.python_version(), "platform": platform.platform(), "versions": versions()} | (
+        {"accelerator": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide a result, those that are installed."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _default(field: "Field[Any]") -> Any:
+    if field.default_factory is not MISSING:
+        return field.default_factory()
+    return None if field.default is MISSING else field.default
+
+
+def _starts(path: Path) -> list[dict[str, Any]]:
+    """Earlier starts of a run that is resumed; none where the file is damaged or of an older version."""
+    try:
+        found = json.loads(path.read_text("utf-8"))["starts"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+    return found if isinstance(found, list) else []
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

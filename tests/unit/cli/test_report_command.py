@@ -1,0 +1,69 @@
+"""``craft-trainer report``: several of anything, three formats, and where they go."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from craft_trainer.cli.main import main
+from craft_trainer.cli.report import joined
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        ("--run a --run b --output c", "--run a b --output c"),
+        ("--run a b --format md --run=c", "--run a b c --format md"),
+        ("--results a --mcq b --results c", "--results a c --mcq b"),
+        ("--output=a=b --run n=c", "--output=a=b --run n=c"),
+    ],
+)
+def test_a_repeated_option_takes_all_its_values(given, meant):
+    """argparse would keep the last. Seen to fail without joining."""
+    assert joined(given.split()) == meant.split()
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    """Two training runs that left only their state."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        Path(name).mkdir()
+        log = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+        state = {"global_step": 2, "max_steps": 2, "log_history": log}
+        Path(name, "trainer_state.json").write_text(json.dumps(state))
+    return tmp_path
+
+
+def test_a_page_of_one_run_is_in_it_and_of_several_where_one_is(folders, capsys):
+    assert main(["report", "--run", "first"]) == 0
+    assert "report: first/report.html" in capsys.readouterr().out
+    assert main(["report", "--run", "first", "--run", "second"]) == 0
+    assert "report: report.html" in capsys.readouterr().out
+    assert (folders / "first/report.html").read_text("utf-8").count("<svg") == 1
+    assert "first, second: learned and kept" in (folders / "report.html").read_text("utf-8")
+
+
+def test_json_and_markdown_are_printed_or_written(folders, capsys):
+    """Printed alone, so that a pipe gets nothing else."""
+    assert main(["report", "--run", "first", "second", "--format", "json"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["settings"]) == ["first", "second"]
+    assert main(["report", "--run", "one=first", "--format", "md", "--output", "report.md"]) == 0
+    assert capsys.readouterr().out == "report: report.md\n"
+    assert (folders / "report.md").read_text("utf-8").startswith("# A training run without a retention history")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "nothing to report: name at least one of --results, --run, --rollout, --mcq"),
+        (["--run", "third"], "third: no such folder"),
+        (["--run", "first", "--format", "pdf"], "format is 'pdf': it must be one of html, md, json"),
+        (["--run", "first", "first"], "first is given twice"),
+        (["--results", "first/trainer_state.json"], "expected the keys schema, stream"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(folders, capsys, options, message):
+    assert main(["report", *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not list(folders.glob("**/*.html"))
