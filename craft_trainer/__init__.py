@@ -1,7 +1,6 @@
 """Constrained Retention Fine-Tuning: learn a new task without losing the old ones."""
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -10,7 +9,7 @@ if TYPE_CHECKING:
     from craft_trainer.trainer import CraftTrainer
 
 __all__ = ["AnchorCache", "CraftConfig", "CraftTrainer"]
-__version__ = importlib.metadata.version("craft-trainer")
+__version__ = "0.1.0"
 
 _HOMES = {
     "AnchorCache": "craft_trainer.anchors.cache",  # what the teacher does on old-task samples, on disk

@@ -184,6 +184,8 @@ class CraftTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
         if not isinstance(model, OwnCheckpoints):
             super()._save(output_dir, state_dict)
             return
+        if not self.args.should_save:  # newer transformers come here with every process
+            return
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
         model.save_pretrained(folder, state_dict)

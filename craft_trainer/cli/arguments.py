@@ -85,6 +85,10 @@ def read_yaml(path: Path, known: Sequence[str]) -> Values:
         ValueError: it is not a mapping, or has a key that is not ``known``.
         FileNotFoundError: there is no such file.
     """
+    if not path.exists() and path.parts[0] == "configs":
+        raise FileNotFoundError(
+            f"{path}: no such file here; `craft-trainer configs` writes the configurations of this version to ./configs"
+        )
     with path.open() as file:
         values = yaml.safe_load(file) or {}
     if not isinstance(values, dict):

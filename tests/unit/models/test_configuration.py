@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_lm import TokenTask, collate, old_rows, tiny_llama
+from tiny_lm import CHECKPOINTING, TokenTask, collate, old_rows, tiny_llama
 from tiny_vlm import FAMILIES, tiny_vlm
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Trainer, TrainingArguments
 
@@ -89,7 +89,7 @@ def test_a_language_model_that_runs_otherwise_is_the_same(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attention_dropout=0.2, attn_implementation="eager")
     assert anchored(loaded).fingerprint() == before
-    loaded.gradient_checkpointing_enable()
+    getattr(loaded, f"{CHECKPOINTING}_enable")()
     loaded.config.use_cache = False
     loaded.config.pad_token_id = 3
     assert anchored(loaded).fingerprint() == before
@@ -114,7 +114,7 @@ def test_training_changes_nothing_of_it(tmp_path):
     model = tiny_llama()
     before = digest(model)
     arguments = TrainingArguments(
-        str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no", gradient_checkpointing=True
+        str(tmp_path), max_steps=1, report_to="none", use_cpu=True, save_strategy="no", **{CHECKPOINTING: True}
     )
     Trainer(model, arguments, train_dataset=TokenTask(8), data_collator=collate).train()
     assert digest(model) == before
