@@ -1,16 +1,16 @@
 """Constrained Retention Fine-Tuning: learn a new task without losing the old ones."""
 
 import importlib
-import importlib.metadata
 from typing import TYPE_CHECKING, Any
+
+from craft_trainer.version import __version__
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.config import CraftConfig
     from craft_trainer.trainer import CraftTrainer
 
-__all__ = ["AnchorCache", "CraftConfig", "CraftTrainer"]
-__version__ = importlib.metadata.version("craft-trainer")
+__all__ = ["AnchorCache", "CraftConfig", "CraftTrainer", "__version__"]
 
 _HOMES = {
     "AnchorCache": "craft_trainer.anchors.cache",  # what the teacher does on old-task samples, on disk

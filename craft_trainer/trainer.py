@@ -204,13 +204,14 @@ class CraftTrainer(PublishingTrainer):
         folder = Path(output_dir or self.args.output_dir)
         before = text_of(folder)  # PEFT writes a card of its own
         model = self.accelerator.unwrap_model(self.model)
-        if isinstance(model, OwnCheckpoints):
+        if not isinstance(model, OwnCheckpoints):
+            super()._save(output_dir, state_dict)
+        elif self.args.should_save:  # newer transformers come here with every process
             folder.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(folder, state_dict)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
-        else:
-            super()._save(output_dir, state_dict)
-        self._write_card(folder, before)
+        if self.args.should_save:
+            self._write_card(folder, before)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = self.accelerator.unwrap_model(model or self.model)

@@ -35,6 +35,32 @@ installed() { # is there a finished installation with at least these extras, of 
     return 1
 }
 
+# GB: what .venv takes, and what pip downloads to TMPDIR before it begins to install
+ENVIRONMENT_SIZE=9 DOWNLOAD_SIZE=6
+
+free_space() { df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024 / 1024) }'; }
+filesystem() { df -Pk "$1" | awk 'NR == 2 { print $6 }'; }
+
+check_space() { # is there room for what is to be installed? pip says so only after minutes, and not where
+    local environment=$ENVIRONMENT_SIZE download=$DOWNLOAD_SIZE temporary=${TMPDIR:-/tmp}
+    if compgen -G ".venv/.installed-*" >/dev/null; then environment=1 download=1; fi # the large packages are there
+    if [ "$(filesystem .)" = "$(filesystem "$temporary")" ]; then
+        has_room "$PWD" $((environment + download)) "for .venv and pip's downloads"
+    else
+        has_room "$PWD" "$environment" "for .venv" &&
+            has_room "$temporary" "$download" "for pip's downloads; TMPDIR=/another/folder chooses where"
+    fi
+}
+
+has_room() { # folder, GB, what for
+    local free
+    free=$(free_space "$1")
+    if [ "$free" -lt "$2" ]; then
+        echo "Not enough disk space in $1: $free GB are free, $2 GB are needed ($3). Free some." >&2
+        return 1
+    fi
+}
+
 install_environment() {
     local extras=$1 python
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then # no environment, or one that was never finished
@@ -43,7 +69,8 @@ install_environment() {
         "$python" -m venv --clear .venv
     fi
     if ! installed "$extras"; then
-        echo "Installing craft_trainer[$extras] into .venv (the first time: 6 to 9 GB, several minutes)"
+        check_space || return
+        echo "Installing craft_trainer[$extras] into .venv (the first time: 6 to $ENVIRONMENT_SIZE GB, several minutes)"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extras]"
         touch ".venv/.installed-$extras"
     fi

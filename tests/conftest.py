@@ -1,11 +1,15 @@
 """A tiny LeRobot dataset, ACT policies small enough for one thread, and an anchor cache of them.
 
-LeRobot is imported inside the fixtures: tests that use none of them start without it.
+LeRobot is imported inside the fixtures: tests that use none of them start without it. Where it is not installed (the
+sessions `newest` and `lowest` of noxfile.py), whatever imports it is skipped: `OptionalPackages`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +39,25 @@ TINY_FEATURES = {
     "observation.environment_state": {"dtype": "float32", "shape": (39,), "names": None},
     "action": {"dtype": "float32", "shape": (4,), "names": None},
 }
+
+EXTRA_OF = {"lerobot": "lerobot", "draccus": "lerobot", "metaworld": "metaworld", "mujoco": "metaworld"}
+MISSING = {package for package in EXTRA_OF if find_spec(package) is None}
+
+
+class OptionalPackages(MetaPathFinder):
+    """Importing one of the `MISSING` packages skips the test, or the file of tests, that did it."""
+
+    def find_spec(self, name: str, _path: object = None, _target: object = None) -> None:
+        """Never finds anything."""
+        package = name.partition(".")[0]
+        if package in MISSING:
+            reason = f"needs {package}: pip install 'craft-trainer[{EXTRA_OF[package]}]'"
+            pytest.skip(reason, allow_module_level=True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """What is not installed is skipped from here on."""
+    sys.meta_path.append(OptionalPackages())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

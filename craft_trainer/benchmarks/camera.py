@@ -12,7 +12,6 @@ from typing import Any
 import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
-from numpy.typing import NDArray
 
 VARIABLE = "MUJOCO_GL"
 HEADLESS = ("egl", "osmesa")  # in the order in which they are tried
@@ -46,13 +45,13 @@ class Camera:
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
-    def show(self, model: Any, data: Any) -> UInt8[NDArray[Any], "size size 3"]:
+    def show(self, model: Any, data: Any) -> UInt8[np.ndarray[Any, Any], "size size 3"]:
         """What the camera sees of one simulator: rows from top to bottom."""
         return self.look(model, data)[0]
 
     def look(
         self, model: Any, data: Any
-    ) -> tuple[UInt8[NDArray[Any], "size size 3"], Float32[NDArray[Any], "size size"]]:
+    ) -> tuple[UInt8[np.ndarray[Any, Any], "size size 3"], Float32[np.ndarray[Any, Any], "size size"]]:
         """What the camera sees of one simulator, and how far away each pixel is: metres along the camera's axis."""
         gl_context().make_current()  # another renderer may have come in between
         everything = mujoco.mjtCatBit.mjCAT_ALL
@@ -69,8 +68,8 @@ class Camera:
         return pixels[:, ::-1], distance[:, ::-1]
 
     def project(
-        self, model: Any, data: Any, points: Float64[NDArray[Any], "points 3"]
-    ) -> Float64[NDArray[Any], "points 3"]:
+        self, model: Any, data: Any, points: Float64[np.ndarray[Any, Any], "points 3"]
+    ) -> Float64[np.ndarray[Any, Any], "points 3"]:
         """Where points of the world (metres) are in the picture: column and row in pixels, distance as in `look`.
 
         With (x, y, -z) a point in the camera's own frame and f = size / (2 tan(fovy / 2)), OpenGL's column and row are

@@ -31,8 +31,8 @@ COLOURS: Mapping[str, tuple[float, float, float]] = {"red": (1, 0, 0), "green": 
 class Moment(NamedTuple):
     """One time step as the simulator knows it: enough to come back to it."""
 
-    physics: Float64[NDArray[Any], " state"]
-    observation: Float64[NDArray[Any], " 39"]
+    physics: Float64[np.ndarray[Any, Any], " state"]
+    observation: Float64[np.ndarray[Any, Any], " 39"]
     distance: float  # from the fingertips' middle to the object, metres
     to_goal: float  # from the object to its goal, metres
     success: bool
@@ -47,7 +47,7 @@ class Shot:
     style: Style
     frame: int
     moment: str
-    picture: UInt8[NDArray[Any], "size size 3"]
+    picture: UInt8[np.ndarray[Any, Any], "size size 3"]
     facts: Facts
 
 
@@ -104,7 +104,7 @@ class Stage:
                 settle, num_actions = False, min(num_actions, len(moments) - 1 + SETTLING)
         return moments
 
-    def see(self, moments: Sequence[Moment], frame: int) -> tuple[UInt8[NDArray[Any], "size size 3"], Facts]:
+    def see(self, moments: Sequence[Moment], frame: int) -> tuple[UInt8[np.ndarray[Any, Any], "size size 3"], Facts]:
         """The picture of one moment of the episode that was played last, and what is true of it."""
         moment, env = moments[frame], self._env
         mujoco.mj_setState(env.model, env.data, moment.physics, mujoco.mjtState.mjSTATE_INTEGRATION)
@@ -128,7 +128,7 @@ class Stage:
         )
         return picture, facts
 
-    def _moment(self, observation: Float64[NDArray[Any], " 39"], info: Mapping[str, Any]) -> Moment:
+    def _moment(self, observation: Float64[np.ndarray[Any, Any], " 39"], info: Mapping[str, Any]) -> Moment:
         env, thing = self._env, observation[OBJECT]
         everything = mujoco.mjtState.mjSTATE_INTEGRATION
         physics = np.empty(mujoco.mj_stateSize(env.model, everything))
@@ -157,7 +157,9 @@ def has_colour(rgb: NDArray[Any], colour: str) -> bool:
     return bool(np.dot(rgb, COLOURS[colour]) > 0.8 * np.linalg.norm(rgb))
 
 
-def column_in_view(place: Float64[NDArray[Any], " 3"], depth: Float64[NDArray[Any], "size size"]) -> float | None:
+def column_in_view(
+    place: Float64[np.ndarray[Any, Any], " 3"], depth: Float64[np.ndarray[Any, Any], "size size"]
+) -> float | None:
     """The column of a projected point as a fraction of the width, or None where the camera sees something else."""
     size = len(depth)
     column, row = (int(np.floor(value)) for value in place[:2])

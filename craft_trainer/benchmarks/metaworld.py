@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
-from numpy.typing import NDArray
 
 try:
     import metaworld
@@ -25,7 +24,7 @@ except ImportError as error:
 from craft_trainer.benchmarks import camera
 
 type Goal = Task  # what Meta-World calls a task: one goal of one task
-Observation = dict[str, Float32[NDArray[Any], "envs dim"] | UInt8[NDArray[Any], "envs size size 3"]]
+Observation = dict[str, Float32[np.ndarray[Any, Any], "envs dim"] | UInt8[np.ndarray[Any, Any], "envs size size 3"]]
 Split = Literal["record", "evaluate"]
 
 TASK_NAMES: tuple[str, ...] = tuple(metaworld.MT1.ENV_NAMES)
@@ -100,7 +99,9 @@ class MetaWorldEnvs:
             self._look(index)
         return self._named(len(goals))
 
-    def step(self, actions: Float64[NDArray[Any], "episodes 4"]) -> tuple[Observation, Bool[NDArray[Any], " episodes"]]:
+    def step(
+        self, actions: Float64[np.ndarray[Any, Any], "episodes 4"]
+    ) -> tuple[Observation, Bool[np.ndarray[Any, Any], " episodes"]]:
         """One action per episode; returns the observations and the simulator's own success flags.
 
         An episode that has succeeded is not simulated further and keeps its last observation.
@@ -128,7 +129,7 @@ class MetaWorldEnvs:
         return named if self._camera is None else named | {camera.KEY: self._images[:num_episodes].copy()}
 
 
-def name_observation(observation: Float64[NDArray[Any], "*batch 39"]) -> Observation:
+def name_observation(observation: Float64[np.ndarray[Any, Any], "*batch 39"]) -> Observation:
     """Meta-World's flat observation under LeRobot's feature names, as float32."""
     observation = observation.astype(np.float32)
     return {
@@ -143,6 +144,6 @@ class Expert:
     def __init__(self, task: str) -> None:
         self._policy = ENV_POLICY_MAP[check_task(task)]()
 
-    def act(self, observation: Float64[NDArray[Any], " 39"]) -> Float64[NDArray[Any], " 4"]:
+    def act(self, observation: Float64[np.ndarray[Any, Any], " 39"]) -> Float64[np.ndarray[Any, Any], " 4"]:
         """The expert's action, clipped to the environment's range [-1, 1]."""
         return np.asarray(np.clip(self._policy.get_action(observation), -1.0, 1.0), dtype=np.float64)

@@ -5,7 +5,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float64
-from numpy.typing import NDArray
 
 from craft_trainer.benchmarks.metaworld import Expert
 
@@ -15,8 +14,8 @@ THERE = 0.05  # metres between an object and where it should be
 LETTING_GO = 10  # actions until the gripper is open
 GAIN = 10.0  # of a distance in metres, as Meta-World's own experts have it
 
-Observation = Float64[NDArray[Any], " 39"]
-Action = Float64[NDArray[Any], " 4"]
+Observation = Float64[np.ndarray[Any, Any], " 39"]
+Action = Float64[np.ndarray[Any, Any], " 4"]
 
 
 class Player(Protocol):
@@ -79,7 +78,7 @@ class Bystander:
         aside = generator.choice([-1, 1]) * generator.uniform(0.06, 0.25)
         self._offset = aside * ACROSS + [0, 0, generator.uniform(0.05, 0.2)]
         self._effort = generator.choice([-1.0, 1.0])
-        self._place: Float64[NDArray[Any], " 3"] | None = None
+        self._place: Float64[np.ndarray[Any, Any], " 3"] | None = None
 
     def act(self, observation: Observation) -> Action:
         """A step towards the place, the faster the farther it is."""

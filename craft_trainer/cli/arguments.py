@@ -116,6 +116,10 @@ def read_yaml(path: Path, known: Sequence[str]) -> Values:
         ValueError: it is not YAML, not a mapping, or has a key that is not ``known``.
         FileNotFoundError: there is no such file.
     """
+    if not path.exists() and path.parts[0] == "configs":
+        raise FileNotFoundError(
+            f"{path}: no such file here; `craft-trainer configs` writes the configurations of this version to ./configs"
+        )
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
     except yaml.YAMLError as error:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from craft_trainer.cli.arguments import parse
+from craft_trainer.version import __version__
 
 EXAMPLE = "craft-trainer info"
 PACKAGES = (
-    "craft-trainer", "torch", "transformers", "accelerate", "datasets", "evaluate", "safetensors",
+    "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "peft", "evaluate", "safetensors", "numpy",
     "lerobot", "metaworld", "mujoco", "matplotlib", "jinja2",
 )  # fmt: skip
 
@@ -36,6 +37,7 @@ def facts() -> dict[str, str]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "processors": str(os.cpu_count()),
+        "craft-trainer": __version__,
         **{name: _version(name) for name in PACKAGES},
         "accelerators": ", ".join(accelerators) or "none",
     }

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Float32, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-Observation = dict[str, Float32[NDArray[Any], "envs dim"] | UInt8[NDArray[Any], "envs rows columns 3"]]
+Observation = dict[str, Float32[np.ndarray[Any, Any], "envs dim"] | UInt8[np.ndarray[Any, Any], "envs rows columns 3"]]
 
 
 class Environments(Protocol):
@@ -23,7 +23,9 @@ class Environments(Protocol):
         """Start one episode per goal."""
         ...
 
-    def step(self, actions: Float[NDArray[Any], "episodes dim"]) -> tuple[Observation, Bool[NDArray[Any], " episodes"]]:
+    def step(
+        self, actions: Float[np.ndarray[Any, Any], "episodes dim"]
+    ) -> tuple[Observation, Bool[np.ndarray[Any, Any], " episodes"]]:
         """Observations and success flags after one action per episode."""
         ...
 

@@ -158,10 +158,83 @@ def test_without_a_python_the_script_says_what_to_do(tmp_path):
 
 
 def run_find_python(environment):
+    return run_function("find_python", environment)
+
+
+def run_function(call, environment, cwd=ROOT):
+    """A function of env.sh, without what is done at its end."""
     functions = (ROOT / "scripts/env.sh").read_text().split("install_environment()")[0]
-    code = functions + "find_python"
     environment = os.environ | environment
-    return subprocess.run(["bash", "-euc", code], env=environment, capture_output=True, text=True, check=False)
+    command = ["bash", "-euc", functions + call]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def check_space(tmp_path):
+    """Runs env.sh's check in an empty checkout where `df` reports so many GB of free space."""
+    checkout, temporary, programs = (tmp_path / name for name in ("checkout", "temporary", "programs"))
+    for folder in (checkout, temporary, programs):
+        folder.mkdir()
+
+    def run(checkout_free, temporary_free=None):
+        names = ["/", "/"] if temporary_free is None else ["/home", "/tmp"]
+        free = [checkout_free, checkout_free if temporary_free is None else temporary_free]
+        lines = [f"fs 0 0 {size * 1024**2 + 5} 0% {name}" for size, name in zip(free, names, strict=True)]
+        write_program(
+            programs / "df", f'echo header; case $2 in *temporary) echo "{lines[1]}";; *) echo "{lines[0]}";; esac'
+        )
+        path = {"PATH": f"{programs}:{os.environ['PATH']}", "TMPDIR": str(temporary)}
+        return run_function("check_space", path, checkout)
+
+    return run
+
+
+def write_program(path, text):
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+def test_a_full_disk_is_named_before_anything_is_installed(check_space, tmp_path):
+    """Instead of pip's `No space left on device` after minutes. Seen to fail without the comparison."""
+    ended = check_space(checkout_free=9)
+    assert ended.returncode == 1
+    assert f"{tmp_path}/checkout: 9 GB are free, 15 GB are needed (for .venv and pip's downloads)" in ended.stderr
+
+
+@pytest.mark.parametrize(("free", "status"), [(14, 1), (15, 0)])
+def test_the_space_needed_is_that_of_environment_and_downloads(check_space, free, status):
+    assert check_space(checkout_free=free).returncode == status
+
+
+@pytest.mark.parametrize(
+    ("free", "said"),
+    [
+        ((9, 6), ""),
+        ((8, 100), "/checkout: 8 GB are free, 9 GB are needed (for .venv)"),
+        ((100, 5), "/temporary: 5 GB are free, 6 GB are needed (for pip's downloads; TMPDIR="),
+    ],
+)
+def test_two_disks_are_asked_separately(check_space, free, said):
+    """Seen to fail with the sum asked of both."""
+    ended = check_space(*free)
+    assert ended.returncode == bool(said)
+    assert said in ended.stderr
+
+
+def test_what_is_installed_needs_no_room_again(check_space, tmp_path):
+    """Only what an extra or a new requirement adds. Seen to fail without the look at the stamps."""
+    (tmp_path / "checkout/.venv").mkdir()
+    assert check_space(checkout_free=2).returncode == 1, "an environment that was never finished"
+    (tmp_path / "checkout/.venv/.installed-all").touch()
+    assert check_space(checkout_free=2).returncode == 0
+    assert check_space(checkout_free=1).returncode == 1
+
+
+def test_the_pages_say_what_the_script_asks_for():
+    """Seen to fail with another figure in either README."""
+    sizes = run_function("echo $ENVIRONMENT_SIZE $DOWNLOAD_SIZE", {}).stdout.split()
+    for page, words in (("README.md", "6 to {} GB, and {} GB"), ("README.zh-CN.md", "6 到 {} GB，下载时另需 {} GB")):
+        assert words.format(*sizes) in (ROOT / page).read_text(), page
 
 
 def test_nothing_names_this_machine():

@@ -9,7 +9,7 @@ import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from peft import LoraConfig, get_peft_model
 from runs import BASE
-from tiny_lm import TokenTask, collate, lm_anchors, old_rows, tiny_llama
+from tiny_lm import CHECKPOINTING, TokenTask, collate, lm_anchors, old_rows, tiny_llama
 from torch import nn
 from torch.distributed.tensor import DTensor
 from toy import HIDDEN, OUTPUTS, ToyModel, ToyTask, toy_anchors
@@ -79,7 +79,7 @@ class Case:
 LM = {"retention_terms": ["hidden", "token_kl"], "optim": "sgd", "learning_rate": 0.1}
 PER_GROUP = {"constraints": "per_group", "epsilon_per_group": {"door": 0.01}}
 TINY_BUCKETS = {"gradient_as_bucket_view": True, "bucket_cap_mb": 1e-5}
-CHECKPOINTING = {"gradient_checkpointing": True, "gradient_checkpointing_kwargs": {"use_reentrant": False}}
+RECOMPUTING = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
 WHOLE, PER_LAYER = "full_shard", "full_shard auto_wrap"
 
 DDP_CASES = {
@@ -109,7 +109,7 @@ DDP_CASES = {
     "static_graph": Case(ddp={"static_graph": True}),
     "lm": Case(LM, tiny_llama, "lm"),
     "lm_accumulation": Case(LM | {"gradient_accumulation_steps": 2}, tiny_llama, "lm"),
-    "lm_checkpointing": Case(LM | CHECKPOINTING, tiny_llama, "lm"),
+    "lm_checkpointing": Case(LM | RECOMPUTING, tiny_llama, "lm"),
     "lm_replay": Case(LM | {"method": "replay"}, tiny_llama, "lm"),
     "lm_adapter": Case(LM, adapted_llama, "adapter"),
     "lm_count_per_process": Case(LM | {"average_tokens_across_devices": False}, tiny_llama, "lm"),

@@ -1,5 +1,6 @@
 """Everything that two processes compute, once per session, and the same of one process."""
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ TIMEOUT_S = 600
 class Together:
     """What two processes computed."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, warnings: Sequence[str]) -> None:
+        script = Path(__file__).with_name("two_processes.py")
         self.folder = folder
-        self.complaint = run_two_processes(Path(__file__).with_name("two_processes.py"), folder, timeout_s=TIMEOUT_S)
+        self.complaint = run_two_processes(script, folder, timeout_s=TIMEOUT_S, warnings=warnings)
 
     def result(self, name: str, rank: int = 0) -> Any:
         """What process ``rank`` made of ``name``."""
@@ -32,11 +34,11 @@ class Together:
 
 
 @pytest.fixture(scope="session")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Together:
     folder = tmp_path_factory.mktemp("two_processes")
     build_anchors(folder / "anchors")
     build_core_anchors(folder / "anchors")
-    return Together(folder)
+    return Together(folder, request.config.getoption("pythonwarnings") or ())  # filters given to pytest by -W
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 NUM_PROCESSES = 2
@@ -14,10 +15,10 @@ class InProcessError(Exception):
     """What was raised in one of the two processes."""
 
 
-def run_two_processes(script: Path, folder: Path, *, timeout_s: float) -> str:
+def run_two_processes(script: Path, folder: Path, *, timeout_s: float, warnings: Sequence[str] = ()) -> str:
     """Run ``python script folder`` twice; returns nothing, or the end of what they said if they did not end well."""
     outputs = [folder / f"process{rank}.txt" for rank in range(NUM_PROCESSES)]
-    processes = [_start(script, folder, rank, output) for rank, output in enumerate(outputs)]
+    processes = [_start(script, folder, rank, output, warnings) for rank, output in enumerate(outputs)]
     deadline = time.monotonic() + timeout_s
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
@@ -34,7 +35,7 @@ def run_two_processes(script: Path, folder: Path, *, timeout_s: float) -> str:
     return "\n".join([f"{len(killed)} had to be killed", *(output.read_text()[-4000:] for output in outputs)])
 
 
-def _start(script: Path, folder: Path, rank: int, output: Path) -> subprocess.Popen[bytes]:
+def _start(script: Path, folder: Path, rank: int, output: Path, warnings: Sequence[str]) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -46,12 +47,11 @@ def _start(script: Path, folder: Path, rank: int, output: Path) -> subprocess.Po
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
-    warnings = [
-        "-W",
+    filters = [
         "error",
-        "-W",
-        "ignore:TypedStorage is deprecated:UserWarning",
-    ]  # torch's own distributed checkpoint
-    command = [sys.executable, *warnings, str(script), str(folder)]
+        "ignore:TypedStorage is deprecated:UserWarning",  # torch's own distributed checkpoint
+        *warnings,
+    ]
+    command = [sys.executable, *(word for one in filters for word in ("-W", one)), str(script), str(folder)]
     with output.open("wb") as file:
         return subprocess.Popen(command, env=environment, stdout=file, stderr=subprocess.STDOUT)

@@ -11,7 +11,6 @@ from bpe import bpe_tokenizer
 from huggingface_hub import constants
 from peft import LoraConfig, get_peft_model
 from PIL import Image
-from policies import twin_maker
 from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM
 from vlm_processors import FAMILIES, vlm_and_processor
@@ -48,6 +47,8 @@ def family(name):
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory):
     """Folders of a PI0-FAST and of a SmolVLA checkpoint, with two cameras each."""
+    from policies import twin_maker
+
     root = tmp_path_factory.mktemp("policies")
     with twin_maker(root) as make:
         for kind in ("pi0_fast", "smolvla"):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from runs import BASE, assert_same_weights, history
-from tiny_lm import TokenTask, collate, lm_anchors, old_rows, tiny_llama
+from tiny_lm import CHECKPOINTING, TokenTask, collate, lm_anchors, old_rows, tiny_llama
 from transformers import AutoModelForCausalLM
 
 from craft_trainer import CraftConfig, CraftTrainer
@@ -78,8 +78,7 @@ def test_gradient_checkpointing_changes_nothing(tmp_path, anchors, reentrant, gr
         tmp_path / "checkpointed",
         anchors,
         granularity=granularity,
-        gradient_checkpointing=True,
-        gradient_checkpointing_kwargs={"use_reentrant": reentrant},
+        **{CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": reentrant}},
     )
     assert_close(plain, checkpointed)
 

@@ -2,13 +2,16 @@
 
 import torch
 from torch.utils.data import Dataset
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.models.families import anchored
 
 VOCABULARY, TOKENS = 40, 12
+CHECKPOINTING = next(  # of activations; transformers ≥ 5.2x has the second name and warns of the first
+    name for name in ("activation_checkpointing", "gradient_checkpointing") if hasattr(TrainingArguments, name)
+)
 
 
 def tiny_llama(seed=0, **options):

@@ -63,7 +63,7 @@ class ToyModel(nn.Module):
         return {"weights": weights_digest(self), "processors": ""}
 
     def save_pretrained(self, output_dir, state_dict=None):
-        save_file(dict(self.state_dict()), Path(output_dir) / "model.safetensors")
+        save_file(dict(state_dict or self.state_dict()), Path(output_dir) / "model.safetensors")
 
     def load_checkpoint(self, checkpoint_dir):
         self.load_state_dict(load_file(Path(checkpoint_dir) / "model.safetensors"))

@@ -1,7 +1,9 @@
 """Pooling against loops, hidden states against a forward pass by hand, and what a forward pass leaves behind."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -9,7 +11,9 @@ from torch import Tensor, nn
 
 from craft_trainer.anchors.features import POOLINGS, FeatureSpec, capture, evaluating, extract, pool, teacher_features
 from craft_trainer.models.base import TokenLayout
-from craft_trainer.models.lerobot import PolicyModel
+
+if TYPE_CHECKING:
+    from craft_trainer.models.lerobot import PolicyModel
 
 HIDDEN = torch.randn(4, 6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 VALID = torch.tensor(

@@ -1,6 +1,7 @@
 """``craft-trainer COMMAND``: known commands run, unknown ones are guessed at, errors are a line and a status."""
 
 import importlib
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from craft_trainer import __version__
 from craft_trainer.cli.cache import VERBS
 from craft_trainer.cli.main import COMMANDS, TRACEBACK_VARIABLE, main
 
@@ -19,9 +21,16 @@ def test_info_runs_and_names_versions(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["info"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"- python: {sys.version.split(maxsplit=1)[0]}" in lines
-    for package in ("torch", "lerobot", "craft-trainer"):
-        module_version = importlib.metadata.version(package)
-        assert f"- {package}: {module_version}" in lines
+    assert f"- craft-trainer: {__version__}" in lines
+    for package in ("torch", "transformers"):
+        assert f"- {package}: {importlib.metadata.version(package)}" in lines
+
+
+def test_info_says_what_is_not_installed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail with a package's absence left unsaid."""
+    monkeypatch.setattr("craft_trainer.cli.info.PACKAGES", ("torch", "never-heard-of"))
+    assert main(["info"]) == 0
+    assert "- never-heard-of: not installed" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

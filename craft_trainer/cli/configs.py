@@ -1,0 +1,40 @@
+"""``craft-trainer configs``: the configurations that came with this version, as files to use and to edit."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from craft_trainer.cli.arguments import option, parse
+
+EXAMPLE = "craft-trainer configs --output_dir configs"
+SHIPPED = Path(__file__).parents[1] / "configs"  # in a checkout a link to the folder at its root
+
+
+@dataclass
+class ConfigsArguments:
+    """Where to."""
+
+    output_dir: str = option("folder to write them into; the documentation's commands expect configs", "configs")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Write them, and print one line per file."""
+    arguments = parse("configs", EXAMPLE, ConfigsArguments, argv)
+    for path in write_configs(Path(arguments.output_dir)):
+        print(path)
+
+
+def write_configs(folder: Path) -> list[Path]:
+    """Copies of all shipped configurations in ``folder``; files that are the same already stay as they are.
+
+    Raises:
+        FileExistsError: a file there says something else; then nothing is written.
+    """
+    texts = {folder / path.relative_to(SHIPPED): path.read_text() for path in sorted(SHIPPED.rglob("*.yaml"))}
+    for path, text in texts.items():
+        if path.exists() and path.read_text() != text:
+            raise FileExistsError(f"{path} was changed: move it away, or choose another --output_dir")
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return list(texts)

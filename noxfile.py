@@ -1,0 +1,92 @@
+"""The environments that craft_trainer is tested in.
+
+    nox --list
+    nox -s newest                     # one of them; words after -- go to pytest
+    nox --envdir /tmp/nox -s lowest   # its environment elsewhere
+
+Each environment is new and takes 5 to 9 GB. With uv (`pip install 'nox[uv]'`) they share their files with its cache.
+"""
+
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import nox
+from packaging.requirements import Requirement
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+
+EXTRAS = ("peft", "mcq", "report")  # of the sessions without LeRobot
+QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+THEIR_OWN = (  # deprecations that the newest libraries tell each other about: "how it begins:category"
+    "`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers
+    "__array__ implementation doesn't accept a copy keyword:DeprecationWarning",  # transformers hands tensors to NumPy
+)
+
+
+@nox.session
+def lerobot(session: nox.Session) -> None:
+    """LeRobot's pins: every test."""
+    session.install("--editable", ".[all,dev]")
+    run_tests(session, at_least=2700)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """The newest releases of everything, which LeRobot does not take yet: the core, PEFT, questions, reports."""
+    session.install("--upgrade", "--editable", f".[{','.join(EXTRAS)},dev]")
+    run_tests(session, at_least=2200, ignored=THEIR_OWN)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The same with the lower bounds of pyproject.toml."""
+    bounds = Path(session.create_tmp(), "lower_bounds.txt")
+    bounds.write_text("\n".join(lower_bounds()) + "\n")
+    session.install("--editable", f".[{','.join(EXTRAS)},dev]", "--constraint", str(bounds))
+    run_tests(session, at_least=2200)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The wheel alone, in an empty folder: the dry run, the quick demo, the report, questions."""
+    root, folder = Path.cwd(), Path(session.create_tmp()).resolve() / "wheel"
+    session.run("rm", "-rf", str(folder), external=True)
+    session.run(sys.executable, "-m", "build", "--outdir", str(folder), str(root), external=True)
+    (built,) = folder.glob("*.whl")
+    session.install(f"{built}[all]")
+    session.chdir(folder)
+    launch = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "-m", "craft_trainer")
+    for command in (
+        ("craft-trainer", "info"),
+        ("craft-trainer", "configs"),
+        (*launch, "dryrun", "--config", "configs/train/dryrun.yaml"),
+        ("python", str(root / "tests/twins/tiny_question_model.py"), "model", "questions.jsonl"),
+        ("craft-trainer", "mcq", "--model", "model", "--data", "questions.jsonl"),
+        ("craft-trainer", "demo", "--quick"),
+        ("craft-trainer", "report", "--results", "outputs/demo/results.json", "--output", "report.html"),
+    ):
+        session.run(*command, env=QUIET)
+
+
+def lower_bounds() -> list[str]:
+    """``name==version`` for every ``name>=version`` that a user's installation without LeRobot asks for."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    extras = project["optional-dependencies"]
+    asked = map(Requirement, sum((extras[name] for name in EXTRAS), start=project["dependencies"]))
+    return [f"{one.name}=={bound.version}" for one in asked for bound in one.specifier if bound.operator == ">="]
+
+
+def run_tests(session: nox.Session, *, at_least: int, ignored: tuple[str, ...] = ()) -> None:
+    """Pytest; an error if fewer than ``at_least`` tests passed, since what needs a missing package is skipped."""
+    report = Path(session.create_tmp()).resolve() / "junit.xml"
+    filters = [word for warning in ignored for word in ("-W", f"ignore:{warning}")]
+    session.run("craft-trainer", "info")
+    session.run("pytest", "-q", "-n", "2", f"--junitxml={report}", *filters, *session.posargs, env=QUIET)
+    suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
+    tests, skipped = (sum(int(suite.attrib[name]) for suite in suites) for name in ("tests", "skipped"))
+    passed = tests - skipped  # a failure has ended the session already
+    session.log(f"{passed} passed, {skipped} skipped")
+    if passed < at_least and not session.posargs:
+        session.error(f"only {passed} tests passed, at least {at_least} should: is something skipped that must run?")
