@@ -135,7 +135,7 @@ def test_a_vision_language_model_with_an_adapter(place):
 @pytest.mark.slow
 @pytest.mark.filterwarnings(*QUIET)
 def test_a_policy(place, tiny_dataset, tiny_policy):
-    """The result is a LeRobot checkpoint. Seen to fail with a `PolicyModel` without its processors."""
+    """The result is a LeRobot checkpoint. Seen to fail with more anchors than there are samples."""
     from craft_trainer.models.lerobot import PolicyModel
 
     tiny_policy().save_pretrained(place / "my/old_policy")

@@ -189,7 +189,7 @@ def evaluated(trained, rendering, tmp_path_factory):
 
 @pytest.mark.slow
 def test_lerobots_evaluation_runs_our_checkpoint(evaluated):
-    """Seen to fail with a checkpoint whose camera has another name."""
+    """It loads our folder with its own loaders, and its environment takes the actions."""
     (task,) = evaluated["per_task"]
     assert (task["task_group"], evaluated["overall"]["n_episodes"]) == ("button-press-v3", 1)
     assert np.isfinite(task["metrics"]["sum_rewards"]).all()
@@ -306,7 +306,7 @@ def test_the_command_lerobot_eval_runs_our_checkpoint(trained, tmp_path):
 @needs("gym_aloha")
 @pytest.mark.slow
 def test_an_aloha_policy_acts_in_lerobots_aloha(tmp_path, rendering):
-    """Two cameras of policies there are named otherwise: `rename` is the environment's name to the policy's."""
+    """The policy names the camera otherwise: `rename` is the environment's name to the policy's."""
     make_aloha_policy().save_pretrained(tmp_path / "policy")
     renamed = {"rename": json.dumps({"observation.images.top": "observation.images.front"})}
     given = {"policy": tmp_path / "policy", "env": "aloha", "episodes": 1, "max_steps": 2}

@@ -133,7 +133,7 @@ def test_retention_is_a_group_of_its_own_between_trainers_names(run):
 
 @pytest.mark.slow
 def test_a_policy_reports_to_all_of_them_from_a_yaml_file(tmp_path, tiny_policy, tiny_anchors, tiny_dataset):
-    """`craft-trainer train`, which has no transformers configuration for them to ask. Seen to fail with a Space."""
+    """`craft-trainer train`: a policy has no configuration of transformers. Seen to fail with one logger only."""
     for name in READERS:
         pytest.importorskip(name)
     tiny_policy().save_pretrained(tmp_path / "teacher")
