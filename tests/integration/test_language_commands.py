@@ -102,6 +102,9 @@ def test_cached_features_are_those_of_each_text_alone(place, anchors):
     teacher = anchored(AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32))
     batch = cache.batch(range(20))
     lengths = batch.inputs["attention_mask"].sum(dim=1)
+    texts = [json.loads(line)["text"] for line in (place / "old.jsonl").read_text().splitlines()]
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    assert lengths.tolist() == [len(tokenizer(texts[row]).input_ids) + 1 for row in cache.dataset["row"]]
     assert len(set(lengths.tolist())) > 4
     for row, length in enumerate(lengths.tolist()):
         alone = {key: value[row : row + 1, :length] for key, value in batch.inputs.items()}

@@ -96,8 +96,9 @@ def test_an_adapter_without_a_cache(place, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning")
-def test_references_are_followed_into_pictures(place, tmp_path):
-    """No pixel is in the cache; another picture of the same size is another dataset."""
+def test_references_are_followed_into_pictures(place, tmp_path, capsys):
+    """No pixel is in the cache; another picture of the same size is another dataset. Seen
+    to fail with a fingerprint of the texts alone."""
     folder = tmp_path / "data"
     folder.mkdir()
     for path in (*place.glob("*.png"), place / "old.jsonl"):
@@ -108,3 +109,4 @@ def test_references_are_followed_into_pictures(place, tmp_path):
     assert main(check) == 0
     (folder / "0.png").write_bytes((folder / "2.png").read_bytes())
     assert main(check) == 1
+    assert "but the dataset found there has" in capsys.readouterr().err
