@@ -180,8 +180,8 @@ def test_the_skip_link_comes_first_and_skips(show):
 
 def test_what_is_folded_opens_with_enter(show):
     tab = show("demo")
-    summary = tab.get_by_text("Seed by seed")
-    row = tab.get_by_text("seed 1", exact=True).first
+    summary = tab.get_by_text("Seed by seed", exact=True)
+    row = tab.get_by_role("rowheader", name="seed 1", exact=True, include_hidden=True).first
     assert not row.is_visible()
     summary.focus()
     tab.keyboard.press("Enter")
