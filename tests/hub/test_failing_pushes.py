@@ -93,7 +93,7 @@ def test_weights_of_an_earlier_run_do_not_stay(hub, client, run):
     ids=["500", "503 twice", "429", "412", "dropped", "502 at first", "dropped at first", "silent"],
 )
 def test_what_passes_is_tried_again(hub, client, run, fault):
-    """Seen to fail without the pauses' loop, and, of ``silent``, by never ending without a limit to silence."""
+    """Seen to fail without the loop over the pauses; ``silent`` would never end without a limit to silence."""
     hub.fail(**fault)
     result = push(client, run, CRAFT_TRAINER_HUB_TIMEOUT="1")
     assert result.status == 0, result.err

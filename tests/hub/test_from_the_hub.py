@@ -68,6 +68,7 @@ def test_a_checkpoint_that_is_not_there(hub, train, teacher):
     assert "org/run has no such checkpoint; it has checkpoint-2" in result.err
 
 
+@LFS_ONLY
 def test_everything_comes_from_a_revision(
     hub, client, train, teacher, tiny_policy, tiny_anchors, tiny_dataset, tmp_path
 ):

@@ -30,7 +30,7 @@ def trained(folder, kind=CraftTrainer, **changes):
 
 @pytest.mark.parametrize("strategy", ["end", "every_save", "checkpoint", "all_checkpoints"])
 def test_another_process_pushes_nothing(tmp_path, commits, monkeypatch, strategy):
-    """Seen to fail without the question in init_hf_repo, in push_to_hub and in _push_from_checkpoint, each."""
+    """Seen to fail without the question in push_to_hub and in _push_from_checkpoint."""
 
     class OfAnotherProcess(CraftTrainer):
         def is_world_process_zero(self):
