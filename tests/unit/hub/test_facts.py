@@ -22,7 +22,7 @@ def test_another_version_is_refused(tmp_path, damage):
     FACTS.write(tmp_path)
     content = json.loads((tmp_path / FACTS_FILE).read_text()) | damage
     (tmp_path / FACTS_FILE).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"craft_run\.json is not of this version"):
+    with pytest.raises(ValueError, match=r"card\.json is not of this version"):
         RunFacts.read(tmp_path)
 
 
