@@ -44,6 +44,10 @@ class ImageEncoder(TextEncoder):
         self._takes = set(inspect.signature(type(base).forward).parameters)
         named = (getattr(base.config, key, None) for key in ("image_token_id", "video_token_id"))
         self._picture_tokens = {token for token in named if token is not None}
+        placeholder = self._tokens(placeholder_of(model, processor), has_marks=True)
+        self._marks = self._picture_tokens | set(
+            placeholder
+        )  # what stands for an image before and after it is expanded
 
     def whole(self, example: Example) -> tuple[list[int], list[bool]]:
         """All tokens, those of images included, and which of them are learned."""
@@ -55,7 +59,7 @@ class ImageEncoder(TextEncoder):
         if self._is_prefix_lm:
             return ids, (made["labels"][0] != -100).tolist()
         written, learned = self.written(example)
-        return ids, aligned(written, learned, ids, self._picture_tokens)
+        return ids, aligned(written, learned, ids, self._marks)
 
     def check_cut(self, ids: Sequence[int], limit: int) -> None:
         """An image stays whole.

@@ -22,7 +22,7 @@ for revision in ("v1", "main"):
 @pytest.mark.parametrize("client", ["lfs"], indirect=True)
 def test_everything_by_name(hub, client, tmp_path):
     """Texts of the tag, not of the newest commit; an adapter of a model of the Hub says its name, not the place of the
-    download. Seen to fail with the revision left out, and with the folder of the download as the base."""
+    download. Seen to fail with the folder of the download as the base."""
     save_tiny_lm(tmp_path / "model")
     for revision, count in (("v1", 12), ("main", 3)):
         (tmp_path / "data" / revision).mkdir(parents=True)
