@@ -317,3 +317,14 @@ def test_the_retention_pass_runs_in_the_precision_of_training(tmp_path, anchors,
     assert seen == {torch.float32}
     run(tmp_path / "bf16", anchors, max_steps=1, bf16=True)
     assert seen == {torch.float32, torch.bfloat16}
+
+
+def test_a_process_that_should_not_save_writes_nothing(tmp_path, monkeypatch):
+    """Newer transformers call `_save` in every process and leave it to decide. Seen to fail without the question."""
+    trainer = CraftTrainer(ToyModel(), CraftConfig(str(tmp_path / "run"), report_to=[]), train_dataset=ToyTask())
+    monkeypatch.setattr(CraftConfig, "should_save", False)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert list((tmp_path / "saved").glob("*")) == []
+    monkeypatch.setattr(CraftConfig, "should_save", True)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert (tmp_path / "saved/model.safetensors").is_file()
