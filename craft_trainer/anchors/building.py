@@ -1,9 +1,9 @@
 """Build an anchor cache: a ``datasets`` map job in shards that survive a kill and that processes share."""
 
-import importlib.metadata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +90,7 @@ def build_anchor_cache(
         groups=dict(sorted(Counter(groups).items())),
         files={},
         sizes={},
-        versions={name: importlib.metadata.version(name) for name in ("craft-trainer", "torch", "datasets")},
+        versions={"craft-trainer": __version__} | {name: version(name) for name in ("torch", "datasets")},
     )
     work = Shards(output_dir.with_name(output_dir.name + ".partial"), len(rows), batch_size * SHARD_BATCHES)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
