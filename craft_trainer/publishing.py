@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ class PublishingTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         Raises:
             PushError: something is; it is all in ``output_dir``.
         """
-        self._finish_current_push()
+        wait([push.job for push in self._pushes])
         if self.missing_parts:
             raise PushError(self.push_report())
 

@@ -71,14 +71,18 @@ ENTRIES: dict[str, dict[str, str]] = {  # all other names that begin so are entr
     "rollout": {"env.": "env_options"},
 }
 AFTERWARDS = "no environment runs while training: `craft-trainer rollout --env`, or `lerobot-eval`, afterwards"
+OPTIMIZER = "--optim, --learning_rate, --weight_decay, --adam_beta1, … are Trainer's names"
+SCHEDULER = "--lr_scheduler_type (cosine, linear, constant, …) and --warmup_steps are Trainer's names"
 WITHOUT: dict[str, dict[str, str]] = {  # a name of LeRobot's, or how several begin → what there is instead
     "train": {
         "env": AFTERWARDS,
         "env_eval_freq": AFTERWARDS,
         "eval": AFTERWARDS,
         "config_path": "give a YAML file of this command's keys by --config; LeRobot's train_config.json is nested",
-        "optimizer": "--optim, --learning_rate, --weight_decay, --adam_beta1, … are Trainer's names",
-        "scheduler": "--lr_scheduler_type (cosine, linear, constant, …) and --warmup_steps are Trainer's names",
+        "optimizer": OPTIMIZER,
+        "policy.optimizer": OPTIMIZER,
+        "scheduler": SCHEDULER,
+        "policy.scheduler": SCHEDULER,
         "use_policy_training_preset": "there are no presets: give --learning_rate, --optim and --lr_scheduler_type",
         "wandb": "set WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE in the environment; --run_name names the run",
         "dataset": "--dataset takes a folder or a Hub repository; `lerobot-edit-dataset` makes one of some episodes",
@@ -124,7 +128,7 @@ def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
             words += option
         elif name in NAMES[command]:
             (at_the_end if name == ROOT else words).extend(_renamed(NAMES[command][name], option))
-        elif mapping is not None:
+        elif mapping is not None and _preset(command, name) is None:
             entries.setdefault(mapping, {})[name.partition(".")[2]] = yaml.safe_load(" ".join(_values(option)))
         else:
             _refuse_without_counterpart(command, name)
@@ -164,9 +168,14 @@ def _mapping_of(command: str, name: str | None) -> str | None:
     return next((ours for start, ours in beginnings.items() if name is not None and name.startswith(start)), None)
 
 
+def _preset(command: str, name: str) -> str | None:
+    """What ``name`` begins with, if it is of the optimizer or schedule that a policy brings and Trainer does not use."""
+    beginning = name.partition("_")[0]
+    return beginning if "." in beginning and beginning in WITHOUT[command] else None
+
+
 def _refuse_without_counterpart(command: str, name: str) -> None:
-    beginning = name.partition(".")[0]
-    for candidate in (name, beginning):
+    for candidate in (name, _preset(command, name), name.partition(".")[0]):
         if candidate in WITHOUT[command]:
             raise ValueError(
                 f"--{name} is LeRobot's and has no counterpart in `{command}`: {WITHOUT[command][candidate]}"

@@ -38,8 +38,8 @@ class TrainLmArguments(TextArguments):
     lora_dropout: float = option("of the adapter's input", 0.0)
     lora_targets: list[str] = option("names of the modules that get an adapter, or all-linear", ["all-linear"])
     anchors: str | None = option(
-        "anchor cache of what is to be kept, or adapter: the model without its adapter is the teacher, on the texts of "
-        "anchors_dataset, without a cache; without anchors this is plain fine-tuning",
+        "anchor cache of what is to be kept, a folder or a Hub repository; or adapter: the model without its adapter "
+        "is the teacher, on the texts of anchors_dataset, without a cache; without anchors this is plain fine-tuning",
         None,
     )
     anchors_dataset: str | None = option(
@@ -151,11 +151,12 @@ def anchors_of(
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.language.anchoring import adapter_anchors
     from craft_trainer.language.source import followed
+    from craft_trainer.models.places import fetched
 
     if arguments.anchors is None:
         return None
     if arguments.anchors != ADAPTER:
-        return followed(AnchorCache(arguments.anchors), checkpoint, arguments.anchors_dataset)
+        return followed(AnchorCache(fetched(arguments.anchors, "dataset")), checkpoint, arguments.anchors_dataset)
     if not hasattr(checkpoint.model, "peft_config"):
         raise ValueError("anchors: adapter needs an adapter: give lora_rank, or start from a PEFT adapter")
     with config.main_process_first(desc="anchors"):

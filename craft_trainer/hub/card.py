@@ -88,7 +88,7 @@ def metadata(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, Any]:
 def body(facts: RunFacts, last: Mapping[str, str] | None, results: Results | None, name: str) -> str:
     """The text of the card, in Markdown."""
     title = (facts.repo or name).rpartition("/")[2]
-    parts = (_lead(facts), _made(facts), _end(last), _kept(results), _how_to_load(facts))
+    parts = (_lead(facts), _made(facts), _end(last, facts.held), _kept(results), _how_to_load(facts))
     return "\n".join([f"# {title}", "", *(line for part in parts for line in part)])
 
 
@@ -126,17 +126,25 @@ def _anchors(held: Held) -> dict[str, str]:
     }
 
 
-def _end(last: Mapping[str, str] | None) -> Iterator[str]:
+def _end(last: Mapping[str, str] | None, held: Held | None) -> Iterator[str]:
     if last is None:
         return
     shown = {name: f"{float(last[name]):.4g}" for name in ("retention_loss", "epsilon", "multiplier")}
     yield from ("## The constraint at the end", "")
     yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")
     yield (
-        f"At step {last['step']}. L_retain and ε are in units of the teacher's variance; `{HISTORIES[0]}` has every "
-        "retention pass."
+        f"At step {last['step']}. L_retain and ε are in units of the teacher's {_unit(held)}; `{HISTORIES[0]}` has "
+        "every retention pass."
     )
     yield ""
+
+
+def _unit(held: Held | None) -> str:
+    """What the terms that were held are measured in."""
+    of_tokens = [term.startswith("token") for term in (held.terms if held else ())]
+    if not any(of_tokens):
+        return "variance"
+    return "mean entropy" if all(of_tokens) else "variance, of tokens in those of its mean entropy"
 
 
 def _kept(results: Results | None) -> Iterator[str]:

@@ -45,10 +45,11 @@ class TextSamples(Dataset[dict[str, Any]]):
         groups: the old task of every sample.
         num_skipped: bad rows that were left out.
         format: ``text``, ``prompt`` or ``messages``.
+        source: the name that the data was opened by, for the card of a run.
     """
 
-    def __init__(self, encoded: datasets.Dataset, reader: ExampleReader, encoder: TextEncoder) -> None:
-        self._reader, self._encoder = reader, encoder
+    def __init__(self, encoded: datasets.Dataset, reader: ExampleReader, encoder: TextEncoder, source: str) -> None:
+        self._reader, self._encoder, self.source = reader, encoder, source
         bad = [(index, reason) for index, reason in enumerate(encoded["reason"]) if reason]
         self.bad_rows = [(reader.rows.number(encoded[index]["index"]), reason) for index, reason in bad]
         self.num_skipped = len(bad)
@@ -115,7 +116,7 @@ class TextSamples(Dataset[dict[str, Any]]):
             desc="tokens",
             new_fingerprint=_fingerprint(rows, chosen, processor, settings),
         )
-        samples = cls(encoded, reader, encoder)
+        samples = cls(encoded, reader, encoder, name)
         if samples.bad_rows and (on_bad_row == "error" or not len(samples)):
             raise ValueError(bad_rows_text(rows.place, samples.bad_rows))
         samples.check_images()

@@ -226,6 +226,20 @@ def test_nothing_is_lost_when_no_push_arrives(hub, client, train, tmp_path, faul
 
 
 @LFS_ONLY
+def test_the_only_push_that_fails_names_the_command(hub, client, train, tmp_path):
+    """With hub_strategy end nothing failed before. Seen to fail: the push was still on its way when it was judged."""
+    hub.fail("/commit/", 403, times=99)
+    result = train(hub_strategy="end")
+    assert result.status == 1
+    assert "1 of 1 pushes to the Hub failed" in result.err
+    command = result.err.split("to try again: craft-trainer ")[1].splitlines()[0].split()
+    hub.faults.clear()
+    retried = client.command(*command)
+    assert retried.status == 0, retried.err
+    assert in_repository(hub)["model.safetensors"] == files_of(tmp_path / "craft")["model.safetensors"]
+
+
+@LFS_ONLY
 def test_results_are_shown(hub, client, run):
     """Table, figure and file; older ones than the weights are refused. Numbers by hand: 18 of 20 is 90 %."""
     rows = [

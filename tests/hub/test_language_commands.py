@@ -22,7 +22,8 @@ for revision in ("v1", "main"):
 @pytest.mark.parametrize("client", ["lfs"], indirect=True)
 def test_everything_by_name(hub, client, tmp_path):
     """Texts of the tag, not of the newest commit; an adapter of a model of the Hub says its name, not the place of the
-    download. Seen to fail with the folder of the download as the base."""
+    download, and its card the data. Seen to fail with the folder of the download as the base, with anchors opened as a
+    folder only, and with a card that does not know what the model was trained on."""
     save_tiny_lm(tmp_path / "model")
     for revision, count in (("v1", 12), ("main", 3)):
         (tmp_path / "data" / revision).mkdir(parents=True)
@@ -42,8 +43,12 @@ def test_everything_by_name(hub, client, tmp_path):
     )
     assert "ok  tokens recomputed on 12 anchors" in verified.out, verified.err
     options = ["--max_steps", 2, "--use_cpu", "--report_to", "none", "--save_strategy", "no", "--lora_rank", 2]
-    options += ["--anchors", tmp_path / "pulled", "--output_dir", tmp_path / "adapter"]
+    options += ["--anchors", "org/anchors@main", "--output_dir", tmp_path / "adapter"]
     trained = client.command("train-lm", "--model", "org/lm", "--dataset", "org/texts@v1", *options)
     assert trained.status == 0, trained.err
     settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "org/lm"
+    card = (tmp_path / "adapter/README.md").read_text()
+    assert "base_model: org/lm\n" in card
+    assert "datasets:\n- org/texts\n" in card
+    assert "[org/texts@v1](https://huggingface.co/datasets/org/texts)" in card

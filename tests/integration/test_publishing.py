@@ -1,5 +1,7 @@
 """Pushes of a run whose Hub is a stub: only the main process makes any, and each is told if it fails."""
 
+import time
+
 import pytest
 import toy
 from runs import BASE
@@ -54,6 +56,19 @@ def test_the_main_process_pushes_every_save_and_the_end(tmp_path, commits):
     assert [name for name in commits[1][1] if name.startswith("checkpoint-")] != []
     assert all(name.split("/")[0] == "checkpoint-2" for name in commits[1][1] if "/" in name)
     assert not list(tmp_path.glob("_push-*"))
+
+
+def test_a_push_is_judged_when_it_has_ended(tmp_path, commits, monkeypatch):
+    """Seen to fail with the error of the Hub itself: the push was on its way, and taken for one that had arrived."""
+
+    def refused(self, files, message, replaces):
+        time.sleep(0.2)
+        raise PermissionError("org/toy: the Hub answered 403")
+
+    trainer = trained(tmp_path, hub_strategy="end")
+    monkeypatch.setattr(Repository, "commit", refused)
+    with pytest.raises(PushError, match=r"(?s)1 of 1 pushes.*answered 403.*craft-trainer push --run"):
+        trainer.push_to_hub()
 
 
 def test_without_anchors_the_card_says_so(tmp_path, commits):

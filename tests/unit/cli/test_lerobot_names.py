@@ -83,6 +83,8 @@ def test_a_line_of_lerobot_eval_is_understood() -> None:
         ("train", "--config_path=train_config.json", "--config"),
         ("train", "--scheduler.type=cosine", "--lr_scheduler_type"),
         ("train", "--optimizer.type=adamw", "--optim"),
+        ("train", "--policy.optimizer_lr=1e-5", "--learning_rate"),
+        ("train", "--policy.scheduler_warmup_steps=9", "--lr_scheduler_type"),
         ("train", "--wandb.project=x", "WANDB_PROJECT"),
         ("train", "--dataset.episodes=[0,1]", "lerobot-edit-dataset"),
         ("train", "--policy_options={} --policy.dtype=float32", "use one of the two"),

@@ -29,6 +29,12 @@ def test_the_model_goes_and_states_stay(tmp_path):
     assert set(model_files(tmp_path)) == set(MODEL)
 
 
+def test_paths_and_machine_stay(tmp_path):
+    """`craft-trainer report --run` puts its page, with all of run.json, beside it. Seen to fail: it was pushed."""
+    filled(tmp_path, [*MODEL, "run.json", "report.html"])
+    assert set(run_files(tmp_path)) == set(MODEL)
+
+
 def test_checkpoints_are_in_the_order_of_their_steps(tmp_path):
     filled(
         tmp_path, [f"checkpoint-{step}/x" for step in (100, 20, 3)] + ["checkpoint-best/x", "checkpoint-7.partial/x"]

@@ -1,0 +1,26 @@
+"""What the card says of the constraint."""
+
+from pathlib import Path
+
+import pytest
+
+from craft_trainer.hub.card import body, last_pass
+from craft_trainer.hub.facts import Held, RunFacts, Source
+
+
+@pytest.mark.parametrize(
+    ("terms", "unit"),
+    [
+        (["hidden", "output"], "the teacher's variance;"),
+        (["token_kl"], "the teacher's mean entropy;"),
+        (["hidden", "token_ce"], "the teacher's variance, of tokens in those of its mean entropy;"),
+    ],
+)
+def test_the_unit_is_that_of_the_terms(tmp_path: Path, terms: list[str], unit: str) -> None:
+    """Seen to fail: every language model was said to be held in units of a variance."""
+    history = tmp_path / "lambda_history.csv"
+    history.write_text("step,retention_loss,multiplier,epsilon\n1,0.01,2.0,0.05\n")
+    held = Held(Source("org/lm", "org/lm"), dict.fromkeys(terms, 1.0), [], {"old": 3})
+    text = body(RunFacts("craft", held=held, step=1), last_pass(history, 1), None, "run")
+    assert f"L_retain and ε are in units of {unit}" in text
+    assert "| 0.01 | 0.05 | 2 |" in text
