@@ -42,7 +42,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/language_model"))
     parser.add_argument("--steps", type=int, default=40)
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="a careless one, so that there is damage")
-    parser.add_argument("--epsilon", type=float, default=0.05, help="nats of KL(teacher || student) per token")
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        default=0.05,
+        help="KL(teacher || student) per token, as a fraction of the teacher's mean entropy",
+    )
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     train, test = python_samples(tokenizer)

@@ -57,14 +57,8 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
 
     ``--print-config`` ends the process with status 0 after it has shown what they were filled with.
     """
-    parser = CommandParser(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
-    parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
-    parser.add_argument(*PRINT, action="store_true", help="show every value and where it came from, and do nothing")
-    parser._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
+    parser = _parser(command, example, kinds)
     argv = translated(command, argv, ours=[name.lstrip("-") for name in parser._option_string_actions])
-    for action in parser._actions:
-        if action.dest in SEVERAL:
-            action.nargs = "+"
     config, _ = _config_parser().parse_known_args(argv)
     words: list[str] = []
     values: Values = {}
@@ -86,6 +80,17 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
         print(document(filled, vars(namespace), words=given, file=config.config, in_file=values))
         parser.exit()
     return filled
+
+
+def _parser(command: str, example: str, kinds: Sequence[type]) -> CommandParser:
+    parser = CommandParser(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
+    parser.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; the rest overrides it")
+    parser.add_argument(*PRINT, action="store_true", help="show every value and where it came from, and do nothing")
+    parser._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
+    for action in parser._actions:
+        if action.dest in SEVERAL:
+            action.nargs = "+"
+    return parser
 
 
 def _refuse(parser: Any, unknown: Sequence[str], flags: Sequence[str]) -> None:

@@ -24,11 +24,14 @@ COMMANDS = {
     "info": "versions, devices and what is installed",
 }
 USAGE = "usage: craft-trainer COMMAND [--config FILE.yaml] [--key value ...]\n\ncommands:\n"
+QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in a pipe
 TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 not understood, 130 interrupted)."""
+    if argv is None and not sys.stderr.isatty():
+        os.environ.update(QUIET)
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())

@@ -40,4 +40,8 @@ def run(argv: Sequence[str]) -> None:
         environment_state=arguments.environment_state,
     )
     print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames: {arguments.output_dir}")
-    print(f"next: craft-trainer train --policy_type act --dataset {arguments.output_dir} --output_dir outputs/teacher")
+    data = f"--dataset {arguments.output_dir}"
+    teacher = f"craft-trainer train --policy_type act --policy_min_std 0.01 {data} --output_dir outputs/teacher"
+    print(f"next: {teacher}  # a teacher of these tasks")
+    student = f"craft-trainer train --policy TEACHER --anchors ANCHORS {data} --output_dir outputs/craft"
+    print(f"or:   {student}  # these as its new task")

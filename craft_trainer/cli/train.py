@@ -1,5 +1,6 @@
 """``craft-trainer train``: train or fine-tune a LeRobot policy; with anchors, by CRaFT."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,7 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.trainer import CraftTrainer
 
     set_seed(config.seed)
+    quiet_in_a_pipe(config)
     device = config.device.type
     if arguments.policy is not None:
         model = arguments.load(arguments.policy, device)
@@ -96,6 +98,8 @@ def run(argv: Sequence[str]) -> None:
     save_and_push(trainer)
     if trainer.is_world_process_zero():
         print(f"LeRobot checkpoint: {config.output_dir}")
+        print(f"next: craft-trainer rollout --policy {config.output_dir} --tasks TASK")
+        print(f"or:   craft-trainer report --run {config.output_dir}")
 
 
 def ask_while_training(trainer: "CraftTrainer", model: "PolicyModel", arguments: TrainArguments) -> None:
@@ -153,6 +157,12 @@ def checkpoint_to_resume(config: CraftConfig) -> str | None:
             f"resume_from_checkpoint is last, but {config.output_dir} holds no checkpoint-*: drop it to start"
         )
     return checkpoint
+
+
+def quiet_in_a_pipe(config: CraftConfig) -> None:
+    """No progress bar where nobody watches it; Trainer then prints its logs a line each."""
+    if not sys.stderr.isatty():
+        config.disable_tqdm = True
 
 
 def save_and_push(trainer: "CraftTrainer") -> None:

@@ -106,11 +106,13 @@ def run(argv: Sequence[str]) -> None:
     arguments, config = parse_all("train-lm", EXAMPLE, [TrainLmArguments, LanguageConfig], argv)
     from transformers import set_seed
 
-    from craft_trainer.cli.train import checkpoint_to_resume, save_and_push
+    from craft_trainer.cli.train import checkpoint_to_resume, quiet_in_a_pipe, save_and_push
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
+    from craft_trainer.run_record import changed_fields
     from craft_trainer.trainer import CraftTrainer
 
     set_seed(config.seed)
+    quiet_in_a_pipe(config)
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)
     lora = None if rank is None else Lora(rank, arguments.lora_alpha, targets, arguments.lora_dropout)
     checkpoint = load_checkpoint(arguments.model, dtype=arguments.dtype, lora=lora, trainable=True)
@@ -126,7 +128,7 @@ def run(argv: Sequence[str]) -> None:
         data_collator=samples.collate,
         processing_class=checkpoint.processor,
     )
-    trainer.run_record.inputs, trainer.run_record.wanted = vars(arguments), True
+    trainer.run_record.inputs = changed_fields(arguments)
     if arguments.mcq_data is not None:
         ask_while_training(trainer, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
@@ -135,7 +137,7 @@ def run(argv: Sequence[str]) -> None:
         kind = "PEFT adapter" if hasattr(checkpoint.model, "peft_config") else "checkpoint"
         print(f"{kind}: {config.output_dir}")
         compare = f"craft-trainer mcq --model {arguments.model} --compare {config.output_dir} --data questions.jsonl"
-        print(f"what did it forget? {compare}")
+        print(f"next: {compare}")
 
 
 def anchors_of(

@@ -1,5 +1,6 @@
 """Links of the documentation lead somewhere, on GitHub and on the site, and the site has every page."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,7 +59,8 @@ def test_nothing_is_loaded_from_elsewhere():
     assert settings["theme"]["font"] is False
     assert "analytics" not in settings.get("extra", {})
     assert not settings.get("extra_javascript")
-    assert not settings.get("extra_css")
+    for sheet in settings.get("extra_css", []):
+        assert not re.search(r"@import|url\(|//", (DOCS / sheet).read_text()), f"{sheet} loads something"
 
 
 def test_the_site_is_built_without_a_warning(tmp_path):
