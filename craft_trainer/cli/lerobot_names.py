@@ -169,7 +169,7 @@ def _mapping_of(command: str, name: str | None) -> str | None:
 
 
 def _preset(command: str, name: str) -> str | None:
-    """What ``name`` begins with, if it is of the optimizer or schedule that a policy brings and Trainer does not use."""
+    """What ``name`` begins with, if it is of the optimizer or schedule of a policy, which Trainer does not use."""
     beginning = name.partition("_")[0]
     return beginning if "." in beginning and beginning in WITHOUT[command] else None
 

@@ -58,6 +58,8 @@ class RolloutArguments:
 def run(argv: Sequence[str]) -> None:
     """Roll out, print a line per task, write the JSON file."""
     arguments = parse("rollout", EXAMPLE, RolloutArguments, argv)
+    if arguments.output is not None:
+        Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)  # before hours of episodes
     content = {"policy": arguments.policy, "seed": arguments.seed}
     content |= on_stream(arguments) if arguments.env is None else in_lerobots(arguments)
     if arguments.output is not None:

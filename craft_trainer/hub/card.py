@@ -10,6 +10,7 @@ from craft_trainer.hub.facts import Held, RunFacts, Source
 from craft_trainer.hub.loading import snippet
 from craft_trainer.hub.run_folder import HISTORIES
 from craft_trainer.report.results import Results, method_label
+from craft_trainer.report.run import teachers_scale
 from craft_trainer.report.schema import load_results
 from craft_trainer.report.table import format_table
 from craft_trainer.report.writing import write_success_figure
@@ -129,22 +130,15 @@ def _anchors(held: Held) -> dict[str, str]:
 def _end(last: Mapping[str, str] | None, held: Held | None) -> Iterator[str]:
     if last is None:
         return
+    scale = teachers_scale(list(held.terms) if held else [])
     shown = {name: f"{float(last[name]):.4g}" for name in ("retention_loss", "epsilon", "multiplier")}
     yield from ("## The constraint at the end", "")
     yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")
     yield (
-        f"At step {last['step']}. L_retain and ε are in units of the teacher's {_unit(held)}; `{HISTORIES[0]}` has "
+        f"At step {last['step']}. L_retain and ε are in units of the teacher's {scale}; `{HISTORIES[0]}` has "
         "every retention pass."
     )
     yield ""
-
-
-def _unit(held: Held | None) -> str:
-    """What the terms that were held are measured in."""
-    of_tokens = [term.startswith("token") for term in (held.terms if held else ())]
-    if not any(of_tokens):
-        return "variance"
-    return "mean entropy" if all(of_tokens) else "variance, of tokens in those of its mean entropy"
 
 
 def _kept(results: Results | None) -> Iterator[str]:

@@ -138,5 +138,5 @@ def _training(evidence: Evidence) -> Iterator[str]:
         yield markdown(trajectories_table(evidence))
     if len(trajectories) == 1:
         (histories,) = trajectories.values()
-        yield f"{constraint_sentence(histories)} {conflict_sentence(histories)}"
+        yield f"{constraint_sentence(histories, evidence.scale)} {conflict_sentence(histories)}"
         yield markdown(trajectory_table(histories))

@@ -9,7 +9,7 @@ from craft_trainer.report.choices import Choices, load_choices
 from craft_trainer.report.history import History, load_histories
 from craft_trainer.report.results import Json, Results
 from craft_trainer.report.rollouts import Rollout, load_rollout
-from craft_trainer.report.run import Run, load_run
+from craft_trainer.report.run import VARIANCE, Run, load_run, teachers_scale
 from craft_trainer.report.schema import load_results
 
 USUAL_NAMES = ("results", "mcq", "rollout", "report")  # of files that say nothing: their folder's name is used
@@ -43,6 +43,13 @@ class Evidence:
             name: {0: run.history} for name, run in self.runs.items() if run.history is not None
         }
         return demos | runs
+
+    @property
+    def scale(self) -> str:
+        """What of the teacher L_retain is a fraction of in the trajectories; demos hold features and actions."""
+        found = {run.scale for run in self.runs.values() if run.history is not None}
+        found |= {VARIANCE for demo in self.demos.values() if demo.histories}
+        return found.pop() if len(found) == 1 else teachers_scale(["hidden", "token_kl"] if found else [])
 
     @property
     def asked(self) -> Mapping[str, Choices]:

@@ -97,7 +97,7 @@ def _run(run: Run) -> str:
     ended = course({0: run.history})
     inside = "within" if ended.kept else "above"
     return (
-        f"Training ended with L_retain at {short(100 * ended.retention_loss)} % of the teacher's variance, {inside} "
+        f"Training ended with L_retain at {short(100 * ended.retention_loss)} % of the teacher's {run.scale}, {inside} "
         f"its budget ε of {short(100 * ended.epsilon)} %{_losses(run)}."
     )
 
@@ -124,7 +124,7 @@ def trajectories_sentence(evidence: Evidence) -> str:
     ended = [course(histories) for histories in evidence.trajectories.values()]
     losses = [100 * one.retention_loss for one in ended if isfinite(one.retention_loss)]
     multipliers = [one.multiplier for one in ended]
-    spread = f"L_retain ended at {_between(losses)} % of the teacher's variance and " if losses else ""
+    spread = f"L_retain ended at {_between(losses)} % of the teacher's {evidence.scale} and " if losses else ""
     kept = sum(one.kept for one in ended)
     return f"{spread}λ at {_between(multipliers)}; {kept} of {len(ended)} ended within their budget ε."
 

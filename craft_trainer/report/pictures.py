@@ -203,10 +203,10 @@ def _single(evidence: Evidence) -> Iterator[Picture]:
     window = _window(evidence)
     rolling = f" The thick line of L_retain is a rolling mean over {window} steps." if window > 1 else ""
     yield _picture(
-        lambda: constraint_figure(histories, window),
+        lambda: constraint_figure(histories, window, evidence.scale),
         "constraint",
         f"{of}Retention loss, its budget and the multiplier over training",
-        sentence=constraint_sentence(histories),
+        sentence=constraint_sentence(histories, evidence.scale),
         caption=PULL + rolling,
         table=trajectory_table(histories),
     )
@@ -225,7 +225,7 @@ def _several(evidence: Evidence) -> Iterator[Picture]:
     seeds = " Of several seeds the line is the median." if any(len(one) > 1 for one in trajectories.values()) else ""
     many = f" More than {MOST_NAMED} lines have no names: the table has each." if len(trajectories) > MOST_NAMED else ""
     yield _picture(
-        lambda: constraints_figure(trajectories, window),
+        lambda: constraints_figure(trajectories, window, evidence.scale),
         "constraint",
         "Retention loss against its budget and the multiplier, compared",
         sentence=trajectories_sentence(evidence),

@@ -1,7 +1,7 @@
 """The output folder of one training run: what it was told, what the constraint did, how far it came."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -14,6 +14,7 @@ from craft_trainer.report.history import History, Series, load_history
 from craft_trainer.report.results import Json
 
 HISTORY_FILE, STATE_FILE, RECORD_FILE, CHOICES_FILE = "lambda_history.csv", "trainer_state.json", "run.json", "mcq.json"
+VARIANCE = "variance"
 FROM_STATE = ("max_steps", "num_train_epochs", "train_batch_size")  # settings of a run without run.json
 
 
@@ -38,6 +39,20 @@ class Run:
     provenance: Mapping[str, Json]
     recorded: bool
     choices: Choices | None
+
+    @property
+    def scale(self) -> str:
+        """What of the teacher L_retain is a fraction of."""
+        terms = self.settings.get("retention_terms")
+        return teachers_scale([str(term) for term in terms] if isinstance(terms, list) else [])
+
+
+def teachers_scale(terms: Sequence[str]) -> str:
+    """What of the teacher the retention ``terms`` are fractions of: tokens have an entropy, all else a variance."""
+    of_tokens = [term.startswith("token") for term in terms]
+    if not any(of_tokens):
+        return VARIANCE
+    return "mean entropy" if all(of_tokens) else f"{VARIANCE} (of tokens: its mean entropy)"
 
 
 def load_run(folder: Path) -> Run:

@@ -67,13 +67,16 @@ def coverage(results: Results) -> str:
     return f"{text} ({', '.join(fewer)})" if fewer else text
 
 
-def constraint_sentence(histories: Mapping[int, History]) -> str:
-    """Where L_retain and λ ended, and how often the budget was exceeded. Needs at least one history."""
+def constraint_sentence(histories: Mapping[int, History], scale: str = "variance") -> str:
+    """Where L_retain, a fraction of the teacher's ``scale``, and λ ended, and how often the budget was exceeded.
+
+    Needs at least one history.
+    """
     ended = course(histories)
     over_seeds = f" (medians over {ended.num_seeds} seeds)" if ended.num_seeds > 1 else ""
     return (
         f"In the last tenth of training L_retain averages {short(100 * ended.retention_loss)} % "
-        f"of the teacher's variance against a budget ε of {short(100 * ended.epsilon)} %, "
+        f"of the teacher's {scale} against a budget ε of {short(100 * ended.epsilon)} %, "
         f"and λ ends at {short(ended.multiplier)}{over_seeds}. "
         f"L_retain was above ε in {percent(ended.above)} % of all steps."
     )

@@ -43,11 +43,11 @@ def styles(names: list[str]) -> dict[str, Style]:
     return {name: Style(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS)]) for i, name in enumerate(names)}
 
 
-def constraints_figure(trajectories: Trajectories, window: int) -> Figure:
+def constraints_figure(trajectories: Trajectories, window: int, scale: str = "variance") -> Figure:
     """L_retain above λ, each line the median over seeds of the rolling mean over ``window`` rows.
 
     Budgets differ from run to run, so L_retain is in units of ε: the budget is 1 for all of them. Where one of them
-    has a budget of 0, L_retain is in % of the teacher's variance.
+    has a budget of 0, L_retain is in % of the teacher's ``scale``.
     """
     every = [history for histories in trajectories.values() for history in histories.values()]
     relative = all(np.all(history.epsilon > 0) for history in every)
@@ -56,7 +56,7 @@ def constraints_figure(trajectories: Trajectories, window: int) -> Figure:
     if relative:
         loss_axes.axhline(1, color=loss_axes.xaxis.label.get_color(), lw=1.0, dashes=(5, 2.5), zorder=1)
         loss_axes.text(1.01, 1, "ε", transform=loss_axes.get_yaxis_transform(), va="center")
-    unit = "as a multiple of its budget ε" if relative else "% of the teacher's variance"
+    unit = "as a multiple of its budget ε" if relative else f"% of the teacher's {scale}"
     loss_axes.set_title(f"Retention loss L_retain, {unit}")
     _draw(multiplier_axes, trajectories, lambda h: (h.step, h.multiplier))
     multiplier_axes.set_title(MULTIPLIER_TITLE)

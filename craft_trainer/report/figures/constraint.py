@@ -13,7 +13,6 @@ from craft_trainer.report.figures.canvas import BLUE, GREEN, PURPLE, VERMILLION,
 from craft_trainer.report.figures.series import median_over_seeds, rolling_mean, thinned
 from craft_trainer.report.history import History, Series
 
-RETENTION_TITLE = "Retention loss L_retain, % of the teacher's variance, and its budget ε"
 MULTIPLIER_TITLE = "Multiplier λ, the price of forgetting"
 CONFLICT_TITLE = "Conflicts, % of steps"
 ANGLE_TITLES = (
@@ -26,8 +25,8 @@ type SeedSeries = Mapping[int, tuple[Series, Series]]  # seed → (steps, values
 PANEL_INCHES = 2.3
 
 
-def constraint_figure(histories: Mapping[int, History], window: int) -> Figure:
-    """L_retain with its budget ε (in % of the teacher's variance) above the multiplier λ, over optimizer steps.
+def constraint_figure(histories: Mapping[int, History], window: int, scale: str = "variance") -> Figure:
+    """L_retain with its budget ε (in % of the teacher's ``scale``) above the multiplier λ, over optimizer steps.
 
     L_retain of one batch is noisy: its thick line is the median over seeds of the rolling mean over ``window`` rows.
     """
@@ -35,7 +34,7 @@ def constraint_figure(histories: Mapping[int, History], window: int) -> Figure:
     _draw_seeds(loss_axes, {seed: (h.step, 100 * h.retention_loss) for seed, h in histories.items()}, BLUE, window)
     steps, epsilon = median_over_seeds({seed: (h.step, 100 * h.epsilon) for seed, h in histories.items()})
     draw_budget(loss_axes, steps, epsilon)
-    loss_axes.set_title(RETENTION_TITLE)
+    loss_axes.set_title(f"Retention loss L_retain, % of the teacher's {scale}, and its budget ε")
     _draw_seeds(multiplier_axes, {seed: (h.step, h.multiplier) for seed, h in histories.items()}, GREEN)
     multiplier_axes.set_title(MULTIPLIER_TITLE)
     for axes in (loss_axes, multiplier_axes):

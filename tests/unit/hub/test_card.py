@@ -13,7 +13,7 @@ from craft_trainer.hub.facts import Held, RunFacts, Source
     [
         (["hidden", "output"], "the teacher's variance;"),
         (["token_kl"], "the teacher's mean entropy;"),
-        (["hidden", "token_ce"], "the teacher's variance, of tokens in those of its mean entropy;"),
+        (["hidden", "token_ce"], "the teacher's variance (of tokens: its mean entropy);"),
     ],
 )
 def test_the_unit_is_that_of_the_terms(tmp_path: Path, terms: list[str], unit: str) -> None:

@@ -14,7 +14,13 @@ import craft_trainer.report
 from craft_trainer.report import gather, write_page
 from craft_trainer.report.course import course, moments
 from craft_trainer.report.document import as_document, as_markdown
-from craft_trainer.report.figures import conflict_figure, constraints_figure, losses_figure, rates_figure
+from craft_trainer.report.figures import (
+    conflict_figure,
+    constraint_figure,
+    constraints_figure,
+    losses_figure,
+    rates_figure,
+)
 from craft_trainer.report.figures.canvas import BLUE, GREY, THEMED, VERMILLION
 from craft_trainer.report.figures.comparison import MOST_NAMED, styles
 from craft_trainer.report.figures.dots import Panel
@@ -91,6 +97,25 @@ def test_moments_cover_every_step_once(tmp_path):
 def test_the_headline_of_a_run(tmp_path, changes, sentence):
     (found,) = headlines(runs(write_run(tmp_path / "run", **changes)))
     assert sentence in found
+
+
+def test_a_language_model_is_held_in_units_of_its_entropy(tmp_path):
+    """In the headline, over the figure and in it; with a policy beside it both are said. Seen to fail: a variance."""
+    folder, policy = write_run(tmp_path / "lm"), write_run(tmp_path / "policy")
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["retention_terms"] = ["token_kl"]
+    (folder / "run.json").write_text(json.dumps(record))
+    alone = runs(folder)
+    assert "L_retain at 2 % of the teacher's mean entropy, within" in headlines(alone)[0]
+    text = as_markdown(alone)
+    assert "averages 2 % of the teacher's mean entropy against" in text
+    assert "teacher's variance" not in text
+    figure = constraint_figure(alone.trajectories["lm"], 1, alone.scale)
+    assert figure.axes[0].get_title(loc="left") + figure.axes[0].get_title() == (
+        "Retention loss L_retain, % of the teacher's mean entropy, and its budget ε"
+    )
+    assert runs(policy).scale == "variance"
+    assert runs(folder, policy).scale == "variance (of tokens: its mean entropy)"
 
 
 def test_headlines_of_many(tmp_path):
