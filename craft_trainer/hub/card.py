@@ -163,7 +163,7 @@ def _linked(source: Source | None, kind: str = "") -> str:
     if source is None:
         return ""
     address = f"https://huggingface.co/{kind}{source.repo}"
-    return f"[{source.name}]({address})" if source.repo else f"`{source.name}`, a folder"
+    return f"[{source.name}]({address})" if source.repo else f"`{source.name}`, not on the Hub"
 
 
 def _cell(text: str) -> str:

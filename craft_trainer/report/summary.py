@@ -91,12 +91,14 @@ def conflict_sentence(histories: Mapping[int, History]) -> str:
     )
     if isnan(over.update_cosine):
         return first
-    side = "below" if over.update_cosine > 0 else "above"
-    effect = "raised" if over.update_cosine > 0 else "lowered"
-    return (
+    second = (
         f"{first} That between the optimizer's own step and the retention gradient was {signed(over.update_cosine)}"
-        f"{_in_degrees(over.update_cosine)}: {side} a right angle, so on average the step {effect} L_retain."
+        f"{_in_degrees(over.update_cosine)}"
     )
+    if over.update_cosine == 0:  # all that was measured is the first step, at which nothing has moved
+        return f"{second}, a right angle."
+    side, effect = ("below", "raised") if over.update_cosine > 0 else ("above", "lowered")
+    return f"{second}: {side} a right angle, so on average the step {effect} L_retain."
 
 
 def _in_degrees(cosine: float) -> str:

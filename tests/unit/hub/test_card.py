@@ -24,3 +24,11 @@ def test_the_unit_is_that_of_the_terms(tmp_path: Path, terms: list[str], unit: s
     text = body(RunFacts("craft", held=held, step=1), last_pass(history, 1), None, "run")
     assert f"L_retain and ε are in units of {unit}" in text
     assert "| 0.01 | 0.05 | 2 |" in text
+
+
+def test_a_file_is_not_called_a_folder() -> None:
+    """Seen to fail with the texts of train-lm."""
+    facts = RunFacts("plain", dataset=Source("new.jsonl"), base=Source("org/lm@v1", "org/lm"))
+    text = body(facts, None, None, "run")
+    assert "| dataset | `new.jsonl`, not on the Hub |" in text
+    assert "| base model | [org/lm@v1](https://huggingface.co/org/lm) |" in text
