@@ -1,6 +1,7 @@
 """A command line of `lerobot-train` or `lerobot-eval` means the same here, or the error says what to do."""
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -127,3 +128,11 @@ def test_other_commands_and_words_are_left_alone() -> None:
     assert translated("mcq", ["--steps", "3"], ours=[]) == ["--steps", "3"]
     assert translated("train", ["word", "--stepz=3", "-1"], ours=[]) == ["word", "--stepz=3", "-1"]
     assert translated("cache build", ["--num_workers", "2"], ours=["num_workers"]) == ["--num_workers", "2"]
+
+
+def test_a_false_of_lerobots_wins_over_the_file(tmp_path: Path) -> None:
+    """Seen to fail when only true is handed on."""
+    (tmp_path / "run.yaml").write_text("push_to_hub: true\nbf16: true\n")
+    line = f"--config {tmp_path / 'run.yaml'} --policy.path=p --dataset.root=d --output_dir out --use_cpu"
+    values = parsed("train", f"{line} --policy.push_to_hub=false --policy.use_amp=false")
+    assert (values["push_to_hub"], values["bf16"]) == (False, False)
