@@ -37,7 +37,8 @@ def push(client, run, *more, **environment):
 
 def pushed(run):
     """What belongs into the repository."""
-    return {name: content for name, content in files_of(run).items() if not name.startswith("checkpoint-")}
+    stays = ("checkpoint-", "run.json")
+    return {name: content for name, content in files_of(run).items() if not name.startswith(stays)}
 
 
 def failed(result):
