@@ -1,7 +1,8 @@
 """Hidden states by module path, pooled. The one code path for the teacher's cache and for the student in training."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from craft_trainer.models.base import AT_INPUT, AnchoredModel, Batch, TokenLayout
 
+NO_LAYER = "none"  # among the names of layers: no hidden features
 POOLINGS = ("none", "mean_masked", "mean_image_tokens", "last_token", "cls_token")
 
 
@@ -24,6 +26,21 @@ class FeatureSpec(NamedTuple):
     def column(self) -> str:
         """Its column in an anchor cache."""
         return f"hidden/{self.path}/{self.pooling}"
+
+
+def layer_paths(model: AnchoredModel, names: Sequence[str]) -> dict[str, str]:
+    """Each of ``names``, an index like ``-1`` or a module path → the path of that layer's module.
+
+    Raises:
+        ValueError: ``model`` has no such layer.
+    """
+    named = [name for name in names if name != NO_LAYER]
+    return {name: model.module_path(int(name) if name.lstrip("-").isdigit() else name) for name in named}
+
+
+def feature_specs(paths: Iterable[str], poolings: Iterable[str]) -> list[FeatureSpec]:
+    """Every pooling of the outputs of every module of ``paths``."""
+    return [FeatureSpec(path, pooling) for path, pooling in product(paths, poolings)]
 
 
 class TokenTargets(NamedTuple):

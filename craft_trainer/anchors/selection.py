@@ -1,7 +1,7 @@
 """Which old-task samples become anchors: uniform, stratified, or spread over what the teacher makes of them."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,32 @@ from torch import Tensor
 
 RULES = ("uniform", "stratified", "k_center")
 NUM_PHASES = 4
+
+
+def chosen_rows(
+    rule: str,
+    strata: Sequence[tuple[Hashable, ...]],
+    num_rows: int,
+    *,
+    seed: int,
+    features: Callable[[], Float[Tensor, "samples dim"]],
+) -> list[int]:
+    """The rows that become anchors by ``rule``, one of ``RULES``; sorted.
+
+    Args:
+        strata: of every sample, as in :func:`stratified_rows`.
+        features: makes those of :func:`k_center_rows`, for which alone it is called.
+
+    Raises:
+        ValueError: there is no such rule, or there are fewer rows than asked for.
+    """
+    if rule not in RULES:
+        raise ValueError(f"selection is {rule!r}: it must be one of {', '.join(RULES)}")
+    if rule == "uniform":
+        return uniform_rows(len(strata), num_rows, seed=seed)
+    if rule == "stratified":
+        return stratified_rows(strata, num_rows, seed=seed)
+    return k_center_rows(features(), num_rows, seed=seed)
 
 
 def uniform_rows(num_samples: int, num_rows: int, *, seed: int) -> list[int]:

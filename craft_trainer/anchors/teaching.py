@@ -150,10 +150,11 @@ def raw_inputs(model: AnchoredModel, load_batch: LoadBatch) -> LoadBatch:
 
 
 @torch.no_grad()
-def features_of_all(
-    teacher: AnchoredModel, load_batch: LoadBatch, num_rows: int, spec: FeatureSpec, *, batch_size: int
+def candidate_features(
+    teacher: AnchoredModel, load_batch: LoadBatch, num_rows: int, *, batch_size: int
 ) -> Float[Tensor, "samples dim"]:
-    """One pooled feature of every sample of a dataset, on the CPU."""
+    """The last layer's mean over the tokens of every sample of a dataset, on the CPU."""
+    spec = FeatureSpec(teacher.module_path(-1), "mean_masked")
     load, device, parts = raw_inputs(teacher, load_batch), next(teacher.network.parameters()).device, []
     for start in tqdm(range(0, num_rows, batch_size), desc="candidates", unit="batch", disable=None):
         rows = list(range(start, min(start + batch_size, num_rows)))

@@ -36,9 +36,7 @@ CYCLE = 5  # optimizer steps from one retention pass to the next, in k5_over_pla
 DRIFT = 0.01  # deviation of the noise that makes a student of the teacher, whose weights have one of 0.02
 QUANTITIES = (
     Quantity("craft_over_floor", 1.03, "time: CRaFT / its two forward and backward passes and the optimizer alone"),
-    Quantity(
-        "craft_over_torchjd", 0.60, "time: CRaFT, surgery symmetric / TorchJD's PCGrad as documented, same losses"
-    ),
+    Quantity("craft_over_torchjd", 0.60, "time: CRaFT, surgery symmetric / TorchJD's PCGrad as documented"),
     Quantity("extra_memory_copies", 1.0, "peak memory: CRaFT − floor, in copies of the gradients"),
     Quantity("layer_extra_memory_copies", 0.15, "the same with granularity layer"),
     Quantity("k5_over_plain", 1.15, "time: 5 steps with one retention pass on half a batch / 5 plain steps"),

@@ -158,6 +158,20 @@ def json_mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any
     return value or {}
 
 
+def pairs_or_json(name: str, value: dict[str, Any] | str | None) -> dict[str, str]:
+    """``text=content,group=topic`` or JSON as a mapping.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, str) or value.lstrip().startswith("{"):
+        return json_mapping(name, value)
+    pairs = [part.split("=", 1) for part in value.split(",") if part]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{name} is {value!r}: give it as OURS=THEIRS,OURS=THEIRS")
+    return {ours.strip(): theirs.strip() for ours, theirs in pairs}
+
+
 def _config_parser() -> Any:
     parser = HfArgumentParser([], add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path, default=None)

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
     from accelerate.utils import broadcast_object_list
 
     from craft_trainer.anchors.building import build_anchor_cache
-    from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.anchors.features import feature_specs, layer_paths
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     if Path(arguments.output_dir).exists():
@@ -65,10 +64,8 @@ def run(argv: Sequence[str]) -> None:
     own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
     teacher = arguments.load(arguments.teacher, arguments.device or own)
     dataset = PolicyDataset.of(teacher, arguments.dataset)
-    names = [name for name in split_list(arguments.layers) if name != "none"]
-    layers = [int(name) if name.lstrip("-").isdigit() else name for name in names]
-    paths = [teacher.module_path(layer) for layer in layers]
-    for layer, path in zip(layers, paths, strict=True):
+    paths = layer_paths(teacher, split_list(arguments.layers))
+    for layer, path in paths.items():
         processes.print(f"layer {layer} → {path}")
     tasks, chosen = dataset.task_of_frame, [select(arguments, teacher, dataset) if processes.is_main_process else []]
     rows = list(broadcast_object_list(chosen)[0])
@@ -78,7 +75,7 @@ def run(argv: Sequence[str]) -> None:
         Path(arguments.output_dir),
         rows=rows,
         groups=[tasks[row] for row in rows],
-        specs=[FeatureSpec(path, pooling) for path, pooling in product(paths, split_list(arguments.pooling))],
+        specs=feature_specs(paths.values(), split_list(arguments.pooling)),
         batch_size=arguments.batch_size,
         source={
             "dataset": arguments.dataset,
@@ -108,18 +105,14 @@ def select(arguments: BuildArguments, teacher: "PolicyModel", dataset: "PolicyDa
     Raises:
         ValueError: unknown rule, or more anchors than samples.
     """
-    from craft_trainer.anchors.features import FeatureSpec
-    from craft_trainer.anchors.selection import RULES, k_center_rows, phases, stratified_rows, uniform_rows
-    from craft_trainer.anchors.teaching import features_of_all
+    from craft_trainer.anchors.selection import chosen_rows, phases
+    from craft_trainer.anchors.teaching import candidate_features
 
-    if arguments.selection == "uniform":
-        return uniform_rows(len(dataset), arguments.anchors, seed=arguments.seed)
-    if arguments.selection == "stratified":
-        episodes = dataset.episode_of_frame
-        strata = list(zip(dataset.task_of_frame, phases(episodes), episodes, strict=True))
-        return stratified_rows(strata, arguments.anchors, seed=arguments.seed)
-    if arguments.selection != "k_center":
-        raise ValueError(f"selection is {arguments.selection!r}: it must be one of {', '.join(RULES)}")
-    spec = FeatureSpec(teacher.module_path(-1), "mean_masked")
-    features = features_of_all(teacher, dataset.batch, len(dataset), spec, batch_size=arguments.batch_size)
-    return k_center_rows(features, arguments.anchors, seed=arguments.seed)
+    episodes = dataset.episode_of_frame
+    return chosen_rows(
+        arguments.selection,
+        list(zip(dataset.task_of_frame, phases(episodes), episodes, strict=True)),
+        arguments.anchors,
+        seed=arguments.seed,
+        features=lambda: candidate_features(teacher, dataset.batch, len(dataset), batch_size=arguments.batch_size),
+    )

@@ -76,8 +76,8 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from craft_trainer.anchors.building import build_anchor_cache
+    from craft_trainer.anchors.features import feature_specs, layer_paths
     from craft_trainer.anchors.loss import TOKEN_SCALE
-    from craft_trainer.language.anchoring import feature_specs
     from craft_trainer.language.checkpoints import load_checkpoint
     from craft_trainer.models.families import anchored
 
@@ -87,9 +87,9 @@ def run(argv: Sequence[str]) -> None:
     device = arguments.device or str(processes.device)
     checkpoint = load_checkpoint(arguments.teacher, dtype=arguments.teacher_dtype, device=device)
     teacher = anchored(checkpoint.model)
-    specs = feature_specs(teacher, split_list(arguments.layers), split_list(arguments.pooling))
-    for spec in specs:
-        processes.print(f"held: {spec.path} ({spec.pooling})")
+    paths = layer_paths(teacher, split_list(arguments.layers))
+    for layer, path in paths.items():
+        processes.print(f"layer {layer} → {path}")
     samples, rows, source = texts_of(arguments, checkpoint, processes)
     cache = build_anchor_cache(
         teacher,
@@ -97,7 +97,7 @@ def run(argv: Sequence[str]) -> None:
         Path(arguments.output_dir),
         rows=rows,
         groups=[samples.groups[row] for row in rows],
-        specs=specs,
+        specs=feature_specs(paths.values(), split_list(arguments.pooling)),
         batch_size=arguments.batch_size,
         source=source,
         teacher_path=arguments.teacher,
@@ -125,8 +125,11 @@ def texts_of(
     """The texts, which of them become anchors, and where they come from; the same in every process."""
     from accelerate.utils import broadcast_object_list
 
-    from craft_trainer.language.anchoring import by_length, chosen_rows, own_texts
+    from craft_trainer.anchors.selection import chosen_rows
+    from craft_trainer.anchors.teaching import candidate_features
+    from craft_trainer.language.anchoring import by_length, own_texts
     from craft_trainer.language.source import READING
+    from craft_trainer.models.families import anchored
 
     source = arguments.source(arguments.group_column) if arguments.dataset is not None else None
     if arguments.texts == "own":
@@ -156,12 +159,13 @@ def texts_of(
     if processes.is_main_process:
         chosen = [
             chosen_rows(
-                checkpoint,
-                samples,
+                arguments.selection,
+                [(group,) for group in samples.groups],
                 arguments.anchors,
-                rule=arguments.selection,
                 seed=arguments.seed,
-                batch_size=arguments.batch_size,
+                features=lambda: candidate_features(
+                    anchored(checkpoint.model), samples.batch, len(samples), batch_size=arguments.batch_size
+                ),
             )
         ]
     return (

@@ -19,8 +19,8 @@ COMMANDS = {
     "report": "one page about any number of results and training runs: HTML, Markdown or JSON",
     "demo": "the whole story: record, teacher, anchors, plain and CRaFT fine-tuning, rollouts, report",
     "dryrun": "three CRaFT steps on a few recorded frames, a check printed for every part",
-    "bench": "what a CRaFT step costs: time and memory beside its floor, TorchJD and plain training",
-    "configs": "write the configurations that these pages name into a folder, to use and to edit",
+    "bench": "what a step, an anchor cache and multiple choice cost, beside their floors and other libraries",
+    "configs": "the YAML files that the documentation names, into a folder to use and to edit",
     "info": "versions, devices and what is installed",
 }
 USAGE = "usage: craft-trainer COMMAND [--config FILE.yaml] [--key value ...]\n\ncommands:\n"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import json_mapping, option, parse
+from craft_trainer.cli.arguments import option, pairs_or_json, parse
 
 EXAMPLE = "craft-trainer mcq --model outputs/teacher --compare outputs/craft --data questions.jsonl --output mcq.json"
 
@@ -42,16 +42,7 @@ class McqArguments:
     seed: int = option("of the bootstrap intervals of a comparison", 0)
 
     def __post_init__(self) -> None:
-        named = isinstance(self.columns, str) and not self.columns.lstrip().startswith("{")
-        self.columns = _pairs(str(self.columns)) if named else json_mapping("columns", self.columns)
-
-
-def _pairs(text: str) -> dict[str, str]:
-    """``question=prompt,answer_index=gold`` as a mapping."""
-    pairs = [part.split("=", 1) for part in text.split(",") if part]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"columns is {text!r}: give it as question=NAME,answer_index=NAME")
-    return {ours.strip(): theirs.strip() for ours, theirs in pairs}
+        self.columns = pairs_or_json("columns", self.columns)
 
 
 def run(argv: Sequence[str]) -> None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import json_mapping, option
+from craft_trainer.cli.arguments import option, pairs_or_json
 
 if TYPE_CHECKING:
     from craft_trainer.language.encoding import EncodingSettings
@@ -66,17 +66,3 @@ class TextArguments:
             self.chat,
             self.on_bad_row,
         )
-
-
-def pairs_or_json(name: str, value: object) -> dict[str, str]:
-    """``text=content,group=topic`` or JSON as a mapping.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    if not isinstance(value, str) or value.lstrip().startswith("{"):
-        return json_mapping(name, value)  # type: ignore[arg-type]  # of a dataclass, so one of these
-    pairs = [part.split("=", 1) for part in value.split(",") if part]
-    if any(len(pair) != 2 for pair in pairs):
-        raise ValueError(f"{name} is {value!r}: give it as OURS=THEIRS,OURS=THEIRS")
-    return {ours.strip(): theirs.strip() for ours, theirs in pairs}

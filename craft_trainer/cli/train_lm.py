@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, parse_all, split_list
-from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments, pairs_or_json
+from craft_trainer.cli.arguments import option, pairs_or_json, parse_all, split_list
+from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
 from craft_trainer.language.config import LanguageConfig
 
 if TYPE_CHECKING:

@@ -1,51 +1,15 @@
 """Anchors of language models: what is held of a teacher, on which texts."""
 
 from collections.abc import Sequence
-from itertools import product
 
-from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec
+from craft_trainer.anchors.features import DEFAULT_TOP_K, feature_specs, layer_paths
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.anchors.selection import RULES, k_center_rows, stratified_rows, uniform_rows
-from craft_trainer.anchors.teaching import features_of_all
+from craft_trainer.anchors.selection import stratified_rows
 from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.own_texts import OwnTexts, from_nothing, read_questions_of, written_by
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.language.source import TextSource
-from craft_trainer.models.base import AnchoredModel
 from craft_trainer.models.families import anchored
-
-NO_LAYER = "none"
-
-
-def feature_specs(teacher: AnchoredModel, layers: Sequence[str], poolings: Sequence[str]) -> list[FeatureSpec]:
-    """Every pooling of every layer; ``none`` among the layers is no layer.
-
-    Raises:
-        ValueError: the model has no such layer.
-    """
-    named = [layer for layer in layers if layer != NO_LAYER]
-    paths = [teacher.module_path(int(name) if name.lstrip("-").isdigit() else name) for name in named]
-    return [FeatureSpec(path, pooling) for path, pooling in product(paths, poolings)]
-
-
-def chosen_rows(
-    checkpoint: Checkpoint, samples: TextSamples, num_rows: int, *, rule: str, seed: int, batch_size: int
-) -> list[int]:
-    """The samples that become anchors; see :mod:`craft_trainer.anchors.selection`.
-
-    Raises:
-        ValueError: there is no such rule, or there are fewer samples.
-    """
-    if rule == "uniform":
-        return uniform_rows(len(samples), num_rows, seed=seed)
-    if rule == "stratified":
-        return stratified_rows([(group,) for group in samples.groups], num_rows, seed=seed)
-    if rule != "k_center":
-        raise ValueError(f"selection is {rule!r}: it must be one of {', '.join(RULES)}")
-    teacher = anchored(checkpoint.model)
-    spec = FeatureSpec(teacher.module_path(-1), "mean_masked")
-    features = features_of_all(teacher, samples.batch, len(samples), spec, batch_size=batch_size)
-    return k_center_rows(features, num_rows, seed=seed)
 
 
 def by_length(samples: TextSamples | OwnTexts, rows: Sequence[int]) -> list[int]:
@@ -105,5 +69,5 @@ def adapter_anchors(
 ) -> AdapterAnchors:
     """Anchors whose teacher is the model without its adapter, run whenever they are needed."""
     view = anchored(checkpoint.model)
-    specs = feature_specs(view, layers, poolings)
+    specs = feature_specs(layer_paths(view, layers).values(), poolings)
     return AdapterAnchors(view, samples.batch, samples.groups, specs, num_tokens=num_tokens)

@@ -1,12 +1,12 @@
 """mcq.json: multiple choice by likelihood, of one checkpoint or of two, read and checked."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from craft_trainer.report.reading import json_object
 from craft_trainer.report.results import Count, Json
 
 SCHEMA = 1
@@ -37,13 +37,8 @@ class Choices:
 
 def load_choices(path: Path) -> Choices:
     """Read ``path``; FileNotFoundError where there is none, ValueError where it is not what ``mcq`` writes."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; pass the output of craft-trainer mcq")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); run craft-trainer mcq again") from error
-    if not isinstance(document, dict) or document.get("schema") != SCHEMA or "metrics" not in document:
+    document = json_object(path, "craft-trainer mcq")
+    if document.get("schema") != SCHEMA or "metrics" not in document:
         raise ValueError(f"{path}: is no result of craft-trainer mcq of schema {SCHEMA}; pass the file it wrote")
     parts = [document, *([document["compare"]] if "compare" in document else [])]
     refused = document.get("refused") or []

@@ -1,11 +1,11 @@
 """The JSON file of ``craft-trainer rollout``: closed-loop success of one policy."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from craft_trainer.report.reading import json_object
 from craft_trainer.report.results import Count
 
 ROW_KEYS = ("task", "episodes", "successes")
@@ -31,13 +31,8 @@ class Rollout:
 
 def load_rollout(path: Path) -> Rollout:
     """Read ``path``; FileNotFoundError where there is none, ValueError where it is not what ``rollout`` writes."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; pass the --output of craft-trainer rollout")
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); run craft-trainer rollout again") from error
-    if not isinstance(document, dict) or "policy" not in document or not document.get("rows"):
+    document = json_object(path, "craft-trainer rollout")
+    if "policy" not in document or not document.get("rows"):
         raise ValueError(
             f"{path}: is no result of craft-trainer rollout (no policy, or no rows); pass the file it wrote"
         )

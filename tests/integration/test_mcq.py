@@ -316,7 +316,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, models, capsys):
         (["--model", str(tmp_path / "none")], "none"),
         (["--model", models[0], "--method", "fast"], "method is 'fast': choose auto, packed, prefix or separate"),
         (["--model", models[0], "--chat", "true"], "the model's tokenizer has no chat template"),
-        (["--model", models[0], "--columns", "question"], "give it as question=NAME"),
+        (["--model", models[0], "--columns", "question"], "give it as OURS=THEIRS"),
         (["--model", models[0], "--dtype", "float99"], "dtype is 'float99': choose float32"),
         (["--model", models[0], "--dtype", "int8"], "dtype is 'int8': choose float32"),
         (["--model", models[0], "--template", ""], "has no {question} in it"),

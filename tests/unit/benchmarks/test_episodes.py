@@ -8,7 +8,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from jaxtyping import Bool
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -124,7 +123,7 @@ def shots(stage: Stage) -> list[Shot]:
     return [shot for episode in stage.shots(len(STYLES), 0) for shot in episode]
 
 
-def centre(mask: Bool[NDArray[np.bool_], "rows columns"]) -> float | None:
+def centre(mask) -> float | None:
     """The mean column of some pixels, as a fraction of the width; None if there are fewer than six."""
     columns = np.nonzero(mask)[1]
     return None if len(columns) < 6 else float(columns.mean() + 0.5) / mask.shape[1]
