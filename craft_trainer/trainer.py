@@ -1,5 +1,6 @@
 """CraftTrainer: HuggingFace's Trainer with a second gradient, surgery between the two, and multipliers."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from craft_trainer.models.families import anchored
 from craft_trainer.models.places import fetched
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
+from craft_trainer.optim.clipping import KnownNorm
 from craft_trainer.optim.merging import BlockRule, Merge, Merged
 from craft_trainer.optim.surgery import MERGES, Surgery, Weights, surgery_rule
 from craft_trainer.optim.surgery import none as no_surgery
@@ -66,6 +68,7 @@ class CraftTrainer(PublishingTrainer):
         self.anchors = AnchorCache(fetched(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
         self.retention: Retention | None = None
         self.task_drift: TaskDrift | None = None
+        self._known_norm: KnownNorm | None = None
         self.run_record = RunRecord(anchored=self.anchors is not None)
         self.add_callback(self.run_record)
         if self.anchors is not None and self.args.recipe.source is not None:
@@ -90,6 +93,7 @@ class CraftTrainer(PublishingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Task loss and backward; on the micro-batch that ends an optimizer step, retention and surgery as well."""
+        self._known_norm = None
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.retention is None:
             return loss
@@ -120,8 +124,22 @@ class CraftTrainer(PublishingTrainer):
                 f"step {self.state.global_step + 1}: squared norms of the task and retention gradients are "
                 f"{merged.gram[0, 0]:.3g} and {merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
             )
+        if merged.norm is not None and self.accelerator.scaler is None:
+            self._known_norm = KnownNorm(parameters, merged.norm)
         skipped = retention.advance(self.state.global_step, self.dual, made, finite=merged.finite)  # dual
         self._callback(RetentionHistory).add(self._step(made, merged, skipped), angle, made.readings)
+
+    def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
+        """As Trainer's, without measuring a norm that surgery has found already."""
+        known = None if self._known_norm is None else self._known_norm.clip(self.args.max_grad_norm)
+        norm: Tensor | float = super()._clip_grad_norm(model) if known is None else known
+        return norm
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
+        if grad_norm is None and self._known_norm is not None:
+            grad_norm = self._known_norm.clip(math.inf)
+        norm: Tensor | float = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return norm
 
     def _rule(self, made: RetentionPass) -> BlockRule:
         """The surgery rule of this step: a block's Gramian → its weights."""

@@ -8,8 +8,8 @@ import torch
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec, evaluating
+from craft_trainer.benchmarks.llama import Size, language_model, token_batch
 from craft_trainer.benchmarks.measurement import Figure, Measured, Quantity, Step, paired_ratios, using_threads
-from craft_trainer.benchmarks.step import Size, language_model, token_batch
 from craft_trainer.models.families import anchored
 
 BATCHES = 64

@@ -17,8 +17,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from craft_trainer.benchmarks.llama import Size, language_model
 from craft_trainer.benchmarks.measurement import Figure, Measured, Quantity, Step, paired_ratios, using_threads
-from craft_trainer.benchmarks.step import Size, language_model
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.scoring import ChoiceModel, Scored, score
 from craft_trainer.models.choices.opening import reader

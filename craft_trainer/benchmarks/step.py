@@ -1,23 +1,17 @@
 """What a CRaFT step costs: time and memory beside its floor, beside TorchJD's PCGrad, and beside plain training."""
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
-from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from torch.nn.utils import clip_grad_norm_
 
-from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.features import FeatureSpec, extract
-from craft_trainer.anchors.loss import retention_loss
-from craft_trainer.anchors.sampling import anchor_rows
+from craft_trainer.benchmarks.llama import NUM_GROUPS, Size, anchor_cache, language_model, retention, token_batch
 from craft_trainer.benchmarks.measurement import (
     Figure,
     Measured,
@@ -28,14 +22,13 @@ from craft_trainer.benchmarks.measurement import (
     using_threads,
 )
 from craft_trainer.config import CraftConfig
-from craft_trainer.models.families import anchored
 from craft_trainer.trainer import CraftTrainer
 
-NUM_GROUPS = 16
 CYCLE = 5  # optimizer steps from one retention pass to the next, in k5_over_plain
 DRIFT = 0.01  # deviation of the noise that makes a student of the teacher, whose weights have one of 0.02
 QUANTITIES = (
-    Quantity("craft_over_floor", 1.03, "time: CRaFT / its two forward and backward passes and the optimizer alone"),
+    Quantity("craft_over_floor", 1.03, "time: CRaFT / its two forward and backward passes, clipping and the optimizer"),
+    Quantity("craft_over_bare_floor", None, "the same without the gradient's norm and clipping in either"),
     Quantity("craft_over_torchjd", 0.60, "time: CRaFT, surgery symmetric / TorchJD's PCGrad as documented"),
     Quantity("extra_memory_copies", 1.0, "peak memory: CRaFT − floor, in copies of the gradients"),
     Quantity("layer_extra_memory_copies", 0.15, "the same with granularity layer"),
@@ -45,26 +38,8 @@ QUANTITIES = (
     Quantity("torchjd_extra_memory_copies", None, "peak memory: TorchJD − floor"),
     Quantity("stop_over_whole", None, "time: retention pass anchored halfway, ending there / going on to the head"),
 )
-TIGHT = ("craft_over_floor", "groups_16_over_1")  # timed twice as often, for their goals are a few percent
-
-
-@dataclass(frozen=True)
-class Size:
-    """A causal language model of Llama's shape with tied embeddings, and the batches it sees."""
-
-    hidden: int = 320
-    intermediate: int = 880
-    layers: int = 10
-    heads: int = 5
-    kv_heads: int | None = None  # as many as heads
-    vocabulary: int = 4096
-    large_vocabulary: int = 50_000  # of the model that shows what the early end of the retention pass saves
-    samples: int = 4
-    tokens: int = 128
-
-
-FULL = Size()
-QUICK = Size(hidden=32, intermediate=64, layers=2, heads=2, vocabulary=64, large_vocabulary=512, tokens=32)
+# timed twice as often, for their goals are a few percent:
+TIGHT = ("craft_over_floor", "craft_over_bare_floor", "groups_16_over_1")
 
 
 class Bench:
@@ -99,9 +74,9 @@ class Bench:
         """Trainer's step, without anchors."""
         return self._trainer_step(self._trainer(None))
 
-    def craft(self, **options: Any) -> Step:
-        """CRaFT's step."""
-        return self._trainer_step(self._trainer(self._anchors, **options))
+    def craft(self, *, bare: bool = False, **options: Any) -> Step:
+        """CRaFT's step; ``bare`` without the gradient's norm and clipping."""
+        return self._trainer_step(self._trainer(self._anchors, **options), bare=bare)
 
     def craft_on_groups(self, constraints: str) -> Step:
         """CRaFT's step on as many tokens in shorter anchors, one of every group in each batch."""
@@ -109,14 +84,19 @@ class Bench:
             self._trainer(self._short_anchors, retention_batch_size=NUM_GROUPS, constraints=constraints)
         )
 
-    def floor(self) -> Step:
-        """What CRaFT cannot do without: both forward and backward passes and the optimizer, the anchors at hand."""
+    def floor(self, *, bare: bool = False) -> Step:
+        """What CRaFT cannot do without: both forward and backward passes, clipping and the optimizer, anchors at hand.
+
+        ``bare`` without the gradient's norm and clipping.
+        """
         anchor_loss = retention(self.model, self._anchors, self.size.samples)
 
         def step() -> None:
             self.model.train()
             torch.autograd.backward(self.model(**self._batch).loss)
             torch.autograd.backward(anchor_loss())
+            if not bare:
+                clip_grad_norm_(self.model.parameters(), CraftConfig.max_grad_norm)
             self._optimizer.step()
             self.model.zero_grad()
 
@@ -138,6 +118,7 @@ class Bench:
             with warnings.catch_warnings(action="ignore", category=UserWarning):  # PyTorch says that vmap is slow here
                 backward([self.model(**self._batch).loss, anchor_loss()], parallel_chunk_size=1 if tuned else None)
             jac_to_grad(self.model.parameters(), pcgrad, optimize_gramian_computation=tuned)
+            clip_grad_norm_(self.model.parameters(), CraftConfig.max_grad_norm)
             self._optimizer.step()
             self.model.zero_grad()
 
@@ -160,8 +141,8 @@ class Bench:
         )
         return CraftTrainer(self.model, config, anchors=anchors)
 
-    def _trainer_step(self, trainer: CraftTrainer) -> Step:
-        """A step as Trainer's loop takes it, without clipping, schedule, logs and data loading."""
+    def _trainer_step(self, trainer: CraftTrainer, *, bare: bool = False) -> Step:
+        """A step as Trainer's loop takes it, without schedule, logs and data loading."""
         trainer.optimizer = self._optimizer
         trainer.current_gradient_accumulation_steps = 1
         trainer.state.max_steps = 1_000_000
@@ -170,6 +151,8 @@ class Bench:
 
         def step() -> None:
             trainer.training_step(self.model, self._batch)
+            if not bare:
+                trainer._get_grad_norm(self.model, trainer._clip_grad_norm(self.model))
             events.on_pre_optimizer_step(trainer.args, trainer.state, trainer.control)
             self._optimizer.step()
             events.on_optimizer_step(trainer.args, trainer.state, trainer.control)
@@ -199,6 +182,7 @@ def time_pairs(bench: Bench) -> dict[str, tuple[Step, Step]]:
     half = max(1, bench.size.samples // 2)
     pairs = {
         "craft_over_floor": (bench.craft(), bench.floor()),
+        "craft_over_bare_floor": (bench.craft(bare=True), bench.floor(bare=True)),
         "k5_over_plain": (cycle(bench.craft(retention_every=CYCLE, retention_batch_size=half)), cycle(bench.plain())),
         "groups_16_over_1": (bench.craft_on_groups("per_group"), bench.craft_on_groups("single")),
         "stop_over_whole": early_end(bench.size, bench.folder, bench.device),
@@ -246,54 +230,3 @@ def early_end(size: Size, folder: Path, device: torch.device) -> tuple[Step, Ste
         return step
 
     return passes(whole=False), passes(whole=True)
-
-
-def language_model(size: Size) -> Any:
-    """A Llama with random weights."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size.vocabulary,
-            hidden_size=size.hidden,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.kv_heads or size.heads,
-            max_position_embeddings=size.tokens,
-            tie_word_embeddings=True,
-        )
-    )
-
-
-def token_batch(size: Size, num_samples: int) -> dict[str, Tensor]:
-    """Random tokens, without padding."""
-    ids = torch.randint(size.vocabulary, (num_samples, size.tokens))
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-
-
-def anchor_cache(teacher: Any, folder: Path, size: Size, num_anchors: int, *, layer: int = -1) -> AnchorCache:
-    """Anchors of random tokens, of 16 groups in turn, with every token's hidden state after ``layer``."""
-    view, samples = anchored(teacher), token_batch(size, num_anchors)
-    return build_anchor_cache(
-        view,
-        lambda rows: {key: value[rows] for key, value in samples.items()},
-        folder,
-        rows=range(num_anchors),
-        groups=[f"task {row % NUM_GROUPS}" for row in range(num_anchors)],
-        specs=[FeatureSpec(view.module_path(layer), "none")],
-        batch_size=size.samples,
-        source={"dataset": "random tokens", "frames": num_anchors},
-        teacher_path="random weights",
-    )
-
-
-def retention(model: Any, anchors: AnchorCache, num_anchors: int, *, to_the_end: bool = False) -> Callable[[], Tensor]:
-    """L_retain on the anchors of a run's first pass, read beforehand; ``to_the_end`` does not stop at their layer."""
-    rows = anchor_rows(len(anchors), num_anchors, seed=CraftConfig.seed, draw=0)
-    view, batch = anchored(model), send_to_device(anchors.batch(rows), model.device)
-    scales = {name: value.to(model.device) for name, value in anchors.scales().items()}
-
-    def loss() -> Tensor:
-        student = extract(view, batch.inputs, anchors.specs, output=to_the_end)
-        return retention_loss(student, batch.teacher, scales, weights={"hidden": 1.0}, hidden_distance="mse").mean()
-
-    return loss

@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse(f"bench {name}", EXAMPLE, BenchArguments, options)
     if min(arguments.repeats, arguments.threads) < 1:
         raise ValueError(f"repeats {arguments.repeats} and threads {arguments.threads} must both be at least 1")
-    from craft_trainer.benchmarks.step import FULL, QUICK
+    from craft_trainer.benchmarks.llama import FULL, QUICK
     from craft_trainer.benchmarks.storage import bytes_per_anchor, storage_table
     from craft_trainer.report.atomic import write_atomically
 

@@ -23,7 +23,7 @@ class HubDouble(Storage):
     def __init__(self):
         super().__init__()
         self.tokens = {
-            TOKEN: {"name": "writer", "orgs": ["org"], "role": "write"},
+            TOKEN: {"name": "writer", "orgs": ["org", "my-org"], "role": "write"},
             READ_ONLY_TOKEN: {"name": "reader", "orgs": ["org"], "role": "read"},
         }
         self.calls, self.faults = [], []

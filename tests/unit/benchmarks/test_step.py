@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from craft_trainer.benchmarks import measurement
+from craft_trainer.benchmarks.llama import QUICK
 from craft_trainer.benchmarks.measurement import Figure, Quantity, highest_sum, paired_ratios, peak_bytes
-from craft_trainer.benchmarks.step import QUANTITIES, QUICK, Bench
+from craft_trainer.benchmarks.step import QUANTITIES, Bench
 from craft_trainer.cli.main import main
 
 CPU = torch.device("cpu")
