@@ -15,7 +15,7 @@ from torch import Tensor
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import Features, FeatureSpec, TokenTargets
 from craft_trainer.anchors.loss import TOKEN_SCALE
-from craft_trainer.anchors.provenance import Provenance
+from craft_trainer.anchors.provenance import BUILD, Provenance
 from craft_trainer.anchors.statistics import SCALE_PREFIX
 from craft_trainer.models.base import AnchoredModel
 
@@ -106,8 +106,8 @@ class AnchorCache:
         if others := [part for part in compared if ours[part] != theirs[part]]:
             raise ValueError(
                 f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} ({theirs['path']}) "
-                f"but this run starts from {_digests(ours, others)}: rebuild the cache with `craft-trainer cache "
-                "build`, start from its teacher, or pass teacher_mismatch=allow if that is what you want"
+                f"but this run starts from {_digests(ours, others)}: start from its teacher, rebuild it with {BUILD}, "
+                "or pass teacher_mismatch=allow if that is what you want"
             )
         if unknown := [part for part in ours if part not in theirs]:
             logger.warning(
@@ -128,8 +128,8 @@ class AnchorCache:
         if fingerprint != ours:
             raise ValueError(
                 f"anchor cache {self.folder} refers to rows of {self.provenance.data['dataset']} with fingerprint "
-                f"{ours[:12]}… but the dataset found there has {fingerprint[:12]}…: restore that revision, or rebuild "
-                "the cache with `craft-trainer cache build`"
+                f"{ours[:12]}… but the dataset found there has {fingerprint[:12]}…: restore that revision, or "
+                f"rebuild it with {BUILD}"
             )
 
     def _inputs(self, rows: Sequence[int]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 SCHEMA_VERSION = 3
+BUILD = "`craft-trainer cache build`, or `build-lm` for a language model"
 READABLE = (2, 3)  # 2: without a digest of the teacher's configuration
 DIGESTS = ("weights", "processors", "configuration")
 PROVENANCE_FILE = "anchors.json"
@@ -75,7 +76,7 @@ class Provenance:
         if content.get("schema") not in READABLE:
             raise ValueError(
                 f"{file}: schema version {content.get('schema')}, this version reads {READABLE[0]} and {READABLE[1]}: "
-                "rebuild the cache with `craft-trainer cache build`"
+                f"rebuild it with {BUILD}"
             )
         try:
             provenance = cls(**content)
@@ -83,12 +84,10 @@ class Provenance:
         except (TypeError, KeyError):  # a key too many or too few
             fits = False
         if not fits:
-            raise ValueError(
-                f"{file}: the fingerprint does not fit its contents; rebuild it with `craft-trainer cache build`"
-            )
+            raise ValueError(f"{file}: the fingerprint does not fit its contents; rebuild it with {BUILD}")
         for name, checksum in provenance.files.items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
-                raise ValueError(f"{folder / name} is missing or damaged; rebuild it with `craft-trainer cache build`")
+                raise ValueError(f"{folder / name} is missing or damaged; rebuild it with {BUILD}")
         return provenance
 
 

@@ -181,7 +181,7 @@ def test_the_same_weights_under_another_rope_are_refused(token_anchors: AnchorCa
     other = tiny_llama()
     other.config.rope_parameters = {"rope_type": "default", "rope_theta": 500.0}
     student = anchored(other)
-    with pytest.raises(ValueError, match=r"made by a teacher with configuration .* rebuild the cache") as error:
+    with pytest.raises(ValueError, match=r"made by a teacher with configuration .* rebuild it with") as error:
         token_anchors.check_teacher(student)
     assert f"starts from configuration {student.fingerprint()['configuration'][:12]}…:" in str(error.value)
     assert f"teacher with configuration {token_anchors.provenance.teacher['configuration'][:12]}…" in str(error.value)
