@@ -11,6 +11,7 @@ PAIRS = [
 ]
 COMMAND = re.compile(r"(bash scripts/|craft-trainer |pip install |--quick)")
 CHINESE = re.compile(r"[\u4e00-\u9fff]")
+BROKEN = re.compile(r"[\u3001-\u9fff\uff01-\uff5e]\n[\u3001-\u9fff\uff01-\uff5e\w`]")
 
 
 def commands(page):
@@ -56,3 +57,4 @@ def test_figures_are_the_same():
 def test_it_is_chinese(chinese):
     text = chinese.read_text()
     assert len(CHINESE.findall(text)) > 400
+    assert not BROKEN.search(text), "a line break inside a sentence is shown as a space: one line per paragraph"
