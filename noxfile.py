@@ -21,6 +21,7 @@ EXTRAS = ("peft", "mcq", "report")  # of the sessions without LeRobot
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 THEIR_OWN = (  # deprecations that libraries tell each other about: "how it begins:category"
     "`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers
+    "`gradient_checkpointing` is deprecated:FutureWarning",  # its new name is not in transformers 5.5
     "__array__ implementation doesn't accept a copy keyword:DeprecationWarning",  # transformers hands tensors to NumPy
     ":pyparsing.warnings.PyparsingDeprecationWarning",  # of the oldest matplotlib
 )

@@ -18,12 +18,8 @@ PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", 
 SECRET = ("token", "password", "secret", "api_key")  # ends of names
 ALWAYS = ("learning_rate", "per_device_train_batch_size", "max_steps", "seed")  # told even where they are the default
 ANCHORED = ("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier")  # the same with anchors
-DERIVED = (
-    "accelerator_config",
-    "fsdp_config",
-    "disable_tqdm",
-    "dataloader_pin_memory",
-)  # Trainer fills them in by itself
+DERIVED = ("accelerator_config", "fsdp_config", "disable_tqdm", "dataloader_pin_memory")  # Trainer fills them in
+CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # and these where they are False
 
 
 class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -82,6 +78,9 @@ def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchore
     changed = {name: shown[name] for name in changed_fields(args) if name in shown}
     for name in DERIVED:
         if name != "fsdp_config" or not args.fsdp:
+            changed.pop(name, None)
+    for name in CHECKPOINTING:
+        if not changed.get(name):
             changed.pop(name, None)
     found = dict(inputs) | asked | changed
     return {name: value for name, value in found.items() if value not in (None, {}, [], "") and not _is_secret(name)}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import TrainingArguments
@@ -31,6 +32,8 @@ from craft_trainer.optim.surgery import none as no_surgery
 from craft_trainer.publishing import PublishingTrainer
 from craft_trainer.retention import Retention, RetentionPass
 from craft_trainer.run_record import RunRecord
+
+CLIP = Accelerator.clip_grad_norm_
 
 
 class CraftTrainer(PublishingTrainer):
@@ -124,10 +127,15 @@ class CraftTrainer(PublishingTrainer):
                 f"step {self.state.global_step + 1}: squared norms of the task and retention gradients are "
                 f"{merged.gram[0, 0]:.3g} and {merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
             )
-        if merged.norm is not None and self.accelerator.scaler is None:
-            self._known_norm = KnownNorm(parameters, merged.norm)
+        if self.accelerator.scaler is None and self._clips_alone():
+            self._known_norm = KnownNorm.after(merged, parameters, self.model)
         skipped = retention.advance(self.state.global_step, self.dual, made, finite=merged.finite)  # dual
         self._callback(RetentionHistory).add(self._step(made, merged, skipped), angle, made.readings)
+
+    def _clips_alone(self) -> bool:
+        """Whether nothing of a user's is between surgery and the optimizer: no step, no clipping of their own."""
+        own = ((self.training_step, CraftTrainer.training_step), (self.accelerator.clip_grad_norm_, CLIP))
+        return all(getattr(bound, "__func__", None) is function for bound, function in own)
 
     def _clip_grad_norm(self, model: nn.Module) -> Tensor | float:
         """As Trainer's, without measuring a norm that surgery has found already."""
@@ -138,6 +146,7 @@ class CraftTrainer(PublishingTrainer):
     def _get_grad_norm(self, model: nn.Module, grad_norm: Tensor | float | None = None) -> Tensor | float:
         if grad_norm is None and self._known_norm is not None:
             grad_norm = self._known_norm.clip(math.inf)
+        self._known_norm = None
         norm: Tensor | float = super()._get_grad_norm(model, grad_norm=grad_norm)
         return norm
 

@@ -85,9 +85,9 @@ class Bench:
         )
 
     def floor(self, *, bare: bool = False) -> Step:
-        """What CRaFT cannot do without: both forward and backward passes, clipping and the optimizer, anchors at hand.
+        """Both forward and backward passes, torch's clipping and the optimizer, the anchors at hand.
 
-        ``bare`` without the gradient's norm and clipping.
+        ``bare`` without the gradient's norm and clipping: what CRaFT cannot do without.
         """
         anchor_loss = retention(self.model, self._anchors, self.size.samples)
 

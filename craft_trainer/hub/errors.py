@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from httpx import HTTPError
 from huggingface_hub import HfApi, constants, get_session
+from huggingface_hub.errors import HfHubHTTPError
 
+# of the library that huggingface_hub speaks with: httpx, since 2.0 httpx2
+HTTPError: type[Exception] = next(kind for kind in HfHubHTTPError.__mro__ if kind.__name__ == "HTTPError")
 LOGIN = "`hf auth login`, or set HF_TOKEN"
 SECONDS = 300.0  # without a sign of life; huggingface_hub itself would wait for ever
 SECONDS_VARIABLE = "CRAFT_TRAINER_HUB_TIMEOUT"

@@ -1,14 +1,17 @@
 """Clipping a merged gradient whose norm is already known from its Gramian."""
 
 from collections.abc import Sequence
+from typing import Self
 
+import torch
 from torch import nn
 
 from craft_trainer.optim import gradients
+from craft_trainer.optim.merging import Merged
 
 
 class KnownNorm:
-    """The norm of the ``.grad`` that a merge has just put into ``parameters``, for as long as none of it changes.
+    """The norm of the ``.grad`` that a merge has just put into ``parameters``, for clipping it once.
 
     Trainer measures the norm of every step's gradient and multiplies it by the factor that clips it, 1 included: two
     passes over the memory. The Gramian holds the norm already, and 1 needs no pass.
@@ -18,6 +21,16 @@ class KnownNorm:
         self._parameters = parameters
         self._norm = norm
         self._versions = gradients.versions(parameters)
+
+    @classmethod
+    def after(cls, merged: Merged, parameters: Sequence[nn.Parameter], model: nn.Module) -> Self | None:
+        """None where Trainer must measure: the merge does not know, ``model`` has a gradient besides, or float16 may
+        have overflowed in it.
+        """
+        inside = {id(parameter) for parameter in parameters}
+        besides = any(p.grad is not None and id(p) not in inside for p in model.parameters())
+        half = any(parameter.dtype == torch.float16 for parameter in parameters)
+        return None if merged.norm is None or besides or half else cls(parameters, merged.norm)
 
     def clip(self, maximum: float) -> float | None:
         """Clip to ``maximum`` as torch's ``clip_grad_norm_``: the norm before it, or None if a gradient changed."""

@@ -53,7 +53,7 @@ def combine(task: Gradients, retain: Gradients, task_weight: float, retain_weigh
 
 
 def versions(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int] | None]:
-    """What changes with every write to a ``.grad``, and with every new one."""
+    """What changes when a ``.grad`` is replaced, or written to as autograd sees it (not through ``.data``)."""
     held = (parameter.grad for parameter in parameters)
     return [None if gradient is None else (id(gradient), gradient._version) for gradient in held]
 

@@ -126,7 +126,7 @@ def run_core(
         measured = {
             **dict(zip(Merged._fields[1:], rest, strict=True)),
             **dict(zip(("tt", "tr", "rt", "rr"), gram.flatten().tolist(), strict=True)),
-            "norm": norm.item(),
+            "measured_norm": norm.item(),
             "update_cosine": angle.cosine(),
         }
         steps.append(

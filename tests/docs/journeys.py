@@ -1,4 +1,8 @@
-"""The commands of README and docs as journeys: one after the other in one folder as a reader would, only smaller."""
+"""The commands of README and docs as journeys: one after the other in one folder as a reader would, only smaller.
+
+``accelerate launch -m craft_trainer …`` and ``bash scripts/demo.sh …`` are run as the command that they start, in this
+process; streams of the demo with one seed.
+"""
 
 import os
 import re
@@ -47,9 +51,10 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": pip install |: source ": "scripts/env.sh",
     r": bash scripts/test\.sh$": ".ci/run",
     r"train_craft_hidden_dryrun\.sh": ".ci/run",
+    r"--config_file configs/accelerate/": "tests/distributed/test_accelerate_configs.py",  # two processes, not four
+    # not in CI:
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB
-    r"pi0fast": "tests/integration/test_vla_path.py",  # its real size: a GPU of 80 GB
-    r"--config_file configs/accelerate/": "tests/distributed/test_accelerate_configs.py",  # several processes
+    r"pi0fast": "tests/integration/test_vla_path.py",  # as a toy; its real size needs a GPU of 80 GB
     r"pusht|aloha": "tests/integration/test_lerobot_world.py",  # where the environment's package is installed
     r"^examples\.md": "tests/docs/test_examples.py",
 }

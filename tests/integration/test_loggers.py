@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import sqlite3
+import struct
 import subprocess
 import sys
 from contextlib import closing
@@ -49,19 +50,32 @@ def tensorboard(folder):
 def wandb(folder):
     """The same, of the record file of an offline run."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
 
     (file,) = (folder / "wandb").glob("offline-run-*/run-*.wandb")
-    store, logs = DataStore(), {}
-    store.open_for_scan(str(file))
-    while (data := store.scan_data()) is not None:
+    logs = {}
+    for data in leveldb_records(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
         if record.WhichOneof("record_type") == "history":
             row = {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
             logs.setdefault(row["train/global_step"], {}).update(row)
-    store.close()
     return logs
+
+
+def leveldb_records(content, *, block=32768):
+    """Records of a log in LevelDB's format, which W&B writes: blocks of fragments, each with a checksum (4 bytes), a
+    length (2) and a type (whole, first, middle, last)."""
+    place, record = 7, b""  # behind W&B's own header
+    while place + 7 <= len(content):
+        if block - place % block < 7:  # too little for a fragment's head: zeros
+            place += block - place % block
+            continue
+        length, kind = struct.unpack_from("<HB", content, place + 4)
+        record += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):
+            yield record
+            record = b""
 
 
 def trackio(folder):

@@ -4,7 +4,7 @@ It is not the Hub. Its answers are those that huggingface_hub 1.33 and hf_xet 1.
 HTTP, discussions, the dataset viewer, quotas, renamed repositories, multipart uploads.
 """
 
-from hubdouble.client import Client, Result
+from hubdouble.client import Client, Result, http_library
 from hubdouble.server import HubDouble
 
-__all__ = ["Client", "HubDouble", "Result"]
+__all__ = ["Client", "HubDouble", "Result", "http_library"]

@@ -4,6 +4,7 @@ What runs in it is the package as users have it, but for one address that huggin
 between attempts, which are short. One process serves many calls, because importing torch and datasets takes seconds.
 """
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -127,11 +128,19 @@ def _snippet(code):
     return 0
 
 
+def http_library():
+    """What huggingface_hub speaks with: httpx, since 2.0 httpx2."""
+    from craft_trainer.hub.errors import HTTPError
+
+    return importlib.import_module(HTTPError.__module__.partition(".")[0])
+
+
 def _redirect_hard_coded_calls(url):
     """RepoCard.validate() asks https://huggingface.co whatever HF_ENDPOINT says; so does every card's push_to_hub."""
-    import httpx
     import huggingface_hub
     from huggingface_hub.utils._http import hf_request_event_hook
+
+    httpx = http_library()
 
     class ToDouble(httpx.HTTPTransport):
         def handle_request(self, request):

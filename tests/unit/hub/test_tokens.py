@@ -3,6 +3,7 @@
 import pickle
 
 import pytest
+from hubdouble import http_library
 from huggingface_hub.errors import HfHubHTTPError
 
 from craft_trainer.config import CraftConfig
@@ -24,8 +25,7 @@ def test_messages_are_masked(text):
 
 def test_an_error_of_the_connection_is_masked():
     """A token with a line break makes httpx repeat it. Seen to fail with the line as it is."""
-    import httpx
-
+    httpx = http_library()
     with pytest.raises(ConnectionError) as raised, plain_errors("org/a", "model"):
         raise httpx.LocalProtocolError(f"Illegal header value b'Bearer {TOKEN}\\n'")
     assert TOKEN not in str(raised.value)
@@ -33,8 +33,7 @@ def test_an_error_of_the_connection_is_masked():
 
 
 def test_the_message_of_the_hub_is_masked():
-    import httpx
-
+    httpx = http_library()
     request = httpx.Request("POST", "http://127.0.0.1/")
     response = httpx.Response(403, headers={"X-Error-Message": f"{TOKEN} may not"}, request=request)
     with pytest.raises(PermissionError) as raised, plain_errors("org/a", "model"):
