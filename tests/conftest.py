@@ -61,10 +61,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Policies at their real size are built only for ``-m full_size``."""
-    if "full_size" in config.option.markexpr:
-        return
-    left_out = [item for item in items if item.get_closest_marker("full_size")]
+    """Policies at their real size are built only for ``-m full_size``, journeys of minutes walked for ``-m walk``."""
+    not_asked_for = [name for name in ("full_size", "walk") if name not in config.option.markexpr]
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in not_asked_for)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 

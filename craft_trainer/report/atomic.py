@@ -5,7 +5,11 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path`` and move it there in one step; on any error ``path`` is as it was."""
+    """Write ``data`` beside ``path``, in a folder that is made if need be, and move it there in one step.
+
+    On any error ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_bytes(data)

@@ -1,4 +1,7 @@
-"""Every command of README and docs has its place: on a journey that is run here, or in what ``ELSEWHERE`` names."""
+"""Every command of README and docs has its place: on a journey that is run here, or in what ``ELSEWHERE`` names.
+
+Two journeys take minutes and are no part of CI: ``bash scripts/test.sh -m walk``.
+"""
 
 import json
 import re
@@ -135,7 +138,7 @@ def test_bench(place, capsys):
     assert (place / "outputs/step.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_demo(place, capsys):
     """Every stream of the pages, with policies of three steps."""
     pytest.importorskip("metaworld")
@@ -183,7 +186,7 @@ def test_hub(place, tiny_policy, tiny_anchors, tiny_dataset, tmp_path_factory):
     assert (place / "outputs/pulled/anchors.json").is_file()
 
 
-@pytest.mark.slow
+@pytest.mark.walk
 def test_lerobot(place, capsys, rendering):
     """LeRobot's own programs before ours and behind."""
     pytest.importorskip("metaworld")

@@ -1,0 +1,19 @@
+"""Places to resume from that are not there."""
+
+import pytest
+
+from craft_trainer.hub.resume import checkpoint_folder
+from craft_trainer.report.atomic import write_atomically
+
+
+def test_a_checkpoint_that_a_local_run_does_not_have(tmp_path, monkeypatch):
+    """`outputs/run/checkpoint-77` looks like a name of the Hub too. It was a bare assertion."""
+    (tmp_path / "outputs/run/checkpoint-4").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no such checkpoint; outputs/run has checkpoint-4"):
+        checkpoint_folder("outputs/run/checkpoint-77")
+
+
+def test_a_file_in_a_new_folder(tmp_path):
+    write_atomically(tmp_path / "new/report.html", b"page")
+    assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"page"]
