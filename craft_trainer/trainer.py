@@ -47,8 +47,8 @@ class CraftTrainer(PublishingTrainer):
     Without ``anchors``, or with ``method="plain"``, this is the plain Trainer.
 
     Raises:
-        ValueError: the cache was not made by ``model`` (and ``teacher_mismatch`` is refuse), or a distributed mode that
-            hides gradients is active.
+        ValueError: ``method`` is a baseline and there are no anchors, the cache was not made by ``model`` (and
+            ``teacher_mismatch`` is refuse), or a distributed mode that hides gradients is active.
         TypeError: ``model`` cannot be anchored, or ``args`` is neither a CraftConfig nor plain TrainingArguments.
         FloatingPointError: a gradient is not finite, and there is no fp16 scaler to skip the step.
     """
@@ -67,6 +67,8 @@ class CraftTrainer(PublishingTrainer):
         if not isinstance(args, CraftConfig):
             args = CraftConfig.extending(args)
         require_joined_processes(args)
+        if anchors is None and args.method not in ("craft", "plain"):
+            raise ValueError(f"method {args.method} has no effect without anchors: give some, or drop it")
         super().__init__(model=model, args=args, **kwargs)
         self.anchors = AnchorCache(fetched(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
         self.retention: Retention | None = None
@@ -96,7 +98,6 @@ class CraftTrainer(PublishingTrainer):
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Task loss and backward; on the micro-batch that ends an optimizer step, retention and surgery as well."""
-        self._known_norm = None
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.retention is None:
             return loss

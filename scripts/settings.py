@@ -96,7 +96,8 @@ def page() -> str:
         table(("key", "default", "what it is"), map(place_row, fields_of(TrainLmArguments, TextArguments))),
         f"Of the settings below, `train-lm` has other defaults: {other_defaults()}.\n",
         "## Retention: `CraftConfig`\n",
-        "Without `anchors` none of these has an effect. λ, ε and the terms are explained in [the method](method.md).\n",
+        "Without `anchors` none of these has an effect, and a baseline `method` is refused. "
+        "λ, ε and the terms are explained in [the method](method.md).\n",
         table(("key", "unit", "range", "default", "what it is"), map(knob_row, fields_of(CraftConfig))),
         "## HuggingFace's keys in `configs/train`\n",
         "All others of `TrainingArguments` work too.\n",

@@ -37,7 +37,7 @@ class Choices:
 
 def load_choices(path: Path) -> Choices:
     """Read ``path``; FileNotFoundError where there is none, ValueError where it is not what ``mcq`` writes."""
-    document = json_object(path, "craft-trainer mcq")
+    document = json_object(path, "pass what craft-trainer mcq wrote, or run it again")
     if document.get("schema") != SCHEMA or "metrics" not in document:
         raise ValueError(f"{path}: is no result of craft-trainer mcq of schema {SCHEMA}; pass the file it wrote")
     parts = [document, *([document["compare"]] if "compare" in document else [])]

@@ -147,7 +147,9 @@ def _of_run(run: Run) -> Pairs:
         yield from _of_trajectory({0: run.history})
     else:
         yield "note", "No lambda_history.csv: it was trained without anchors, or the file was left behind."
-    if run.step is not None and run.max_steps is not None and run.step < run.max_steps:
+    if run.ended is False:
+        yield "beware", "Training had not ended: it was cut off, or was still going on when this was written."
+    elif run.step is not None and run.max_steps is not None and run.step < run.max_steps:
         yield "beware", f"Training ended at step {run.step} of {run.max_steps}."
     if not run.recorded:
         yield "note", "No run.json: what is listed as settings is only what the trainer's state holds."

@@ -31,7 +31,7 @@ class Rollout:
 
 def load_rollout(path: Path) -> Rollout:
     """Read ``path``; FileNotFoundError where there is none, ValueError where it is not what ``rollout`` writes."""
-    document = json_object(path, "craft-trainer rollout")
+    document = json_object(path, "pass what craft-trainer rollout wrote, or run it again")
     if "policy" not in document or not document.get("rows"):
         raise ValueError(
             f"{path}: is no result of craft-trainer rollout (no policy, or no rows); pass the file it wrote"

@@ -1,6 +1,5 @@
 """The output folder of one training run: what it was told, what the constraint did, how far it came."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
@@ -11,9 +10,11 @@ import numpy as np
 
 from craft_trainer.report.choices import Choices, load_choices
 from craft_trainer.report.history import History, Series, load_history
+from craft_trainer.report.reading import json_object
 from craft_trainer.report.results import Json
 
 HISTORY_FILE, STATE_FILE, RECORD_FILE, CHOICES_FILE = "lambda_history.csv", "trainer_state.json", "run.json", "mcq.json"
+WITHOUT_IT = "remove it to write the report without it"
 VARIANCE = "variance"
 FROM_STATE = ("max_steps", "num_train_epochs", "train_batch_size")  # settings of a run without run.json
 
@@ -24,7 +25,7 @@ class Run:
 
     ``step`` of ``max_steps`` optimizer steps were made. ``losses`` and ``known`` are (steps, values): the logged task
     loss, and the fraction of the questions right before training that is right still. ``recorded`` says whether
-    ``settings`` and ``provenance`` are those of run.json.
+    ``settings`` and ``provenance`` are those of run.json; ``ended`` whether that tells of an end, None without it.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class Run:
     settings: Mapping[str, Json]
     provenance: Mapping[str, Json]
     recorded: bool
+    ended: bool | None
     choices: Choices | None
 
     @property
@@ -70,8 +72,8 @@ def load_run(folder: Path) -> Run:
     if not set(files) & {history, state, record}:
         names = f"{HISTORY_FILE}, {STATE_FILE}, {RECORD_FILE}"
         raise ValueError(f"{folder}: holds none of {names}; pass the output_dir of a training run")
-    trained = {} if state is None else _object(state)
-    told = _object(record) if record in files else {}
+    trained = {} if state is None else json_object(state, WITHOUT_IT)
+    told = json_object(record, WITHOUT_IT) if record in files else {}
     log = [entry for entry in trained.get("log_history", []) if isinstance(entry, dict)]
     return Run(
         path=folder,
@@ -85,6 +87,7 @@ def load_run(folder: Path) -> Run:
         settings=told.get("settings") or {name: trained[name] for name in FROM_STATE if name in trained},
         provenance=_when(told),
         recorded=bool(told.get("settings")),
+        ended=told["end"] is not None if "end" in told else None,
         choices=load_choices(choices) if choices in files else None,
     )
 
@@ -95,16 +98,6 @@ def _newest_state(folder: Path) -> Path | None:
         return folder / STATE_FILE
     found = [path for path in folder.glob(f"checkpoint-*/{STATE_FILE}") if path.parent.name[11:].isdigit()]
     return max(found, key=lambda path: int(path.parent.name[11:]), default=None)
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not JSON ({error}); remove it to write the report without it") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object; remove it")
-    return content
 
 
 def _logged(log: list[dict[str, Any]], name: str) -> tuple[Series, Series]:

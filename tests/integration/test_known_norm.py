@@ -83,7 +83,6 @@ def test_every_norm_is_right_and_none_is_measured_again(tmp_path, anchors, monke
 
 
 def test_steps_without_a_retention_pass_are_measured_by_trainer(tmp_path, anchors, monkeypatch):
-    """Seen to fail with the norm of the step before kept."""
     run = Run(tmp_path, anchors, monkeypatch, max_grad_norm=0.05, retention_every=3)
     passes = len(history(tmp_path))
     assert run.measured == 12 - passes

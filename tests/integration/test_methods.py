@@ -236,3 +236,10 @@ def test_passes_are_left_out_while_the_constraint_is_far_away(tmp_path, anchors)
     rows = history(tmp_path)
     assert [row["step"] for row in rows] == [1, 3, 7, 11, 15]
     assert [row["skipped"] for row in rows] == [0, 1, 3, 3, 3]
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "replay", "agem", "l2", "ewc"])
+def test_a_baseline_without_anchors_is_refused(tmp_path, method):
+    """It would be plain training under another name."""
+    with pytest.raises(ValueError, match=f"method {method} has no effect without anchors"):
+        CraftTrainer(ToyModel(), CraftConfig(output_dir=str(tmp_path), method=method))

@@ -86,3 +86,16 @@ def test_settings_are_those_that_were_changed_and_those_that_are_always_told(tmp
     anchored = told_settings({}, args, anchored=True)
     assert set(ANCHORED) <= anchored.keys()
     assert not (set(ANCHORED) - {"epsilon"}) & plain.keys()
+
+
+def test_a_new_run_in_an_old_folder_does_not_tell_of_the_old_one(tmp_path):
+    """A plain run where a CRaFT run was: no λ, no end of another run. A resumed run keeps them. Seen to fail with the
+    files left as they are."""
+    names = ("lambda_history.csv", "lambda_history_groups.csv", "trainer_state.json")
+    for step, kept in ((4, set(names)), (0, set())):
+        for name in names:
+            (tmp_path / name).write_text("of an earlier run")
+        callback, args, state, control = record(tmp_path)
+        state.global_step = step
+        callback.on_train_begin(args, state, control)
+        assert {path.name for path in tmp_path.iterdir()} - {"run.json"} == kept

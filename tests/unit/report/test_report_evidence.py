@@ -8,6 +8,7 @@ from report_inputs import write_demo, write_history, write_json, write_mcq, writ
 
 from craft_trainer.report import gather
 from craft_trainer.report.choices import load_choices
+from craft_trainer.report.remarks import remarks
 from craft_trainer.report.rollouts import load_rollout
 from craft_trainer.report.run import load_run
 
@@ -157,3 +158,15 @@ def test_a_history_without_angles_is_read(tmp_path):
     history = load_run(tmp_path).history
     assert history is not None
     assert history.measured_angles()[0].tolist() == []
+
+
+def test_a_run_that_was_cut_off_says_so(tmp_path):
+    """Killed before its first checkpoint, run.json is all that tells of it. Seen to fail without `ended`."""
+    folder = write_run(tmp_path / "run")
+    assert load_run(folder).ended is True
+    told = json.loads((folder / "run.json").read_text()) | {"end": None}
+    (folder / "run.json").write_text(json.dumps(told))
+    (folder / "trainer_state.json").unlink()
+    assert load_run(folder).ended is False
+    said = [str(remark) for remark in remarks(gather(runs=[str(folder)]))]
+    assert any("had not ended" in text for text in said)
