@@ -111,9 +111,10 @@ class CraftTrainer(PublishingTrainer):
 
     def _retention_step(self, retention: Retention, task_loss: Tensor) -> None:
         """g_task and g_retain become one gradient; λ takes its step."""
-        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
-        parameters = [parameter for _, parameter in named]
-        blocks = GRANULARITIES[self.args.granularity]([name for name, _ in named])
+        named = dict(self.model.named_parameters())
+        parameters = [parameter for parameter in named.values() if parameter.requires_grad]
+        frozen = [parameter for parameter in named.values() if not parameter.requires_grad]
+        blocks = GRANULARITIES[self.args.granularity]([name for name, p in named.items() if p.requires_grad])
         watched = self.state.global_step % self.args.update_angle_every == 0
         angle = UpdateAngle(parameters) if watched else None
         keep = None if angle is None else angle.keep
@@ -129,7 +130,7 @@ class CraftTrainer(PublishingTrainer):
                 f"{merged.gram[0, 0]:.3g} and {merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
             )
         if self.accelerator.scaler is None and self._clips_alone():
-            self._known_norm = KnownNorm.after(merged, parameters, self.model)
+            self._known_norm = KnownNorm.after(merged, parameters, frozen)
         skipped = retention.advance(self.state.global_step, self.dual, made, finite=merged.finite)  # dual
         self._callback(RetentionHistory).add(self._step(made, merged, skipped), angle, made.readings)
 

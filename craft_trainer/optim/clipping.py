@@ -23,12 +23,11 @@ class KnownNorm:
         self._versions = gradients.versions(parameters)
 
     @classmethod
-    def after(cls, merged: Merged, parameters: Sequence[nn.Parameter], model: nn.Module) -> Self | None:
-        """None where Trainer must measure: the merge does not know, ``model`` has a gradient besides, or float16 may
-        have overflowed in it.
+    def after(cls, merged: Merged, parameters: Sequence[nn.Parameter], frozen: Sequence[nn.Parameter]) -> Self | None:
+        """None where Trainer must measure: the merge does not know, one of the ``frozen`` parameters has a gradient
+        besides, or float16 may have overflowed in it.
         """
-        inside = {id(parameter) for parameter in parameters}
-        besides = any(p.grad is not None and id(p) not in inside for p in model.parameters())
+        besides = any(parameter.grad is not None for parameter in frozen)
         half = any(parameter.dtype == torch.float16 for parameter in parameters)
         return None if merged.norm is None or besides or half else cls(parameters, merged.norm)
 

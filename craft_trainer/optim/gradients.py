@@ -115,18 +115,18 @@ def _products(task: Gradients, retain: Gradients) -> Float[Tensor, "parameters 3
     zero = torch.zeros((), device=device)
     products = [
         product
-        for t, r in zip(task, retain, strict=True)
+        for t, r in zip(map(_flat, task), map(_flat, retain), strict=True)
         for product in (
-            zero if t is None else _dot(t, t),
-            zero if t is None or r is None else _dot(t, r),
-            zero if r is None else _dot(r, r),
+            zero if t is None else torch.dot(t, t),
+            zero if t is None or r is None else torch.dot(t, r),
+            zero if r is None else torch.dot(r, r),
         )
     ]
     return torch.stack(products).view(-1, 3) if products else zero.new_zeros(0, 3)
 
 
-def _dot(left: Tensor, right: Tensor) -> Tensor:
-    return torch.dot(local(left.detach()).flatten().float(), local(right.detach()).flatten().float())
+def _flat(gradient: Tensor | None) -> Tensor | None:
+    return None if gradient is None else local(gradient.detach()).flatten().float()
 
 
 def _weighted_sum(
