@@ -21,6 +21,7 @@ PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", 
 SECRET = ("token", "password", "secret", "api_key")  # ends of names
 ALWAYS = ("learning_rate", "per_device_train_batch_size", "max_steps", "seed")  # told even where they are the default
 ANCHORED = ("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier")  # the same with anchors
+NOT_OF_THE_RUN = ("overwrite_output_dir",)  # what became of another
 DERIVED = ("accelerator_config", "fsdp_config", "disable_tqdm", "dataloader_pin_memory")  # Trainer fills them in
 CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # and these where they are False
 
@@ -68,10 +69,11 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         return bool(self.anchored or self.inputs) and state.is_world_process_zero
 
     def _write(self, path: Path, args: TrainingArguments, end: dict[str, Any] | None) -> None:
+        place = {"processes": args.world_size, "device": str(args.device), "mixed_precision": args.mixed_precision}
         document = {
             "schema": SCHEMA,
             "settings": told_settings(self.inputs, args, anchored=self.anchored),
-            "provenance": machine() | {"processes": args.world_size, "device": str(args.device)},
+            "provenance": machine() | place,
             "starts": self._starts,
             "end": end,
         }
@@ -93,7 +95,8 @@ def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchore
         if not changed.get(name):
             changed.pop(name, None)
     found = dict(inputs) | asked | changed
-    return {name: value for name, value in found.items() if value not in (None, {}, [], "") and not _is_secret(name)}
+    hidden = {name for name in found if name in NOT_OF_THE_RUN or _is_secret(name)}
+    return {name: value for name, value in found.items() if value not in (None, {}, [], "") and name not in hidden}
 
 
 def changed_fields(arguments: Any) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """CraftTrainer: HuggingFace's Trainer with a second gradient, surgery between the two, and multipliers."""
 
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,9 @@ from craft_trainer.optim.surgery import MERGES, Surgery, Weights, surgery_rule
 from craft_trainer.optim.surgery import none as no_surgery
 from craft_trainer.publishing import PublishingTrainer
 from craft_trainer.retention import Retention, RetentionPass
-from craft_trainer.run_record import RunRecord
+from craft_trainer.run_record import RunRecord, changed_fields
 
+logger = logging.getLogger(__name__)
 CLIP = Accelerator.clip_grad_norm_
 
 
@@ -76,6 +78,8 @@ class CraftTrainer(PublishingTrainer):
         self._known_norm: KnownNorm | None = None
         self.run_record = RunRecord(anchored=self.anchors is not None)
         self.add_callback(self.run_record)
+        if anchors is None and self.args.method == "craft" and self.is_world_process_zero():
+            self._warn_of_idle_settings()
         if self.anchors is not None and self.args.recipe.source is not None:
             require_visible_gradients(self.accelerator, self.args)
             if self.args.teacher_mismatch == "refuse" and self.accelerator.is_main_process:
@@ -83,6 +87,11 @@ class CraftTrainer(PublishingTrainer):
             self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
             self.add_callback(DualState(self.args.recipe.multiplier_init, self.retention.groups))
             self.add_callback(RetentionHistory(by_group=self.args.constraints == "per_group"))
+
+    def _warn_of_idle_settings(self) -> None:
+        idle = [name for name in changed_fields(self.args) if name not in TrainingArguments.__dataclass_fields__]
+        if idle:
+            logger.warning("no anchors: this is plain training, in which %s has no effect", ", ".join(idle))
 
     @property
     def anchored_model(self) -> AnchoredModel:

@@ -127,7 +127,8 @@ def summarize(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> list[Job]:
     teacher, anchors = folder / "teacher", folder / "anchors"
     train, cached = f"seed{seed}-teacher", f"seed{seed}-anchors"
-    start = {"policy": teacher, "dataset": new, "seed": seed}
+    again = {"overwrite_output_dir": True}  # where an earlier, interrupted demo has left a part of a run
+    start = {"policy": teacher, "dataset": new, "seed": seed} | again
     fine_tune = {
         "plain": _flags("train", story.fine_tuning, start | {"output_dir": folder / "plain"}),
         "craft": _flags(
@@ -140,7 +141,7 @@ def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> l
     return [
         Job(
             train,
-            _flags("train", story.teacher, {"dataset": old, "output_dir": teacher, "seed": seed}),
+            _flags("train", story.teacher, {"dataset": old, "output_dir": teacher, "seed": seed} | again),
             teacher / DONE,
             ("record-old",),
         ),

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from craft_trainer.cli.hints import nearest
-from craft_trainer.cli.lerobot_names import translated
+from craft_trainer.cli.lerobot_names import NAMES, translated
 from craft_trainer.cli.resolved import document
 
 Values = dict[str, Any]
@@ -63,7 +63,12 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
     words: list[str] = []
     values: Values = {}
     if config.config is not None:
-        values = read_yaml(config.config, known=[field.name for kind in kinds for field in dataclasses.fields(kind)])
+        known = [field.name for kind in kinds for field in dataclasses.fields(kind)]
+        choices = {action.dest: action.choices or () for action in parser._actions}
+        values = {
+            key: _as_written(value, choices.get(key, ()))
+            for key, value in read_yaml(config.config, known, NAMES.get(command, {})).items()
+        }
         words = command_words({key: value for key, value in values.items() if not _has_no_words(value)})
         parser.set_defaults(**{key: value for key, value in values.items() if _has_no_words(value)})
     flags = [name for action in parser._actions for name in action.option_strings]
@@ -109,21 +114,32 @@ def command_words(values: Mapping[str, Any]) -> list[str]:
     return words
 
 
+def _as_written(value: Any, choices: Container[str]) -> Any:
+    """YAML takes ``no`` for False, which is one of the choices of ``save_strategy``."""
+    word = ("no", "yes")[value] if isinstance(value, bool) else None
+    return word if word in choices else value
+
+
 def _has_no_words(value: Any) -> bool:
     """Whether a command line cannot say ``value``."""
     return value is None or value == [] or isinstance(value, dict)
 
 
-def read_yaml(path: Path, known: Sequence[str]) -> Values:
+def read_yaml(path: Path, known: Sequence[str], foreign: Mapping[str, object]) -> Values:
     """The mapping in a YAML file.
+
+    Args:
+        foreign: LeRobot's names and what they are called here, for the error.
 
     Raises:
         ValueError: it is not YAML, not a mapping, or has a key that is not ``known``.
         FileNotFoundError: there is no such file.
     """
     if not path.exists() and path.parts[0] == "configs":
+        near = nearest(str(path), map(str, Path("configs").rglob("*.yaml")))
         raise FileNotFoundError(
-            f"{path}: no such file here; `craft-trainer configs` writes the configurations of this version to ./configs"
+            f"{path}: no such file here{near or ';'} `craft-trainer configs` writes the configurations of this version "
+            "to ./configs"
         )
     try:
         values = yaml.safe_load(path.read_text("utf-8")) or {}
@@ -133,7 +149,9 @@ def read_yaml(path: Path, known: Sequence[str]) -> Values:
         raise ValueError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
     for key in values:
         if key not in known:
-            raise ValueError(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
+            ours = foreign.get(str(key))
+            hint = f": here it is {ours!r}" if isinstance(ours, str) else nearest(str(key), known)
+            raise ValueError(f"{path}: unknown key {key!r}{hint}")
     return values
 
 

@@ -10,7 +10,11 @@ from craft_trainer.cli.arguments import option, parse
 from craft_trainer.cli.hints import nearest
 
 EXAMPLE = "craft-trainer bench step --repeats 7 --json outputs/step.json"
-BENCHMARKS = ("step", "cache", "mcq")
+BENCHMARKS = {
+    "step": "an optimizer step: beside its floor, TorchJD's PCGrad and plain training; its memory",
+    "cache": "anchors: building them, reading them, their bytes",
+    "mcq": "multiple choice by likelihood: beside one forward pass per choice, and lm-evaluation-harness",
+}
 
 
 @dataclass
@@ -25,10 +29,13 @@ class BenchArguments:
 
 def run(argv: Sequence[str]) -> None:
     """Print the table, which says of every goal whether it is met, and write the medians."""
-    name, *options = argv or ["(none)"]
+    name, *options = argv or ["--help"]
     if name in ("-h", "--help"):
-        name, options = "step", [name]
-    elif name not in BENCHMARKS:
+        lines = [f"  {name:<5} {text}" for name, text in BENCHMARKS.items()]
+        print("usage: craft-trainer bench NAME [--key value ...]\n\nbenchmarks:\n" + "\n".join(lines))
+        print(f"\n`craft-trainer bench NAME --help` explains the options. example: {EXAMPLE}")
+        return
+    if name not in BENCHMARKS:
         raise ValueError(
             f"no benchmark {name!r}{nearest(name, BENCHMARKS)}; there are {', '.join(BENCHMARKS)}: {EXAMPLE}"
         )

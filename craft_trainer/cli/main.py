@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from craft_trainer.cli.hints import nearest
+from craft_trainer.version import __version__
 
 COMMANDS = {
     "record": "record expert demonstrations of Meta-World tasks as a LeRobot dataset",
@@ -26,6 +27,8 @@ COMMANDS = {
 USAGE = "usage: craft-trainer COMMAND [--config FILE.yaml] [--key value ...]\n\ncommands:\n"
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in a pipe
 TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
+MISTAKES = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError)
+LOGGERS = ("wandb", "trackio")  # whose own errors are mistakes as well: no login, no connection
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text())
         return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"craft-trainer {__version__}")
+        return 0
     command, *options = arguments
     if command not in COMMANDS:
         print(f"craft-trainer: no command {command!r}{nearest(command, COMMANDS)}\n\n{help_text()}", file=sys.stderr)
@@ -46,13 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         notes = getattr(interrupt, "__notes__", [])
         print("\n".join([f"craft-trainer {command}: interrupted", *notes]), file=sys.stderr)
         return 130  # what a shell reports for SIGINT
-    except (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError) as error:
-        if os.environ.get(TRACEBACK_VARIABLE):
+    except Exception as error:
+        if os.environ.get(TRACEBACK_VARIABLE) or not _is_of_use(error):
             raise
         print("\n".join([f"craft-trainer {command}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         print(f"({type(error).__name__}; set {TRACEBACK_VARIABLE}=1 to see where it was raised)", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_of_use(error: Exception) -> bool:
+    """Whether its message, without the traceback, tells a user what to change."""
+    return isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in LOGGERS
 
 
 def help_text() -> str:

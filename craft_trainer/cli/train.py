@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import option, parse_all
@@ -16,6 +15,11 @@ if TYPE_CHECKING:
     from craft_trainer.trainer import CraftTrainer
 
 OUTSIDE_SHOWN = 5
+OF_LANGUAGE_MODELS = {  # Trainer's, which no policy has → what there is instead
+    "gradient_checkpointing": """--policy_options '{"gradient_checkpointing": true}' for a policy that has it""",
+    "neftune_noise_alpha": "`train-lm` has it",
+    "label_smoothing_factor": "a policy computes its own loss",
+}
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
 
 
@@ -36,6 +40,7 @@ class TrainArguments(LoadArguments):
         "anchor cache of the old tasks, a folder or a Hub repository; without it this is plain fine-tuning", None
     )
     anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
+    overwrite_output_dir: bool = option("remove the run that output_dir holds, and start from the beginning", False)
     mcq_data: str | None = option(
         "multiple-choice questions to ask while training (pi0_fast and smolvla): JSON lines, a folder or a Hub dataset",
         None,
@@ -65,12 +70,15 @@ def run(argv: Sequence[str]) -> None:
     arguments, config = parse_all("train", EXAMPLE, [TrainArguments, CraftConfig], argv)
     from transformers import set_seed
 
+    from craft_trainer.cli.output import claim_output, save_and_push
     from craft_trainer.cli.references import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
     from craft_trainer.run_record import changed_fields
     from craft_trainer.trainer import CraftTrainer
 
+    refuse_of_language_models(config)
+    checkpoint = claim_output(config, arguments.policy, overwrite=arguments.overwrite_output_dir)
     set_seed(config.seed)
     quiet_in_a_pipe(config)
     device = config.device.type
@@ -94,12 +102,28 @@ def run(argv: Sequence[str]) -> None:
     trainer.run_record.inputs = changed_fields(arguments)
     if arguments.mcq_data is not None:
         ask_while_training(trainer, model, arguments)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
+    trainer.train(resume_from_checkpoint=checkpoint)
     save_and_push(trainer)
     if trainer.is_world_process_zero():
         print(f"LeRobot checkpoint: {config.output_dir}")
         print(f"next: craft-trainer rollout --policy {config.output_dir} --tasks TASK")
         print(f"or:   craft-trainer report --run {config.output_dir}")
+
+
+def refuse_of_language_models(config: CraftConfig) -> None:
+    """Trainer's own settings that would end in an error inside a policy.
+
+    Raises:
+        ValueError: one is set; the message says what there is instead.
+    """
+    for name, instead in OF_LANGUAGE_MODELS.items():
+        if getattr(config, name):
+            raise ValueError(f"{name} has no place in a LeRobot policy: {instead}")
+    if config.eval_strategy != "no":
+        raise ValueError(
+            f"eval_strategy {config.eval_strategy.value}: no part of the dataset is held out; `craft-trainer rollout` "
+            "on the checkpoints evaluates a policy, and mcq_data asks one with a language model while it trains"
+        )
 
 
 def ask_while_training(trainer: "CraftTrainer", model: "PolicyModel", arguments: TrainArguments) -> None:
@@ -140,41 +164,7 @@ def guard_normalisation(model: "PolicyModel", dataset: "PolicyDataset", argument
         )
 
 
-def checkpoint_to_resume(config: CraftConfig) -> str | None:
-    """``resume_from_checkpoint``, where ``last`` is the newest checkpoint in ``output_dir``.
-
-    Raises:
-        ValueError: there is none.
-    """
-    from transformers.trainer_utils import get_last_checkpoint
-
-    if config.resume_from_checkpoint != "last":
-        given: str | None = config.resume_from_checkpoint
-        return given
-    checkpoint: str | None = get_last_checkpoint(config.output_dir) if Path(config.output_dir).is_dir() else None
-    if checkpoint is None:
-        raise ValueError(
-            f"resume_from_checkpoint is last, but {config.output_dir} holds no checkpoint-*: drop it to start"
-        )
-    return checkpoint
-
-
 def quiet_in_a_pipe(config: CraftConfig) -> None:
     """No progress bar where nobody watches it; Trainer then prints its logs a line each."""
     if not sys.stderr.isatty():
         config.disable_tqdm = True
-
-
-def save_and_push(trainer: "CraftTrainer") -> None:
-    """The model and the state of the Trainer into ``output_dir``, and to the Hub if that is asked for.
-
-    Raises:
-        PushError: it is here, but not on the Hub.
-    """
-    trainer.save_state()
-    if not trainer.args.push_to_hub:
-        trainer.save_model()
-        return
-    trainer.push_to_hub()  # saves it first
-    if trainer.is_world_process_zero():
-        print(f"on the Hub: {trainer.hub_model_id}")

@@ -1,7 +1,7 @@
 """``craft-trainer train-lm``: fine-tune a language or vision-language model; with anchors, by CRaFT."""
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import option, pairs_or_json, parse_all, split_list
@@ -32,6 +32,10 @@ class TrainLmArguments(TextArguments):
         "language or vision-language model to start from: a folder or a Hub repository (org/name, org/name@revision), "
         "or a PEFT adapter, which goes on being trained"
     )
+    eval_dataset: str | None = option(
+        "texts whose loss is logged as eval_loss when eval_strategy says so: as dataset, with the same columns", None
+    )
+    eval_split: str | None = option("of eval_dataset; without that, another split of dataset", None)
     dtype: str = option("of the weights; bf16 (computation in mixed precision) leaves them as they are", "float32")
     lora_rank: int | None = option("train a LoRA adapter of this rank instead of all weights", None)
     lora_alpha: int | None = option("numerator of the adapter's scale alpha / rank; by default twice the rank", None)
@@ -55,6 +59,7 @@ class TrainLmArguments(TextArguments):
     layers: list[str] = option("hidden layers held with anchors: adapter; a cache has its own", ["none"])
     pooling: list[str] = option("of every layer, with anchors: adapter", ["mean_masked"])
     num_tokens: int = option("likeliest tokens per position, with anchors: adapter", 32)
+    overwrite_output_dir: bool = option("remove the run that output_dir holds, and start from the beginning", False)
     mcq_data: str | None = option(
         "multiple-choice questions to ask while training: JSON lines, a folder or a Hub dataset", None
     )
@@ -83,6 +88,34 @@ class TrainLmArguments(TextArguments):
             if value != (default if name != "anchors_columns" else {}):
                 raise ValueError(f"{name} has no effect without {needed}: leave it out")
 
+    @property
+    def evaluates(self) -> bool:
+        """Whether there are texts to evaluate on."""
+        return self.eval_dataset is not None or self.eval_split is not None
+
+    def require_evaluation(self, strategy: str) -> None:
+        """Trainer evaluates by ``eval_strategy`` on texts: both or neither.
+
+        Raises:
+            ValueError: one is missing.
+        """
+        if self.evaluates and strategy == "no":
+            raise ValueError(
+                "eval_dataset and eval_split have no effect without eval_strategy: set it to steps or epoch"
+            )
+        if strategy != "no" and not self.evaluates:
+            raise ValueError(
+                f"eval_strategy {strategy} needs texts: name them with eval_dataset, or another split of dataset with "
+                "eval_split; mcq_data asks questions while training"
+            )
+
+    def eval_source(self) -> "TextSource":
+        """The texts to evaluate on."""
+        source = self.source()
+        if self.eval_dataset is not None:
+            source = replace(source, dataset=self.eval_dataset, config=None)
+        return replace(source, split=self.eval_split)
+
     def anchor_texts(self) -> "TextSource":
         """The texts that the model without its adapter reads."""
         from craft_trainer.language.source import TextSource
@@ -106,11 +139,15 @@ def run(argv: Sequence[str]) -> None:
     arguments, config = parse_all("train-lm", EXAMPLE, [TrainLmArguments, LanguageConfig], argv)
     from transformers import set_seed
 
-    from craft_trainer.cli.train import checkpoint_to_resume, quiet_in_a_pipe, save_and_push
+    from craft_trainer.cli.output import claim_output, save_and_push
+    from craft_trainer.cli.train import quiet_in_a_pipe
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
     from craft_trainer.run_record import changed_fields
     from craft_trainer.trainer import CraftTrainer
 
+    resumed = claim_output(config, arguments.model, overwrite=arguments.overwrite_output_dir)
+    arguments.require_evaluation(config.eval_strategy.value)
+    config.prediction_loss_only = True  # nothing reads the logits of an evaluation, which fill the memory
     set_seed(config.seed)
     quiet_in_a_pipe(config)
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)
@@ -118,20 +155,25 @@ def run(argv: Sequence[str]) -> None:
     checkpoint = load_checkpoint(arguments.model, dtype=arguments.dtype, lora=lora, trainable=True)
     with config.main_process_first(desc="tokens"):
         samples = arguments.source().open(checkpoint, num_proc=arguments.dataset_num_proc)
+        held_out = None
+        if arguments.evaluates:
+            held_out = arguments.eval_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
     if config.process_index == 0:
         print(samples.report())
+        print("" if held_out is None else f"evaluated on: {held_out.report()}\n", end="")
     trainer = CraftTrainer(
         checkpoint.model,
         config,
         anchors=anchors_of(arguments, config, checkpoint),
         train_dataset=samples,
+        eval_dataset=held_out,
         data_collator=samples.collate,
         processing_class=checkpoint.processor,
     )
     trainer.run_record.inputs = changed_fields(arguments)
     if arguments.mcq_data is not None:
         ask_while_training(trainer, checkpoint, arguments)
-    trainer.train(resume_from_checkpoint=checkpoint_to_resume(config))
+    trainer.train(resume_from_checkpoint=resumed)
     save_and_push(trainer)
     if trainer.is_world_process_zero():
         kind = "PEFT adapter" if hasattr(checkpoint.model, "peft_config") else "checkpoint"

@@ -13,6 +13,7 @@ PRIVATE = ("run.json", "report.html")  # the paths and the machine of whoever tr
 IN_PROGRESS = ("_*", ".*", "*.partial")
 STAGE = "_push-{step}"  # beginning with _, which Trainer and this package leave out of every push
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "policy_*processor*.json")
+SETTINGS = ("adapter_config.json", "config.json", "generation_config.json", "train_config.json", "training_args.bin")
 
 
 def run_files(folder: Path) -> dict[str, Path]:
@@ -38,6 +39,17 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
 
 
+def model_of_run(folder: Path) -> list[Path]:
+    """The weights in ``folder`` itself."""
+    return _matching(folder, WEIGHTS)
+
+
+def run_leavings(folder: Path) -> list[Path]:
+    """What a training run has put into ``folder`` and another one would not replace by its own, or not at once."""
+    patterns = (*WEIGHTS, *SETTINGS, *STATES, *HISTORIES, "run.json", "trainer_state.json")
+    return [*_matching(folder, patterns), *checkpoints(folder)]
+
+
 def staged(checkpoint: Path, step: int) -> Path:
     """``checkpoint`` a second time, beside it and without taking room: it may be deleted while this is uploaded.
 
@@ -60,6 +72,10 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
 def _any_part(name: str, patterns: tuple[str, ...]) -> bool:

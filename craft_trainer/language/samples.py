@@ -126,15 +126,18 @@ class TextSamples(Dataset[dict[str, Any]]):
         return len(self._samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``input_ids`` and ``labels`` of a sample, and its ``index``."""
+        """``input_ids`` and ``labels`` of a sample; of one with images also the ``example`` that holds them."""
         sample = self._samples[int(index)]
-        return {key: sample[key] for key in ("input_ids", "labels", "index")}
+        tokens = {key: sample[key] for key in ("input_ids", "labels")}
+        if not isinstance(self._encoder, ImageEncoder):
+            return tokens
+        return tokens | {"example": self._reader.read(self._reader.rows.source[sample["index"]])}
 
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """A batch of samples: what the model's ``forward`` takes."""
+        """A batch of samples, of this dataset or of one opened alike: what the model's ``forward`` takes."""
         if not isinstance(self._encoder, ImageEncoder):
             return collate(samples, padding_token(self._encoder.tokenizer))
-        examples = [self._reader.read(self._reader.rows.source[sample["index"]]) for sample in samples]
+        examples = [sample["example"] for sample in samples]
         encoded = [Encoded(sample["input_ids"], sample["labels"], is_cut=False) for sample in samples]
         return self._encoder.batch(examples, encoded)
 

@@ -8,9 +8,10 @@ import os
 import re
 import subprocess
 import sys
-from itertools import chain
+from itertools import chain, pairwise
 from typing import NamedTuple
 
+import yaml
 from pages import DOCS, ROOT, blocks, command_lines
 
 PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.glob("*.md")) if page.name != "quickstart.zh.md")]
@@ -33,6 +34,9 @@ SMALLER = {  # words behind a command that win over its own
         *("--teacher_steps", "3", "--steps", "3"),
     ),
 }
+TRAINS, RESUME = ("train", "train-lm"), "--resume_from_checkpoint"
+ONE_MORE = ["--max_steps", "3"]  # the run that is resumed was not interrupted
+ANOTHER_PAGES = ["--overwrite_output_dir", "true"]  # a reader follows one page; here another may have been before
 # `lerobot-eval` with episodes of three steps, for which it has no option:
 EVALUATION = """
 from lerobot.envs.metaworld import MetaworldEnv
@@ -90,6 +94,16 @@ class Command(NamedTuple):
         return next(name for pattern, name in JOURNEYS if re.search(pattern, str(self)))
 
     @property
+    def output_dir(self):
+        """Where a training command writes to; None for another command, and for one that goes on or only prints."""
+        words = self.ours or [""]
+        if words[0] not in TRAINS or RESUME in words or "--print-config" in words:
+            return None
+        given = dict(pairwise(words)) | dict(word.split("=", 1) for word in words if "=" in word)
+        config = given.get("--config")
+        return given.get("--output_dir") or yaml.safe_load((ROOT / config).read_text())["output_dir"]
+
+    @property
     def ours(self):
         """The words behind ``craft-trainer``; None for another program."""
         if self.words[:2] == ["bash", "scripts/demo.sh"]:
@@ -125,7 +139,10 @@ def smaller(command, stand_ins, more):
     """Our own words of a command with what makes it small; ``more`` wins over ``SMALLER``."""
     words = [stand_ins.get(word, word) for word in command.ours]
     kind = kind_of(words)
-    return words + list((SMALLER | more).get(kind, ()))
+    words += (SMALLER | more).get(kind, ())
+    if kind not in TRAINS:
+        return words
+    return words + (ONE_MORE if RESUME in words else ANOTHER_PAGES)
 
 
 def follow(commands, run, *, stand_ins=None, more=None):

@@ -5,6 +5,7 @@ Two journeys take minutes and are no part of CI: ``bash scripts/test.sh -m walk`
 
 import json
 import re
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -43,6 +44,17 @@ def test_every_command_has_one_place():
     assert used == {name for _, name in JOURNEYS}
     walked = {name.removeprefix("test_") for name in globals() if name.startswith("test_")}
     assert used <= walked, "a journey without a test"
+
+
+def test_no_page_trains_twice_into_one_folder():
+    """The second command would be refused. Seen to fail with a command's --output_dir taken away."""
+    places = [
+        (command.page, command.output_dir)
+        for command in documented()
+        if command.output_dir is not None and "configs/accelerate" not in str(command)  # one of them is chosen
+    ]
+    assert len(places) > 12
+    assert not [place for place, count in Counter(places).items() if count > 1]
 
 
 @pytest.mark.slow
@@ -84,8 +96,8 @@ def test_language(place, capsys):
     mathematics = place / "openai/gsm8k/main"
     mathematics.mkdir(parents=True)
     save_lines(mathematics / "train.jsonl", [{"question": row["prompt"], "answer": row["completion"]} for row in new])
-    card = "---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: main/train.jsonl\n---\n"
-    (place / "openai/gsm8k/README.md").write_text(card)
+    splits = "".join(f"  - split: {split}\n    path: main/train.jsonl\n" for split in ("train", "test"))
+    (place / "openai/gsm8k/README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{splits}---\n")
     more = {"cache verify": ("--batch_size", "4"), "python": ("--steps", "2")}
     done = follow(of("language", "language_models.md"), in_process(capsys), more=more)
     assert set(done) == {"cache build-lm", "train-lm", "cache verify", "mcq", "python"}

@@ -14,6 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import teacher_features
 from craft_trainer.cli.main import main
+from craft_trainer.language.checkpoints import load_checkpoint
+from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.families import anchored
 
 ROOT = Path(__file__).parents[2]
@@ -156,9 +158,6 @@ def test_without_anchors_it_is_plain_fine_tuning(place, tmp_path):
     """The same weights as Trainer's own on the same samples. Seen to fail with another number type."""
     from transformers import Trainer, TrainingArguments, set_seed
 
-    from craft_trainer.language.checkpoints import load_checkpoint
-    from craft_trainer.language.samples import TextSamples
-
     assert train(place, tmp_path / "plain") == 0
     set_seed(42)
     model, tokenizer = load_checkpoint(str(place / "model"), dtype="float32")
@@ -171,6 +170,60 @@ def test_without_anchors_it_is_plain_fine_tuning(place, tmp_path):
     trainer.train()
     trainer.save_model()
     assert_same_weights(tmp_path / "plain", tmp_path / "hf")
+
+
+def eval_losses(folder):
+    log = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+    return {entry["step"]: entry["eval_loss"] for entry in log if "eval_loss" in entry}
+
+
+def test_other_texts_are_evaluated_on(place, tmp_path, capsys):
+    """The loss that Trainer logs is the mean over all of them, by the weights of that step. Seen to fail with the texts
+    that are learned evaluated on."""
+    held_out = [
+        {"prompt": f"Where is the goal {n}?", "completion": " right of the puck" * (1 + n % 2)} for n in range(6)
+    ]
+    save_lines(tmp_path / "held_out.jsonl", held_out)
+    options = {"eval_dataset": tmp_path / "held_out.jsonl", "eval_strategy": "steps", "eval_steps": 2}
+    assert train(place, tmp_path / "run", **options, per_device_eval_batch_size=6) == 0
+    assert "evaluated on: 6 samples of" in capsys.readouterr().out
+    logged = eval_losses(tmp_path / "run")
+    assert list(logged) == [2, 4]
+    model, tokenizer = load_checkpoint(str(tmp_path / "run"), dtype="float32")
+    samples = TextSamples.open(str(tmp_path / "held_out.jsonl"), model, tokenizer)
+    with torch.no_grad():
+        assert logged[4] == pytest.approx(model.eval()(**samples.batch(range(6))).loss.item(), rel=1e-5)
+    best = options | {"load_best_model_at_end": True, "save_strategy": "steps", "save_steps": 2}
+    best |= {"metric_for_best_model": "eval_loss", "greater_is_better": True}  # so that it is not the last
+    assert train(place, tmp_path / "best", **best) == 0
+    logged = eval_losses(tmp_path / "best")
+    assert logged[2] > logged[4]
+    assert_same_weights(tmp_path / "best", tmp_path / "best/checkpoint-2")
+
+
+def test_another_split_is_evaluated_on(place, tmp_path, capsys):
+    """Seen to fail with the split that is learned evaluated on."""
+    (tmp_path / "data").mkdir()
+    for name, count in (("train", 8), ("test", 4)):
+        save_lines(tmp_path / "data" / f"{name}.jsonl", [{"text": f"hello world {n}"} for n in range(count)])
+    splits = {"dataset": tmp_path / "data", "split": "train", "eval_split": "test", "eval_strategy": "epoch"}
+    assert train(place, tmp_path / "run", **splits) == 0
+    said = capsys.readouterr().out
+    assert "8 samples of" in said.splitlines()[0]
+    assert "evaluated on: 4 samples of" in said
+    assert eval_losses(tmp_path / "run")
+
+
+def test_an_adapters_folder_is_not_for_full_weights(place, tmp_path, capsys):
+    """Both in one folder, every tool would read the adapter. Seen to fail with the adapter left there."""
+    assert train(place, tmp_path / "run", lora_rank=4) == 0
+    assert train(place, tmp_path / "run") == 1
+    assert "holds a run (adapter_model.safetensors)" in capsys.readouterr().err
+    assert train(place, tmp_path / "run", overwrite_output_dir=True) == 0
+    assert train(place, tmp_path / "alone") == 0
+    assert_same_weights(tmp_path / "run", tmp_path / "alone")
+    assert not list((tmp_path / "run").glob("adapter*"))
+    assert "overwrite_output_dir" not in (tmp_path / "run/run.json").read_text()
 
 
 @pytest.mark.parametrize("lora", [{}, {"lora_rank": 4}], ids=["weights", "adapter"])
@@ -289,6 +342,8 @@ def test_texts_of_the_teachers_own(place, tmp_path, prompts, capsys):
         ("train", {"columns": "text"}, "give it as OURS=THEIRS"),
         ("train", {"max_length": 1}, "max_length is 1"),
         ("train", {"dataset": "nowhere.jsonl"}, "nowhere.jsonl"),
+        ("train", {"eval_dataset": "x.jsonl"}, "have no effect without eval_strategy"),
+        ("train", {"eval_strategy": "epoch"}, "eval_strategy epoch needs texts: name them with eval_dataset"),
         ("train", {"model": "nowhere/at/all"}, "nowhere/at/all"),
     ],
 )

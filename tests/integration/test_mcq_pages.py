@@ -90,15 +90,18 @@ def page(tmp_path):
 
 
 def cells(page, selector):
-    """The rows of a shown table, as lists of texts."""
-    rows = page.locator(f"{selector} .virtual-body [role=row]").all()
-    return [[text.strip() for text in row.get_by_role("gridcell").all_inner_texts()] for row in rows]
+    """The rows of a shown table, as lists of texts; gradio names a cell by its row and column."""
+    rows = {}
+    for cell in page.locator(f"{selector} [data-testid^=cell-]").all():
+        row, column = map(int, cell.get_attribute("data-testid").split("-")[1:])
+        rows.setdefault(row, {})[column] = cell.inner_text().strip()
+    return [[text for _, text in sorted(row.items())] for _, row in sorted(rows.items())]
 
 
 def test_the_metric_scores_what_is_pasted(serve, page):
     page.goto(serve("mcq_likelihood"))
     page.locator("#items textarea").fill(ITEMS)
-    page.get_by_role("button", name="Score").click()
+    page.get_by_role("button", name="Score", exact=True).click()
     page.get_by_text("2 items, accuracy 0.500").wait_for()
     means = dict(cells(page, "#means"))
     assert float(means["margin_gold"]) == pytest.approx((-2.0 + 0.5) / 2)
@@ -111,7 +114,7 @@ def test_the_metric_scores_what_is_pasted(serve, page):
 def test_the_metric_says_what_is_wrong(serve, page):
     page.goto(serve("mcq_likelihood"))
     page.locator("#items textarea").fill(ITEMS.replace("-7.0", "NaN"))
-    page.get_by_role("button", name="Score").click()
+    page.get_by_role("button", name="Score", exact=True).click()
     page.get_by_text("item 1: log_likelihoods holds nan").wait_for()
     assert not any(map(any, cells(page, "#means")))
 
@@ -120,7 +123,7 @@ def test_the_comparison_says_what_may_be_concluded(serve, page):
     page.goto(serve("mcq_comparison"))
     page.locator("#first textarea").fill(FIRST)
     page.locator("#second textarea").fill(SECOND)
-    page.get_by_role("button", name="Compare").click()
+    page.get_by_role("button", name="Compare", exact=True).click()
     page.get_by_text("Neither damage nor improvement may be concluded").wait_for()
     numbers = dict(cells(page, "#numbers"))
     assert numbers["right_to_wrong"] == "left"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from lm_folders import save_lines
 from PIL import Image
 from runs import history
@@ -13,7 +14,11 @@ from vlm_processors import vlm_and_processor
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.cli.main import main
+from craft_trainer.language.checkpoints import load_checkpoint
+from craft_trainer.language.encoding import EncodingSettings
+from craft_trainer.language.samples import TextSamples
 
+UNCUT = EncodingSettings(max_length=None)
 FAMILIES = ["smolvlm", "qwen2_vl", "paligemma"]  # a sample's images, patches of all images, images of all samples
 
 
@@ -110,3 +115,18 @@ def test_references_are_followed_into_pictures(place, tmp_path, capsys):
     (folder / "0.png").write_bytes((folder / "2.png").read_bytes())
     assert main(check) == 1
     assert "but the dataset found there has" in capsys.readouterr().err
+
+
+def test_texts_to_evaluate_on_keep_their_own_pictures(place):
+    """Trainer has one collator for both. Seen to fail with the rows of the collator's dataset read."""
+    other = [{"prompt": "push the w20 :", "completion": "open", "image": f"{n}.png"} for n in (3, 2, 1)]
+    save_lines(place / "other.jsonl", other)
+    checkpoint = load_checkpoint(str(place / "smolvlm"), dtype="float32")
+    learned, held_out = (
+        TextSamples.open(str(place / name), checkpoint.model, checkpoint.processor, settings=UNCUT)
+        for name in ("new.jsonl", "other.jsonl")
+    )
+    collated, own = learned.collate([held_out[row] for row in range(3)]), held_out.batch(range(3))
+    assert collated.keys() == own.keys()
+    assert all(torch.equal(collated[key], own[key]) for key in own)
+    assert not torch.equal(own["pixel_values"], learned.batch(range(3))["pixel_values"])

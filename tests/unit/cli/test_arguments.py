@@ -138,6 +138,21 @@ def test_a_training_file_becomes_a_validated_config(recipe: Any, tmp_path: Path)
         parse_all("train", "", [CraftConfig], [*recipe(text), "--epsilon", "-1.0"])
 
 
+def test_a_no_without_quotes_is_the_choice_it_stands_for(recipe: Any) -> None:
+    """YAML takes it for False. Seen to fail with the value passed on as it is."""
+    (config,) = parse_all("train", "", [CraftConfig], [*recipe("save_strategy: no\neval_strategy: no\nbf16: no")])
+    assert (config.save_strategy, config.eval_strategy, config.bf16) == ("no", "no", False)
+
+
+@pytest.mark.parametrize(
+    ("key", "ours"), [("steps", "max_steps"), ("batch_size", "per_device_train_batch_size"), ("job_name", "run_name")]
+)
+def test_lerobots_names_in_a_file_lead_to_ours(recipe: Any, key: str, ours: str) -> None:
+    """Seen to fail with the nearest word instead."""
+    with pytest.raises(ValueError, match=f"unknown key '{key}': here it is '{ours}'"):
+        parse_all("train", "", [CraftConfig], recipe(f"{key}: 1"))
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [

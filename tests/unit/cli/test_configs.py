@@ -45,5 +45,8 @@ def test_a_configuration_that_is_not_here_names_the_command(here: Path, capsys: 
     """What somebody sees who installed the wheel and types a line of the README."""
     assert main(["record", "--config", "configs/record/metaworld_old.yaml"]) == 1
     assert "`craft-trainer configs` writes the configurations" in capsys.readouterr().err
+    assert main(["configs"]) == 0
+    assert main(["record", "--config", "configs/record/metaworld_odl.yaml"]) == 1
+    assert "no such file here: did you mean 'configs/record/metaworld_old.yaml'?" in capsys.readouterr().err
     assert main(["record", "--config", "elsewhere.yaml"]) == 1
     assert "craft-trainer configs" not in capsys.readouterr().err
