@@ -26,9 +26,6 @@ SMALLER = {  # words behind a command that win over its own
     "cache verify": ("--rows", "4"),
     "rollout": ("--episodes", "1", "--num_envs", "1", "--max_steps", "5"),
     "mcq-from-demos": ("--tasks", "push-v3,window-open-v3", "--episodes", "2", "--size", "32"),
-    "bench step": ("--quick",),
-    "bench cache": ("--quick",),
-    "bench mcq": ("--quick",),
     "demo": (
         *("--quick", "--workers", "1", "--demonstrations", "1", "--anchors", "32", "--episodes", "1"),
         *("--teacher_steps", "3", "--steps", "3"),
@@ -56,6 +53,9 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": bash scripts/test\.sh$": ".ci/run",
     r"train_craft_hidden_dryrun\.sh": ".ci/run",
     r"--config_file configs/accelerate/": "tests/distributed/test_accelerate_configs.py",  # two processes, not four
+    r": craft-trainer bench step ": "tests/unit/benchmarks/test_step.py",  # with --quick, as the next two
+    r": craft-trainer bench cache ": "tests/unit/benchmarks/test_cache_bench.py",
+    r": craft-trainer bench mcq ": "tests/unit/benchmarks/test_mcq_bench.py",
     # not in CI:
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB
     r"pi0fast": "tests/integration/test_vla_path.py",  # as a toy; its real size needs a GPU of 80 GB
@@ -64,7 +64,6 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
 }
 JOURNEYS = (  # the first pattern that is found in "page: line" decides
     (r"bash scripts/demo\.sh", "demo"),
-    (r": craft-trainer bench ", "bench"),
     (r"my-org/", "hub"),
     (r": craft-trainer mcq-from-demos |outputs/mcq/questions", "questions"),
     (r"org/vlm", "pictures"),
@@ -132,7 +131,7 @@ def of(journey, *order):
 
 def kind_of(ours):
     """``train``, ``cache build``, …"""
-    return " ".join(ours[: 2 if ours[0] in ("cache", "bench") else 1])
+    return " ".join(ours[: 2 if ours[0] == "cache" else 1])
 
 
 def smaller(command, stand_ins, more):

@@ -143,13 +143,6 @@ def test_questions(place, capsys, rendering):
     assert json.loads((place / "outputs/mcq.json").read_text())["comparison"]["num_items"] >= 4
 
 
-@pytest.mark.slow
-def test_bench(place, capsys):
-    """The smallest sizes; a missing package is said and no error."""
-    assert follow(of("bench"), in_process(capsys)) == {"bench step": 1, "bench cache": 1, "bench mcq": 1}
-    assert (place / "outputs/step.json").is_file()
-
-
 @pytest.mark.walk
 def test_demo(place, capsys):
     """Every stream of the pages, with policies of three steps."""
