@@ -21,8 +21,13 @@ PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", 
 SECRET = ("token", "password", "secret", "api_key")  # ends of names
 ALWAYS = ("learning_rate", "per_device_train_batch_size", "max_steps", "seed")  # told even where they are the default
 ANCHORED = ("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier")  # the same with anchors
-NOT_OF_THE_RUN = ("overwrite_output_dir",)  # what became of another
-DERIVED = ("accelerator_config", "fsdp_config", "disable_tqdm", "dataloader_pin_memory")  # Trainer fills them in
+DERIVED = (
+    "accelerator_config",
+    "fsdp_config",
+    "disable_tqdm",
+    "dataloader_pin_memory",
+    "prediction_loss_only",
+)  # filled in
 CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # and these where they are False
 
 
@@ -95,8 +100,7 @@ def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchore
         if not changed.get(name):
             changed.pop(name, None)
     found = dict(inputs) | asked | changed
-    hidden = {name for name in found if name in NOT_OF_THE_RUN or _is_secret(name)}
-    return {name: value for name, value in found.items() if value not in (None, {}, [], "") and name not in hidden}
+    return {name: value for name, value in found.items() if value not in (None, {}, [], "") and not _is_secret(name)}
 
 
 def changed_fields(arguments: Any) -> dict[str, Any]:

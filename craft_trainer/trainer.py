@@ -89,9 +89,10 @@ class CraftTrainer(PublishingTrainer):
             self.add_callback(RetentionHistory(by_group=self.args.constraints == "per_group"))
 
     def _warn_of_idle_settings(self) -> None:
-        idle = [name for name in changed_fields(self.args) if name not in TrainingArguments.__dataclass_fields__]
+        of_retention = CraftConfig.__dataclass_fields__.keys() - TrainingArguments.__dataclass_fields__.keys()
+        idle = [name for name in changed_fields(self.args) if name in of_retention]
         if idle:
-            logger.warning("no anchors: this is plain training, in which %s has no effect", ", ".join(idle))
+            logger.warning("no anchors: this is plain training, without effect of %s", ", ".join(idle))
 
     @property
     def anchored_model(self) -> AnchoredModel:

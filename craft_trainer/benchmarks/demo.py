@@ -1,6 +1,7 @@
 """The demo as a graph of commands, and its results: what plain fine-tuning destroys and what CRaFT keeps."""
 
 import json
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -89,6 +90,13 @@ def story_jobs(story: Story, folder: Path) -> list[Job]:
     return recordings + [job for stage in zip(*per_seed, strict=True) for job in stage]
 
 
+def clear_unfinished(story: Story, folder: Path) -> None:
+    """Delete the training runs under ``folder`` that an interrupted demo has left unfinished."""
+    for run in (folder / f"seed{seed}" / method for seed in story.seeds for method in METHODS):
+        if run.is_dir() and not (run / DONE).is_file():
+            shutil.rmtree(run)
+
+
 def collect_results(story: Story, folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The contents of results.json from the rollout files under ``folder``."""
     rows: list[Row] = []
@@ -127,8 +135,7 @@ def summarize(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> list[Job]:
     teacher, anchors = folder / "teacher", folder / "anchors"
     train, cached = f"seed{seed}-teacher", f"seed{seed}-anchors"
-    again = {"overwrite_output_dir": True}  # where an earlier, interrupted demo has left a part of a run
-    start = {"policy": teacher, "dataset": new, "seed": seed} | again
+    start = {"policy": teacher, "dataset": new, "seed": seed}
     fine_tune = {
         "plain": _flags("train", story.fine_tuning, start | {"output_dir": folder / "plain"}),
         "craft": _flags(
@@ -141,7 +148,7 @@ def _seed_jobs(story: Story, seed: int, folder: Path, old: Path, new: Path) -> l
     return [
         Job(
             train,
-            _flags("train", story.teacher, {"dataset": old, "output_dir": teacher, "seed": seed} | again),
+            _flags("train", story.teacher, {"dataset": old, "output_dir": teacher, "seed": seed}),
             teacher / DONE,
             ("record-old",),
         ),

@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from craft_trainer.cli.hints import nearest
-from craft_trainer.cli.lerobot_names import NAMES, translated
+from craft_trainer.cli.lerobot_names import hint_for_a_file, translated
 from craft_trainer.cli.resolved import document
 
 Values = dict[str, Any]
@@ -67,7 +67,7 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
         choices = {action.dest: action.choices or () for action in parser._actions}
         values = {
             key: _as_written(value, choices.get(key, ()))
-            for key, value in read_yaml(config.config, known, NAMES.get(command, {})).items()
+            for key, value in read_yaml(config.config, command, known).items()
         }
         words = command_words({key: value for key, value in values.items() if not _has_no_words(value)})
         parser.set_defaults(**{key: value for key, value in values.items() if _has_no_words(value)})
@@ -125,11 +125,8 @@ def _has_no_words(value: Any) -> bool:
     return value is None or value == [] or isinstance(value, dict)
 
 
-def read_yaml(path: Path, known: Sequence[str], foreign: Mapping[str, object]) -> Values:
-    """The mapping in a YAML file.
-
-    Args:
-        foreign: LeRobot's names and what they are called here, for the error.
+def read_yaml(path: Path, command: str, known: Sequence[str]) -> Values:
+    """The mapping in a YAML file of ``command``.
 
     Raises:
         ValueError: it is not YAML, not a mapping, or has a key that is not ``known``.
@@ -149,8 +146,7 @@ def read_yaml(path: Path, known: Sequence[str], foreign: Mapping[str, object]) -
         raise ValueError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
     for key in values:
         if key not in known:
-            ours = foreign.get(str(key))
-            hint = f": here it is {ours!r}" if isinstance(ours, str) else nearest(str(key), known)
+            hint = hint_for_a_file(command, str(key)) or nearest(str(key), known)
             raise ValueError(f"{path}: unknown key {key!r}{hint}")
     return values
 

@@ -34,7 +34,15 @@ class DemoArguments:
 def run(argv: Sequence[str]) -> None:
     """Run the story, print the table, write results.json and report.html."""
     arguments = parse("demo", EXAMPLE, DemoArguments, argv)
-    from craft_trainer.benchmarks.demo import FINE_TUNING, RETENTION, TEACHER, Story, collect_results, story_jobs
+    from craft_trainer.benchmarks.demo import (
+        FINE_TUNING,
+        RETENTION,
+        TEACHER,
+        Story,
+        clear_unfinished,
+        collect_results,
+        story_jobs,
+    )
     from craft_trainer.benchmarks.jobs import run_jobs
     from craft_trainer.benchmarks.metaworld import check_task
     from craft_trainer.cli.main import main
@@ -54,6 +62,7 @@ def run(argv: Sequence[str]) -> None:
     )
     folder = Path(arguments.output)
     claim_folder(folder, json.dumps({**story.settings(), "seeds": "any"}, indent=2) + "\n")
+    clear_unfinished(story, folder)
     seconds = run_jobs(
         story_jobs(story, folder), main, log_dir=folder / "logs", num_workers=arguments.workers, preload=PRELOAD
     )

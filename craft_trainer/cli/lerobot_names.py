@@ -140,6 +140,15 @@ def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
     return words + at_the_end
 
 
+def hint_for_a_file(command: str, key: str) -> str | None:
+    """What a YAML file of ours says instead of LeRobot's ``key``; None if that is no name of LeRobot's."""
+    rule = NAMES.get(command, {}).get(key)
+    if rule is not None:
+        return f": here it is {rule!r}" if isinstance(rule, str) else f": it is LeRobot's; give it as --{key}=…"
+    instead = WITHOUT.get(command, {}).get(key)
+    return None if instead is None else f": it is LeRobot's and has no counterpart: {instead}"
+
+
 def _options(argv: Sequence[str]) -> list[tuple[str | None, Words]]:
     """Every option's name, with its words as they stand; None for words before the first option."""
     found: list[tuple[str | None, Words]] = []

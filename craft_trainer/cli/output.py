@@ -1,12 +1,12 @@
 """The folder that a training command writes into: a new run's own, or that of a run which goes on."""
 
-import shutil
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_trainer.config import CraftConfig
 from craft_trainer.hub.resume import STATE_FILE, checkpoint_folder
-from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, checkpoints, model_of_run, run_leavings
+from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, checkpoints, model_of_run
 from craft_trainer.report.reading import json_object
 
 if TYPE_CHECKING:
@@ -15,43 +15,31 @@ if TYPE_CHECKING:
 LAST = ("last", "true")  # of resume_from_checkpoint; Trainer's own word for it is True
 NONE = "false"
 SHOWN = 3  # files that an error names
+logger = logging.getLogger(__name__)
 
 
-def claim_output(config: CraftConfig, start: str | None, *, overwrite: bool) -> str | None:
-    """The checkpoint to resume from; None for a run from the beginning, in whose ``output_dir`` is then no other.
+def claim_output(config: CraftConfig) -> str | None:
+    """The checkpoint to resume from; None for a run from the beginning.
 
-    Two runs in one folder would be a mixture: of checkpoints, or of an adapter and full weights, of which every tool
-    reads the older.
-
-    Args:
-        start: what the run starts from.
-        overwrite: remove an earlier run.
+    Two runs in one ``output_dir`` would be a mixture: of checkpoints, or of an adapter and full weights, of which every
+    tool reads the older.
 
     Raises:
-        FileExistsError: ``output_dir`` holds a run; or what ``start`` names is what would be removed.
+        FileExistsError: ``output_dir`` holds another run.
         FileNotFoundError: there is no such checkpoint.
         ValueError: there is no checkpoint yet, or its run has ended.
     """
-    folder, main = Path(config.output_dir), config.process_index == 0
+    folder = Path(config.output_dir)
     checkpoint = _checkpoint_to_resume(config, folder)
-    if checkpoint is not None:
-        found = checkpoint_folder(checkpoint, folder if main else None)
+    found = None if checkpoint is None else checkpoint_folder(checkpoint)
+    if found is not None:
         _require_unfinished(config, found)
-        return str(found)
-    there = [*model_of_run(folder), *checkpoints(folder)]
-    if not main or not there:  # the launcher ends the other processes with the main one
-        return None
-    if not overwrite:
-        names = ", ".join(path.name for path in there[:SHOWN]) + (", …" if len(there) > SHOWN else "")
-        raise FileExistsError(
-            f"{folder} holds a run ({names}): give another --output_dir, go on with that run by "
-            "--resume_from_checkpoint last, or remove it by --overwrite_output_dir true"
-        )
-    if start is not None and Path(start).exists() and Path(start).resolve().is_relative_to(folder.resolve()):
-        raise FileExistsError(f"{start} is what the run starts from, and would be removed: give another --output_dir")
-    for path in run_leavings(folder):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return None
+    if config.process_index == 0:  # the launcher ends the other processes with this one
+        if found is not None and found.resolve().parent == folder.resolve():
+            _warn_of_later_ones(folder, found)
+        else:
+            _require_free(folder)
+    return checkpoint
 
 
 def save_and_push(trainer: "CraftTrainer") -> None:
@@ -60,11 +48,12 @@ def save_and_push(trainer: "CraftTrainer") -> None:
     Raises:
         PushError: it is here, but not on the Hub.
     """
-    trainer.save_state()
     if not trainer.args.push_to_hub:
         trainer.save_model()
+        trainer.save_state()  # what is written last: the run is whole
         return
-    trainer.push_to_hub()  # saves it first
+    trainer.save_state()
+    trainer.push_to_hub()  # saves the model first
     if trainer.is_world_process_zero():
         print(f"on the Hub: {trainer.hub_model_id}")
 
@@ -75,12 +64,39 @@ def _checkpoint_to_resume(config: CraftConfig, folder: Path) -> str | None:
         return None
     if str(given).lower() not in LAST:
         return str(given)
-    found = checkpoints(folder)
+    found = _whole_checkpoints(folder)
     if not found:
+        way_out = "start again in another one" if _parts(folder) else "drop it to start"
         raise ValueError(
-            f"resume_from_checkpoint is {given}, but {folder} holds no {CHECKPOINT_PREFIX}*: drop it to start"
+            f"resume_from_checkpoint is {given}, but {folder} holds no whole {CHECKPOINT_PREFIX}*: {way_out}"
         )
     return str(found[-1])
+
+
+def _whole_checkpoints(folder: Path) -> list[Path]:
+    return [path for path in checkpoints(folder) if (path / STATE_FILE).is_file()]  # which is written last
+
+
+def _parts(folder: Path) -> list[Path]:
+    """What makes ``folder`` that of a run."""
+    return [*model_of_run(folder), *checkpoints(folder)]
+
+
+def _warn_of_later_ones(folder: Path, resumed: Path) -> None:
+    names = [path.name for path in checkpoints(folder)]
+    if resumed.name in names[:-1]:
+        later = ", ".join(names[names.index(resumed.name) + 1 :])
+        logger.warning("%s goes on; %s stay, and `last` will mean the latest of all", resumed, later)
+
+
+def _require_free(folder: Path) -> None:
+    there = _parts(folder)
+    if there:
+        names = ", ".join(path.name for path in there[:SHOWN]) + (", …" if len(there) > SHOWN else "")
+        going_on = ", go on with it by --resume_from_checkpoint last" if _whole_checkpoints(folder) else ""
+        raise FileExistsError(
+            f"{folder} holds a run already ({names}): give another --output_dir{going_on}, or delete that folder"
+        )
 
 
 def _require_unfinished(config: CraftConfig, checkpoint: Path) -> None:
@@ -88,12 +104,12 @@ def _require_unfinished(config: CraftConfig, checkpoint: Path) -> None:
     if not (checkpoint / STATE_FILE).is_file():
         return  # Trainer says that it is no checkpoint
     state = json_object(checkpoint / STATE_FILE, "give an earlier checkpoint")
-    step, epoch = int(state["global_step"]), float(state.get("epoch") or 0)
-    knob, ended = ("max_steps", step >= config.max_steps)
+    step, epoch = int(state.get("global_step") or 0), float(state.get("epoch") or 0)
+    knob, ended = "max_steps", step >= config.max_steps
     if config.max_steps <= 0:
-        knob, ended = ("num_train_epochs", epoch >= config.num_train_epochs)
+        knob, ended = "num_train_epochs", epoch >= config.num_train_epochs
     if ended:
         raise ValueError(
-            f"{checkpoint}: its run has ended, at optimizer step {step} (the model is in that folder as well); to go "
-            f"on, raise {knob}, which is {getattr(config, knob):g}"
+            f"{checkpoint}: its run has ended, at optimizer step {step}, and its model is in that folder; to go on, "
+            f"raise {knob}, which is {getattr(config, knob):g}"
         )

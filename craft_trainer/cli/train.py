@@ -40,7 +40,6 @@ class TrainArguments(LoadArguments):
         "anchor cache of the old tasks, a folder or a Hub repository; without it this is plain fine-tuning", None
     )
     anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
-    overwrite_output_dir: bool = option("remove the run that output_dir holds, and start from the beginning", False)
     mcq_data: str | None = option(
         "multiple-choice questions to ask while training (pi0_fast and smolvla): JSON lines, a folder or a Hub dataset",
         None,
@@ -78,7 +77,7 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.trainer import CraftTrainer
 
     refuse_of_language_models(config)
-    checkpoint = claim_output(config, arguments.policy, overwrite=arguments.overwrite_output_dir)
+    checkpoint = claim_output(config)
     set_seed(config.seed)
     quiet_in_a_pipe(config)
     device = config.device.type
@@ -111,7 +110,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def refuse_of_language_models(config: CraftConfig) -> None:
-    """Trainer's own settings that would end in an error inside a policy.
+    """Trainer's own settings that end in an error inside a policy, or do nothing there.
 
     Raises:
         ValueError: one is set; the message says what there is instead.
@@ -119,10 +118,10 @@ def refuse_of_language_models(config: CraftConfig) -> None:
     for name, instead in OF_LANGUAGE_MODELS.items():
         if getattr(config, name):
             raise ValueError(f"{name} has no place in a LeRobot policy: {instead}")
-    if config.eval_strategy != "no":
+    if config.eval_strategy != "no" or config.eval_on_start:
         raise ValueError(
-            f"eval_strategy {config.eval_strategy.value}: no part of the dataset is held out; `craft-trainer rollout` "
-            "on the checkpoints evaluates a policy, and mcq_data asks one with a language model while it trains"
+            "eval_strategy and eval_on_start: no part of the dataset is held out; `craft-trainer rollout` on the "
+            "checkpoints evaluates a policy, and mcq_data asks one with a language model while it trains"
         )
 
 

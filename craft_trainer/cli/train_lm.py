@@ -35,6 +35,7 @@ class TrainLmArguments(TextArguments):
     eval_dataset: str | None = option(
         "texts whose loss is logged as eval_loss when eval_strategy says so: as dataset, with the same columns", None
     )
+    eval_config: str | None = option("configuration of an eval_dataset that has several", None)
     eval_split: str | None = option("of eval_dataset; without that, another split of dataset", None)
     dtype: str = option("of the weights; bf16 (computation in mixed precision) leaves them as they are", "float32")
     lora_rank: int | None = option("train a LoRA adapter of this rank instead of all weights", None)
@@ -59,7 +60,6 @@ class TrainLmArguments(TextArguments):
     layers: list[str] = option("hidden layers held with anchors: adapter; a cache has its own", ["none"])
     pooling: list[str] = option("of every layer, with anchors: adapter", ["mean_masked"])
     num_tokens: int = option("likeliest tokens per position, with anchors: adapter", 32)
-    overwrite_output_dir: bool = option("remove the run that output_dir holds, and start from the beginning", False)
     mcq_data: str | None = option(
         "multiple-choice questions to ask while training: JSON lines, a folder or a Hub dataset", None
     )
@@ -93,27 +93,30 @@ class TrainLmArguments(TextArguments):
         """Whether there are texts to evaluate on."""
         return self.eval_dataset is not None or self.eval_split is not None
 
-    def require_evaluation(self, strategy: str) -> None:
-        """Trainer evaluates by ``eval_strategy`` on texts: both or neither.
+    def require_evaluation(self, config: LanguageConfig) -> None:
+        """Trainer evaluates by ``eval_strategy`` or ``eval_on_start``, on texts: both or neither.
 
         Raises:
-            ValueError: one is missing.
+            ValueError: one is missing, or the texts are those that are learned.
         """
-        if self.evaluates and strategy == "no":
+        asked = config.eval_strategy != "no" or config.eval_on_start
+        if self.evaluates and not asked:
+            raise ValueError("eval_dataset and eval_split have no effect without eval_strategy: set steps or epoch")
+        if asked and not self.evaluates:
             raise ValueError(
-                "eval_dataset and eval_split have no effect without eval_strategy: set it to steps or epoch"
+                "an evaluation needs texts: name them with eval_dataset, or another split of dataset with eval_split; "
+                "mcq_data asks questions while training"
             )
-        if strategy != "no" and not self.evaluates:
-            raise ValueError(
-                f"eval_strategy {strategy} needs texts: name them with eval_dataset, or another split of dataset with "
-                "eval_split; mcq_data asks questions while training"
-            )
+        if self.eval_config is not None and self.eval_dataset is None:
+            raise ValueError("eval_config has no effect without eval_dataset: dataset has dataset_config")
+        if self.eval_dataset is None and self.eval_split is not None and self.eval_split == (self.split or "train"):
+            raise ValueError(f"eval_split {self.eval_split} is what is learned: name another, or an eval_dataset")
 
     def eval_source(self) -> "TextSource":
         """The texts to evaluate on."""
         source = self.source()
         if self.eval_dataset is not None:
-            source = replace(source, dataset=self.eval_dataset, config=None)
+            source = replace(source, dataset=self.eval_dataset, config=self.eval_config)
         return replace(source, split=self.eval_split)
 
     def anchor_texts(self) -> "TextSource":
@@ -145,9 +148,10 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.run_record import changed_fields
     from craft_trainer.trainer import CraftTrainer
 
-    resumed = claim_output(config, arguments.model, overwrite=arguments.overwrite_output_dir)
-    arguments.require_evaluation(config.eval_strategy.value)
-    config.prediction_loss_only = True  # nothing reads the logits of an evaluation, which fill the memory
+    arguments.require_evaluation(config)
+    if arguments.evaluates:
+        config.prediction_loss_only = True  # nothing reads the logits of an evaluation, which fill the memory
+    resumed = claim_output(config)
     set_seed(config.seed)
     quiet_in_a_pipe(config)
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)

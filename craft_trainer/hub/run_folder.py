@@ -13,7 +13,7 @@ PRIVATE = ("run.json", "report.html")  # the paths and the machine of whoever tr
 IN_PROGRESS = ("_*", ".*", "*.partial")
 STAGE = "_push-{step}"  # beginning with _, which Trainer and this package leave out of every push
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "policy_*processor*.json")
-SETTINGS = ("adapter_config.json", "config.json", "generation_config.json", "train_config.json", "training_args.bin")
+MODEL = ("model.safetensors*", "model-*.safetensors", "adapter_model*", "pytorch_model.bin*", "pytorch_model-*.bin")
 
 
 def run_files(folder: Path) -> dict[str, Path]:
@@ -40,14 +40,8 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def model_of_run(folder: Path) -> list[Path]:
-    """The weights in ``folder`` itself."""
-    return _matching(folder, WEIGHTS)
-
-
-def run_leavings(folder: Path) -> list[Path]:
-    """What a training run has put into ``folder`` and another one would not replace by its own, or not at once."""
-    patterns = (*WEIGHTS, *SETTINGS, *STATES, *HISTORIES, "run.json", "trainer_state.json")
-    return [*_matching(folder, patterns), *checkpoints(folder)]
+    """The model in ``folder`` itself, by the names that Trainer, PEFT and LeRobot save it under."""
+    return sorted({path for pattern in MODEL for path in folder.glob(pattern)})
 
 
 def staged(checkpoint: Path, step: int) -> Path:
@@ -72,10 +66,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
-
-
-def _matching(folder: Path, patterns: tuple[str, ...]) -> list[Path]:
-    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
 def _any_part(name: str, patterns: tuple[str, ...]) -> bool:

@@ -6,6 +6,7 @@ process; streams of the demo with one seed.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from itertools import chain, pairwise
@@ -33,7 +34,6 @@ SMALLER = {  # words behind a command that win over its own
 }
 TRAINS, RESUME = ("train", "train-lm"), "--resume_from_checkpoint"
 ONE_MORE = ["--max_steps", "3"]  # the run that is resumed was not interrupted
-ANOTHER_PAGES = ["--overwrite_output_dir", "true"]  # a reader follows one page; here another may have been before
 # `lerobot-eval` with episodes of three steps, for which it has no option:
 EVALUATION = """
 from lerobot.envs.metaworld import MetaworldEnv
@@ -139,9 +139,7 @@ def smaller(command, stand_ins, more):
     words = [stand_ins.get(word, word) for word in command.ours]
     kind = kind_of(words)
     words += (SMALLER | more).get(kind, ())
-    if kind not in TRAINS:
-        return words
-    return words + (ONE_MORE if RESUME in words else ANOTHER_PAGES)
+    return words + (ONE_MORE if RESUME in words else [])
 
 
 def follow(commands, run, *, stand_ins=None, more=None):
@@ -153,6 +151,8 @@ def follow(commands, run, *, stand_ins=None, more=None):
             kind = command.words[0]
         else:
             words = smaller(command, stand_ins or {}, more or {})
+            if command.output_dir is not None:  # a reader follows one page; here another may have been before
+                shutil.rmtree(command.output_dir, ignore_errors=True)
             status, said = run(words)
             assert status == 0, f"{command}\nas {' '.join(words)}\n{said[-2000:]}"
             kind = kind_of(words)

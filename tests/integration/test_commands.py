@@ -163,7 +163,7 @@ def test_a_second_run_does_not_fall_upon_the_first(craft_run, capsys):
     folder, command = craft_run
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert main([*command, "--output_dir", str(folder)]) == 1
-    assert "holds a run (model.safetensors, " in capsys.readouterr().err
+    assert "holds a run already (model.safetensors, " in capsys.readouterr().err
     assert main([*command, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]) == 1
     assert "checkpoint-60: its run has ended, at optimizer step 60" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
@@ -176,8 +176,8 @@ def test_settings_of_retention_are_not_ignored_in_silence(teacher, anchors, tiny
         assert main(["train", *flags(**given | {"output_dir": tmp_path / name} | more)]) == 0
     told = [record.getMessage() for record in caplog.records if "no anchors" in record.getMessage()]
     assert told == [
-        "no anchors: this is plain training, in which retention_batch_size, epsilon, epsilon_final, epsilon_schedule "
-        "has no effect"
+        "no anchors: this is plain training, without effect of retention_batch_size, epsilon, epsilon_final, "
+        "epsilon_schedule"
     ]
 
 
@@ -201,11 +201,12 @@ def test_a_retention_pass_without_weight_leaves_batches_and_dropout_as_they_were
         ({"anchors": "missing"}, "missing"),
         ({"policy_type": "act"}, "either policy"),
         ({"epsilon": -1}, "epsilon is -1.0"),
-        ({"resume_from_checkpoint": "last"}, "holds no checkpoint"),
+        ({"resume_from_checkpoint": "last"}, "holds no whole checkpoint"),
         ({"gradient_checkpointing": True}, """--policy_options '{"gradient_checkpointing": true}'"""),
         ({"neftune_noise_alpha": 5}, "neftune_noise_alpha has no place in a LeRobot policy"),
         ({"label_smoothing_factor": 0.1}, "label_smoothing_factor has no place in a LeRobot policy"),
-        ({"eval_strategy": "epoch"}, "eval_strategy epoch: no part of the dataset is held out"),
+        ({"eval_strategy": "epoch"}, "no part of the dataset is held out"),
+        ({"eval_on_start": True}, "no part of the dataset is held out"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -214,16 +214,24 @@ def test_another_split_is_evaluated_on(place, tmp_path, capsys):
     assert eval_losses(tmp_path / "run")
 
 
+def test_texts_to_evaluate_on_may_have_configurations(place, tmp_path, capsys):
+    """Seen to fail with the option not passed on."""
+    (tmp_path / "data").mkdir()
+    for name, count in (("easy", 3), ("hard", 5)):
+        save_lines(tmp_path / "data" / f"{name}.jsonl", [{"text": f"hello world {n}"} for n in range(count)])
+    configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in ("easy", "hard"))
+    (tmp_path / "data/README.md").write_text(f"---\nconfigs:\n{configs}---\n")
+    options = {"eval_dataset": tmp_path / "data", "eval_config": "hard", "eval_strategy": "steps", "eval_steps": 4}
+    assert train(place, tmp_path / "run", columns="text=text", dataset=tmp_path / "data/easy.jsonl", **options) == 0
+    assert "evaluated on: 5 samples of" in capsys.readouterr().out
+
+
 def test_an_adapters_folder_is_not_for_full_weights(place, tmp_path, capsys):
-    """Both in one folder, every tool would read the adapter. Seen to fail with the adapter left there."""
+    """Both in one folder, every tool would read the adapter. Seen to fail with an adapter taken for no run."""
     assert train(place, tmp_path / "run", lora_rank=4) == 0
     assert train(place, tmp_path / "run") == 1
-    assert "holds a run (adapter_model.safetensors)" in capsys.readouterr().err
-    assert train(place, tmp_path / "run", overwrite_output_dir=True) == 0
-    assert train(place, tmp_path / "alone") == 0
-    assert_same_weights(tmp_path / "run", tmp_path / "alone")
-    assert not list((tmp_path / "run").glob("adapter*"))
-    assert "overwrite_output_dir" not in (tmp_path / "run/run.json").read_text()
+    assert "holds a run already (adapter_model.safetensors)" in capsys.readouterr().err
+    assert not (tmp_path / "run/model.safetensors").exists()
 
 
 @pytest.mark.parametrize("lora", [{}, {"lora_rank": 4}], ids=["weights", "adapter"])
@@ -343,7 +351,10 @@ def test_texts_of_the_teachers_own(place, tmp_path, prompts, capsys):
         ("train", {"max_length": 1}, "max_length is 1"),
         ("train", {"dataset": "nowhere.jsonl"}, "nowhere.jsonl"),
         ("train", {"eval_dataset": "x.jsonl"}, "have no effect without eval_strategy"),
-        ("train", {"eval_strategy": "epoch"}, "eval_strategy epoch needs texts: name them with eval_dataset"),
+        ("train", {"eval_strategy": "epoch"}, "an evaluation needs texts: name them with eval_dataset"),
+        ("train", {"eval_on_start": True}, "an evaluation needs texts: name them with eval_dataset"),
+        ("train", {"eval_split": "train", "eval_strategy": "epoch"}, "eval_split train is what is learned"),
+        ("train", {"eval_config": "a"}, "eval_config has no effect without eval_dataset"),
         ("train", {"model": "nowhere/at/all"}, "nowhere/at/all"),
     ],
 )

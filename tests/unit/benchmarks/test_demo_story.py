@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from craft_trainer.benchmarks.demo import (
+    DONE,
     FINE_TUNING,
     METHODS,
     RETENTION,
     TEACHER,
     Story,
+    clear_unfinished,
     collect_results,
     story_jobs,
     summarize,
@@ -121,6 +123,16 @@ def test_every_command_line_is_understood(jobs: dict[str, Job]) -> None:
             assert (config.max_steps, config.learning_rate, config.seed, config.use_cpu) == (3, 1e-3, 7, True)
         if job.name == "seed7-craft":
             assert parsed[1].retention_terms == RETENTION["retention_terms"]
+
+
+def test_only_training_runs_that_did_not_finish_are_deleted(tmp_path: Path) -> None:
+    """`train` would refuse their folders. Seen to fail with nothing deleted, and with finished runs deleted."""
+    kept = {f"seed0/teacher/{DONE}", "seed0/anchors/data.arrow", "seed7/rollout-plain.json", "seed1/plain/model"}
+    for name in kept | {"seed0/plain/model.safetensors", "seed7/craft/checkpoint-5/model.safetensors"}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    clear_unfinished(STORY, tmp_path)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == kept
 
 
 def row(method: str, group: str, successes: int, episodes: int) -> dict[str, object]:

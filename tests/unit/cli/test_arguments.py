@@ -145,11 +145,18 @@ def test_a_no_without_quotes_is_the_choice_it_stands_for(recipe: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "ours"), [("steps", "max_steps"), ("batch_size", "per_device_train_batch_size"), ("job_name", "run_name")]
+    ("key", "hint"),
+    [
+        ("steps", "here it is 'max_steps'"),
+        ("batch_size", "here it is 'per_device_train_batch_size'"),
+        ("resume", "it is LeRobot's; give it as --resume=…"),
+        ("env_eval_freq", "it is LeRobot's and has no counterpart: no environment runs while training"),
+        ("epsilonn", "did you mean 'epsilon'"),
+    ],
 )
-def test_lerobots_names_in_a_file_lead_to_ours(recipe: Any, key: str, ours: str) -> None:
+def test_lerobots_names_in_a_file_lead_to_ours(recipe: Any, key: str, hint: str) -> None:
     """Seen to fail with the nearest word instead."""
-    with pytest.raises(ValueError, match=f"unknown key '{key}': here it is '{ours}'"):
+    with pytest.raises(ValueError, match=f"unknown key '{key}': {hint}"):
         parse_all("train", "", [CraftConfig], recipe(f"{key}: 1"))
 
 

@@ -1,96 +1,138 @@
 """Whose ``output_dir`` is."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from craft_trainer.cli.output import claim_output
+from craft_trainer.cli.output import claim_output, save_and_push
 from craft_trainer.config import CraftConfig
 
-OF_A_RUN = ("adapter_model.safetensors", "adapter_config.json", "run.json", "trainer_state.json", "lambda_history.csv")
-OF_THE_USER = ("notes.md", "results.json", "questions.jsonl")
+STEPS = 100
 
 
 def config(folder, **settings):
     return CraftConfig(output_dir=str(folder), use_cpu=True, report_to="none", **settings)
 
 
-def finished(folder, step=20, epoch=2.0):
-    """A run of 20 steps, with checkpoints at 10 and 20 and files of the user."""
-    folder.mkdir()
-    for name in (*OF_A_RUN, *OF_THE_USER):
-        (folder / name).write_text("{}")
-    for number in (10, step):
-        checkpoint = folder / f"checkpoint-{number}"
-        checkpoint.mkdir()
-        state = {"global_step": number, "epoch": epoch * number / step, "max_steps": step}
-        (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+def write_checkpoint(folder, step):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir(parents=True)
+    state = {"global_step": step, "epoch": 2.0 * step / STEPS, "max_steps": STEPS}
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    return checkpoint
+
+
+@pytest.fixture
+def run(tmp_path):
+    """The folder of a run of 100 steps and 2 epochs that has ended, with checkpoints at 20 and 100."""
+    folder = tmp_path / "run"
+    for step in (20, STEPS):
+        write_checkpoint(folder, step)
+    (folder / "model.safetensors").write_text("")
     return folder
 
 
-@pytest.mark.parametrize("content", [(), OF_THE_USER, ("run.json", "lambda_history.csv")])
+@pytest.mark.parametrize(
+    "content", [(), ("run.json", "lambda_history.csv"), ("statistics.safetensors", "config.json", "mine.safetensors")]
+)
 def test_a_folder_without_a_model_is_free(tmp_path, content):
+    """The third has what is in a cache's folder. Seen to fail with every safetensors file taken for a model."""
     for name in content:
         (tmp_path / name).write_text("{}")
-    assert claim_output(config(tmp_path), None, overwrite=False) is None
-    assert {path.name for path in tmp_path.iterdir()} == set(content)
+    assert claim_output(config(tmp_path)) is None
 
 
 @pytest.mark.parametrize(
-    "left", ["model.safetensors", "adapter_model.safetensors", "pytorch_model.bin", "checkpoint-5"]
+    "left",
+    [
+        *("model.safetensors", "model-00001-of-00002.safetensors", "model.safetensors.index.json"),
+        *("adapter_model.safetensors", "pytorch_model.bin", "checkpoint-5"),
+    ],
 )
 def test_a_folder_with_a_run_is_not(tmp_path, left):
     """Seen to fail with the weights left out, and with the checkpoints left out."""
     (tmp_path / left).mkdir() if left.startswith("checkpoint") else (tmp_path / left).write_text("")
-    with pytest.raises(FileExistsError, match=f"holds a run \\({left}\\).*--overwrite_output_dir true"):
-        claim_output(config(tmp_path), None, overwrite=False)
+    with pytest.raises(
+        FileExistsError, match=f"holds a run already \\({left}\\): give another --output_dir, or delete"
+    ):
+        claim_output(config(tmp_path))
 
 
-def test_an_earlier_run_is_removed_and_nothing_else(tmp_path):
-    """Seen to fail with the adapter's configuration left there."""
-    folder = finished(tmp_path / "run")
-    assert claim_output(config(folder), str(tmp_path / "elsewhere"), overwrite=True) is None
-    assert {path.name for path in folder.iterdir()} == set(OF_THE_USER)
+def test_a_run_that_can_go_on_is_said_to(run):
+    """Seen to fail with the advice left out."""
+    with pytest.raises(FileExistsError, match="go on with it by --resume_from_checkpoint last, or delete"):
+        claim_output(config(run))
 
 
-@pytest.mark.parametrize("start", [".", "checkpoint-10"])
-def test_what_a_run_starts_from_is_not_removed(tmp_path, start):
-    folder = finished(tmp_path / "run")
-    before = {path.name for path in folder.iterdir()}
-    with pytest.raises(FileExistsError, match="is what the run starts from"):
-        claim_output(config(folder), str(folder / start), overwrite=True)
-    assert {path.name for path in folder.iterdir()} == before
+def test_only_the_main_process_looks(run, monkeypatch):
+    """Another one may come after the main process has written something. Seen to fail with every process looking."""
+    monkeypatch.setattr(CraftConfig, "process_index", 1)
+    assert claim_output(config(run)) is None
 
 
 @pytest.mark.parametrize("word", ["last", "true", "True"])
-def test_the_newest_checkpoint_is_gone_on_with(tmp_path, word):
-    """By number, not by name: 100 comes after 20."""
-    folder = finished(tmp_path / "run", step=100)
-    claimed = claim_output(config(folder, resume_from_checkpoint=word, max_steps=101), None, overwrite=False)
-    assert claimed == str(folder / "checkpoint-100")
+def test_the_newest_checkpoint_is_gone_on_with(run, word):
+    """By number: 100 comes after 20. Seen to fail with them sorted by name."""
+    assert claim_output(config(run, resume_from_checkpoint=word, max_steps=101)) == str(run / "checkpoint-100")
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(run):
+    """Seen to fail without the look for the state."""
+    (run / "checkpoint-100/trainer_state.json").unlink()
+    assert claim_output(config(run, resume_from_checkpoint="last", max_steps=101)) == str(run / "checkpoint-20")
+
+
+def test_going_back_is_allowed_and_what_is_later_named(run, caplog):
+    """Seen to fail without the warning."""
+    again = str(run / "checkpoint-20")
+    assert claim_output(config(run, resume_from_checkpoint=again, max_steps=STEPS)) == again
+    assert "checkpoint-20 goes on; checkpoint-100 stay" in caplog.text
+
+
+def test_a_checkpoint_of_elsewhere_needs_a_folder_of_its_own(run, tmp_path):
+    """Weights of one kind would be added to those of another. Seen to fail with the folder not looked at."""
+    other = str(write_checkpoint(tmp_path / "other", 7))
+    with pytest.raises(FileExistsError, match="holds a run already"):
+        claim_output(config(run, resume_from_checkpoint=other, max_steps=STEPS))
+    assert claim_output(config(tmp_path / "new", resume_from_checkpoint=other, max_steps=STEPS)) == other
 
 
 def test_false_is_a_run_from_the_beginning(tmp_path):
-    assert claim_output(config(tmp_path, resume_from_checkpoint="false"), None, overwrite=False) is None
+    assert claim_output(config(tmp_path, resume_from_checkpoint="false")) is None
 
 
 @pytest.mark.parametrize(
-    ("settings", "knob"), [({"max_steps": 20}, "max_steps"), ({"num_train_epochs": 2}, "num_train_epochs")]
+    ("settings", "knob"), [({"max_steps": STEPS}, "max_steps"), ({"num_train_epochs": 2}, "num_train_epochs")]
 )
-def test_a_run_that_has_ended_does_not_go_on(tmp_path, settings, knob):
+def test_a_run_that_has_ended_does_not_go_on(run, settings, knob):
     """Seen to fail with ``>`` for ``>=``, where transformers takes one step more."""
-    folder = finished(tmp_path / "run")
-    for word in ("last", str(folder / "checkpoint-20")):
-        with pytest.raises(ValueError, match=f"has ended, at optimizer step 20.*raise {knob}"):
-            claim_output(config(folder, resume_from_checkpoint=word, **settings), None, overwrite=False)
-    earlier = str(folder / "checkpoint-10")
-    assert claim_output(config(folder, resume_from_checkpoint=earlier, **settings), None, overwrite=False) == earlier
+    for word in ("last", str(run / "checkpoint-100")):
+        with pytest.raises(ValueError, match=f"has ended, at optimizer step 100.*raise {knob}"):
+            claim_output(config(run, resume_from_checkpoint=word, **settings))
     longer = {name: value + 1 for name, value in settings.items()}
-    assert claim_output(config(folder, resume_from_checkpoint="last", **longer), None, overwrite=False) is not None
+    assert claim_output(config(run, resume_from_checkpoint="last", **longer)) == str(run / "checkpoint-100")
 
 
 def test_there_is_nothing_to_go_on_with(tmp_path):
-    with pytest.raises(ValueError, match="holds no checkpoint"):
-        claim_output(config(tmp_path, resume_from_checkpoint="true"), None, overwrite=False)
+    """Each message leads on, not back to the other. Seen to fail with one way out for both."""
+    with pytest.raises(ValueError, match=r"holds no whole checkpoint-\*: drop it to start"):
+        claim_output(config(tmp_path, resume_from_checkpoint="true"))
+    (tmp_path / "model.safetensors").write_text("")
+    with pytest.raises(ValueError, match=r"holds no whole checkpoint-\*: start again in another one"):
+        claim_output(config(tmp_path, resume_from_checkpoint="true"))
     with pytest.raises(FileNotFoundError, match="checkpoint-7"):
-        claim_output(config(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-7")), None, overwrite=False)
+        claim_output(config(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-7")))
+
+
+def test_the_state_is_written_when_the_model_is_there():
+    """The demo takes it for the sign that a run is whole. Seen to fail the other way round."""
+    done = []
+    save_and_push(
+        SimpleNamespace(
+            args=SimpleNamespace(push_to_hub=False),
+            save_model=lambda: done.append("model"),
+            save_state=lambda: done.append("state"),
+        )
+    )
+    assert done == ["model", "state"]
