@@ -128,6 +128,7 @@ class Bench:
         config = CraftConfig(
             output_dir=str(self.folder / "run"),
             **{
+                "method": "plain" if anchors is None else "craft",
                 "retention_terms": ["hidden"],
                 "retention_batch_size": self.size.samples,
                 "teacher_mismatch": "allow",

@@ -153,7 +153,6 @@ def test_without_torchjd_its_figures_are_null_and_a_line_says_why(
     ("words", "message"),
     [
         (["stop"], "no benchmark 'stop': did you mean 'step'?"),
-        ([], "no benchmark"),
         (["step", "--repeats", "0"], "repeats 0"),
         (["step", "--threads", "0"], "threads 0"),
     ],
