@@ -66,7 +66,7 @@ def _checkpoint_to_resume(config: CraftConfig, folder: Path) -> str | None:
         return str(given)
     found = _whole_checkpoints(folder)
     if not found:
-        way_out = "start again in another one" if _parts(folder) else "drop it to start"
+        way_out = "start again in another folder" if _parts(folder) else "drop it to start"
         raise ValueError(
             f"resume_from_checkpoint is {given}, but {folder} holds no whole {CHECKPOINT_PREFIX}*: {way_out}"
         )

@@ -119,7 +119,7 @@ def test_there_is_nothing_to_go_on_with(tmp_path):
     with pytest.raises(ValueError, match=r"holds no whole checkpoint-\*: drop it to start"):
         claim_output(config(tmp_path, resume_from_checkpoint="true"))
     (tmp_path / "model.safetensors").write_text("")
-    with pytest.raises(ValueError, match=r"holds no whole checkpoint-\*: start again in another one"):
+    with pytest.raises(ValueError, match=r"holds no whole checkpoint-\*: start again in another folder"):
         claim_output(config(tmp_path, resume_from_checkpoint="true"))
     with pytest.raises(FileNotFoundError, match="checkpoint-7"):
         claim_output(config(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-7")))
