@@ -90,11 +90,17 @@ def page(tmp_path):
 
 
 def cells(page, selector):
-    """The rows of a shown table, as lists of texts; gradio names a cell by its row and column."""
+    """The rows of a shown table, as lists of texts; gradio names a cell by its row and column.
+
+    Read at once, since gradio may be about to show another table.
+    """
+    shown = page.locator(f"{selector} [data-testid^=cell-]").evaluate_all(
+        "cells => cells.map(cell => [cell.dataset.testid, cell.innerText])"
+    )
     rows = {}
-    for cell in page.locator(f"{selector} [data-testid^=cell-]").all():
-        row, column = map(int, cell.get_attribute("data-testid").split("-")[1:])
-        rows.setdefault(row, {})[column] = cell.inner_text().strip()
+    for name, text in shown:
+        row, column = map(int, name.split("-")[1:])
+        rows.setdefault(row, {})[column] = text.strip()
     return [[text for _, text in sorted(row.items())] for _, row in sorted(rows.items())]
 
 
