@@ -32,18 +32,22 @@ def given(tmp_path_factory, tiny_policy, tiny_dataset):
     return {"--policy": folder / "teacher", "--dataset": tiny_dataset, "--anchors": folder / "anchors"}
 
 
-def launched(config, program, given, output_dir):
+def launched(config, program, given, output_dir, **more):
     """What ``accelerate launch --config_file config … train …`` leaves behind."""
-    options = given | {
-        "--output_dir": output_dir,
-        "--max_steps": STEPS,
-        "--per_device_train_batch_size": BATCH,
-        "--retention_batch_size": 2,
-        "--report_to": "none",
-        "--disable_tqdm": True,
-        "--dataloader_pin_memory": False,
-        "--save_steps": 2,
-    }
+    options = (
+        given
+        | {
+            "--output_dir": output_dir,
+            "--max_steps": STEPS,
+            "--per_device_train_batch_size": BATCH,
+            "--retention_batch_size": 2,
+            "--report_to": "none",
+            "--disable_tqdm": True,
+            "--dataloader_pin_memory": False,
+            "--save_steps": 2,
+        }
+        | more
+    )
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *program, "train"]
     words = [str(word) for pair in options.items() for word in pair]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}
@@ -55,10 +59,11 @@ def launched(config, program, given, output_dir):
 @pytest.mark.slow
 @pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_it_starts_one_run_of_all_its_processes(config, given, tmp_path, tiny_dataset):
-    """Seen to fail when CraftConfig leaves use_cpu alone, and fsdp2 when a gathered tensor is saved with its buffer."""
-    sharded = config.stem == "fsdp2"
+    """Seen to fail when CraftConfig leaves use_cpu alone, and fsdp2 when a gathered tensor is saved with its buffer;
+    single_gpu with bf16 in its file, and with the precision left out of run.json."""
+    sharded, halved = config.stem == "fsdp2", config.stem == "ddp"
     program = [SHARDED_ON_CPU] if sharded else ["-m", "craft_trainer"]
-    done = launched(config, program, given, tmp_path)
+    done = launched(config, program, given, tmp_path, **{"--bf16": halved})
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     num_processes = yaml.safe_load(config.read_text())["num_processes"]
     with (tmp_path / "lambda_history.csv").open() as file:
@@ -68,6 +73,8 @@ def test_it_starts_one_run_of_all_its_processes(config, given, tmp_path, tiny_da
     steps_per_epoch = -(-frames // (BATCH * num_processes))
     assert state["log_history"][-1]["epoch"] == pytest.approx(STEPS / steps_per_epoch, abs=1e-3)
     assert (tmp_path / "checkpoint-2" / "pytorch_model_fsdp.bin").exists() == sharded
+    run = json.loads((tmp_path / "run.json").read_text())
+    assert run["provenance"]["mixed_precision"] == ("bf16" if halved else "no"), "the command decides, not the file"
     PolicyModel.from_pretrained(tmp_path)
     assert done.stdout.count("LeRobot checkpoint:") == 1, "said by the main process only"
 
