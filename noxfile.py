@@ -18,6 +18,7 @@ nox.needs_version = ">=2025.2.9"
 nox.options.default_venv_backend = "uv|virtualenv"
 
 EXTRAS = ("peft", "mcq", "report")  # of the sessions without LeRobot
+INSTALL = {"UV_COMPILE_BYTECODE": "1"}  # or Python does it at every start where PYTHONDONTWRITEBYTECODE is set
 QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 THEIR_OWN = (  # deprecations that libraries tell each other about: "how it begins:category"
     "`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers
@@ -30,14 +31,14 @@ THEIR_OWN = (  # deprecations that libraries tell each other about: "how it begi
 @nox.session
 def lerobot(session: nox.Session) -> None:
     """LeRobot's pins: every test."""
-    session.install("--editable", ".[all,dev]")
+    session.install("--editable", ".[all,dev]", env=INSTALL)
     run_tests(session, at_least=3100)
 
 
 @nox.session
 def newest(session: nox.Session) -> None:
     """The newest releases of everything, which LeRobot does not take yet: the core, PEFT, questions, reports."""
-    session.install("--upgrade", "--editable", f".[{','.join(EXTRAS)},dev]")
+    session.install("--upgrade", "--editable", f".[{','.join(EXTRAS)},dev]", env=INSTALL)
     run_tests(session, at_least=2550, ignored=THEIR_OWN)
 
 
@@ -46,7 +47,7 @@ def lowest(session: nox.Session) -> None:
     """The same with the lower bounds of pyproject.toml."""
     bounds = Path(session.create_tmp(), "lower_bounds.txt")
     bounds.write_text("\n".join(lower_bounds()) + "\n")
-    session.install("--editable", f".[{','.join(EXTRAS)},dev]", "--constraint", str(bounds))
+    session.install("--editable", f".[{','.join(EXTRAS)},dev]", "--constraint", str(bounds), env=INSTALL)
     run_tests(session, at_least=2550, ignored=THEIR_OWN)
 
 
@@ -57,7 +58,7 @@ def wheel(session: nox.Session) -> None:
     session.run("rm", "-rf", str(folder), external=True)
     session.run(sys.executable, "-m", "build", "--outdir", str(folder), str(root), external=True)
     (built,) = folder.glob("*.whl")
-    session.install(f"{built}[all]")
+    session.install(f"{built}[all]", env=INSTALL)
     session.chdir(folder)
     launch = ("accelerate", "launch", "--config_file", "configs/accelerate/cpu.yaml", "-m", "craft_trainer")
     for command in (

@@ -230,6 +230,52 @@ def test_what_is_installed_needs_no_room_again(check_space, tmp_path):
     assert check_space(checkout_free=1).returncode == 1
 
 
+@pytest.fixture
+def install_packages(tmp_path):
+    """Runs env.sh's installation where pip and uv only say what they are asked, and uv ends with a status."""
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    settings = (
+        'case "$5" in :env:.index-url) echo https://mirror/simple;; global.extra-index-url) printf "a\\nb\\n";;'
+        " *) exit 1;; esac"
+    )
+    asked = tmp_path / "asked.txt"
+    write_program(programs / "python", f'if [ "$3" = config ]; then {settings}; else echo "pip $*" >> {asked}; fi')
+
+    def run(uv_status, **environment):
+        write_program(programs / "uv", f'echo "uv $UV_CACHE_DIR $*" >> {asked}; mkdir .venv/.uv; exit {uv_status}')
+        environment = {"UV_CACHE_DIR": ""} | environment
+        ended = run_function("install_packages --editable .[all]", environment, tmp_path)
+        assert not (tmp_path / ".venv/.uv").exists()
+        return ended, asked.read_text().splitlines()
+
+    return run
+
+
+def test_uv_installs_from_where_pip_would(install_packages):
+    """A mirror, a further index. Seen to fail without the index, and with the cache left behind."""
+    ended, (begun, asked) = install_packages(0)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert begun.endswith("install --quiet --disable-pip-version-check uv")
+    assert asked.startswith("uv .venv/.uv pip install ")
+    assert "--compile-bytecode" in asked
+    assert asked.endswith(" --default-index https://mirror/simple --index a --index b --editable .[all]")
+
+
+def test_a_cache_of_the_users_own_is_used(install_packages):
+    """Seen to fail with ours always."""
+    _, (_, asked) = install_packages(0, UV_CACHE_DIR="mine")
+    assert asked.startswith("uv mine pip install ")
+
+
+def test_pip_installs_what_uv_cannot(install_packages):
+    """Seen to fail with uv's failure as the end."""
+    ended, asked = install_packages(2)
+    assert ended.returncode == 0
+    assert "uv could not" in ended.stderr
+    assert asked[-1].endswith("pip install --quiet --disable-pip-version-check --editable .[all]")
+
+
 def test_the_pages_say_what_the_script_asks_for():
     """Seen to fail with another figure in either README."""
     sizes = run_function("echo $ENVIRONMENT_SIZE $DOWNLOAD_SIZE", {}).stdout.split()

@@ -1,5 +1,6 @@
 """Everything that two processes compute, once per session, and the same of one process."""
 
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, build_anchors, train
+from filelock import FileLock
 from launch import InProcessError, run_two_processes
 from sharded_core import CORE_CASES, build_core_anchors, run_core
 
@@ -17,10 +19,8 @@ TIMEOUT_S = 600
 class Together:
     """What two processes computed."""
 
-    def __init__(self, folder: Path, warnings: Sequence[str]) -> None:
-        script = Path(__file__).with_name("two_processes.py")
-        self.folder = folder
-        self.complaint = run_two_processes(script, folder, timeout_s=TIMEOUT_S, warnings=warnings)
+    def __init__(self, folder: Path, complaint: str) -> None:
+        self.folder, self.complaint = folder, complaint
 
     def result(self, name: str, rank: int = 0) -> Any:
         """What process ``rank`` made of ``name``."""
@@ -35,10 +35,23 @@ class Together:
 
 @pytest.fixture(scope="session")
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Together:
-    folder = tmp_path_factory.mktemp("two_processes")
+    """Computed by the first of pytest-xdist's workers that asks; the others wait."""
+    workers_own = tmp_path_factory.getbasetemp()
+    folder = (workers_own.parent if "PYTEST_XDIST_WORKER" in os.environ else workers_own) / "two_processes"
+    said = folder / "complaint.txt"
+    with FileLock(f"{folder}.lock"):
+        if not said.is_file():
+            said.write_text(compute(folder, request.config.getoption("pythonwarnings") or ()))
+    return Together(folder, said.read_text())
+
+
+def compute(folder: Path, warnings: Sequence[str]) -> str:
+    """What was wrong, if anything was; ``warnings`` are filters given to pytest by -W."""
+    folder.mkdir()
     build_anchors(folder / "anchors")
     build_core_anchors(folder / "anchors")
-    return Together(folder, request.config.getoption("pythonwarnings") or ())  # filters given to pytest by -W
+    script = Path(__file__).with_name("two_processes.py")
+    return run_two_processes(script, folder, timeout_s=TIMEOUT_S, warnings=warnings)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Six CRaFT steps on the toy that report to a logger: python logged_run.py LOGGER FOLDER"""
+"""Six CRaFT steps on the toy for each of the loggers, that report to it: python logged_run.py FOLDER LOGGER…"""
 
 import sys
 from pathlib import Path
@@ -7,11 +7,13 @@ from runs import BASE
 from toy import ToyModel, ToyTask, toy_anchors
 
 from craft_trainer import CraftConfig, CraftTrainer
+from craft_trainer.anchors.cache import AnchorCache
 
-if __name__ == "__main__":
-    logger, folder = sys.argv[1], Path(sys.argv[2])
+
+def train(logger: str, output_dir: Path, anchors: AnchorCache) -> None:
+    """One run."""
     options = {
-        "output_dir": str(folder / "run"),
+        "output_dir": str(output_dir),
         "report_to": logger,
         "run_name": "toy",
         "project": "craft",
@@ -22,8 +24,14 @@ if __name__ == "__main__":
         "eval_steps": 3,
         "constraints": "per_group",
     }
-    anchors = toy_anchors(folder / "anchors", groups=["push the puck", "drawer"] * 12)
     config = CraftConfig(**BASE | options)
     CraftTrainer(
         ToyModel(), config, anchors=anchors, train_dataset=ToyTask(), eval_dataset=ToyTask(size=8, seed=9)
     ).train()
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    toy = toy_anchors(folder / "anchors", groups=["push the puck", "drawer"] * 12)
+    for name in sys.argv[2:]:
+        train(name, folder / name / "run", toy)

@@ -91,15 +91,25 @@ def trackio(folder):
 READERS = {"tensorboard": tensorboard, "wandb": wandb, "trackio": trackio}
 
 
+@pytest.fixture(scope="module")
+def runs_folder(tmp_path_factory):
+    """Holds a folder for each logger that is installed, of a run that reported to it."""
+    folder = tmp_path_factory.mktemp("runs")
+    loggers = [name for name in READERS if importlib.util.find_spec(name)]
+    places = {"WANDB_DIR": str(folder / "wandb"), "TRACKIO_DIR": str(folder / "trackio")}
+    for name in loggers:
+        (folder / name).mkdir()
+    given = os.environ | places | {"WANDB_MODE": "offline", "WANDB_SILENT": "true", "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, RUN, folder, *loggers], check=True, env=given, cwd=folder, timeout=300)
+    return folder
+
+
 @pytest.fixture(scope="module", params=READERS)
-def run(request, tmp_path_factory):
+def run(request, runs_folder):
     """The folder of a run that reported to a logger, and what the logger wrote."""
-    if importlib.util.find_spec(request.param) is None:
+    folder = runs_folder / request.param
+    if not folder.is_dir():
         pytest.skip(f"{request.param} is not installed: pip install -e '.[dev]'")
-    folder = tmp_path_factory.mktemp(request.param)
-    places = {"WANDB_MODE": "offline", "WANDB_DIR": str(folder), "TRACKIO_DIR": str(folder), "WANDB_SILENT": "true"}
-    given = os.environ | places | {"HF_HUB_OFFLINE": "1"}
-    subprocess.run([sys.executable, RUN, request.param, folder], check=True, env=given, cwd=folder, timeout=300)
     return folder, READERS[request.param](folder)
 
 

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from craft_trainer.benchmarks import storage
+from craft_trainer.benchmarks import cache, storage
 from craft_trainer.cli.main import main
 
 
-def test_a_quick_run_measures_everything(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_quick_run_measures_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "BATCHES", 8)
     path = tmp_path / "cache.json"
     assert main(["bench", "cache", "--quick", "--repeats", "1", "--json", str(path)]) == 0
     medians = json.loads(path.read_text())
