@@ -86,7 +86,9 @@ def run_tests(session: nox.Session, *, at_least: int, ignored: tuple[str, ...] =
     report = Path(session.create_tmp()).resolve() / "junit.xml"
     filters = [word for warning in ignored for word in ("-W", f"ignore:{warning}")]
     session.run("craft-trainer", "info")
-    session.run("pytest", "-q", "-n", "2", f"--junitxml={report}", *filters, *session.posargs, env=QUIET)
+    session.run(
+        "pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={report}", *filters, *session.posargs, env=QUIET
+    )
     suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
     tests, skipped = (sum(int(suite.attrib[name]) for suite in suites) for name in ("tests", "skipped"))
     passed = tests - skipped  # a failure has ended the session already

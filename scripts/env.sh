@@ -35,20 +35,34 @@ installed() { # is there a finished installation with at least these extras, of 
     return 1
 }
 
-# GB: what .venv takes, and what pip downloads to TMPDIR before it begins to install
+# GB: what .venv takes, and what pip, where it installs, downloads to TMPDIR before it begins
 ENVIRONMENT_SIZE=9 DOWNLOAD_SIZE=6
 
 free_space() { df -Pk "$1" | awk 'NR == 2 { print int($4 / 1024 / 1024) }'; }
 filesystem() { df -Pk "$1" | awk 'NR == 2 { print $6 }'; }
+anything_installed() { compgen -G ".venv/.installed-*" >/dev/null; } # then the large packages are there
 
-check_space() { # is there room for what is to be installed? pip says so only after minutes, and not where
-    local environment=$ENVIRONMENT_SIZE download=$DOWNLOAD_SIZE temporary=${TMPDIR:-/tmp}
-    if compgen -G ".venv/.installed-*" >/dev/null; then environment=1 download=1; fi # the large packages are there
-    if [ "$(filesystem .)" = "$(filesystem "$temporary")" ]; then
-        has_room "$PWD" $((environment + download)) "for .venv and pip's downloads"
+still_needed() { # GB in .venv
+    local held
+    if anything_installed; then
+        echo 1
     else
-        has_room "$PWD" "$environment" "for .venv" &&
-            has_room "$temporary" "$download" "for pip's downloads; TMPDIR=/another/folder chooses where"
+        held=$(du -sk .venv 2>/dev/null | awk '{ print int($1 / 1024 / 1024) }') || true
+        echo $((ENVIRONMENT_SIZE - ${held:-0}))
+    fi
+}
+
+check_space() { # is there room for what is to be installed? It would fail after minutes, and not say where
+    has_room "$PWD" "$(still_needed)" "for .venv"
+}
+
+check_download_space() { # the same for pip
+    local download=$DOWNLOAD_SIZE temporary=${TMPDIR:-/tmp}
+    if anything_installed; then download=1; fi
+    if [ "$(filesystem .)" = "$(filesystem "$temporary")" ]; then
+        has_room "$PWD" $(($(still_needed) + download)) "for .venv and pip's downloads"
+    else
+        has_room "$temporary" "$download" "for pip's downloads; TMPDIR=/another/folder chooses where"
     fi
 }
 
@@ -61,29 +75,21 @@ has_room() { # folder, GB, what for
     fi
 }
 
-pip_setting() { # of the environment or of a file
-    .venv/bin/python -m pip config get ":env:.$1" 2>/dev/null ||
-        .venv/bin/python -m pip config get "global.$1" 2>/dev/null || true
-}
-
-# uv takes a quarter of pip's time for the same packages; where it cannot, pip installs them. Both compile: where
-# PYTHONDONTWRITEBYTECODE is set, Python would compile all that it imports at every start, more than ten seconds.
+# By uv (scripts/install.py), or by pip where uv cannot. Both compile: where PYTHONDONTWRITEBYTECODE is set, Python would
+# compile all that it imports at every start, more than ten seconds.
 install_packages() {
-    local options=(--quiet --python .venv/bin/python --system-certs --compile-bytecode) place
-    # uv reads no settings of pip: where packages come from on this machine, of several places the newest
-    options+=(--index-strategy unsafe-best-match)
-    for place in $(pip_setting index-url); do options+=(--default-index "$place"); done
-    for place in $(pip_setting extra-index-url); do options+=(--index "$place"); done
-    for place in $(pip_setting find-links); do options+=(--find-links "$place"); done
-    # its cache is beside the files that it links there, and goes when they are whole
-    if .venv/bin/python -m pip install --quiet --disable-pip-version-check uv &&
-        UV_CACHE_DIR="${UV_CACHE_DIR:-.venv/.uv}" .venv/bin/uv pip install "${options[@]}" "$@"; then
+    local pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check) uv_anew="" pip_anew=""
+    if ! anything_installed; then pip_anew=--force-reinstall; fi # uv may leave half a package
+    if [ -e .venv/.unfinished ]; then uv_anew=--reinstall pip_anew=--force-reinstall; fi # and was interrupted
+    touch .venv/.unfinished
+    trap 'exit 130' INT # when pip is interrupted, it only ends as if it could not
+    if ! "${pip[@]}" --only-binary uv "uv>=0.11" || ! .venv/bin/python scripts/install.py $uv_anew "$@"; then
+        echo "uv could not install it, so pip does" >&2
         rm -rf .venv/.uv
-        return
+        check_download_space && "${pip[@]}" $pip_anew "$@" || return
     fi
-    echo "uv could not install it, so pip does" >&2
-    rm -rf .venv/.uv
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+    trap - INT
+    rm -rf .venv/.uv .venv/.unfinished
 }
 
 install_environment() {

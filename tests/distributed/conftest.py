@@ -1,6 +1,6 @@
 """Everything that two processes compute, once per session, and the same of one process."""
 
-import os
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -36,18 +36,21 @@ class Together:
 @pytest.fixture(scope="session")
 def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Together:
     """Computed by the first of pytest-xdist's workers that asks; the others wait."""
-    workers_own = tmp_path_factory.getbasetemp()
-    folder = (workers_own.parent if "PYTEST_XDIST_WORKER" in os.environ else workers_own) / "two_processes"
-    said = folder / "complaint.txt"
-    with FileLock(f"{folder}.lock"):
-        if not said.is_file():
-            said.write_text(compute(folder, request.config.getoption("pythonwarnings") or ()))
-    return Together(folder, said.read_text())
+    mine = tmp_path_factory.getbasetemp()
+    known = (mine.parent if hasattr(request.config, "workerinput") else mine) / "two_processes.json"
+    with FileLock(f"{known}.lock"):
+        if not known.is_file():
+            folder = tmp_path_factory.mktemp("two_processes")
+            complaint = compute(folder, request.config.getoption("pythonwarnings") or ())
+            draft = folder / "result.json"
+            draft.write_text(json.dumps({"folder": str(folder), "complaint": complaint}))
+            draft.replace(known)
+    found = json.loads(known.read_text())
+    return Together(Path(found["folder"]), found["complaint"])
 
 
 def compute(folder: Path, warnings: Sequence[str]) -> str:
     """What was wrong, if anything was; ``warnings`` are filters given to pytest by -W."""
-    folder.mkdir()
     build_anchors(folder / "anchors")
     build_core_anchors(folder / "anchors")
     script = Path(__file__).with_name("two_processes.py")

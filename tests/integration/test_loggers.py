@@ -110,6 +110,8 @@ def run(request, runs_folder):
     folder = runs_folder / request.param
     if not folder.is_dir():
         pytest.skip(f"{request.param} is not installed: pip install -e '.[dev]'")
+    if (folder / "error.txt").is_file():
+        pytest.fail((folder / "error.txt").read_text())
     return folder, READERS[request.param](folder)
 
 

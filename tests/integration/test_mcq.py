@@ -159,7 +159,7 @@ def test_columns_limit_letters_and_no_pmi(tmp_path, models):
 def test_a_killed_run_goes_on_where_it_was(tmp_path, models):
     """A real SIGKILL once some questions are done: the second run keeps their lines, and the rest of the result is that
     of a run that was left alone. Seen to fail with progress begun anew every time."""
-    data = write(tmp_path / "data.jsonl", rows(400))
+    data = write(tmp_path / "data.jsonl", rows(1000))
     command = ["mcq", "--model", models[0], "--data", data, "--pmi", "false", "--batch-tokens", "32"]
     output, progress = tmp_path / "out.json", tmp_path / "out.json.partial1.jsonl"
     run = subprocess.Popen(

@@ -12,7 +12,7 @@ from craft_trainer.cli.main import main
 def test_a_quick_run_measures_everything(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cache, "BATCHES", 8)
+    monkeypatch.setattr(cache, "BATCHES", 16)
     path = tmp_path / "cache.json"
     assert main(["bench", "cache", "--quick", "--repeats", "1", "--json", str(path)]) == 0
     medians = json.loads(path.read_text())
