@@ -7,15 +7,15 @@ from craft_trainer.version import __version__
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.config import CraftConfig
-    from craft_trainer.trainer import CraftTrainer
+    from craft_trainer.training.config import CraftConfig
+    from craft_trainer.training.trainer import CraftTrainer
 
 __all__ = ["AnchorCache", "CraftConfig", "CraftTrainer", "__version__"]
 
 _HOMES = {
     "AnchorCache": "craft_trainer.anchors.cache",  # what the teacher does on old-task samples, on disk
-    "CraftConfig": "craft_trainer.config",  # TrainingArguments with the settings of retention
-    "CraftTrainer": "craft_trainer.trainer",  # Trainer with two gradients, surgery and a multiplier
+    "CraftConfig": "craft_trainer.training.config",  # TrainingArguments with the settings of retention
+    "CraftTrainer": "craft_trainer.training.trainer",  # Trainer with two gradients, surgery and a multiplier
 }
 
 

@@ -24,7 +24,7 @@ from craft_trainer.evaluation.mcq_callback import McqCallback
 from craft_trainer.evaluation.mcq_run import McqRun, compared, evaluate_checkpoints
 from craft_trainer.evaluation.mcq_table import table
 from craft_trainer.evaluation.questions import read_questions
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 from craft_trainer.report.figures.canvas import standalone_image
 from craft_trainer.report.figures.choices import change_figure
 
@@ -141,7 +141,7 @@ def own_texts(model_name: str, tokenizer: Any, folder: Path) -> AnchorCache:
     options = {"do_sample": True, "min_new_tokens": TOKENS - 1, "max_new_tokens": TOKENS - 1, "top_k": 0}
     texts = torch.cat([model.generate(start, **options) for _ in range(NUM_ANCHORS // len(start))])
     return build_anchor_cache(
-        anchored(model),
+        as_anchored_model(model),
         lambda rows: {"input_ids": texts[rows], "attention_mask": torch.ones_like(texts[rows])},
         folder,
         rows=range(NUM_ANCHORS),

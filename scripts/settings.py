@@ -14,13 +14,13 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
-from craft_trainer.anchors.loss import TERMS
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.texts import TextArguments
 from craft_trainer.cli.train import TrainArguments
 from craft_trainer.cli.train_lm import TrainLmArguments
-from craft_trainer.config import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES, CraftConfig
 from craft_trainer.language.config import LanguageConfig
+from craft_trainer.losses.terms import TERMS
+from craft_trainer.training.config import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES, CraftConfig
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/settings.md"
@@ -34,8 +34,8 @@ UNITS = {  # of the settings that are numbers
     "barrier_strength": "—",
     "multiplier_init": "λ",
     "multiplier_lr": "λ per unit of violation and pass",
-    "multiplier_gain": "retention passes",
-    "multiplier_smoothing": "—",
+    "dual_kp": "retention passes",
+    "dual_ema": "—",
     "multiplier_max": "λ",
     "epsilon": "teacher's variance (tokens: its entropy)",
     "epsilon_final": "as epsilon",

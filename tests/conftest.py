@@ -186,7 +186,7 @@ def image_policy() -> PolicyModel:
 @pytest.fixture(scope="session")
 def rendering() -> None:
     """Skips, with what to install, where no image can be rendered."""
-    from craft_trainer.benchmarks.camera import choose_backend
+    from craft_trainer.simulation.camera import choose_backend
 
     try:
         choose_backend()

@@ -12,11 +12,11 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
-from craft_trainer.anchors.constancy import Constancy
+from craft_trainer.anchors.constant_features import ConstantFeatureCheck
 from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec
 from craft_trainer.anchors.provenance import Provenance
 from craft_trainer.anchors.shards import Shards
-from craft_trainer.anchors.teaching import Teaching, raw_inputs, rows_digest
+from craft_trainer.anchors.teacher_pass import TeacherPass, raw_inputs, rows_digest
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.version import __version__
 
@@ -99,7 +99,7 @@ def build_anchor_cache(
             _refuse_finished(output_dir)  # while it was looked at, and then locked
             work.begin(provenance, load_batch(list(rows[:2])))
         _wait(processes)
-        job, constancy = Teaching(teacher, load_batch, specs, storage, num_workers), Constancy(groups)
+        job, constancy = TeacherPass(teacher, load_batch, specs, storage, num_workers), ConstantFeatureCheck(groups)
         with (
             work.kept_once_begun(alone=world == 1),
             _quiet_datasets(),

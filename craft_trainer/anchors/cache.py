@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_trainer.anchors.columns import open_columns
-from craft_trainer.anchors.features import Features, FeatureSpec, TokenTargets
-from craft_trainer.anchors.loss import TOKEN_SCALE
+from craft_trainer.anchors.features import TOKEN_SCALE, Features, FeatureSpec, TokenTargets
 from craft_trainer.anchors.provenance import BUILD, Provenance
 from craft_trainer.anchors.statistics import SCALE_PREFIX
 from craft_trainer.models.base import AnchoredModel

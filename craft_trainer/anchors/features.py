@@ -73,6 +73,7 @@ class Features(NamedTuple):
     tokens: TokenTargets | None = None
 
 
+TOKEN_SCALE = "token"  # the key of a teacher's mean entropy among its scales
 DEFAULT_TOP_K = 32  # tokens kept per position of a teacher that predicts tokens
 
 

@@ -10,10 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from craft_trainer.anchors.cache import AnchorBatch
-from craft_trainer.anchors.features import DEFAULT_TOP_K, Features, FeatureSpec, teacher_features
-from craft_trainer.anchors.loss import TOKEN_SCALE
+from craft_trainer.anchors.features import DEFAULT_TOP_K, TOKEN_SCALE, Features, FeatureSpec, teacher_features
 from craft_trainer.anchors.statistics import feature_statistics, token_scale
-from craft_trainer.anchors.teaching import target_columns
+from craft_trainer.anchors.teacher_pass import target_columns
 from craft_trainer.models.base import AnchoredModel, Batch
 
 SCALE_ANCHORS = 256  # anchors from which the scales are estimated

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from craft_trainer.anchors.columns import Column, RaggedColumn
-from craft_trainer.anchors.loss import TOKEN_SCALE
+from craft_trainer.anchors.features import TOKEN_SCALE
 
 SCALE_PREFIX = "scale/"
 BYTES_AT_ONCE = 2**26

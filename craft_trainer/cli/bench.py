@@ -42,13 +42,13 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse(f"bench {name}", EXAMPLE, BenchArguments, options)
     if min(arguments.repeats, arguments.threads) < 1:
         raise ValueError(f"repeats {arguments.repeats} and threads {arguments.threads} must both be at least 1")
-    from craft_trainer.benchmarks.llama import FULL, QUICK
-    from craft_trainer.benchmarks.storage import bytes_per_anchor, storage_table
-    from craft_trainer.report.atomic import write_atomically
+    from craft_trainer.costs.llama import FULL, QUICK
+    from craft_trainer.costs.storage import bytes_per_anchor, storage_table
+    from craft_trainer.files import write_atomically
 
     if arguments.json:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
-    benchmark = importlib.import_module(f"craft_trainer.benchmarks.{name}")
+    benchmark = importlib.import_module(f"craft_trainer.costs.{name}")
     size = getattr(benchmark, "QUICK", QUICK) if arguments.quick else getattr(benchmark, "FULL", FULL)
     repeats = min(2, arguments.repeats) if arguments.quick else arguments.repeats
     measured = benchmark.measure(size, repeats=repeats, threads=arguments.threads)

@@ -106,7 +106,7 @@ def select(arguments: BuildArguments, teacher: "PolicyModel", dataset: "PolicyDa
         ValueError: unknown rule, or more anchors than samples.
     """
     from craft_trainer.anchors.selection import chosen_rows, phases
-    from craft_trainer.anchors.teaching import candidate_features
+    from craft_trainer.anchors.teacher_pass import candidate_features
 
     episodes = dataset.episode_of_frame
     return chosen_rows(

@@ -76,17 +76,16 @@ def run(argv: Sequence[str]) -> None:
     from accelerate import PartialState
 
     from craft_trainer.anchors.building import build_anchor_cache
-    from craft_trainer.anchors.features import feature_specs, layer_paths
-    from craft_trainer.anchors.loss import TOKEN_SCALE
+    from craft_trainer.anchors.features import TOKEN_SCALE, feature_specs, layer_paths
     from craft_trainer.language.checkpoints import load_checkpoint
-    from craft_trainer.models.families import anchored
+    from craft_trainer.models.families import as_anchored_model
 
     if Path(arguments.output_dir).exists():
         raise FileExistsError(f"{arguments.output_dir} exists: delete it, or choose another folder")
     processes = PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(days=7))  # shares may be uneven
     device = arguments.device or str(processes.device)
     checkpoint = load_checkpoint(arguments.teacher, dtype=arguments.teacher_dtype, device=device)
-    teacher = anchored(checkpoint.model)
+    teacher = as_anchored_model(checkpoint.model)
     paths = layer_paths(teacher, split_list(arguments.layers))
     for layer, path in paths.items():
         processes.print(f"layer {layer} → {path}")
@@ -126,10 +125,10 @@ def texts_of(
     from accelerate.utils import broadcast_object_list
 
     from craft_trainer.anchors.selection import chosen_rows
-    from craft_trainer.anchors.teaching import candidate_features
+    from craft_trainer.anchors.teacher_pass import candidate_features
     from craft_trainer.language.anchoring import by_length, own_texts
     from craft_trainer.language.source import READING
-    from craft_trainer.models.families import anchored
+    from craft_trainer.models.families import as_anchored_model
 
     source = arguments.source(arguments.group_column) if arguments.dataset is not None else None
     if arguments.texts == "own":
@@ -164,7 +163,7 @@ def texts_of(
                 arguments.anchors,
                 seed=arguments.seed,
                 features=lambda: candidate_features(
-                    anchored(checkpoint.model), samples.batch, len(samples), batch_size=arguments.batch_size
+                    as_anchored_model(checkpoint.model), samples.batch, len(samples), batch_size=arguments.batch_size
                 ),
             )
         ]

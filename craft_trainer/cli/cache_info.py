@@ -21,9 +21,9 @@ def run(argv: Sequence[str]) -> None:
     """Print its provenance and its sizes."""
     arguments = parse("cache info", EXAMPLE, InfoArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.models.places import fetched
+    from craft_trainer.hub.resolve_path import resolve_path
 
-    cache = AnchorCache(fetched(arguments.cache, "dataset"))
+    cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
     made, total = cache.provenance, len(cache)
     rows = {
         "teacher": f"{made.teacher['path']}, weights {made.teacher['weights'][:12]}",

@@ -27,7 +27,7 @@ def run(argv: Sequence[str]) -> None:
     from huggingface_hub import snapshot_download
 
     from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.folders import appears_when_complete
+    from craft_trainer.files import appears_when_complete
     from craft_trainer.hub.errors import plain_errors
 
     repo, _, at = arguments.repo.partition("@")

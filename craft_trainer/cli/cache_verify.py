@@ -35,9 +35,9 @@ def run(argv: Sequence[str]) -> None:
     arguments = parse("cache verify", EXAMPLE, VerifyArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.verification import deviations
-    from craft_trainer.models.places import fetched
+    from craft_trainer.hub.resolve_path import resolve_path
 
-    cache = AnchorCache(fetched(arguments.cache, "dataset"))
+    cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
     print(f"ok  {len(cache.provenance.files)} files of {len(cache)} anchors have the bytes they were written with")
     if arguments.teacher is None:
         return
@@ -67,11 +67,11 @@ def with_teacher(arguments: VerifyArguments, cache: "AnchorCache") -> "tuple[Anc
         say_compared(cache.check_teacher(policy))
         return open_cache(arguments.cache, policy, arguments.dataset), policy
     from craft_trainer.language.checkpoints import load_checkpoint
-    from craft_trainer.models.families import anchored
+    from craft_trainer.models.families import as_anchored_model
 
     dtype = arguments.teacher_dtype or teacher_dtype(cache)
     checkpoint = load_checkpoint(arguments.teacher, dtype=dtype, device=arguments.device)
-    teacher = anchored(checkpoint.model)
+    teacher = as_anchored_model(checkpoint.model)
     say_compared(cache.check_teacher(teacher))
     return followed(cache, checkpoint, arguments.dataset), teacher
 

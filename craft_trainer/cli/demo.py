@@ -9,7 +9,11 @@ from pathlib import Path
 from craft_trainer.cli.arguments import option, parse, split_list
 
 EXAMPLE = "craft-trainer demo --old push-v3,door-open-v3 --new faucet-open-v3 --seeds 0,1,2 --output outputs/mine"
-PRELOAD = ("craft_trainer.trainer", "craft_trainer.models.lerobot_dataset", "craft_trainer.benchmarks.recording")
+PRELOAD = (
+    "craft_trainer.training.trainer",
+    "craft_trainer.models.lerobot_dataset",
+    "craft_trainer.simulation.recording",
+)
 OLD = ["push-v3", "drawer-open-v3", "button-press-topdown-v3", "door-open-v3"]
 NEW = ["button-press-v3"]
 
@@ -32,24 +36,24 @@ class DemoArguments:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Run the story, print the table, write results.json and report.html."""
+    """Run the experiment, print the table, write results.json and report.html."""
     arguments = parse("demo", EXAMPLE, DemoArguments, argv)
-    from craft_trainer.benchmarks.demo import (
+    from craft_trainer.cli.main import main
+    from craft_trainer.report import format_table, load_results, verdict, write_report
+    from craft_trainer.simulation.metaworld import check_task
+    from craft_trainer.suites.demo import (
         FINE_TUNING,
         RETENTION,
         TEACHER,
-        Story,
+        Experiment,
         clear_unfinished,
         collect_results,
-        story_jobs,
+        experiment_jobs,
     )
-    from craft_trainer.benchmarks.jobs import run_jobs
-    from craft_trainer.benchmarks.metaworld import check_task
-    from craft_trainer.cli.main import main
-    from craft_trainer.report import format_table, load_results, verdict, write_report
+    from craft_trainer.suites.jobs import run_jobs
 
     seeds = [int(seed) for seed in split_list(arguments.seeds)]
-    story = Story(
+    experiment = Experiment(
         old=tuple(check_task(task) for task in split_list(arguments.old)),
         new=tuple(check_task(task) for task in split_list(arguments.new)),
         seeds=tuple(seeds[:1] if arguments.quick else seeds),
@@ -61,12 +65,16 @@ def run(argv: Sequence[str]) -> None:
         retention=RETENTION,
     )
     folder = Path(arguments.output)
-    claim_folder(folder, json.dumps({**story.settings(), "seeds": "any"}, indent=2) + "\n")
-    clear_unfinished(story, folder)
+    claim_folder(folder, json.dumps({**experiment.settings(), "seeds": "any"}, indent=2) + "\n")
+    clear_unfinished(experiment, folder)
     seconds = run_jobs(
-        story_jobs(story, folder), main, log_dir=folder / "logs", num_workers=arguments.workers, preload=PRELOAD
+        experiment_jobs(experiment, folder),
+        main,
+        log_dir=folder / "logs",
+        num_workers=arguments.workers,
+        preload=PRELOAD,
     )
-    results = collect_results(story, folder, seconds)
+    results = collect_results(experiment, folder, seconds)
     path = folder / "results.json"
     path.write_text(json.dumps(results, indent=2) + "\n")
     report = write_report(path)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from craft_trainer.cli.arguments import parse
-from craft_trainer.config import CraftConfig
+from craft_trainer.training.config import CraftConfig
 
 EXAMPLE = "accelerate launch -m craft_trainer dryrun --config configs/train/dryrun.yaml"
 TASKS = {"old": "push-v3", "new": "window-close-v3"}
@@ -17,10 +17,10 @@ def run(argv: Sequence[str]) -> None:
     config = parse("dryrun", EXAMPLE, CraftConfig, argv)
     import torch
 
-    from craft_trainer.benchmarks.demo import POLICY
     from craft_trainer.cli.main import main
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import load_metadata
+    from craft_trainer.suites.demo import POLICY
 
     if config.max_steps < 2 or config.retention_every != 1:
         raise ValueError("a dry run needs max_steps of at least 2 and retention_every 1: it compares successive steps")

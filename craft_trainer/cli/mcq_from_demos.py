@@ -29,7 +29,7 @@ class QuestionArguments:
 def run(argv: Sequence[str]) -> None:
     """Make the questions, and say where they are and what can be had without looking."""
     arguments = parse("mcq-from-demos", EXAMPLE, QuestionArguments, argv)
-    from craft_trainer.benchmarks.question_folder import QUESTIONS, format_table, make_questions, push
+    from craft_trainer.simulation.question_folder import QUESTIONS, format_table, make_questions, push
 
     folder, kinds = Path(arguments.output), check_kinds(split_list(arguments.kinds))
     tasks = split_list(arguments.tasks)
@@ -62,7 +62,7 @@ def check_kinds(kinds: Sequence[str]) -> list[str]:
     Raises:
         ValueError: there is no such kind; the message names the nearest.
     """
-    from craft_trainer.benchmarks.embodied import KINDS
+    from craft_trainer.simulation.embodied import KINDS
 
     for kind in kinds:
         if kind not in (*KINDS, "all"):

@@ -4,13 +4,13 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.config import CraftConfig
 from craft_trainer.hub.resume import STATE_FILE, checkpoint_folder
 from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, checkpoints, model_of_run
 from craft_trainer.report.reading import json_object
+from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:
-    from craft_trainer.trainer import CraftTrainer
+    from craft_trainer.training.trainer import CraftTrainer
 
 LAST = ("last", "true")  # of resume_from_checkpoint; Trainer's own word for it is True
 NONE = "false"

@@ -28,7 +28,7 @@ class RecordArguments:
 def run(argv: Sequence[str]) -> None:
     """Record and say where the dataset is."""
     arguments = parse("record", EXAMPLE, RecordArguments, argv)
-    from craft_trainer.benchmarks.recording import record_demonstrations
+    from craft_trainer.simulation.recording import record_demonstrations
 
     dataset = record_demonstrations(
         split_list(arguments.tasks),

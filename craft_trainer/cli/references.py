@@ -14,11 +14,11 @@ def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -
         ValueError: it holds references to another revision of the dataset.
     """
     from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.anchors.teaching import raw_inputs
+    from craft_trainer.anchors.teacher_pass import raw_inputs
+    from craft_trainer.hub.resolve_path import resolve_path
     from craft_trainer.models.lerobot_dataset import PolicyDataset
-    from craft_trainer.models.places import fetched
 
-    cache = AnchorCache(fetched(folder, "dataset"))
+    cache = AnchorCache(resolve_path(folder, "dataset"))
     if cache.provenance.storage["inputs"] == "embedded":
         return cache
     samples = PolicyDataset.of(policy, dataset or str(cache.provenance.data["dataset"]))

@@ -70,9 +70,9 @@ def run(argv: Sequence[str]) -> None:
 
 def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
     """Rows of Meta-World tasks, in this package's own environments."""
-    from craft_trainer.benchmarks.metaworld import HORIZON, MetaWorldEnvs, check_task, draw_goals
-    from craft_trainer.evaluation.rollout import rollout
     from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.simulation.metaworld import HORIZON, MetaWorldEnvs, check_task, draw_goals
+    from craft_trainer.simulation.rollout import rollout
 
     tasks = [check_task(task) for task in split_list(arguments.tasks)]
     max_steps = HORIZON if arguments.max_steps is None else arguments.max_steps
@@ -93,8 +93,8 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
 
 def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
     """Rows of tasks in one of LeRobot's environments, and every episode by itself."""
-    from craft_trainer.benchmarks.lerobot_envs import roll_out
     from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.simulation.lerobot_envs import roll_out
 
     assert arguments.env is not None
     assert isinstance(arguments.rename, dict)
@@ -127,7 +127,7 @@ def image_size_of(policy: "PolicyModel", asked: int | None) -> int | None:
     Raises:
         ValueError: it wants another camera than the one there is, or images that are not square.
     """
-    from craft_trainer.benchmarks.camera import KEY
+    from craft_trainer.simulation.camera import KEY
 
     cameras = policy.image_keys()
     if not cameras:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import option, parse_all
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.config import CraftConfig
+from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset
-    from craft_trainer.trainer import CraftTrainer
+    from craft_trainer.training.trainer import CraftTrainer
 
 OUTSIDE_SHOWN = 5
 OF_LANGUAGE_MODELS = {  # Trainer's, which no policy has → what there is instead
@@ -73,8 +73,8 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.cli.references import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
-    from craft_trainer.run_record import changed_fields
-    from craft_trainer.trainer import CraftTrainer
+    from craft_trainer.training.run_record import changed_fields
+    from craft_trainer.training.trainer import CraftTrainer
 
     refuse_of_language_models(config)
     checkpoint = claim_output(config)
@@ -131,9 +131,9 @@ def ask_while_training(trainer: "CraftTrainer", model: "PolicyModel", arguments:
     Raises:
         ValueError: the policy has no language model, or a question is bad.
     """
+    from craft_trainer.evaluation.choices.opening import policy_reader
     from craft_trainer.evaluation.mcq_callback import McqCallback
     from craft_trainer.evaluation.questions import read_questions
-    from craft_trainer.models.choices.opening import policy_reader
 
     assert arguments.mcq_data is not None
     policy_reader(model)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from craft_trainer.anchors.live import AdapterAnchors
     from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.language.source import TextSource
-    from craft_trainer.trainer import CraftTrainer
+    from craft_trainer.training.trainer import CraftTrainer
 
 ADAPTER = "adapter"
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
@@ -145,8 +145,8 @@ def run(argv: Sequence[str]) -> None:
     from craft_trainer.cli.output import claim_output, save_and_push
     from craft_trainer.cli.train import quiet_in_a_pipe
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
-    from craft_trainer.run_record import changed_fields
-    from craft_trainer.trainer import CraftTrainer
+    from craft_trainer.training.run_record import changed_fields
+    from craft_trainer.training.trainer import CraftTrainer
 
     arguments.require_evaluation(config)
     if arguments.evaluates:
@@ -195,14 +195,14 @@ def anchors_of(
         TypeError: ``adapter`` is asked for, and there is none.
     """
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.hub.resolve_path import resolve_path
     from craft_trainer.language.anchoring import adapter_anchors
     from craft_trainer.language.source import followed
-    from craft_trainer.models.places import fetched
 
     if arguments.anchors is None:
         return None
     if arguments.anchors != ADAPTER:
-        return followed(AnchorCache(fetched(arguments.anchors, "dataset")), checkpoint, arguments.anchors_dataset)
+        return followed(AnchorCache(resolve_path(arguments.anchors, "dataset")), checkpoint, arguments.anchors_dataset)
     if not hasattr(checkpoint.model, "peft_config"):
         raise ValueError("anchors: adapter needs an adapter: give lora_rank, or start from a PEFT adapter")
     with config.main_process_first(desc="anchors"):

@@ -7,9 +7,9 @@ from typing import Any
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from craft_trainer.evaluation.choices.opening import reader_of
 from craft_trainer.evaluation.mcq import McqSettings, encode_all, score_questions
 from craft_trainer.evaluation.questions import Question
-from craft_trainer.models.choices.opening import reader_of
 
 LOGGED = ("accuracy", "accuracy_per_char", "margin_gold", "brier")
 

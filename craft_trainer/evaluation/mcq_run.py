@@ -10,13 +10,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from craft_trainer.evaluation.choices.opening import open_choices
 from craft_trainer.evaluation.mcq import Encoded, McqSettings, Refused, encode_all, score_questions
 from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
 from craft_trainer.evaluation.progress_file import ProgressFile
 from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.questions import Questions
 from craft_trainer.models.base import weights_digest
-from craft_trainer.models.choices.opening import open_choices
 from craft_trainer.models.configuration import configuration_digest, module_configurations
 
 SCHEMA = 1

@@ -11,7 +11,7 @@ from typing import Any
 
 from craft_trainer.evaluation.question_rows import BadRowError, shown
 from craft_trainer.hub.errors import plain_errors
-from craft_trainer.models.places import HubPlace, parse
+from craft_trainer.hub.resolve_path import HubPlace, parse
 
 Row = tuple[int, Any]  # its number from 1, and its value or the BadRowError that says why it has none
 

@@ -11,7 +11,7 @@ LONGEST_PAUSE = 120.0  # even if the Hub asks for more
 logger = logging.getLogger(__name__)
 
 
-def persistently[Result](call: Callable[[], Result]) -> Result:
+def with_retries[Result](call: Callable[[], Result]) -> Result:
     """What ``call`` returns, tried again after each of :data:`PAUSES` while it raises ConnectionError.
 
     Other errors are raised at once, and that of the last attempt.

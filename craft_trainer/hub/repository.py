@@ -9,7 +9,7 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
-from craft_trainer.hub.attempts import persistently
+from craft_trainer.hub.attempts import with_retries
 from craft_trainer.hub.errors import plain_errors
 
 Files = Mapping[str, Path | bytes]
@@ -39,7 +39,7 @@ class Repository:
         Raises:
             OSError: as :func:`craft_trainer.hub.errors.plain_errors`; before anything large is sent.
         """
-        return persistently(self._open)
+        return with_retries(self._open)
 
     def commit(self, files: Files, message: str, *, replaces: Sequence[str] = ()) -> CommitInfo:
         """Upload ``files`` (path in the repository → file, or its bytes) in one commit: all of them or none.
@@ -48,7 +48,7 @@ class Repository:
             replaces: patterns of names outside folders; what is there of them and not in ``files`` goes.
 
         Raises:
-            OSError: as :func:`craft_trainer.hub.errors.plain_errors`, after the attempts of ``persistently``.
+            OSError: as :func:`craft_trainer.hub.errors.plain_errors`, after the attempts of ``with_retries``.
         """
         additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
 
@@ -62,7 +62,7 @@ class Repository:
                 commit: CommitInfo = hub.create_commit(self.name, operations, commit_message=message, **place)
                 return commit
 
-        return persistently(attempt)
+        return with_retries(attempt)
 
     def _open(self) -> "Repository":
         with self._errors():

@@ -9,7 +9,7 @@ from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.own_texts import OwnTexts, from_nothing, read_questions_of, written_by
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.language.source import TextSource
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 
 def by_length(samples: TextSamples | OwnTexts, rows: Sequence[int]) -> list[int]:
@@ -68,6 +68,6 @@ def adapter_anchors(
     num_tokens: int = DEFAULT_TOP_K,
 ) -> AdapterAnchors:
     """Anchors whose teacher is the model without its adapter, run whenever they are needed."""
-    view = anchored(checkpoint.model)
+    view = as_anchored_model(checkpoint.model)
     specs = feature_specs(layer_paths(view, layers).values(), poolings)
     return AdapterAnchors(view, samples.batch, samples.groups, specs, num_tokens=num_tokens)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craft_trainer.models.places import parse
+from craft_trainer.hub.resolve_path import parse
 from craft_trainer.models.pretrained import (
     checked_dtype,
     checkpoint_folder,

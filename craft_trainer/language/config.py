@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from craft_trainer.config import CraftConfig
+from craft_trainer.training.config import CraftConfig
 
 
 def _instead(name: str, default: Any, text: str | None = None) -> Any:

@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from craft_trainer.evaluation.choices.images import OF_TOKENS, PLACEHOLDERS, opened
+from craft_trainer.evaluation.choices.opening import PREFIX_LM
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import Encoded, EncodingSettings, TextEncoder, padded
 from craft_trainer.language.examples import Example
 from craft_trainer.models.causal_lm import base_model
-from craft_trainer.models.choices.images import OF_TOKENS, PLACEHOLDERS, opened
-from craft_trainer.models.choices.opening import PREFIX_LM
 
 FROM_PROCESSOR = (ValueError, TypeError, IndexError, KeyError)  # what processors raise on what they do not take
 

@@ -12,7 +12,7 @@ import datasets
 from craft_trainer.evaluation.question_data import cached_folders, load_any, one_split, open_data
 from craft_trainer.evaluation.question_images import ImageFolder
 from craft_trainer.evaluation.question_rows import BadRowError
-from craft_trainer.models.places import parse
+from craft_trainer.hub.resolve_path import parse
 
 LINE, JSON, REASON = "line", "json", "reason"  # columns of what a file of JSON lines is turned into
 DEFAULT_SPLIT = "train"

@@ -5,11 +5,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.teaching import raw_inputs
+from craft_trainer.anchors.teacher_pass import raw_inputs
 from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.encoding import EncodingSettings
 from craft_trainer.language.samples import TextSamples
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 READING = "reading"  # under which a cache's provenance has it
 TOKENS = "input/input_ids"  # a column that caches of language models have
@@ -81,4 +81,4 @@ def followed(cache: AnchorCache, checkpoint: Checkpoint, dataset: str | None = N
         raise ValueError(f"{cache.folder} refers to {named} but does not say how to read it: build it with build-lm")
     samples = TextSource.from_json(dataset or named, str(reading)).open(checkpoint)
     cache.check_data(samples.fingerprint())
-    return cache.following(raw_inputs(anchored(checkpoint.model), samples.batch))
+    return cache.following(raw_inputs(as_anchored_model(checkpoint.model), samples.batch))

@@ -99,7 +99,7 @@ class AnchoredModel(Protocol):
 
 
 @runtime_checkable
-class OwnCheckpoints(Protocol):
+class SupportsCheckpointing(Protocol):
     """A model with a checkpoint format of its own, which Trainer cannot read and write by itself."""
 
     def save_pretrained(self, output_dir: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:

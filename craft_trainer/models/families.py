@@ -8,7 +8,7 @@ from craft_trainer.models.causal_lm import CausalLM, base_model
 from craft_trainer.models.vision_language import ENTRIES, VisionLanguage
 
 
-def anchored(model: nn.Module) -> AnchoredModel:
+def as_anchored_model(model: nn.Module) -> AnchoredModel:
     """``model`` as an :class:`AnchoredModel`: itself, or a view of a HuggingFace model (PEFT adapters included).
 
     Of HuggingFace models these are causal language models, and vision-language models of the types that are known.

@@ -23,12 +23,12 @@ try:
 except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
+from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.models.adapting import postprocessor_overrides, preprocessor_overrides, take_features, with_options
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy
 from craft_trainer.models.configuration import configuration_digest, module_configurations
 from craft_trainer.models.noise import NOISE
-from craft_trainer.models.places import fetched
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
 
@@ -73,7 +73,7 @@ class PolicyModel(nn.Module):
             FileNotFoundError: there is no LeRobot policy at ``path``.
             ValueError: its weights are those of another policy, or it has no such option.
         """
-        folder = fetched(path, revision=revision, without=("*/*",))
+        folder = resolve_path(path, revision=revision, without=("*/*",))
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds no config.json: it is not a LeRobot checkpoint")
         config = PreTrainedConfig.from_pretrained(folder)

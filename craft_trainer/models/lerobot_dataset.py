@@ -16,8 +16,8 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from craft_trainer.hub.resolve_path import HubPlace, parse, resolve_path
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.places import HubPlace, fetched, parse
 
 Sample = dict[str, Any]
 
@@ -165,7 +165,7 @@ def _repo_and_root(dataset: str, only: Sequence[str] | None = None) -> tuple[str
     place = parse(dataset)
     if isinstance(place, HubPlace) and place.revision is None:
         return place.repo, None
-    root = fetched(dataset, "dataset", only=only)
+    root = resolve_path(dataset, "dataset", only=only)
     if isinstance(place, HubPlace):
         return place.repo, root
     if not (root / "meta" / "info.json").is_file():

@@ -14,8 +14,8 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
+from craft_trainer.hub.resolve_path import CHECKPOINTS, resolve_path
 from craft_trainer.models.causal_lm import base_model
-from craft_trainer.models.places import CHECKPOINTS, fetched
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", *CHECKPOINTS)  # not downloaded
@@ -33,8 +33,8 @@ def checked_dtype(dtype: str | None) -> str | None:
 
 
 def checkpoint_folder(name: str, revision: str | None = None) -> Path:
-    """Where the files of ``name`` are: as :func:`craft_trainer.models.places.fetched`, without other formats."""
-    return fetched(name, revision=revision, without=OTHER_FORMATS)
+    """Resolve ``name`` as :func:`craft_trainer.hub.resolve_path.resolve_path` does, without other formats."""
+    return resolve_path(name, revision=revision, without=OTHER_FORMATS)
 
 
 def json_of(path: Path) -> dict[str, Any]:

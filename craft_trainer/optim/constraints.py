@@ -9,7 +9,7 @@ from craft_trainer.optim.dual import Constraint, Controller
 EVERYTHING = "all anchors"  # the group of a run with a single constraint
 
 
-class Reading(NamedTuple):
+class ConstraintState(NamedTuple):
     """The constraints at one retention pass, as one: means over the groups in the batch, weighted as their losses."""
 
     retention_loss: float
@@ -18,7 +18,7 @@ class Reading(NamedTuple):
     violation: float  # of the group that violates most
 
 
-class GroupReading(NamedTuple):
+class GroupConstraintState(NamedTuple):
     """One constraint at one retention pass."""
 
     group: str
@@ -46,16 +46,16 @@ def total_multiplier(constraints: Mapping[str, Constraint], groups: Sequence[str
     return sum(constraints[group].multiplier for group in sorted(set(groups)))
 
 
-def read(
+def measure_constraints(
     constraints: Mapping[str, Constraint],
     losses: Mapping[str, float],
     epsilons: Mapping[str, float],
     groups: Sequence[str],
-) -> tuple[Reading, list[GroupReading]]:
+) -> tuple[ConstraintState, list[GroupConstraintState]]:
     """What a batch says of every constraint in it, before the multipliers move."""
     weights, counts = group_weights(constraints, groups), Counter(groups)
-    readings = [
-        GroupReading(
+    group_states = [
+        GroupConstraintState(
             group,
             counts[group],
             losses[group],
@@ -65,16 +65,18 @@ def read(
         )
         for group in weights
     ]
-    whole = Reading(
-        sum(weights[reading.group] * reading.retention_loss for reading in readings),
+    whole = ConstraintState(
+        sum(weights[state.group] * state.retention_loss for state in group_states),
         total_multiplier(constraints, groups),
-        sum(weights[reading.group] * reading.epsilon for reading in readings),
-        max(reading.violation for reading in readings),
+        sum(weights[state.group] * state.epsilon for state in group_states),
+        max(state.violation for state in group_states),
     )
-    return whole, readings
+    return whole, group_states
 
 
-def observe(constraints: Mapping[str, Constraint], readings: Sequence[GroupReading], controller: Controller) -> None:
+def step_multipliers(
+    constraints: Mapping[str, Constraint], group_states: Sequence[GroupConstraintState], controller: Controller
+) -> None:
     """One step of the multiplier of every group that was in the batch."""
-    for reading in readings:
-        constraints[reading.group].observe(reading.violation, controller)
+    for state in group_states:
+        constraints[state.group].step(state.violation, controller)

@@ -40,7 +40,7 @@ class Constraint:
     passes_at_ceiling: int = 0
     drift: float = 0.0
 
-    def observe(self, violation: float, controller: Controller) -> None:
+    def step(self, violation: float, controller: Controller) -> None:
         """One step of the multiplier: λ ← clip(rule, 0, λ_max).
 
         The sum is clipped, not its parts, so λ leaves its ceiling as soon as the rule asks for less (no wind-up). A

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 
-from craft_trainer.report.atomic import write_atomically
+from craft_trainer.files import write_atomically
 from craft_trainer.report.evidence import Evidence, gather
 from craft_trainer.report.results import Results
 

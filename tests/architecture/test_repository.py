@@ -1,4 +1,4 @@
-"""The repository keeps its own promises: configurations that run, a README that lists what is there, a light core."""
+"""The repository keeps its own promises: configurations that run, a tree that lists what is there, a light core."""
 
 import re
 import shlex
@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from craft_trainer.benchmarks.demo import FINE_TUNING, RETENTION, TEACHER
 from craft_trainer.cli.main import COMMANDS
+from craft_trainer.suites.demo import FINE_TUNING, RETENTION, TEACHER
 
 ROOT = Path(__file__).parents[2]
 HARDWARE = {"use_cpu", "dataloader_pin_memory"}  # the demo stays on the CPU; a user of the YAML need not
@@ -50,7 +50,7 @@ def test_data_configurations_are_understood(name):
 )
 def test_training_configurations_are_those_of_the_demo(name, settings):
     from craft_trainer.cli import arguments, train
-    from craft_trainer.config import CraftConfig
+    from craft_trainer.training.config import CraftConfig
 
     path = ROOT / f"configs/train/metaworld_{name}.yaml"
     script, config = arguments.parse_all("train", "", [train.TrainArguments, CraftConfig], ["--config", str(path)])
@@ -66,7 +66,7 @@ def test_training_configurations_are_those_of_the_demo(name, settings):
 def test_pi0_fast_is_loaded_alike_by_its_configurations():
     """Anchors of another dtype, camera or statistics would not be the student's. Seen to fail with another dtype."""
     from craft_trainer.cli import arguments, train
-    from craft_trainer.config import CraftConfig
+    from craft_trainer.training.config import CraftConfig
 
     kinds, contents = [train.TrainArguments, CraftConfig], {}
     for name in ("anchors/pi0fast_aloha", "train/pi0fast_aloha_baseline", "train/pi0fast_aloha_craft"):
@@ -90,7 +90,7 @@ def test_pi0_fast_is_loaded_alike_by_its_configurations():
 
 def test_the_core_imports_without_lerobot_and_metaworld():
     blocked = "import sys; sys.modules['lerobot'] = sys.modules['metaworld'] = None; "
-    modules = "trainer, config, callbacks, report, anchors.cache, evaluation.rollout, cli.main, cli.arguments, cli.info"
+    modules = "training.trainer, report, anchors.cache, simulation.rollout, cli.main, cli.arguments, cli.info"
     code = blocked + "; ".join(f"import craft_trainer.{module}" for module in modules.split(", "))
     subprocess.run([sys.executable, "-W", "error::ImportWarning", "-c", code], check=True)
 
@@ -102,9 +102,11 @@ def test_without_lerobot_the_message_names_the_extra():
     assert "pip install 'craft-trainer[lerobot]'" in result.stderr
 
 
-def readme_tree():
-    """Paths of the files that README's indented tree lists."""
-    tree = re.search(r"```text\n(craft_trainer/.*?)```", (ROOT / "README.md").read_text(), re.DOTALL).group(1)
+def listed_tree():
+    """Paths of the files that the indented tree of docs/architecture.md lists."""
+    tree = re.search(r"```text\n(craft_trainer/.*?)```", (ROOT / "docs/architecture.md").read_text(), re.DOTALL).group(
+        1
+    )
     folders, files = [], set()
     for line in filter(str.strip, tree.splitlines()):
         depth = (len(line) - len(line.lstrip())) // 2
@@ -117,13 +119,13 @@ def readme_tree():
     return files
 
 
-def test_the_readme_tree_is_the_repository():
+def test_the_tree_is_the_repository():
     files = {
         str(path)
         for path in tracked_files()
         if path.parts[0] in ("craft_trainer", "scripts", "configs") and path.name != "__init__.py"
     }
-    assert readme_tree() == files
+    assert listed_tree() == files
 
 
 def test_the_readme_commands_exist():

@@ -19,7 +19,7 @@ from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 BATCH_SIZE = 8
 GROUPS = ["drawer"] * 4 + ["door"] * 8 + ["window"] * 12
@@ -195,6 +195,6 @@ class Stop(TrainerCallback):
 
 
 def _live_anchors(model: nn.Module) -> AdapterAnchors:
-    view = anchored(model)
+    view = as_anchored_model(model)
     specs = [FeatureSpec(view.module_path(-2), "mean_masked")]
     return AdapterAnchors(view, old_rows, ["old"] * 24, specs)

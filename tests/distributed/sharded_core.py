@@ -15,13 +15,13 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from toy import ToyModel, ToyTask, toy_anchors
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.models.families import anchored
+from craft_trainer.losses.sources import FeatureSource
+from craft_trainer.models.families import as_anchored_model
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.gradients import local
 from craft_trainer.optim.merging import Merge, Merged
 from craft_trainer.optim.surgery import Weights, one_sided
-from craft_trainer.sources import FeatureSource
 
 NUM_STEPS, BATCH_SIZE = 3, 8
 CORE_CASES = {
@@ -114,7 +114,7 @@ def run_core(
         rows = list(range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE))[rank * size :][:size]
         model(**task_batch(family, rows))["loss"].backward()
         angle = UpdateAngle(parameters)
-        losses = source(anchored(model), anchors.batch(rows))
+        losses = source(as_anchored_model(model), anchors.batch(rows))
         with Merge(parameters, GRANULARITIES[granularity](names), rule, on_retain=angle.keep) as merge:
             losses.mean().backward()
             merged = merge.finish()
@@ -155,5 +155,5 @@ def reached_by_a_pass_that_ends_early(cache: Path) -> list[str]:
     model, anchors = make_model("toy"), AnchorCache(cache)
     shard(model)
     named = list(model.named_parameters())
-    make_source("hidden", anchors, whole_pass=False)(anchored(model), anchors.batch([0, 1])).sum().backward()
+    make_source("hidden", anchors, whole_pass=False)(as_anchored_model(model), anchors.batch([0, 1])).sum().backward()
     return [name for name, parameter in named if parameter.grad is not None]

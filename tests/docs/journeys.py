@@ -53,9 +53,9 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": bash scripts/test\.sh$": ".ci/run",
     r"train_craft_hidden_dryrun\.sh": ".ci/run",
     r"--config_file configs/accelerate/": "tests/distributed/test_accelerate_configs.py",  # two processes, not four
-    r": craft-trainer bench step ": "tests/unit/benchmarks/test_step.py",  # with --quick, as the next two
-    r": craft-trainer bench cache ": "tests/unit/benchmarks/test_cache_bench.py",
-    r": craft-trainer bench mcq ": "tests/unit/benchmarks/test_mcq_bench.py",
+    r": craft-trainer bench step ": "tests/unit/costs/test_step.py",  # with --quick, as the next two
+    r": craft-trainer bench cache ": "tests/unit/costs/test_cache_bench.py",
+    r": craft-trainer bench mcq ": "tests/unit/costs/test_mcq_bench.py",
     # not in CI:
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB
     r"pi0fast": "tests/integration/test_vla_path.py",  # as a toy; its real size needs a GPU of 80 GB

@@ -9,7 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hubdouble import Client, HubDouble
+from fakehub import Client, HubDouble
 from journeys import ELSEWHERE, JOURNEYS, documented, follow, in_process, of
 from lm_folders import save_lines, save_tiny_lm
 from pages import ROOT

@@ -1,7 +1,7 @@
 """A Hub to push to: ``hub`` is a double of it on 127.0.0.1, ``client`` a process that knows no other."""
 
 import pytest
-from hubdouble import Client, HubDouble
+from fakehub import Client, HubDouble
 from runs_on_the_hub import REPO, STEPS, words
 
 

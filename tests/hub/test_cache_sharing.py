@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from hubdouble.server import READ_ONLY_TOKEN, TOKEN
+from fakehub.server import READ_ONLY_TOKEN, TOKEN
 
 REPO = "org/anchors"
 LFS_ONLY = pytest.mark.parametrize("client", ["lfs"], indirect=True)

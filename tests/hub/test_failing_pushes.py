@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from hubdouble.server import READ_ONLY_TOKEN
+from fakehub.server import READ_ONLY_TOKEN
 from runs_on_the_hub import REPO, STEPS, files_of, in_repository, titles
 
 LFS_ONLY = pytest.mark.parametrize("client", ["lfs"], indirect=True)
@@ -145,7 +145,7 @@ def test_xet_says_the_same(hub, client, run, status, attempts):
 
 @LFS_ONLY
 def test_the_hub_says_how_long_to_wait(hub, client, run, monkeypatch):
-    from hubdouble.handler import Handler
+    from fakehub.handler import Handler
 
     reply = Handler.reply
     told = {"Retry-After": "77"}

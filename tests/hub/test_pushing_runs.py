@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hubdouble.server import READ_ONLY_TOKEN, TOKEN
+from fakehub.server import READ_ONLY_TOKEN, TOKEN
 from runs_on_the_hub import REPO, STEPS, files_of, in_repository, titles
 
 LFS_ONLY = pytest.mark.parametrize("client", ["lfs"], indirect=True)

@@ -1,6 +1,6 @@
 """Multiple choice through the Hub: the `evaluate` modules from Spaces, models and questions by name, questions pushed.
 
-The double stands in for the Hub; see ``hubdouble``.
+The double stands in for the Hub; see ``fakehub``.
 """
 
 import ast
@@ -15,7 +15,7 @@ from scipy import stats
 from spaces import KINDS, METRICS
 from test_mcq import by_hand, rows, tiny_model
 
-from craft_trainer.benchmarks.question_folder import QUESTIONS, write
+from craft_trainer.simulation.question_folder import QUESTIONS, write
 
 PUSH = """\
 import sys
@@ -138,7 +138,7 @@ def embodied(folder):
 READ_BACK = """\
 import numpy as np
 from craft_trainer.evaluation.questions import read_questions
-from craft_trainer.models.choices.images import opened
+from craft_trainer.evaluation.choices.images import opened
 for item in read_questions("org/embodied", split="test").items:
     print([item.id, item.question, list(item.choices), item.answer_index, np.asarray(opened(item.image)).tolist()])
 """
@@ -148,7 +148,7 @@ def test_questions_that_were_pushed_are_read_back(hub, client, tmp_path):
     """Pictures pixel by pixel, and the card has both what was written and what datasets needs. Fails if the card is
     replaced by ours, which speaks of files that are not there."""
     asked, pictures = embodied(tmp_path / "questions")
-    push = "from pathlib import Path\nfrom craft_trainer.benchmarks.question_folder import push\n"
+    push = "from pathlib import Path\nfrom craft_trainer.simulation.question_folder import push\n"
     pushed = client.python(push + f"push(Path({str(tmp_path / 'questions')!r}), 'org/embodied', private=True)")
     assert pushed.status == 0, pushed.err
     result = client.python(READ_BACK)

@@ -11,8 +11,8 @@ import torch
 from bpe import bpe_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.scoring import score
-from craft_trainer.models.choices.text import TextChoices
 
 with warnings.catch_warnings():  # its own dependencies' deprecations, at import
     warnings.simplefilter("ignore")

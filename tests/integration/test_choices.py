@@ -15,15 +15,15 @@ from tokenizers import processors
 from transformers import LlamaConfig, LlamaForCausalLM
 from vlm_processors import FAMILIES, vlm_and_processor
 
+from craft_trainer.evaluation.choices.images import ImageChoices, PrefixChoices, opened
+from craft_trainer.evaluation.choices.opening import open_choices, reader
+from craft_trainer.evaluation.choices.pi0_fast import PI0FastChoices
+from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.mcq import encode_all
 from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.evaluation.scoring import agrees, score
-from craft_trainer.models.choices.images import ImageChoices, PrefixChoices, opened
-from craft_trainer.models.choices.opening import open_choices, reader
-from craft_trainer.models.choices.pi0_fast import PI0FastChoices
-from craft_trainer.models.choices.text import TextChoices
 
 SIZES = [(60, 40), (28, 28), (40, 60)]  # the processors make different numbers of tokens of them
 TEXTS = [
@@ -47,10 +47,10 @@ def family(name):
 @pytest.fixture(scope="module")
 def policies(tmp_path_factory):
     """Folders of a PI0-FAST and of a SmolVLA checkpoint, with two cameras each."""
-    from policies import twin_maker
+    from policies import tiny_policy_maker
 
     root = tmp_path_factory.mktemp("policies")
-    with twin_maker(root) as make:
+    with tiny_policy_maker(root) as make:
         for kind in ("pi0_fast", "smolvla"):
             make(kind, cameras=("front", "top")).save_pretrained(root / kind)
         yield root
@@ -370,7 +370,7 @@ def test_a_branch_of_a_repository_is_named_behind_an_at(tmp_path, monkeypatch):
         asked.append((name, revision))
         return str(tmp_path)
 
-    monkeypatch.setattr("craft_trainer.models.places.snapshot_download", download)
+    monkeypatch.setattr("craft_trainer.hub.resolve_path.snapshot_download", download)
     for name, options in [("org/model", {}), ("org/model@v1", {}), ("org/model", {"revision": "main"})]:
         open_choices(name, device="cpu", **options)
     assert asked == [("org/model", None), ("org/model", "v1"), ("org/model", "main")]

@@ -16,7 +16,7 @@ from craft_trainer.anchors.features import teacher_features
 from craft_trainer.cli.main import main
 from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.language.samples import TextSamples
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 ROOT = Path(__file__).parents[2]
 RUN = {
@@ -101,7 +101,7 @@ def test_cached_features_are_those_of_each_text_alone(place, anchors):
     """Though anchors were padded when they were made, and are padded to others when they are read. Seen to fail with
     the attention mask left out, and with features pooled over the padding."""
     cache = AnchorCache(anchors)
-    teacher = anchored(AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32))
+    teacher = as_anchored_model(AutoModelForCausalLM.from_pretrained(place / "model", dtype=torch.float32))
     batch = cache.batch(range(20))
     lengths = batch.inputs["attention_mask"].sum(dim=1)
     texts = [json.loads(line)["text"] for line in (place / "old.jsonl").read_text().splitlines()]

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.features import FeatureSpec, extract
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.anchors.loss import retention_loss
-from craft_trainer.callbacks import TASK_KL
-from craft_trainer.models.families import anchored
+from craft_trainer.losses.terms import retention_loss
+from craft_trainer.models.families import as_anchored_model
+from craft_trainer.training.callbacks import TASK_KL
 
 LM = BASE | {"retention_terms": ["hidden", "token_kl"], "learning_rate": 0.01, "max_steps": 4}
 
@@ -128,8 +128,8 @@ def test_a_base_without_its_adapter_is_a_teacher_without_a_cache(tmp_path):
     """The same anchors from a cache and from disable_adapter give the same run. Seen to fail with the teacher's
     features taken with the adapter on."""
     model = lora()
-    spec = FeatureSpec(anchored(model).module_path(-2), "mean_masked")
-    live = AdapterAnchors(anchored(model), old_rows, ["old"] * 24, [spec], num_tokens=8)
+    spec = FeatureSpec(as_anchored_model(model).module_path(-2), "mean_masked")
+    live = AdapterAnchors(as_anchored_model(model), old_rows, ["old"] * 24, [spec], num_tokens=8)
     cached = lm_anchors(tmp_path / "cache", model=lora(), num_tokens=8)
     without = train(tmp_path / "live", live, model=model)
     with_cache = train(tmp_path / "cached", cached, model=lora())
@@ -267,7 +267,7 @@ def test_token_modes_hold_the_teachers_tokens(tmp_path, anchors, terms):
     def retained(trainer):
         batch = anchors.batch(range(24))
         with torch.no_grad():
-            student = extract(anchored(trainer.model), batch.inputs, anchors.specs, output=True)
+            student = extract(as_anchored_model(trainer.model), batch.inputs, anchors.specs, output=True)
         weights = dict.fromkeys(terms, 1.0)
         loss = retention_loss(student, batch.teacher, anchors.scales(), weights=weights, hidden_distance="mse")
         return loss.mean().item()

@@ -79,7 +79,7 @@ def flags(**options):
 
 def headless():
     """The environment of a process that shows nothing, and draws without a display."""
-    from craft_trainer.benchmarks.camera import choose_backend
+    from craft_trainer.simulation.camera import choose_backend
 
     return os.environ | {"HF_HUB_OFFLINE": "1", "SDL_VIDEODRIVER": "dummy", "MUJOCO_GL": choose_backend()}
 
@@ -213,8 +213,8 @@ def test_what_is_recorded_without_the_environments_state_fits_lerobots_metaworld
 
     Seen to fail with the state left in the dataset.
     """
-    from craft_trainer.benchmarks.lerobot_envs import check_features, environment_config
     from craft_trainer.models.lerobot_dataset import load_metadata
+    from craft_trainer.simulation.lerobot_envs import check_features, environment_config
 
     config = environment_config("metaworld", "handle-press-v3", {})
     given = {"tasks": "handle-press-v3", "episodes": 1, "image_size": 16}
@@ -258,9 +258,9 @@ def test_a_dataset_is_a_folder_or_a_repository(tiny_dataset, tiny_policy, tmp_pa
 
 def test_the_report_takes_rollouts_in_lerobots_environments(tmp_path):
     """Rows as `rollout --env` writes them, of three methods, become results that the report reads."""
-    from craft_trainer.benchmarks.demo import METHODS, Story, collect_results
     from craft_trainer.cli.rollout import counted
     from craft_trainer.report import load_results
+    from craft_trainer.suites.demo import METHODS, Experiment, collect_results
 
     (tmp_path / "seed0").mkdir()
     for count, method in enumerate(METHODS):
@@ -268,9 +268,9 @@ def test_the_report_takes_rollouts_in_lerobots_environments(tmp_path):
         content = {"policy": method, "env": "pusht", "max_steps": None, "rows": rows, "per_episode": []}
         (tmp_path / f"seed0/rollout-{method}.json").write_text(json.dumps(content))
     numbers = {"demonstrations": 1, "anchors": 1, "episodes": 3, "teacher": {}, "fine_tuning": {}, "retention": {}}
-    story = Story(old=("AlohaInsertion-v0",), new=("PushT-v0",), seeds=(0,), **numbers)
+    experiment = Experiment(old=("AlohaInsertion-v0",), new=("PushT-v0",), seeds=(0,), **numbers)
     file = tmp_path / "results.json"
-    file.write_text(json.dumps(collect_results(story, tmp_path, {})))
+    file.write_text(json.dumps(collect_results(experiment, tmp_path, {})))
     assert main(["report", *flags(results=file, output=tmp_path / "report.html")]) == 0
     assert {(row.method, row.task, row.successes) for row in load_results(file).rows} == {
         (method, task, count) for count, method in enumerate(METHODS) for task in ("AlohaInsertion-v0", "PushT-v0")

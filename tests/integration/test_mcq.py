@@ -20,12 +20,12 @@ from vlm_processors import vlm_and_processor
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.cli.main import main
+from craft_trainer.evaluation.choices.opening import open_choices, reader
+from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.mcq import McqSettings, choose_method, encode_all, score_questions
 from craft_trainer.evaluation.mcq_callback import McqCallback
 from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.questions import read_questions
-from craft_trainer.models.choices.opening import open_choices, reader
-from craft_trainer.models.choices.text import TextChoices
 
 METRICS = {
     "accuracy", "accuracy_per_char", "accuracy_per_byte", "accuracy_per_token", "accuracy_pmi", "margin_gold",

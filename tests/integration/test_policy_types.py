@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from policies import SIZE, batch_of, twin_maker
+from policies import SIZE, batch_of, tiny_policy_maker
 from runs import BASE, history
 
 from craft_trainer import CraftConfig, CraftTrainer
@@ -18,7 +18,7 @@ SETTINGS = BASE | {"max_steps": 3, "retention_batch_size": 4, "learning_rate": 0
 
 @pytest.fixture(scope="module")
 def make_twin(tmp_path_factory):
-    with twin_maker(tmp_path_factory.mktemp("twins")) as make:
+    with tiny_policy_maker(tmp_path_factory.mktemp("tiny")) as make:
         yield make
 
 

@@ -7,8 +7,8 @@ import toy
 from runs import BASE
 
 from craft_trainer import CraftConfig, CraftTrainer
+from craft_trainer.hub.hub_trainer import PushError
 from craft_trainer.hub.repository import Repository
-from craft_trainer.publishing import PushError
 
 
 @pytest.fixture

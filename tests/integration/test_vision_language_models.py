@@ -11,7 +11,7 @@ from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec, extract
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.anchors.verification import deviations
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 ANCHORS = 8
 SETTINGS = BASE | {
@@ -33,7 +33,7 @@ def old_rows(name):
 
 
 def specs(model):
-    path = anchored(model).module_path(-2)
+    path = as_anchored_model(model).module_path(-2)
     return [FeatureSpec(path, "mean_image_tokens"), FeatureSpec(path, "mean_masked")]
 
 
@@ -65,7 +65,7 @@ def test_three_steps_with_an_adapter(tmp_path, name, terms):
     fail with the teacher's features taken in training mode."""
     base = tiny_vlm(name)
     model = get_peft_model(base, LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"))
-    anchors = AdapterAnchors(anchored(model), old_rows(name), ["old"] * ANCHORS, specs(model), num_tokens=8)
+    anchors = AdapterAnchors(as_anchored_model(model), old_rows(name), ["old"] * ANCHORS, specs(model), num_tokens=8)
     before = {path: value.detach().clone() for path, value in base.named_parameters() if "lora_" not in path}
     train(tmp_path, name, model, anchors, retention_terms=terms)
     assert_retention_sets_in(tmp_path)
@@ -81,7 +81,7 @@ def mixed_rows(name):
 def test_three_steps_with_a_cache(tmp_path, name):
     """Samples with other numbers of images and tokens meet in a batch. Seen to fail with pixels that the cache leaves
     out, and with patches cut at the wrong sample."""
-    teacher = anchored(tiny_vlm(name))
+    teacher = as_anchored_model(tiny_vlm(name))
     anchors = build_anchor_cache(
         teacher,
         mixed_rows(name),

@@ -11,15 +11,15 @@ from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from PIL import Image
-from policies import twin_maker
+from policies import tiny_policy_maker
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import extract
-from craft_trainer.benchmarks.camera import KEY
-from craft_trainer.callbacks import TASK_KL
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.lerobot_dataset import PolicyDataset
+from craft_trainer.simulation.camera import KEY
+from craft_trainer.training.callbacks import TASK_KL
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 TASKS = {"old": "handle-press-v3", "new": "coffee-button-v3"}  # their experts need few actions
@@ -68,7 +68,7 @@ def data(tmp_path_factory, rendering):
 @pytest.fixture(scope="module")
 def base(tmp_path_factory):
     """Folder of a fresh checkpoint of each kind; they can be made and loaded while this is open."""
-    with twin_maker(tmp_path_factory.mktemp("twins")) as make:
+    with tiny_policy_maker(tmp_path_factory.mktemp("tiny")) as make:
         folder = tmp_path_factory.mktemp("base")
         for kind, options in KINDS.items():
             model = make(kind, cameras=("corner2",), dims=(4, 4), **options)

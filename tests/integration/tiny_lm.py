@@ -6,7 +6,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, TrainingArguments
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 VOCABULARY, TOKENS = 40, 12
 CHECKPOINTING = next(  # of activations; transformers ≥ 5.2x has the second name and warns of the first
@@ -49,7 +49,7 @@ def old_rows(rows):
 
 
 def lm_anchors(folder, *, model=None, layers=(-2,), pooling="mean_masked", size=24, num_tokens=8):
-    teacher = anchored(model or tiny_llama())
+    teacher = as_anchored_model(model or tiny_llama())
     return build_anchor_cache(
         teacher,
         old_rows,

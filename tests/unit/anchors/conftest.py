@@ -69,7 +69,7 @@ def build_token_anchors(load_tokens: Callable[..., Any]) -> Callable[..., Anchor
     """Builds a cache of all rows: ``build_token_anchors(model, folder, layers=(0, -1), pooling=..., num_tokens=5)``."""
     from craft_trainer.anchors.building import build_anchor_cache
     from craft_trainer.anchors.features import FeatureSpec
-    from craft_trainer.models.families import anchored
+    from craft_trainer.models.families import as_anchored_model
 
     def build(
         model: Any,
@@ -80,7 +80,7 @@ def build_token_anchors(load_tokens: Callable[..., Any]) -> Callable[..., Anchor
         num_tokens: int = 5,
         batch_size: int = 4,
     ) -> AnchorCache:
-        view = anchored(model)
+        view = as_anchored_model(model)
         return build_anchor_cache(
             view,
             load_tokens,

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.features import FeatureSpec, TokenTargets, extract, teacher_features
+from craft_trainer.anchors.features import TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.anchors.loss import TOKEN_SCALE, retention_loss
+from craft_trainer.losses.terms import retention_loss
 from craft_trainer.models.causal_lm import CausalLM
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 ROWS = 11
 GROUPS = ["verse" if row % 3 else "prose" for row in range(ROWS)]
@@ -30,7 +30,7 @@ def peft_model(tiny_llama: Make, lora: Make) -> Any:
 
 @pytest.fixture
 def live(peft_model: Any, load_tokens: Make) -> AdapterAnchors:
-    model = anchored(peft_model)
+    model = as_anchored_model(peft_model)
     return AdapterAnchors(model, load_tokens, GROUPS, specs(model), num_tokens=5, batch_size=4)
 
 
@@ -38,7 +38,7 @@ def test_the_teacher_is_the_base_model_whatever_the_adapter(
     live: AdapterAnchors, peft_model: Any, tiny_llama: Make, load_tokens: Make
 ) -> None:
     """Bit for bit. Seen to fail without disable_adapter."""
-    base = anchored(tiny_llama())
+    base = as_anchored_model(tiny_llama())
     rows = [4, 0, 9, 9]
     expected = teacher_features(base, load_tokens(rows), specs(base), num_tokens=5)
     anchors = live.batch(rows)
@@ -53,7 +53,7 @@ def test_the_teacher_is_the_base_model_whatever_the_adapter(
 
 def test_afterwards_the_adapter_acts_and_is_trained_as_before(live: AdapterAnchors, peft_model: Any) -> None:
     """Modes, requires_grad, gradients and predictions. Seen to fail when the adapter stays disabled."""
-    model = anchored(peft_model)
+    model = as_anchored_model(peft_model)
     inputs = live.batch([0, 1]).inputs
     trained = {name: p.requires_grad for name, p in peft_model.named_parameters()}
     before = extract(model, inputs, [], output=True).output
@@ -85,7 +85,7 @@ def test_the_loss_is_zero_with_a_fresh_adapter_and_not_with_a_moved_one(
 ) -> None:
     """And its gradient reaches the adapter alone: nothing flows through the teacher."""
     for moved in (False, True):
-        model = anchored(lora(tiny_llama(), moved=moved))
+        model = as_anchored_model(lora(tiny_llama(), moved=moved))
         live = AdapterAnchors(model, load_tokens, GROUPS, specs(model))
         anchors = live.batch([0, 5])
         student = extract(model, anchors.inputs, live.specs, output=True)
@@ -145,7 +145,7 @@ def test_rows_of_other_lengths_have_the_same_token_scale(
 
 
 def test_tokens_alone_may_be_held(peft_model: Any, load_tokens: Make) -> None:
-    live = AdapterAnchors(anchored(peft_model), load_tokens, GROUPS)
+    live = AdapterAnchors(as_anchored_model(peft_model), load_tokens, GROUPS)
     assert len(live) == ROWS
     assert live.scales().keys() == {TOKEN_SCALE}
     assert live.batch([0]).teacher.hidden == {}
@@ -154,21 +154,21 @@ def test_tokens_alone_may_be_held(peft_model: Any, load_tokens: Make) -> None:
 
 def test_its_own_model_is_accepted_as_any_view(live: AdapterAnchors, peft_model: Any) -> None:
     live.batch([0])  # disabling the adapter leaves nothing behind that would be refused
-    live.check_teacher(anchored(peft_model))
+    live.check_teacher(as_anchored_model(peft_model))
 
 
 def test_another_model_is_refused(live: AdapterAnchors, tiny_llama: Make, lora: Make) -> None:
     with pytest.raises(ValueError, match="made for another model object: pass the model that is trained to both"):
-        live.check_teacher(anchored(lora(tiny_llama(), moved=True)))
+        live.check_teacher(as_anchored_model(lora(tiny_llama(), moved=True)))
 
 
 @pytest.mark.parametrize("name", ["model.norm.weight", "lm_head.weight"])
 def test_a_trained_base_parameter_is_refused(live: AdapterAnchors, peft_model: Any, name: str) -> None:
     peft_model.get_base_model().get_parameter(name).requires_grad_()
     with pytest.raises(ValueError, match=rf"{name} is trained but is not part of the adapter.*freeze it, or build"):
-        live.check_teacher(anchored(peft_model))
+        live.check_teacher(as_anchored_model(peft_model))
 
 
 def test_a_model_without_an_adapter_is_refused(tiny_llama: Make, load_tokens: Make) -> None:
     with pytest.raises(TypeError, match=r"LlamaForCausalLM has no disable_adapter: wrap it by peft\.get_peft_model"):
-        AdapterAnchors(anchored(tiny_llama()), load_tokens, GROUPS)
+        AdapterAnchors(as_anchored_model(tiny_llama()), load_tokens, GROUPS)

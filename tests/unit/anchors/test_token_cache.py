@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.features import FeatureSpec, TokenTargets, extract, teacher_features
-from craft_trainer.anchors.loss import TOKEN_SCALE, retention_loss
+from craft_trainer.anchors.features import TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
 from craft_trainer.anchors.statistics import feature_statistics, token_scale
-from craft_trainer.models.families import anchored
+from craft_trainer.losses.terms import retention_loss
+from craft_trainer.models.families import as_anchored_model
 
 ROWS = 11
 type Make = Callable[..., Any]
@@ -23,7 +23,7 @@ type Make = Callable[..., Any]
 
 def test_tokens_go_through_the_cache_unchanged(token_anchors: AnchorCache, tiny_llama: Make, load_tokens: Make) -> None:
     """Recomputed in the batches the cache was built in. Seen to fail with the columns in another order."""
-    teacher = anchored(tiny_llama())
+    teacher = as_anchored_model(tiny_llama())
     for start in range(0, ROWS, 4):
         rows = list(range(start, min(start + 4, ROWS)))
         live = teacher_features(teacher, load_tokens(rows), token_anchors.specs, num_tokens=5)
@@ -84,7 +84,7 @@ def test_the_teacher_is_at_distance_zero_of_its_own_cache(
     anchors, scales = token_anchors.batch([10, 2, 5]), token_anchors.scales()
 
     def losses(model: Any) -> Tensor:
-        student = extract(anchored(model), anchors.inputs, token_anchors.specs, output=True)
+        student = extract(as_anchored_model(model), anchors.inputs, token_anchors.specs, output=True)
         return retention_loss(student, anchors.teacher, scales, weights=weights, hidden_distance="mse")
 
     for itself in (tiny_llama(), lora(tiny_llama())):
@@ -123,11 +123,11 @@ def test_the_number_of_tokens_does_not_change_the_scale(
 def test_its_own_teacher_is_accepted_with_or_without_a_fresh_adapter(
     token_anchors: AnchorCache, tiny_llama: Make, lora: Make
 ) -> None:
-    token_anchors.check_teacher(anchored(tiny_llama()))
-    token_anchors.check_teacher(anchored(lora(tiny_llama())))
+    token_anchors.check_teacher(as_anchored_model(tiny_llama()))
+    token_anchors.check_teacher(as_anchored_model(lora(tiny_llama())))
     for other in (tiny_llama(seed=1), lora(tiny_llama(), moved=True)):
         with pytest.raises(ValueError, match=r"teacher with weights .*\(tiny llama\)"):
-            token_anchors.check_teacher(anchored(other))
+            token_anchors.check_teacher(as_anchored_model(other))
 
 
 def test_every_token_of_a_layer_may_be_cached_with_padding_as_zero(
@@ -180,7 +180,7 @@ def test_the_same_weights_under_another_rope_are_refused(token_anchors: AnchorCa
     """By the name of the digest that differs, with both. Seen to fail when weights and processors were all."""
     other = tiny_llama()
     other.config.rope_parameters = {"rope_type": "default", "rope_theta": 500.0}
-    student = anchored(other)
+    student = as_anchored_model(other)
     with pytest.raises(ValueError, match=r"made by a teacher with configuration .* rebuild it with") as error:
         token_anchors.check_teacher(student)
     assert f"starts from configuration {student.fingerprint()['configuration'][:12]}…:" in str(error.value)
@@ -202,10 +202,10 @@ def test_a_cache_without_that_digest_is_read_with_a_remark(
     content["fingerprint"] = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
     (folder / "anchors.json").write_text(json.dumps(content))
     old = AnchorCache(folder)
-    assert old.check_teacher(anchored(tiny_llama())) == ["weights", "processors"]
+    assert old.check_teacher(as_anchored_model(tiny_llama())) == ["weights", "processors"]
     assert "no digest of the teacher's configuration" in caplog.text
     with pytest.raises(ValueError, match="made by a teacher with weights"):
-        old.check_teacher(anchored(tiny_llama(seed=1)))
+        old.check_teacher(as_anchored_model(tiny_llama(seed=1)))
     content["schema"] = 3  # the digest may be missing only where there was none
     (folder / "anchors.json").write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the fingerprint does not fit its contents"):

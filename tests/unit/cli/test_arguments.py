@@ -8,7 +8,7 @@ import pytest
 
 from craft_trainer.cli.arguments import json_mapping, option, parse, parse_all, split_list
 from craft_trainer.cli.hints import nearest
-from craft_trainer.config import CraftConfig
+from craft_trainer.training.config import CraftConfig
 
 
 @dataclass

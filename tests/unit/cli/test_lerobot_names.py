@@ -11,7 +11,7 @@ from craft_trainer.cli.cache_build import BuildArguments
 from craft_trainer.cli.lerobot_names import ENTRIES, NAMES, WITHOUT, translated
 from craft_trainer.cli.rollout import RolloutArguments
 from craft_trainer.cli.train import TrainArguments
-from craft_trainer.config import CraftConfig
+from craft_trainer.training.config import CraftConfig
 
 BOTH = {"policy", "dataset", "env", "dataloader_multiprocessing_context"}  # LeRobot has them too; ours win
 KINDS = {"train": [TrainArguments, CraftConfig], "rollout": [RolloutArguments], "cache build": [BuildArguments]}

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from craft_trainer.cli.output import claim_output, save_and_push
-from craft_trainer.config import CraftConfig
+from craft_trainer.training.config import CraftConfig
 
 STEPS = 100
 

@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.encoding import EncodedQuestion, boundary
-from craft_trainer.models.choices.text import TextChoices
 
 TOKENS = st.lists(st.integers(0, 3), max_size=6)
 TEXT = st.text(alphabet="answer hold.\n é?", max_size=12)

@@ -41,9 +41,9 @@ from transformers import (
 )
 
 from craft_trainer.evaluation import scoring
+from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.scoring import agrees, batches, score
-from craft_trainer.models.choices.text import TextChoices
 
 VOCABULARY = 50
 SIZES = {

@@ -2,8 +2,8 @@
 
 import pytest
 
+from craft_trainer.files import write_atomically
 from craft_trainer.hub.resume import checkpoint_folder
-from craft_trainer.report.atomic import write_atomically
 
 
 def test_a_checkpoint_that_a_local_run_does_not_have(tmp_path, monkeypatch):

@@ -3,12 +3,12 @@
 import pickle
 
 import pytest
-from hubdouble import http_library
+from fakehub import http_library
 from huggingface_hub.errors import HfHubHTTPError
 
-from craft_trainer.config import CraftConfig
 from craft_trainer.hub.errors import masked, plain_errors
 from craft_trainer.hub.repository import Repository
+from craft_trainer.training.config import CraftConfig
 
 TOKEN = "hf_abcdefghijklmnopqrstuvwxyz"
 

@@ -9,11 +9,11 @@ import torch
 from PIL import Image
 from vlm_processors import FAMILIES, vlm_and_processor
 
+from craft_trainer.evaluation.choices.images import PLACEHOLDERS
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.encoding import EncodingSettings
 from craft_trainer.language.images import aligned
 from craft_trainer.language.samples import TextSamples
-from craft_trainer.models.choices.images import PLACEHOLDERS
 
 ROWS = [
     {"prompt": "push the red puck :", "completion": "12 open", "image": "0.png"},

@@ -1,4 +1,4 @@
-"""Toy twins of LeRobot's policies; see tests/twins."""
+"""Tiny versions of LeRobot's policies; see tests/tiny_models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def make_twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., PolicyModel]]:
     """Makes a fresh policy of any type: ``make_twin(type, seed=0, cameras=("front",), **options)``."""
-    from policies import twin_maker
+    from policies import tiny_policy_maker
 
-    with twin_maker(tmp_path_factory.mktemp("twins")) as make:
+    with tiny_policy_maker(tmp_path_factory.mktemp("tiny")) as make:
         yield make

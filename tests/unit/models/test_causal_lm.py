@@ -17,9 +17,9 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from craft_trainer.models.base import AnchoredModel, OwnCheckpoints, weights_digest
+from craft_trainer.models.base import AnchoredModel, SupportsCheckpointing, weights_digest
 from craft_trainer.models.causal_lm import CausalLM
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 
 @pytest.fixture
@@ -36,12 +36,12 @@ def with_lora(model: LlamaForCausalLM, **options: Any) -> Any:
 
 def test_a_model_of_the_protocol_passes_as_it_is() -> None:
     model = ToyModel()
-    assert anchored(model) is model
+    assert as_anchored_model(model) is model
 
 
 def test_a_causal_lm_is_viewed() -> None:
     model = tiny_llama()
-    view = anchored(model)
+    view = as_anchored_model(model)
     assert isinstance(view, CausalLM)
     assert isinstance(view, AnchoredModel)
     assert view.network is model
@@ -52,7 +52,7 @@ def test_a_peft_model_is_viewed_without_its_wrapping() -> None:
     """Layers have the names they have without PEFT, so that a cache of the base model fits."""
     base = tiny_llama()
     wrapped = with_lora(base)
-    view = anchored(wrapped)
+    view = as_anchored_model(wrapped)
     assert view.network is base
     assert view.wrapper is wrapped
     assert any("lora_A" in name for name, _ in view.network.named_parameters())
@@ -63,7 +63,7 @@ def test_a_peft_model_is_viewed_without_its_wrapping() -> None:
 def test_other_modules_are_refused_with_the_ways_out(model: nn.Module) -> None:
     name = type(model).__name__
     with pytest.raises(TypeError, match=rf"^{name} cannot be trained with anchors: wrap a LeRobot policy in .*PolicyM"):
-        anchored(model)
+        as_anchored_model(model)
 
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
@@ -76,28 +76,28 @@ T5 = {"d_model": 8, "num_layers": 1, "num_heads": 2, "d_ff": 8, "d_kv": 4, "voca
 def test_language_models_that_are_not_causal_are_refused(model: nn.Module) -> None:
     """They have a head of tokens too, but do not predict the next one at every position of their input."""
     with pytest.raises(TypeError, match="cannot be trained with anchors"):
-        anchored(model)
+        as_anchored_model(model)
 
 
 def test_a_trained_prompt_is_refused() -> None:
     model = get_peft_model(tiny_llama(), PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM"))
     with pytest.raises(TypeError, match=r"PROMPT_TUNING trains a prompt, which the retention pass does not see: use L"):
-        anchored(model)
+        as_anchored_model(model)
 
 
 def test_logits_are_the_models_own(batch: dict[str, torch.Tensor]) -> None:
     """With the adapter in effect, and whatever the labels."""
     for model in (tiny_llama().eval(), with_lora(tiny_llama(), init_lora_weights=False).eval()):
         expected = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
-        assert torch.equal(anchored(model).predict(batch), expected)
-        assert torch.equal(anchored(model).predict(batch | {"labels": -batch["labels"]}), expected)
-        without_mask = anchored(model).predict({"input_ids": batch["input_ids"]})
+        assert torch.equal(as_anchored_model(model).predict(batch), expected)
+        assert torch.equal(as_anchored_model(model).predict(batch | {"labels": -batch["labels"]}), expected)
+        without_mask = as_anchored_model(model).predict({"input_ids": batch["input_ids"]})
         assert torch.equal(without_mask[0], expected[0])  # a row without padding
         assert not torch.equal(without_mask[2], expected[2])
 
 
 def test_layers_by_index_and_by_name() -> None:
-    view = anchored(tiny_llama())
+    view = as_anchored_model(tiny_llama())
     assert [view.module_path(layer) for layer in (0, 2, -1, -3)] == [f"model.layers.{i}" for i in (0, 2, 2, 0)]
     assert view.module_path("model.norm") == "model.norm"
     for layer in (3, -4, "model.layers.3", "norm"):
@@ -106,7 +106,7 @@ def test_layers_by_index_and_by_name() -> None:
 
 
 def test_only_the_mask_says_what_is_padding(batch: dict[str, torch.Tensor]) -> None:
-    view = anchored(tiny_llama())
+    view = as_anchored_model(tiny_llama())
     layout = view.token_layout("model.layers.0", batch, torch.Size([2, 12, 16]))
     assert layout.batch_dim == 0
     assert layout.image is None
@@ -117,9 +117,9 @@ def test_only_the_mask_says_what_is_padding(batch: dict[str, torch.Tensor]) -> N
 
 def test_a_fresh_adapter_does_not_change_the_digest() -> None:
     """It has no effect. Seen to fail when the digest held all of the state."""
-    digest = anchored(tiny_llama()).fingerprint()["weights"]
+    digest = as_anchored_model(tiny_llama()).fingerprint()["weights"]
     assert digest == weights_digest(tiny_llama())
-    assert anchored(with_lora(tiny_llama())).fingerprint()["weights"] == digest
+    assert as_anchored_model(with_lora(tiny_llama())).fingerprint()["weights"] == digest
     assert weights_digest(with_lora(tiny_llama())) == digest  # by PEFT's names as well
     assert weights_digest(tiny_llama(seed=1)) != digest
     assert weights_digest(with_lora(tiny_llama(seed=1))) != digest
@@ -161,13 +161,13 @@ def test_the_base_weights_count_under_an_adapter() -> None:
 def test_its_checkpoints_are_trainers_business() -> None:
     """Trainer saves and loads HuggingFace models by itself; only models with a format of their own do that here."""
     model = tiny_llama()
-    assert not isinstance(model, OwnCheckpoints)
-    assert not isinstance(anchored(model), OwnCheckpoints)
-    assert isinstance(ToyModel(), OwnCheckpoints)
+    assert not isinstance(model, SupportsCheckpointing)
+    assert not isinstance(as_anchored_model(model), SupportsCheckpointing)
+    assert isinstance(ToyModel(), SupportsCheckpointing)
 
 
 def test_the_task_loss_is_the_models(batch: dict[str, torch.Tensor]) -> None:
-    view = anchored(tiny_llama().eval())
+    view = as_anchored_model(tiny_llama().eval())
     inputs = {key: batch[key] for key in view.input_keys()}
     logits = view.predict(batch)[:, :-1].double()
     expected = nn.functional.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=-100)

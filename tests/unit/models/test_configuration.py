@@ -7,15 +7,15 @@ from tiny_lm import CHECKPOINTING, TokenTask, collate, old_rows, tiny_llama
 from tiny_vlm import FAMILIES, tiny_vlm
 from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Trainer, TrainingArguments
 
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 
 
 def digest(model):
-    return anchored(model).fingerprint()["configuration"]
+    return as_anchored_model(model).fingerprint()["configuration"]
 
 
 def weights(model):
-    return anchored(model).fingerprint()["weights"]
+    return as_anchored_model(model).fingerprint()["weights"]
 
 
 def with_lora(model, *, moved=False, **options):
@@ -46,7 +46,7 @@ def test_the_same_weights_with_another_function_are_another_teacher(options):
     other.load_state_dict(one.state_dict())
     assert weights(one) == weights(other)
     batch = old_rows(range(3))
-    assert not torch.allclose(*(anchored(model).predict(batch) for model in (one, other)), atol=1e-6)
+    assert not torch.allclose(*(as_anchored_model(model).predict(batch) for model in (one, other)), atol=1e-6)
     assert digest(one) != digest(other)
 
 
@@ -75,9 +75,9 @@ def test_fields_of_parts_count(name, part, field, value):
 def test_a_vision_language_model_that_was_saved_is_the_same(name, tmp_path):
     model = tiny_vlm(name)
     model.save_pretrained(tmp_path)
-    before = anchored(model).fingerprint()
+    before = as_anchored_model(model).fingerprint()
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path, attn_implementation="eager")
-    assert anchored(loaded).fingerprint() == before
+    assert as_anchored_model(loaded).fingerprint() == before
     assert digest(loaded.to(torch.bfloat16)) == before["configuration"]
     assert digest(AutoModelForImageTextToText.from_pretrained(tmp_path, dtype="bfloat16")) == before["configuration"]
 
@@ -85,14 +85,14 @@ def test_a_vision_language_model_that_was_saved_is_the_same(name, tmp_path):
 def test_a_language_model_that_runs_otherwise_is_the_same(tmp_path):
     """Seen to fail with every field of the configuration in the digest."""
     model = tiny_llama()
-    before = anchored(model).fingerprint()
+    before = as_anchored_model(model).fingerprint()
     model.save_pretrained(tmp_path)
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, attention_dropout=0.2, attn_implementation="eager")
-    assert anchored(loaded).fingerprint() == before
+    assert as_anchored_model(loaded).fingerprint() == before
     getattr(loaded, f"{CHECKPOINTING}_enable")()
     loaded.config.use_cache = False
     loaded.config.pad_token_id = 3
-    assert anchored(loaded).fingerprint() == before
+    assert as_anchored_model(loaded).fingerprint() == before
     assert digest(AutoModelForCausalLM.from_pretrained(tmp_path, dtype="bfloat16")) == before["configuration"]
 
 
@@ -127,5 +127,5 @@ def test_an_adapter_counts_once_it_has_an_effect():
     one, other = (with_lora(tiny_llama(), moved=True, lora_alpha=alpha).eval() for alpha in (8, 16))
     assert weights(one) == weights(other)
     batch = old_rows(range(3))
-    assert not torch.allclose(*(anchored(model).predict(batch) for model in (one, other)), atol=1e-6)
+    assert not torch.allclose(*(as_anchored_model(model).predict(batch) for model in (one, other)), atol=1e-6)
     assert len({digest(one), digest(other), before}) == 3

@@ -13,7 +13,7 @@ from lerobot.policies.factory import make_pre_post_processors
 from torch import nn
 
 from craft_trainer.models.base import AnchoredModel, weights_digest
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.lerobot_dataset import PolicyDataset, load_metadata
 
@@ -221,6 +221,6 @@ def test_a_policy_family_without_anchoring_says_what_to_do(tiny_policy: MakePoli
 def test_a_policy_is_an_anchored_model_as_it_is(tiny_policy: MakePolicy) -> None:
     model = tiny_policy()
     assert isinstance(model, AnchoredModel)
-    assert anchored(model) is model
+    assert as_anchored_model(model) is model
     assert model.network is model
     assert model.output_kind == "actions"

@@ -11,7 +11,7 @@ from transformers import LlavaConfig, LlavaForConditionalGeneration
 
 from craft_trainer.anchors.features import FeatureSpec, extract
 from craft_trainer.models.base import AnchoredModel
-from craft_trainer.models.families import anchored
+from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.vision_language import ENTRIES, VisionLanguage
 
 IMAGES = [1, 2, 0, 1]  # of the samples: one, several and none
@@ -20,7 +20,7 @@ with_token_types = pytest.mark.parametrize("name", ["paligemma", "gemma3"])
 
 
 def view(model: Any) -> VisionLanguage:
-    seen = anchored(model)
+    seen = as_anchored_model(model)
     assert isinstance(seen, VisionLanguage)
     return seen
 
@@ -76,7 +76,7 @@ def test_other_vision_language_models_are_refused_with_those_that_are_known() ->
     headless = tiny_vlm("paligemma").model
     for model in (LlavaForConditionalGeneration(config), headless):
         with pytest.raises(TypeError, match=r"cannot be trained with anchors: .* vision-language model \(gemma3, idef"):
-            anchored(model)
+            as_anchored_model(model)
 
 
 @every_family

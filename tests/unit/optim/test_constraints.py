@@ -7,7 +7,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craft_trainer.optim.constraints import EVERYTHING, GroupReading, group_weights, observe, read, total_multiplier
+from craft_trainer.optim.constraints import (
+    EVERYTHING,
+    GroupConstraintState,
+    group_weights,
+    measure_constraints,
+    step_multipliers,
+    total_multiplier,
+)
 from craft_trainer.optim.dual import Constraint, Controller
 
 ASCENT = Controller("ascent", 0.1, 10.0, 0.9, 10.0)
@@ -66,7 +73,7 @@ def test_scaled_by_the_total_the_gradient_is_that_of_the_lagrangian(multipliers:
 
 def test_a_reading_of_three_groups_by_hand() -> None:
     """Fails when the violation is that of the means, 0.25 − 0.1625, not of the group that violates most."""
-    whole, groups = read(constraints_with(MULTIPLIERS), LOSSES, EPSILONS, BATCH)
+    whole, groups = measure_constraints(constraints_with(MULTIPLIERS), LOSSES, EPSILONS, BATCH)
     assert [tuple(reading) for reading in groups] == [
         ("idle", 1, 0.02, 0.0, 0.05, pytest.approx(-0.03)),
         ("open", 1, 0.1, 1.0, 0.05, pytest.approx(0.05)),
@@ -76,17 +83,19 @@ def test_a_reading_of_three_groups_by_hand() -> None:
 
 
 def test_a_single_constraint_is_read_as_it_is() -> None:
-    whole, groups = read({EVERYTHING: Constraint(2.0)}, {EVERYTHING: 0.3}, {EVERYTHING: 0.5}, [EVERYTHING] * 4)
+    whole, groups = measure_constraints(
+        {EVERYTHING: Constraint(2.0)}, {EVERYTHING: 0.3}, {EVERYTHING: 0.5}, [EVERYTHING] * 4
+    )
     assert tuple(whole) == pytest.approx((0.3, 2.0, 0.5, -0.2))
-    assert groups == [GroupReading(EVERYTHING, 4, 0.3, 2.0, 0.5, pytest.approx(-0.2))]
+    assert groups == [GroupConstraintState(EVERYTHING, 4, 0.3, 2.0, 0.5, pytest.approx(-0.2))]
 
 
 def test_reading_moves_nothing_and_observing_moves_what_was_in_the_batch() -> None:
     """λ ← λ + 0.1·violation per group, clipped at 0; fails when every group takes the violation of the worst."""
     constraints = constraints_with(MULTIPLIERS)
-    _, groups = read(constraints, LOSSES, EPSILONS, BATCH)
+    _, groups = measure_constraints(constraints, LOSSES, EPSILONS, BATCH)
     assert constraints == constraints_with(MULTIPLIERS)
-    observe(constraints, groups, ASCENT)
+    step_multipliers(constraints, groups, ASCENT)
     moved = {group: constraint.multiplier for group, constraint in constraints.items()}
     assert moved == pytest.approx({"push": 3.01, "open": 1.005, "absent": 6.0, "idle": 0.0})
     assert constraints["absent"] == Constraint(6.0)

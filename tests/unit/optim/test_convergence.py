@@ -51,7 +51,7 @@ def descend(
         rule = surgery_rule(surgery, excess=violation / EPSILON, strength=strength, maximum=100.0)
         merged = rule(torch.from_numpy(rows @ rows.T), Weights(1.0, constraint.multiplier), 0.0)
         x = x - learning_rate * (merged.task_weight * task + merged.retain_weight * retain)
-        constraint.observe(violation, controller)
+        constraint.step(violation, controller)
         trace.append((constraint.multiplier, merged.retain_weight, violation))
     return Path(x, *np.array(trace).T)
 

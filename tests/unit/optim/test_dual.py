@@ -24,7 +24,7 @@ def follow(constraint: Constraint, violations: Sequence[float], controller: Cont
     """λ after every violation."""
     multipliers = []
     for violation in violations:
-        constraint.observe(violation, controller)
+        constraint.step(violation, controller)
         multipliers.append(constraint.multiplier)
     return multipliers
 
@@ -54,7 +54,7 @@ def moving_average(violations: Sequence[float], smoothing: float) -> np.ndarray:
 def test_the_first_step(rule: str, multiplier: float, violation: float, learning_rate: float, expected: float) -> None:
     """For pi it fails when ξ starts at 0 instead of e_0: η·(1 + κ·(1 − ν))·e_0."""
     constraint = Constraint(multiplier)
-    constraint.observe(violation, ASCENT._replace(rule=rule, learning_rate=learning_rate))
+    constraint.step(violation, ASCENT._replace(rule=rule, learning_rate=learning_rate))
     assert constraint.multiplier == pytest.approx(expected)
     assert constraint.smoothed == pytest.approx(violation)
 
@@ -133,7 +133,7 @@ def test_no_wind_up_at_either_end(controller: Controller, saturating: float, end
     constraint = Constraint(5.0)
     follow(constraint, [saturating] * 1000, controller)
     assert constraint.multiplier == end
-    constraint.observe(-0.5 * saturating, controller)
+    constraint.step(-0.5 * saturating, controller)
     change = -0.5 * saturating - saturating  # of e; that of ξ is a tenth
     step = -0.05 * saturating + (0.1 * 10 * 0.1 * change if controller.rule == "pi" else 0.0)
     assert constraint.multiplier == pytest.approx(end + step)
@@ -144,8 +144,8 @@ def test_pi_leaves_the_ceiling_while_the_violation_still_falls() -> None:
     constraint, integral = Constraint(10.0), Constraint(10.0)
     follow(constraint, [1.0] * 50, PI._replace(smoothing=0.0))
     follow(integral, [1.0] * 50, ASCENT)
-    constraint.observe(0.5, PI._replace(smoothing=0.0))
-    integral.observe(0.5, ASCENT)
+    constraint.step(0.5, PI._replace(smoothing=0.0))
+    integral.step(0.5, ASCENT)
     assert (constraint.multiplier, integral.multiplier) == (pytest.approx(9.55), 10.0)
 
 
@@ -153,7 +153,7 @@ def test_passes_at_the_ceiling_are_counted_in_a_row() -> None:
     """Fails when the count is not reset, when satisfied passes count, and when it starts a pass early or late."""
     constraint, counts = Constraint(9.85), []
     for violation in [1.0, 1.0, 1.0, math.nan, 1.0, 0.0, 1.0, -0.1, 0.5, 3.0]:
-        constraint.observe(violation, ASCENT)
+        constraint.step(violation, ASCENT)
         counts.append(constraint.passes_at_ceiling)
     # 9.95; 10, 10; unknown; 10; at the ceiling but satisfied; 10; 9.99; 10 again, twice
     assert counts == [0, 1, 2, 2, 3, 0, 1, 0, 1, 2]
@@ -165,7 +165,7 @@ def test_a_violation_that_is_not_finite_changes_nothing(rule: str, violation: fl
     """Fails when it reaches ξ, which then stays NaN, or λ, which then jumps to an end."""
     constraint = Constraint(0.7, smoothed=0.2, passes_at_ceiling=3, drift=0.4)
     before = asdict(constraint)
-    constraint.observe(violation, ASCENT._replace(rule=rule))
+    constraint.step(violation, ASCENT._replace(rule=rule))
     assert asdict(constraint) == before
 
 

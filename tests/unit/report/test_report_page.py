@@ -219,7 +219,7 @@ def test_the_whole_report_is_written_without_torch_and_pyplot(results_path: Path
         "from craft_trainer.report import write_report\n"
         f"write_report({str(results_path)!r})\n"
         "assert matplotlib.rcParams.copy() == before\n"
-        "heavy = {'torch', 'transformers', 'lerobot', 'datasets', 'matplotlib.pyplot', 'craft_trainer.trainer'}\n"
+        "heavy = {'torch', 'transformers', 'lerobot', 'datasets', 'matplotlib.pyplot', 'craft_trainer.training'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -1,0 +1,1 @@
+"""What `craft-trainer bench` measures: seconds, memory and bytes, side by side in one run."""

@@ -1,0 +1,91 @@
+"""A causal language model of Llama's shape with random weights, its batches and its anchors, to measure steps on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import send_to_device
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from craft_trainer.anchors.building import build_anchor_cache
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.features import FeatureSpec, extract
+from craft_trainer.anchors.sampling import anchor_rows
+from craft_trainer.losses.terms import retention_loss
+from craft_trainer.models.families import as_anchored_model
+from craft_trainer.training.config import CraftConfig
+
+NUM_GROUPS = 16
+
+
+@dataclass(frozen=True)
+class Size:
+    """A causal language model of Llama's shape with tied embeddings, and the batches it sees."""
+
+    hidden: int = 320
+    intermediate: int = 880
+    layers: int = 10
+    heads: int = 5
+    kv_heads: int | None = None  # as many as heads
+    vocabulary: int = 4096
+    large_vocabulary: int = 50_000  # of the model that shows what the early end of the retention pass saves
+    samples: int = 4
+    tokens: int = 128
+
+
+FULL = Size()
+QUICK = Size(hidden=32, intermediate=64, layers=2, heads=2, vocabulary=64, large_vocabulary=512, tokens=32)
+
+
+def language_model(size: Size) -> Any:
+    """A Llama with random weights."""
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=size.vocabulary,
+            hidden_size=size.hidden,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            num_key_value_heads=size.kv_heads or size.heads,
+            max_position_embeddings=size.tokens,
+            tie_word_embeddings=True,
+        )
+    )
+
+
+def token_batch(size: Size, num_samples: int) -> dict[str, Tensor]:
+    """Random tokens, without padding."""
+    ids = torch.randint(size.vocabulary, (num_samples, size.tokens))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def anchor_cache(teacher: Any, folder: Path, size: Size, num_anchors: int, *, layer: int = -1) -> AnchorCache:
+    """Anchors of random tokens, of 16 groups in turn, with every token's hidden state after ``layer``."""
+    view, samples = as_anchored_model(teacher), token_batch(size, num_anchors)
+    return build_anchor_cache(
+        view,
+        lambda rows: {key: value[rows] for key, value in samples.items()},
+        folder,
+        rows=range(num_anchors),
+        groups=[f"task {row % NUM_GROUPS}" for row in range(num_anchors)],
+        specs=[FeatureSpec(view.module_path(layer), "none")],
+        batch_size=size.samples,
+        source={"dataset": "random tokens", "frames": num_anchors},
+        teacher_path="random weights",
+    )
+
+
+def retention(model: Any, anchors: AnchorCache, num_anchors: int, *, to_the_end: bool = False) -> Callable[[], Tensor]:
+    """L_retain on the anchors of a run's first pass, read beforehand; ``to_the_end`` does not stop at their layer."""
+    rows = anchor_rows(len(anchors), num_anchors, seed=CraftConfig.seed, draw=0)
+    view, batch = as_anchored_model(model), send_to_device(anchors.batch(rows), model.device)
+    scales = {name: value.to(model.device) for name, value in anchors.scales().items()}
+
+    def loss() -> Tensor:
+        student = extract(view, batch.inputs, anchors.specs, output=to_the_end)
+        return retention_loss(student, batch.teacher, scales, weights={"hidden": 1.0}, hidden_distance="mse").mean()
+
+    return loss

@@ -1,0 +1,226 @@
+"""Choices read by a vision-language model, in the format its processor gives."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from craft_trainer.evaluation.choices.text import TextChoices, head_of_rows
+from craft_trainer.evaluation.encoding import EncodedQuestion
+from craft_trainer.evaluation.question_images import UNREADABLE, StoredImage
+from craft_trainer.evaluation.scoring import Method, Prefix
+
+PLACEHOLDERS = {  # of families whose processor's ``image_token`` is not what one writes in a text
+    "gemma3": "<start_of_image>",
+    "qwen2_5_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+    "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+    "qwen3_vl": "<|vision_start|><|image_pad|><|vision_end|>",
+}
+OF_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # one entry for every token
+
+
+class ImageChoices(TextChoices):
+    """A vision-language model and its processor: the prompt goes through the model's own forward, once.
+
+    Args:
+        model: a ``PreTrainedModel`` with images and a language-modelling head, or a ``PeftModel`` of one.
+        processor: a ``ProcessorMixin`` with an image processor and a tokenizer.
+    """
+
+    def __init__(self, model: nn.Module, processor: Any) -> None:
+        super().__init__(model, processor.tokenizer)
+        self.processor = processor
+        self._takes = set(inspect.signature(type(self._base).forward).parameters)
+        self._image_tokens: dict[tuple[int, int], int] = {}
+
+    @property
+    def method(self) -> Method:
+        """``prefix``: images are embedded, and attend to each other, as the model has it."""
+        return "prefix" if super().method == "packed" else "separate"
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for an image in a prompt."""
+        return PLACEHOLDERS.get(self._base.config.model_type) or str(self.processor.image_token)
+
+    @property
+    def chat_templates(self) -> Any:
+        """The processor, if it has a chat template."""
+        return self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
+
+    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
+        """Prompt and continuation are tokenised together, the placeholder of the image as one token.
+
+        Args:
+            prompt: with :attr:`placeholder` where the image is.
+            continuations: what may follow.
+            image: a PIL image, the path of one, or one of a dataset.
+
+        Raises:
+            ValueError: the image cannot be decoded, or a text holds what stands for an image.
+        """
+        self._check_marks(prompt, continuations, image)
+        encoded = super().encode(prompt, continuations)
+        if image is None:
+            return encoded
+        size = opened(image).size
+        if size not in self._image_tokens:
+            expanded = self._processed([encoded.text], [image])["input_ids"].shape[1]
+            self._image_tokens[size] = expanded - self._behind([encoded.text]) - len(encoded.prefix) - encoded.num_cut
+        return EncodedQuestion(**{**vars(encoded), "image": image, "num_image_tokens": self._image_tokens[size]})
+
+    def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
+        """Images and text of the prompts, right-padded, in one pass of the model's own forward."""
+        inputs = self._inputs(questions)
+        lengths = inputs["attention_mask"].sum(dim=1)
+        positions = self._prompt_positions(inputs)
+        last = torch.stack([torch.arange(len(questions)), lengths - 1], dim=1)
+        with head_of_rows(self._base, last):
+            output = self.model(**self._on_device(inputs | {"position_ids": positions}), use_cache=True)
+        valid = inputs["attention_mask"].bool()
+        rows = torch.arange(len(questions))
+        return Prefix(
+            output.past_key_values,
+            valid,
+            positions[..., rows, lengths - 1].reshape(-1, len(rows)).amax(dim=0) + 1,
+            output.logits[0],
+        )
+
+    def positions(self, positions: Int[Tensor, "batch nodes"]) -> Int[Tensor, "*axes batch nodes"]:
+        """Text has the same position on every axis."""
+        return positions.expand(3, -1, -1) if self._has_axes else positions
+
+    def sequence_logits(self, question: EncodedQuestion, choice: int) -> Float[Tensor, "tokens vocabulary"]:
+        """The prompt's inputs, with the choice's tokens behind them, through the model's own forward."""
+        tokens = torch.tensor([question.choices[choice]])
+        inputs = self._inputs([question])
+        num_prefix = inputs["input_ids"].shape[1]
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], dim=1)
+        for key in inputs.keys() & set(OF_TOKENS):
+            behind = torch.full_like(tokens, self._type_of_choices if key == "token_type_ids" else 0)
+            inputs[key] = torch.cat(
+                [inputs[key], torch.ones_like(tokens) if key == "attention_mask" else behind], dim=1
+            )
+        logits: Tensor = self.model(**self._on_device(inputs), use_cache=False).logits
+        return logits[0, num_prefix + question.starts[choice] - 1 : -1]
+
+    _type_of_choices = 0  # ``token_type_ids`` of text that sees only what comes before it
+
+    def _inputs(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
+        """The model's inputs for the prompts, without the tokens that are cut off."""
+        if questions[0].image is None:
+            inputs = self._text_inputs(questions)
+        else:
+            texts, images = [one.text for one in questions], [one.image for one in questions]
+            inputs = self._processed(texts, images)
+            cut = torch.tensor([one.num_cut for one in questions]) + self._behind(texts)
+            ends = inputs["attention_mask"].sum(dim=1) - cut
+            inputs["attention_mask"] *= torch.arange(inputs["input_ids"].shape[1]) < ends[:, None]
+            longest = int(ends.max())
+            for key in inputs.keys() & {"input_ids", *OF_TOKENS}:
+                inputs[key] = inputs[key][:, :longest]
+        return {key: value for key, value in inputs.items() if key in self._takes}
+
+    def _text_inputs(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
+        rows = [torch.tensor(question.prefix) for question in questions]
+        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows])
+        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+
+    def _processed(self, texts: Sequence[str], images: Sequence[Any]) -> dict[str, Tensor]:
+        """What the processor makes of prompts with one image each, as tensors."""
+        given = self.processor(
+            text=list(texts),
+            images=[[opened(image)] for image in images],
+            padding=True,
+            padding_side="right",
+            return_tensors="pt",
+            **({"return_mm_token_type_ids": True} if "mm_token_type_ids" in self._takes else {}),
+            **({"add_special_tokens": False} if self._all_begun(texts) else {}),
+        )
+        return {key: value for key, value in given.items() if key != "labels"}
+
+    def _all_begun(self, texts: Sequence[str]) -> bool:
+        """Whether ``texts`` have their BOS already; a chat template writes it for all or for none."""
+        return all(map(self._begun, texts))
+
+    def _behind(self, texts: Sequence[str]) -> int:
+        """How many tokens the processor adds behind each of ``texts``."""
+        return 0 if self._all_begun(texts) else self._num_added_behind
+
+    def _check_marks(self, prompt: str, continuations: Sequence[str], image: Any) -> None:
+        """The placeholder stands in the prompt once for an image, and nothing else stands for one."""
+        texts = [prompt.replace(self.placeholder, "", 0 if image is None else 1), *continuations]
+        for mark in (self.placeholder, str(self.processor.image_token)):
+            if any(mark in text for text in texts):
+                raise ValueError(f"its text holds {mark!r}, which stands for an image")
+        if image is not None and self.placeholder not in prompt:
+            raise ValueError(f"its prompt has no {self.placeholder!r} for the image")
+
+    def _prompt_positions(self, inputs: dict[str, Tensor]) -> Int[Tensor, "*axes batch tokens"]:
+        """0, 1, 2 … or, of families whose positions have three axes, the model's own."""
+        ids = inputs["input_ids"]
+        if "image_grid_thw" in inputs:
+            named = ("image_grid_thw", "attention_mask", "mm_token_type_ids")
+            positions: Tensor = self._base.model.get_rope_index(ids, **{key: inputs[key] for key in named})[0]
+            return positions
+        return self.positions(torch.arange(ids.shape[1]).expand(len(ids), -1))
+
+    @property
+    def _has_axes(self) -> bool:
+        return hasattr(getattr(self._base, "model", None), "get_rope_index")
+
+    def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``inputs`` where the model is, images in its number type."""
+        return {
+            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+        }
+
+
+class PrefixChoices(ImageChoices):
+    """PaliGemma: images and question see each other whole, a choice sees what comes before it.
+
+    A choice is the suffix of the family's training: tokens of their own after ``prompt`` and a line break.
+    """
+
+    _type_of_choices = 1
+
+    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
+        """Prompt and choice are tokenised apart, as in training; a choice's leading spaces are left out."""
+        self._check_marks(prompt, continuations, image)
+        start = [] if prompt.startswith(self.placeholder) else [self.tokenizer.bos_token_id]
+        choices = [self.tokenizer(text.lstrip(), add_special_tokens=False).input_ids for text in continuations]
+        bare = prompt.removeprefix(self.placeholder)
+        after = self.tokenizer(f"{bare}\n", add_special_tokens=False).input_ids
+        encoded = EncodedQuestion(
+            prefix=(*start, *after), choices=tuple(map(tuple, choices)), starts=(0,) * len(choices), text=prompt
+        )
+        if image is None:
+            return encoded
+        opened(image)  # it can be decoded
+        num_image_tokens = self.processor.image_seq_length + 1  # and the BOS behind it
+        return EncodedQuestion(**{**vars(encoded), "image": image, "num_image_tokens": num_image_tokens})
+
+
+def opened(image: Any) -> Any:
+    """A PIL image in RGB, upright, from one, from the path of one, or from one of a dataset.
+
+    Raises:
+        ValueError: it cannot be decoded.
+    """
+    from PIL import Image, ImageOps
+
+    if isinstance(image, StoredImage):
+        image = image.open()
+    try:
+        if hasattr(image, "convert"):
+            return ImageOps.exif_transpose(image).convert("RGB")
+        with Image.open(image) as file:
+            return ImageOps.exif_transpose(file).convert("RGB")
+    except UNREADABLE as error:
+        raise ValueError(f"its image cannot be decoded: {error}") from error

@@ -1,0 +1,119 @@
+"""Open a checkpoint of any family, a folder or a Hub repository, as a reader of choices."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from craft_trainer.anchors.features import evaluating
+from craft_trainer.evaluation.choices.images import ImageChoices, PrefixChoices
+from craft_trainer.evaluation.choices.text import TextChoices
+from craft_trainer.evaluation.scoring import ChoiceModel
+from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.pretrained import (
+    checked_dtype,
+    checkpoint_folder,
+    is_adapter,
+    json_of,
+    load_adapter,
+    load_model,
+    load_processor,
+)
+
+PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
+LEROBOT_TYPES = ("pi0_fast", "smolvla")
+
+
+def open_choices(
+    name: str, *, revision: str | None = None, dtype: str | None = None, device: str | None = None
+) -> ChoiceModel:
+    """The model called ``name``, ready to score choices.
+
+    Args:
+        name: a folder, or a Hub repository ``org/name``, or ``org/name@revision``: a HuggingFace causal or
+            vision-language model, a PEFT adapter of one, or a LeRobot policy of type pi0_fast or smolvla.
+        revision: branch, tag or commit of a Hub repository.
+        dtype: of the weights (``float32``, ``bfloat16``, …); as saved by default.
+        device: ``cpu``, ``cuda``, …; the first accelerator by default.
+
+    Raises:
+        FileNotFoundError: there is no model of that name.
+        ValueError: it is of a type that scores no choices, or there is no such ``dtype``.
+    """
+    checked_dtype(dtype)
+    folder = checkpoint_folder(name, revision)
+    config = json_of(folder / "config.json")
+    if device is None:
+        device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    if is_adapter(folder):
+        model, base = load_adapter(folder, dtype)
+        return reader(model.to(device), load_processor(model, folder, base))
+    if "type" in config and "model_type" not in config:
+        return _policy(folder, config["type"], dtype, device)
+    if not config:
+        raise FileNotFoundError(f"{name} holds no config.json and no adapter_config.json: it is not a model")
+    model = load_model(folder, dtype)
+    return reader(model.to(device), load_processor(model, folder))
+
+
+def reader(model: nn.Module, processor: Any) -> TextChoices:
+    """``model`` with its processor (or tokenizer, of a language model), in the way of its family.
+
+    Args:
+        model: a ``PreTrainedModel`` or a ``PeftModel`` of one.
+        processor: what turns text, and images, into its inputs.
+    """
+    base: Any = base_model(model)
+    if not hasattr(processor, "image_processor"):
+        return TextChoices(model, processor)
+    return (PrefixChoices if base.config.model_type in PREFIX_LM else ImageChoices)(model, processor)
+
+
+@contextmanager
+def reader_of(model: nn.Module, processor: Any) -> Iterator[ChoiceModel]:
+    """``model`` in evaluation mode inside, as a reader of choices; every module's own mode is restored afterwards.
+
+    Args:
+        model: as for :func:`reader`, or a ``PolicyModel`` of a type with a language model in it.
+        processor: of a model that is not a policy.
+    """
+    with evaluating(model):
+        yield reader(model, processor) if processor is not None else policy_reader(model)
+
+
+def policy_reader(model: Any) -> ChoiceModel:
+    """A ``PolicyModel`` of type pi0_fast or smolvla.
+
+    Raises:
+        ValueError: it is of another type.
+    """
+    kind = getattr(getattr(model, "policy_config", None), "type", type(model).__name__)
+    if kind == "pi0_fast":
+        from craft_trainer.evaluation.choices.pi0_fast import PI0FastChoices
+
+        return PI0FastChoices(model)
+    if kind == "smolvla":
+        vlm = model.policy.model.vlm_with_expert
+        return reader(vlm.vlm, vlm.processor)
+    raise ValueError(f"{kind} has no words to choose from; of LeRobot's policies {' and '.join(LEROBOT_TYPES)} have")
+
+
+def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> ChoiceModel:
+    """A LeRobot policy with a language model in it."""
+    from craft_trainer.models.lerobot import PolicyModel
+
+    if kind not in LEROBOT_TYPES:
+        raise ValueError(
+            f"{folder} is a LeRobot policy of type {kind}, which has no words to choose from; "
+            f"{' and '.join(LEROBOT_TYPES)} have"
+        )
+    model = PolicyModel.from_pretrained(
+        folder, device=device, options={"dtype": dtype} if dtype and kind == "pi0_fast" else {}
+    )
+    if dtype and kind == "smolvla":
+        vlm: Any = model.policy.model
+        vlm.vlm_with_expert.vlm.to(getattr(torch, dtype))
+    return policy_reader(model)

@@ -1,0 +1,41 @@
+"""Files and folders that appear whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def appears_when_complete(folder: Path) -> Iterator[Path]:
+    """Yield the path to work at, not yet made; it becomes ``folder`` at the end, or vanishes if anything is raised.
+
+    Raises:
+        FileExistsError: ``folder`` is there already.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists: delete it, or choose another folder")
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write ``data`` beside ``path``, in a folder that is made if need be, and move it there in one step.
+
+    On any error ``path`` is as it was.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(data)
+        draft.replace(path)  # os.replace: atomic within a file system
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""Simulators: tasks, cameras, experts, recordings, questions about scenes, and closed-loop success."""

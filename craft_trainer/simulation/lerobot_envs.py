@@ -1,0 +1,132 @@
+"""LeRobot's own environments, made by its factory and run by its evaluation loop: what `lerobot-eval` would count."""
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from typing import Any, NamedTuple
+
+from lerobot.configs.types import FeatureType
+from lerobot.envs.configs import EnvConfig
+from lerobot.envs.factory import make_env, make_env_config, make_env_pre_post_processors
+from lerobot.envs.utils import env_to_policy_features
+from lerobot.scripts.lerobot_eval import eval_policy
+from lerobot.utils.random_utils import set_seed
+
+from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.simulation import camera
+
+EPISODE_LIMIT = "_max_episode_steps"  # where LeRobot's loop reads it
+RENDERED_BY_MUJOCO = ("metaworld", "aloha", "libero")
+SEEN_BY_NAME = (FeatureType.VISUAL, FeatureType.ENV)  # what an environment may show under another name, or not at all
+
+
+class Outcome(NamedTuple):
+    """One episode: its task, the seed that the environment was reset with, and what came of it."""
+
+    task: str
+    seed: int
+    success: bool
+    max_reward: float
+    sum_reward: float
+
+
+def environment_config(env: str, task: str | None, options: Mapping[str, Any]) -> EnvConfig:
+    """LeRobot's configuration of the environment ``env`` (metaworld, pusht, aloha, …) for ``task``.
+
+    Raises:
+        ValueError: LeRobot has no such environment, or it has no such option.
+    """
+    given = dict(options) if task is None else {**options, "task": task}
+    try:
+        return make_env_config(env, **given)
+    except TypeError as error:
+        raise ValueError(f"env_options of {env}: {error}") from error
+
+
+def check_features(policy: PolicyModel, config: EnvConfig) -> None:
+    """Compare what ``policy`` reads with what the environment shows.
+
+    Raises:
+        ValueError: the environment lacks a camera or the environment's state that the policy reads.
+    """
+    shown = env_to_policy_features(config)
+    renamed = {new: old for old, new in policy.renamed.items()}
+    read = [
+        renamed.get(name, name)
+        for name, feature in policy.policy_config.input_features.items()
+        if feature.type in SEEN_BY_NAME and ".empty_camera_" not in name
+    ]
+    missing = [name for name in read if name not in shown]
+    if missing:
+        raise ValueError(
+            f"the policy reads {', '.join(missing)}, LeRobot's {config.type} shows {', '.join(shown)}: if it is the "
+            "same by another name, pass --rename (the environment's name to the policy's); else train on what is shown"
+        )
+
+
+def roll_out(
+    policy: PolicyModel,
+    env: str,
+    tasks: Sequence[str],
+    *,
+    num_episodes: int,
+    num_envs: int,
+    seed: int,
+    max_steps: int | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Iterator[list[Outcome]]:
+    """The outcomes of ``num_episodes`` episodes of each task, with the seeds ``seed``, ``seed`` + 1, …
+
+    Without ``tasks`` it is the environment's own default task. An episode ends after ``max_steps`` actions, by default
+    after as many as LeRobot allows.
+
+    Raises:
+        ImportError: the environment's package is not installed.
+        ValueError: LeRobot has no such environment or task, or it does not fit the policy.
+    """
+    asked_for: Sequence[str | None] = tasks or [None]
+    for asked in asked_for:
+        config = environment_config(env, asked, options or {})
+        check_features(policy, config)
+        processors = make_env_pre_post_processors(config, policy.policy_config)
+        made = _make(config, min(num_envs, num_episodes))
+        for name, vector in made.items():
+            with closing(vector):
+                _limit(vector, max_steps)
+                set_seed(seed)  # as `lerobot-eval`: policies that sample take the same path
+                done = eval_policy(
+                    vector,
+                    policy.policy,
+                    *processors,
+                    policy.preprocessor,
+                    policy.postprocessor,
+                    n_episodes=num_episodes,
+                    start_seed=seed,
+                )
+            yield [
+                Outcome(name, one["seed"], bool(one["success"]), one["max_reward"], one["sum_reward"])
+                for one in done["per_episode"]
+            ]
+
+
+def _make(config: EnvConfig, num_envs: int) -> dict[str, Any]:
+    """Task → its environments; a group of tasks, like metaworld's easy, gives several."""
+    if config.type in RENDERED_BY_MUJOCO and camera.VARIABLE not in os.environ:
+        os.environ[camera.VARIABLE] = camera.choose_backend()  # LeRobot leaves it to the user
+    try:
+        made = make_env(config, n_envs=num_envs)
+    except ImportError as error:
+        raise ImportError(
+            f"LeRobot's environment {config.type} is not installed ({error}): pip install 'lerobot[{config.type}]'"
+        ) from error
+    vectors = [vector for group in made.values() for vector in group.values()]
+    return {str(config.task): vectors[0]} if len(vectors) == 1 else {str(v.call("task")[0]): v for v in vectors}
+
+
+def _limit(vector: Any, max_steps: int | None) -> None:
+    own = vector.call(EPISODE_LIMIT)[0]
+    if max_steps is None:
+        return
+    if not 0 < max_steps <= own:
+        raise ValueError(f"max_steps is {max_steps}: LeRobot's episodes of this environment have 1 to {own} actions")
+    vector.set_attr(EPISODE_LIMIT, max_steps)

@@ -1,0 +1,195 @@
+"""The demo as a graph of commands, and its results: what plain fine-tuning destroys and what CRaFT keeps."""
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from craft_trainer.suites.jobs import Job
+from craft_trainer.training.run_record import machine
+
+Settings = dict[str, Any]
+Row = dict[str, Any]
+
+DONE = "trainer_state.json"  # what `train` writes last
+METHODS = ("teacher", "plain", "craft")
+POLICY: Settings = {
+    "policy_type": "act",
+    "policy_options": {
+        "chunk_size": 16,
+        "n_action_steps": 8,
+        "dim_model": 128,
+        "n_heads": 4,
+        "dim_feedforward": 256,
+        "n_encoder_layers": 2,
+        "n_decoder_layers": 1,
+        "use_vae": False,
+        "dropout": 0.0,
+        "normalization_mapping": {"STATE": "MEAN_STD", "ENV": "MEAN_STD", "ACTION": "MEAN_STD"},
+    },
+    "policy_min_std": 0.01,  # one centimetre
+}
+TRAINING: Settings = {
+    "per_device_train_batch_size": 64,
+    "lr_scheduler_type": "cosine",
+    "max_grad_norm": 1.0,
+    "logging_steps": 50,
+    "save_strategy": "no",
+    "report_to": "none",
+    "dataloader_pin_memory": False,
+    "use_cpu": True,
+}
+TEACHER: Settings = POLICY | TRAINING | {"max_steps": 2500, "learning_rate": 1e-3, "warmup_steps": 100}
+FINE_TUNING: Settings = TRAINING | {"max_steps": 800, "learning_rate": 5e-4, "warmup_steps": 50}
+RETENTION: Settings = {
+    "retention_terms": ["hidden", "output"],
+    "retention_batch_size": 64,
+    "epsilon": 0.01,
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment: which tasks are old, which are new, and how much of everything."""
+
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+    seeds: tuple[int, ...]
+    demonstrations: int  # per task
+    anchors: int
+    episodes: int  # rollouts per task, method and seed
+    teacher: Settings
+    fine_tuning: Settings
+    retention: Settings
+
+    def __post_init__(self) -> None:
+        """Refuse a stream that has no answer: raises ValueError for missing, repeated or both old and new entries."""
+        for name, entries in (("old", self.old), ("new", self.new), ("seeds", self.seeds)):
+            if not entries or len(set(entries)) < len(entries):
+                raise ValueError(f"{name} is {list(entries)}: name at least one, and none twice")
+        if both := set(self.old) & set(self.new):
+            raise ValueError(f"{', '.join(sorted(both))}: a task is either old or new")
+
+    def settings(self) -> Settings:
+        """Everything that decides the result, as plain JSON values."""
+        return json.loads(json.dumps(vars(self)))  # type: ignore[no-any-return]  # JSON has no types
+
+
+def experiment_jobs(experiment: Experiment, folder: Path) -> list[Job]:
+    """The commands of the whole experiment under ``folder``; those on which most depends come first."""
+    old, new = folder / "data" / "old", folder / "data" / "new"
+    per_seed = [_seed_jobs(experiment, seed, folder / f"seed{seed}", old, new) for seed in experiment.seeds]
+    recordings = [
+        Job(f"record-{data.name}", _record(tasks, data, experiment.demonstrations), data)
+        for data, tasks in ((old, experiment.old), (new, experiment.new))
+    ]
+    return recordings + [job for stage in zip(*per_seed, strict=True) for job in stage]
+
+
+def clear_unfinished(experiment: Experiment, folder: Path) -> None:
+    """Delete the training runs under ``folder`` that an interrupted demo has left unfinished."""
+    for run in (folder / f"seed{seed}" / method for seed in experiment.seeds for method in METHODS):
+        if run.is_dir() and not (run / DONE).is_file():
+            shutil.rmtree(run)
+
+
+def collect_results(experiment: Experiment, folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """The contents of results.json from the rollout files under ``folder``."""
+    rows: list[Row] = []
+    for seed in experiment.seeds:
+        for method in METHODS:
+            rolled = json.loads((folder / f"seed{seed}" / f"rollout-{method}.json").read_text())
+            rows += [
+                {"seed": seed, "method": method, "group": "old" if row["task"] in experiment.old else "new", **row}
+                for row in rolled["rows"]
+            ]
+    return {
+        "schema": 1,
+        "stream": {"old": list(experiment.old), "new": list(experiment.new)},
+        "seeds": list(experiment.seeds),
+        "settings": experiment.settings(),
+        "rows": rows,
+        "summary": summarize(rows),
+        "seconds": {name: round(value, 1) for name, value in seconds.items()},
+        "provenance": machine() | {"collected": datetime.now(UTC).isoformat(timespec="seconds")},
+    }
+
+
+def summarize(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
+    """Fraction of successful episodes per method and group, all seeds and tasks pooled."""
+    counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    for row in rows:
+        pooled = counts[row["method"]][row["group"]]
+        pooled[0] += row["successes"]
+        pooled[1] += row["episodes"]
+    return {
+        method: {group: successes / episodes for group, (successes, episodes) in groups.items()}
+        for method, groups in counts.items()
+    }
+
+
+def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: Path) -> list[Job]:
+    teacher, anchors = folder / "teacher", folder / "anchors"
+    train, cached = f"seed{seed}-teacher", f"seed{seed}-anchors"
+    start = {"policy": teacher, "dataset": new, "seed": seed}
+    fine_tune = {
+        "plain": _flags("train", experiment.fine_tuning, start | {"output_dir": folder / "plain"}),
+        "craft": _flags(
+            "train",
+            experiment.fine_tuning | experiment.retention,
+            start | {"output_dir": folder / "craft", "anchors": anchors},
+        ),
+    }
+    cache = {"teacher": teacher, "dataset": old, "output_dir": anchors, "anchors": experiment.anchors, "seed": seed}
+    return [
+        Job(
+            train,
+            _flags("train", experiment.teacher, {"dataset": old, "output_dir": teacher, "seed": seed}),
+            teacher / DONE,
+            ("record-old",),
+        ),
+        Job(cached, ("cache", *_flags("build", cache)), anchors, (train,)),
+        *(
+            Job(
+                f"seed{seed}-{method}",
+                argv,
+                folder / method / DONE,
+                (train, "record-new", *([cached] if method == "craft" else [])),
+            )
+            for method, argv in sorted(fine_tune.items())
+        ),
+        *(
+            Job(
+                f"seed{seed}-rollout-{method}",
+                _rollout(experiment, seed, folder / method, folder / f"rollout-{method}.json"),
+                folder / f"rollout-{method}.json",
+                (f"seed{seed}-{method}",),
+            )
+            for method in METHODS
+        ),
+    ]
+
+
+def _record(tasks: Sequence[str], output_dir: Path, demonstrations: int) -> tuple[str, ...]:
+    return _flags("record", {"tasks": ",".join(tasks), "output_dir": output_dir, "episodes": demonstrations})
+
+
+def _rollout(experiment: Experiment, seed: int, policy: Path, output: Path) -> tuple[str, ...]:
+    tasks = ",".join(experiment.old + experiment.new)
+    return _flags(
+        "rollout",
+        {"policy": policy, "tasks": tasks, "episodes": experiment.episodes, "seed": seed, "output": output},
+    )
+
+
+def _flags(command: str, *settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """A command line: ``--key value`` for every setting; lists become several words, mappings JSON."""
+    words = [command]
+    for key, value in (item for mapping in settings for item in mapping.items()):
+        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
+        words += [f"--{key}", *map(str, values)]
+    return tuple(words)

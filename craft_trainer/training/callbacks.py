@@ -1,0 +1,238 @@
+"""What CRaFT remembers between steps: the multipliers, in and out of checkpoints, and the history of every pass."""
+
+import csv
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from craft_trainer.optim.angle import UpdateAngle
+from craft_trainer.optim.constraints import EVERYTHING, GroupConstraintState
+from craft_trainer.optim.dual import Constraint
+from craft_trainer.optim.surgery import NOISE_FLOOR
+
+HISTORY_FILE = "lambda_history.csv"
+GROUP_HISTORY_FILE = "lambda_history_groups.csv"
+
+
+class CraftStep(NamedTuple):
+    """One retention pass: what was measured and what was done. Losses and ε are in units of the teacher's variance."""
+
+    step: int
+    task_loss: float
+    retention_loss: float
+    multiplier: float  # λ that weighted this step; Σ λ_k with a constraint per group
+    epsilon: float
+    violation: float  # retention_loss − epsilon; of the worst group
+    cosine: float  # of the task gradient and the retention gradient
+    conflict: float  # fraction of the parameter blocks whose gradients conflict: 0 or 1 with granularity model
+    task_grad_norm: float
+    retention_grad_norm: float
+    projected_energy: float  # |what surgery changed in g_task|² / |g_task|²
+    skipped: int  # retention passes left out since the last one, because L_retain was well inside ε
+    update_cosine: float | None = None  # of the optimizer's step and g_retain, where measured; positive raises L_retain
+
+
+LOGGED = {  # the columns that Trainer logs → their names there: with a slash, loggers show them as a group of their own
+    "retention_loss": "retention/loss",
+    "multiplier": "retention/lambda",
+    "epsilon": "retention/epsilon",
+    "violation": "retention/violation",
+    "cosine": "retention/cosine",
+    "conflict": "retention/conflict",
+    "task_grad_norm": "retention/task_grad_norm",
+    "retention_grad_norm": "retention/grad_norm",
+    "projected_energy": "retention/projected_energy",
+    "skipped": "retention/skipped",
+    "update_cosine": "retention/update_cosine",
+}
+LOGGED_OF_A_GROUP = ("retention_loss", "multiplier", "epsilon")
+TASK_KL = "retention/task_kl"
+
+
+class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers is not typed
+    """The multipliers and when the next retention pass is due; saved with checkpoints, restored by resuming.
+
+    Attributes:
+        interval: retention passes from one that is made to the next; above 1 while passes are skipped.
+        next_step: optimizer step from which on the next pass is due.
+        warned: whether it was said that a constraint cannot be met.
+    """
+
+    def __init__(self, initial: float = 0.0, groups: Sequence[str] = (EVERYTHING,)) -> None:
+        self.initial = initial
+        self.groups = list(groups)
+        self._begin()
+
+    def _begin(self) -> None:
+        self.constraints = {group: Constraint(self.initial) for group in self.groups}
+        self.interval = 1
+        self.next_step = 0
+        self.warned = False
+
+    @property
+    def constraints(self) -> dict[str, Constraint]:
+        """The constraint of every group; Trainer sets them, as plain values, when it resumes."""
+        return self._constraints
+
+    @constraints.setter
+    def constraints(self, saved: Mapping[str, Constraint | dict[str, Any]]) -> None:
+        self._constraints = {
+            group: value if isinstance(value, Constraint) else Constraint(**value) for group, value in saved.items()
+        }
+
+    @property
+    def multiplier(self) -> float:
+        """Σ λ_k: λ itself where there is a single constraint."""
+        return sum(constraint.multiplier for constraint in self.constraints.values())
+
+    def state(self) -> dict[str, dict[str, Any]]:
+        """What Trainer writes into ``trainer_state.json``."""
+        saved = {group: asdict(constraint) for group, constraint in self.constraints.items()}
+        timing = {"interval": self.interval, "next_step": self.next_step, "warned": self.warned}
+        return {
+            "args": {"initial": self.initial, "groups": self.groups},
+            "attributes": {"constraints": saved, **timing},
+        }
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start λ anew, unless a run is resumed.
+
+        Raises:
+            ValueError: the checkpoint that is resumed holds no λ.
+        """
+        del args, control, kwargs
+        name = type(self).__name__
+        if state.global_step == 0:
+            self._begin()
+            state.stateful_callbacks[name] = self.state()
+        elif name not in state.stateful_callbacks:
+            raise ValueError(
+                f"the checkpoint of step {state.global_step} was saved without anchors and holds no λ: resume it "
+                "without anchors, or start a new run from its weights"
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the final λ in the state that Trainer saves."""
+        del args, control, kwargs
+        state.stateful_callbacks[type(self).__name__] = self.state()
+
+
+class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """``lambda_history.csv`` in the output folder: a line per retention pass, continued by a resumed run.
+
+    With a constraint per group, ``lambda_history_groups.csv`` has a line per pass and group.
+    """
+
+    def __init__(self, *, by_group: bool = False) -> None:
+        self.by_group = by_group
+        self._folder: Path | None = None
+        self._since_log: list[CraftStep] = []
+        self._groups_since_log: list[GroupConstraintState] = []
+        self._task_loss: Tensor | None = None
+        self._pending: tuple[CraftStep, UpdateAngle | None] | None = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the files, or drop what a killed run wrote after the checkpoint that is being resumed."""
+        del control, kwargs
+        self._since_log, self._groups_since_log, self._task_loss, self._pending = [], [], None, None
+        if not state.is_world_process_zero:
+            return
+        self._folder = Path(args.output_dir)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        _begin_file(self._folder / HISTORY_FILE, CraftStep._fields, state.global_step)
+        if self.by_group:
+            _begin_file(self._folder / GROUP_HISTORY_FILE, ("step", *GroupConstraintState._fields), state.global_step)
+
+    def add(self, step: CraftStep, angle: UpdateAngle | None, groups: Sequence[GroupConstraintState] = ()) -> None:
+        """Take one pass; its line is written as soon as the optimizer has stepped and ``angle`` can be known."""
+        self._pending = (step, angle)
+        if not self.by_group:
+            return
+        self._groups_since_log += groups
+        if self._folder is not None:
+            _append(self._folder / GROUP_HISTORY_FILE, [(step.step, *row) for row in groups])
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Write the line of this step's retention pass, if there was one: at once, so that a killed run leaves it."""
+        del args, state, control, kwargs
+        if self._pending is None:
+            return
+        (step, angle), self._pending = self._pending, None
+        if angle is not None:
+            pulls = step.retention_grad_norm > NOISE_FLOOR * step.task_grad_norm
+            step = step._replace(update_cosine=angle.cosine() if pulls else 0.0)
+        self._since_log.append(step)
+        if self._folder is not None:
+            _append(self._folder / HISTORY_FILE, [step])
+
+    def add_task_loss(self, loss: Tensor) -> None:
+        """The task loss of one micro-batch, already divided by their number; it stays on its device."""
+        self._task_loss = loss if self._task_loss is None else self._task_loss + loss
+
+    def take_task_loss(self) -> Tensor:
+        """The task loss of the optimizer step that ends here."""
+        assert self._task_loss is not None
+        loss, self._task_loss = self._task_loss, None
+        return loss
+
+    def take_means(self) -> dict[str, float]:
+        """Means over the retention passes since the last call by their names in the logs; empty if there was none.
+
+        That of ``update_cosine`` is over the passes at which it was measured, and left out if there was none; of
+        ``skipped`` it is the sum. With a constraint per group, those of a group are over the passes that it was in.
+        """
+        steps, self._since_log = self._since_log, []
+        groups, self._groups_since_log = self._groups_since_log, []
+        if not steps:
+            return {}
+        logs = {LOGGED[column]: mean for column, mean in _means(steps, LOGGED).items()}
+        logs[LOGGED["skipped"]] = sum(step.skipped for step in steps)
+        for group in sorted({row.group for row in groups}):
+            means = _means([row for row in groups if row.group == group], LOGGED_OF_A_GROUP)
+            logs |= {f"{LOGGED[column]}/{group}": mean for column, mean in means.items()}
+        return logs
+
+
+def _means(rows: Sequence[NamedTuple], columns: Iterable[str]) -> dict[str, float]:
+    """The mean of every column over the rows that have it."""
+    values = {column: [getattr(row, column) for row in rows] for column in columns}
+    known = {
+        column: [value for value in column_values if value is not None] for column, column_values in values.items()
+    }
+    return {column: fmean(column_values) for column, column_values in known.items() if column_values}
+
+
+def rows_until(path: Path, last_step: int, num_columns: int = len(CraftStep._fields)) -> list[list[str]]:
+    """Complete rows of a history file with ``step`` ≤ ``last_step``; none if there is no file."""
+    if last_step == 0 or not path.is_file():
+        return []
+    with path.open(newline="") as file:
+        rows = [row for row in csv.reader(file) if len(row) == num_columns and row[0].isdigit()]
+    return [row for row in rows if int(row[0]) <= last_step]
+
+
+def _begin_file(path: Path, columns: Sequence[str], last_step: int) -> None:
+    kept = rows_until(path, last_step, len(columns))
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", newline="") as file:
+        csv.writer(file).writerows([columns, *kept])
+    partial.replace(path)
+
+
+def _append(path: Path, rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("a", newline="") as file:
+        csv.writer(file).writerows(rows)

@@ -1,0 +1,240 @@
+"""One retention pass: which anchors, their loss under the constraints, and what the multipliers learn from it."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device
+from torch import Tensor, nn
+from transformers import TrainerState
+
+from craft_trainer.anchors.cache import AnchorBatch, AnchorCache
+from craft_trainer.anchors.live import AdapterAnchors
+from craft_trainer.anchors.sampling import anchor_rows, proportional_rows
+from craft_trainer.losses.sources import (
+    FISHER_ANCHORS,
+    FeatureSource,
+    PullSource,
+    Source,
+    TaskSource,
+    fisher_information,
+)
+from craft_trainer.models.base import AnchoredModel
+from craft_trainer.optim import constraints as duals
+from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupConstraintState
+from craft_trainer.optim.epsilon import epsilon_at
+from craft_trainer.optim.gradients import put
+from craft_trainer.training.callbacks import DualState
+from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.distribution import gather_for_predict, is_sharded, of_main_process, sums_over_processes
+
+PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
+TASK = None  # beside the names of the groups, which may be any string
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RetentionPass:
+    """What the forward half of a retention pass found.
+
+    Attributes:
+        loss: the scalar whose gradient is g_retain.
+        constraint: the constraints as one, means over all processes.
+        group_states: every constraint in the batch.
+        probing: the run still measures the drift from which ε is made, so retention has no effect.
+    """
+
+    loss: Tensor
+    task_loss: float
+    constraint: ConstraintState
+    group_states: list[GroupConstraintState]
+    probing: bool
+
+
+class Retention:
+    """The retention passes of a run."""
+
+    def __init__(
+        self,
+        anchors: AnchorCache | AdapterAnchors,
+        model: AnchoredModel,
+        args: CraftConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self._anchors = anchors
+        self._args = args
+        self._accelerator = accelerator
+        per_group = args.constraints == "per_group"
+        self._group_of = tuple(anchors.groups) if per_group else (EVERYTHING,) * len(anchors)
+        self.groups = sorted(set(self._group_of))
+        unknown = sorted(set(args.group_epsilons) - set(self.groups))
+        if unknown:
+            raise ValueError(f"epsilon_per_group names {unknown[0]!r}; the anchors have the groups {self.groups}")
+        drawn = args.retention_batch_size * accelerator.num_processes
+        if args.anchor_sampling == "multiplier" and drawn < len(self.groups):
+            raise ValueError(
+                f"anchor_sampling multiplier needs an anchor of each of the {len(self.groups)} groups in every pass, "
+                f"which draws {drawn}: raise retention_batch_size"
+            )
+        self.averages_gradients = accelerator.num_processes > 1 and not is_sharded(accelerator)
+        self._source = self._make_source(model)
+        self._gathers = False  # whether FSDP knows of predict, if it shards the model
+
+    def is_due(self, step: int, state: DualState) -> bool:
+        """Whether optimizer step ``step`` has a retention pass."""
+        return step % self._args.retention_every == 0 and step >= state.next_step
+
+    def forward(
+        self, model: AnchoredModel, trainer: TrainerState, state: DualState, task_loss: Tensor
+    ) -> RetentionPass:
+        """L_retain on this step's anchors, weighted by the multipliers of their groups.
+
+        Its mean over processes is Σ λ_k L_k / Σ λ_k, L_k the mean over the anchors of group k on all processes.
+        """
+        if state.constraints.keys() != set(self.groups):
+            raise ValueError(
+                f"the checkpoint has multipliers for {sorted(state.constraints)}, this run needs {self.groups}: "
+                "resume with the same anchors and constraints, or start a new run from its weights"
+            )
+        step = trainer.global_step
+        drawn = self._rows(step, state)
+        size = self._args.retention_batch_size
+        mine = drawn[self._accelerator.process_index * size :][:size]
+        if not self._gathers:
+            gather_for_predict(model.network)
+            self._gathers = True
+        with self._accelerator.autocast():
+            losses = self._source(model, self._batch(mine))
+        groups = [self._group_of[row] for row in drawn]
+        counts, weights = Counter(groups), duals.group_weights(state.constraints, groups)
+        num_processes = self._accelerator.num_processes
+        if not self._source.per_anchor:
+            loss, sums, counts = losses.sum(), {EVERYTHING: losses.sum()}, Counter({EVERYTHING: num_processes})
+        else:
+            names = sorted(weights)
+            index = torch.tensor([names.index(self._group_of[row]) for row in mine], device=losses.device)
+            factors = torch.tensor([weights[name] / counts[name] * num_processes for name in names])
+            loss = losses @ factors.to(losses)[index]
+            sums = dict(zip(names, losses.new_zeros(len(names)).index_add_(0, index, losses.detach()), strict=True))
+        totals = sums_over_processes(sums | {TASK: task_loss.to(loss.device)}, num_processes)
+        means = {name: totals[name] / counts[name] for name in sums}
+        probing = step < self._args.epsilon_probe_steps
+        if probing:
+            for name, value in means.items():
+                if math.isfinite(value):
+                    state.constraints[name].drift = max(state.constraints[name].drift, value)
+        epsilons = self._epsilons(trainer, state, probing=probing)
+        constraint, group_states = duals.measure_constraints(state.constraints, means, epsilons, groups)
+        return RetentionPass(loss, totals[TASK] / num_processes, constraint, group_states, probing)
+
+    def backward(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+        """Leave g_retain in ``.grad``.
+
+        Under DDP past its hooks: they would count what retention reaches as used by the task, and the next backward
+        pass of the task would fail on a parameter that it does not reach itself (find_unused_parameters).
+        """
+        if not self.averages_gradients:
+            self._accelerator.backward(loss)
+            return
+        scaler = self._accelerator.scaler
+        scaled = loss if scaler is None else scaler.scale(loss)
+        put(parameters, list(torch.autograd.grad(scaled, parameters, allow_unused=True)))
+
+    def step(self, step: int, state: DualState, retention_pass: RetentionPass, *, finite: bool) -> int:
+        """The step of the multipliers, and when the next pass is due; returns how many passes were skipped before this.
+
+        A pass whose gradients are not finite teaches nothing.
+        """
+        skipped = state.interval - 1
+        if finite and not retention_pass.probing:
+            duals.step_multipliers(state.constraints, retention_pass.group_states, self._args.controller)
+            inside = all(self._is_inside(state, constraint) for constraint in retention_pass.group_states)
+            state.interval = min(2 * state.interval, self._args.retention_skip_max) if inside else 1
+            self._warn_if_infeasible(state, retention_pass)
+        state.next_step = step + state.interval * self._args.retention_every
+        return skipped
+
+    def _is_inside(self, state: DualState, constraint: GroupConstraintState) -> bool:
+        """Whether L_retain and its moving average are below the asked fraction of ε."""
+        smoothed = state.constraints[constraint.group].smoothed
+        assert smoothed is not None
+        largest = max(smoothed + constraint.epsilon, constraint.retention_loss)
+        fraction = self._args.retention_skip_below
+        return fraction > 0 and largest < fraction * constraint.epsilon
+
+    def _warn_if_infeasible(self, state: DualState, retention_pass: RetentionPass) -> None:
+        if self._args.controller.rule == "fixed" or self._args.recipe.surgery == "barrier":
+            return
+        stuck = [
+            r for r in retention_pass.group_states if state.constraints[r.group].passes_at_ceiling >= PASSES_AT_CEILING
+        ]
+        if stuck and not state.warned and self._accelerator.is_main_process:
+            worst = max(stuck, key=lambda constraint: constraint.violation)
+            logger.warning(
+                "%s: λ has been at its ceiling (multiplier_max = %g) for %d retention passes and L_retain = %.3g is "
+                "still above ε = %.3g, so the constraint cannot be met like this: raise epsilon or multiplier_max, "
+                "lower learning_rate, or hold less (retention_terms)",
+                worst.group,
+                self._args.multiplier_max,
+                PASSES_AT_CEILING,
+                worst.retention_loss,
+                worst.epsilon,
+            )
+            state.warned = True
+
+    def _rows(self, step: int, state: DualState) -> list[int]:
+        """The anchors of this pass, of all processes together."""
+        draw = step // self._args.retention_every
+        seed = self._args.data_seed if self._args.data_seed is not None else self._args.seed
+        total = self._args.retention_batch_size * self._accelerator.num_processes
+        if self._args.anchor_sampling == "uniform":
+            return anchor_rows(len(self._anchors), total, seed=seed, draw=draw)
+        shares = {group: constraint.multiplier for group, constraint in state.constraints.items()}
+        return proportional_rows(self._group_of, shares, total, seed=seed, draw=draw)
+
+    def _batch(self, rows: list[int]) -> AnchorBatch:
+        batch: AnchorBatch = send_to_device(self._anchors.batch(rows), self._args.device)
+        return batch
+
+    def _epsilons(self, trainer: TrainerState, state: DualState, *, probing: bool) -> dict[str, float]:
+        """ε of every group; of the drift so far while it is being probed."""
+        args = self._args
+        final = args.epsilon if args.epsilon_final is None else args.epsilon_final
+        common = epsilon_at(
+            trainer.global_step, trainer.max_steps, schedule=args.epsilon_schedule, start=args.epsilon, end=final
+        )
+        epsilons = {group: args.group_epsilons.get(group, common) for group in self.groups}
+        if args.epsilon_probe_steps == 0:
+            return epsilons
+        for group, constraint in state.constraints.items():
+            if constraint.drift <= 0 and not probing:
+                raise ValueError(
+                    f"the probe of {args.epsilon_probe_steps} steps showed no drift of {group}: raise "
+                    "epsilon_probe_steps beyond warmup_steps, or set epsilon itself"
+                )
+        return {group: epsilon * state.constraints[group].drift for group, epsilon in epsilons.items()}
+
+    def _make_source(self, model: AnchoredModel) -> Source:
+        args, kind = self._args, self._args.recipe.source
+        if kind == "features":
+            scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), args.device)
+            return FeatureSource(
+                self._anchors.specs,
+                scales,
+                weights=args.term_weights,
+                hidden_distance=args.hidden_distance,
+                whole_pass=is_sharded(self._accelerator),
+            )
+        if kind == "task":
+            return TaskSource()
+        if is_sharded(self._accelerator):
+            raise ValueError(f"method {args.method} does not support FSDP: use DDP")
+        if kind == "l2":
+            return PullSource(model.network)
+        assert kind == "ewc"
+        rows = torch.linspace(0, len(self._anchors) - 1, min(len(self._anchors), FISHER_ANCHORS)).long().tolist()
+        return PullSource(model.network, fisher_information(model, [self._batch([row]) for row in rows]))

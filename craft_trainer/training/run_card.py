@@ -1,0 +1,111 @@
+"""What a run says of itself: the facts of its card, from its model, its settings and its anchors."""
+
+from dataclasses import fields
+from typing import Any
+
+from torch import nn
+from transformers import PreTrainedModel, TrainingArguments
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.live import AdapterAnchors
+from craft_trainer.hub.facts import Held, RunFacts, Source
+from craft_trainer.models.causal_lm import base_model
+from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.run_record import versions
+
+ALWAYS = ("learning_rate", "seed", "epsilon", "retention_every")  # are said even if they are the default
+TRAINING = (  # of TrainingArguments
+    *("learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("lr_scheduler_type", "warmup_steps", "weight_decay", "max_grad_norm", "optim", "bf16", "fp16", "seed"),
+)
+NOT_OF_THE_METHOD = ("method", "retention_terms", "retention_weights")
+DIGEST = 12  # characters that are shown
+
+
+def run_facts(
+    model: nn.Module,
+    args: CraftConfig,
+    anchors: AnchorCache | AdapterAnchors | None,
+    *,
+    dataset: Any = None,
+    processor: Any = None,
+    step: int = 0,
+    repo: str | None = None,
+) -> RunFacts:
+    """The facts of a run that trains ``model``; ``anchors`` None is nothing held, and ``step`` how far it is."""
+    library, loader = _library(model)
+    return RunFacts(
+        method=args.method if anchors is not None else "plain",
+        library=library,
+        loader=loader,
+        processor=None if processor is None else _processor_class(processor),
+        base=_base(model, args),
+        dataset=Source.of(dataset) if isinstance(dataset, str) else None,
+        held=None if anchors is None else _held(anchors, args),
+        settings={} if anchors is None else _settings(args),
+        training=_chosen(args, set(TRAINING)),
+        versions=versions(),
+        step=step,
+        repo=repo,
+        revision=args.hub_revision if repo else None,
+    )
+
+
+def _library(model: nn.Module) -> tuple[str | None, str | None]:
+    """The library that a model is of, and what of it loads the model again."""
+    if hasattr(model, "library_name"):
+        return str(model.library_name), str(getattr(getattr(model, "policy_config", None), "type", "policy"))
+    base = base_model(model)
+    if not isinstance(base, PreTrainedModel):
+        return None, None
+    kind = base.config.model_type
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        loader = "AutoModelForImageTextToText"
+    else:
+        loader = "AutoModelForCausalLM" if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "AutoModel"
+    return ("transformers" if base is model else "peft"), loader
+
+
+def _processor_class(processor: Any) -> str:
+    return "AutoProcessor" if hasattr(processor, "image_processor") else "AutoTokenizer"
+
+
+def _base(model: nn.Module, args: CraftConfig) -> Source | None:
+    """What was loaded before training; not the run itself."""
+    origin = getattr(model, "origin", None) or getattr(getattr(model, "config", None), "_name_or_path", None)
+    peft_config = getattr(model, "active_peft_config", None)
+    origin = getattr(peft_config, "base_model_name_or_path", None) or origin
+    return None if origin == args.output_dir else Source.of(origin)
+
+
+def _held(anchors: AnchorCache | AdapterAnchors, args: CraftConfig) -> Held:
+    features = [[spec.path, spec.pooling] for spec in anchors.specs]
+    if isinstance(anchors, AdapterAnchors):
+        counts = {group: anchors.groups.count(group) for group in dict.fromkeys(anchors.groups)}
+        return Held(Source("the base model, without its adapter"), args.term_weights, features, counts)
+    made = anchors.provenance
+    teacher = Source.of(str(made.teacher["path"])) or Source("unknown")
+    weights = str(made.teacher["weights"])[:DIGEST]
+    return Held(teacher, args.term_weights, features, dict(made.groups), weights, made.fingerprint)
+
+
+def _settings(args: CraftConfig) -> dict[str, str]:
+    """Of the method: its rules as they are in force, and what is not the default."""
+    own = {one.name for one in fields(CraftConfig)} - {one.name for one in fields(TrainingArguments)}
+    rules = {"surgery": args.recipe.surgery, "multiplier": args.recipe.multiplier}
+    return rules | _chosen(args, own - {*rules, *NOT_OF_THE_METHOD})
+
+
+def _chosen(args: CraftConfig, names: set[str]) -> dict[str, str]:
+    """Those of the settings ``names`` that are not the default, or always said."""
+    found = {one.name: (one.default, getattr(args, one.name)) for one in fields(CraftConfig) if one.name in names}
+    shown = {
+        name: str(getattr(value, "value", value))
+        for name, (default, value) in found.items()
+        if value != default or name in ALWAYS
+    }
+    return {name: text for name, text in shown.items() if text not in ("None", "{}")}

@@ -1,0 +1,48 @@
+"""A folder, a repository, or a repository at a revision: read in one place."""
+
+import pytest
+
+from craft_trainer.hub.facts import Source
+from craft_trainer.hub.resolve_path import HubPlace, parse
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("org/name", HubPlace("org/name", None)),
+        ("org/name@v1", HubPlace("org/name", "v1")),
+        ("org/name@refs/pr/1", HubPlace("org/name", "refs/pr/1")),
+        ("org/na.me-2@0a1b2c3", HubPlace("org/na.me-2", "0a1b2c3")),
+    ],
+)
+def test_names_of_the_hub(place, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert parse(place) == expected
+
+
+def test_a_folder_comes_first(tmp_path, monkeypatch):
+    """Even one with an @ in its name. Seen to fail with the @ looked for first."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("org/name", "org/name@v1"):
+        (tmp_path / name).mkdir(parents=True)
+        assert parse(name).resolve() == tmp_path / name
+
+
+@pytest.mark.parametrize("place", ["name@v1", "org/name@", "a/b/c", "/no/where", "here/mistyped", "here/mistyped@v1"])
+def test_what_is_neither(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*owner/name@revision"):
+        parse(place)
+
+
+def test_what_a_card_calls_it(tmp_path, monkeypatch):
+    """No absolute path. Seen to fail with str(place)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs/teacher").mkdir(parents=True)
+    assert Source.of("org/name@v1") == Source("org/name@v1", "org/name")
+    assert Source.of("outputs/teacher") == Source("outputs/teacher", None)
+    assert Source.of("outputs/gone") == Source("outputs/gone", None)
+    assert Source.of(tmp_path / "outputs/teacher") == Source("teacher", None)
+    assert Source.of(None) is None
+    assert Source.of("") is None

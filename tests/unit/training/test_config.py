@@ -1,0 +1,228 @@
+"""Every setting is checked when the configuration is made, and its error names it; methods are what they are called."""
+
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainingArguments
+
+from craft_trainer.optim.dual import Controller
+from craft_trainer.training.config import CHOICES, RANGES, CraftConfig
+from craft_trainer.training.methods import METHODS, Recipe
+
+NAN = float("nan")
+GROUPED = {"constraints": "per_group"}
+LINEAR = {"epsilon_schedule": "linear", "epsilon_final": 0.1}
+
+
+def make(tmp_path: Path, **settings: Any) -> CraftConfig:
+    return CraftConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **settings)
+
+
+CHOSEN = {
+    "method": "lwf",
+    "surgery": "both_sided",
+    "granularity": "block",
+    "merge": "mean",
+    "multiplier": "pid",
+    "constraints": "two",
+    "anchor_sampling": "loss",
+    "epsilon_schedule": "square",
+    "hidden_distance": "l2",
+    "teacher_mismatch": "warn",
+}
+OUTSIDE: dict[str, list[float]] = {
+    "retention_batch_size": [0, -1, NAN],
+    "retention_every": [0, NAN],
+    "retention_skip_below": [-0.1, 1.0, NAN],
+    "retention_skip_max": [0],
+    "conflict_threshold": [0.1, -1.1, NAN],
+    "barrier_strength": [0.0, -1.0, NAN],
+    "multiplier_max": [0.0, NAN],
+    "multiplier_init": [-0.1, NAN],
+    "multiplier_lr": [0.0, -0.1, NAN],
+    "dual_kp": [-0.1, NAN],
+    "dual_ema": [-0.1, 1.0, NAN],
+    "epsilon": [0.0, -1.0, NAN],
+    "epsilon_probe_steps": [-1],
+    "task_kl_samples": [-1],
+    "update_angle_every": [0],
+}
+
+
+def test_every_choice_and_every_range_is_tested_here() -> None:
+    assert CHOSEN.keys() == CHOICES.keys()
+    assert OUTSIDE.keys() == RANGES.keys()
+
+
+@pytest.mark.parametrize("name", CHOSEN)
+def test_an_unknown_choice_is_refused_and_the_known_ones_named(tmp_path: Path, name: str) -> None:
+    value = CHOSEN[name]
+    with pytest.raises(ValueError, match=rf"^{name} is '{value}': it must be one of ") as error:
+        make(tmp_path, **{name: value})
+    assert all(choice in str(error.value) for choice in CHOICES[name])
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name in OUTSIDE for value in OUTSIDE[name]])
+def test_a_value_outside_its_range_is_refused(tmp_path: Path, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"^{name} is {value}: it must "):
+        make(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "settings"),
+    [
+        ("retention_terms", {"retention_terms": ["hidden", "weights"]}),
+        ("retention_terms", {"retention_terms": []}),
+        ("retention_terms", {"retention_terms": ["hidden", "hidden"]}),
+        ("retention_weights", {"retention_weights": [1.0]}),
+        ("retention_weights", {"retention_weights": []}),
+        ("retention_weights", {"retention_weights": [1.0, -0.1]}),
+        ("retention_weights", {"retention_weights": [0.0, 0.0]}),
+        ("multiplier_init", {"multiplier_init": 5.0, "multiplier_max": 4.0}),
+        ("epsilon_final", {"epsilon_schedule": "linear"}),
+        ("epsilon_final", {"epsilon_schedule": "exponential", "epsilon_final": 0.0}),
+        ("epsilon_final", {"epsilon_schedule": "cosine", "epsilon_final": NAN}),
+        ("epsilon_final", {"epsilon_final": 0.1}),
+        ("merge", {"surgery": "barrier", "merge": "equal"}),
+        ("constraints", {"surgery": "barrier", **GROUPED}),
+        ("anchor_sampling", {"anchor_sampling": "multiplier"}),
+        ("epsilon_per_group", {"epsilon_per_group": {"a": 0.1}}),
+        ("epsilon_per_group", {"epsilon_per_group": {"a": 0.1}, **GROUPED, **LINEAR}),
+        ("restore_callback_states_from_checkpoint", {"restore_callback_states_from_checkpoint": False}),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, field: str, settings: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"\b{field}\b"):
+        make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [{"a": 0.0}, {"a": -0.1}, {"a": NAN}, {"a": "0.1"}, {"a": None}, {"a": True}, "[0.1]", "0.1", '"a"', '{"a": '],
+)
+def test_epsilons_of_groups_that_are_no_positive_numbers_are_refused(tmp_path: Path, value: Any) -> None:
+    """Seen to fail when JSON that is no mapping was taken for no mapping at all."""
+    with pytest.raises(ValueError, match=r"\bepsilon_per_group\b"):
+        make(tmp_path, epsilon_per_group=value, **GROUPED)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"conflict_threshold": -1.0},
+        {"conflict_threshold": 0.0},
+        {"multiplier_init": 0.0},
+        {"multiplier_init": 4.0, "multiplier_max": 4.0},
+        {"multiplier_lr": 1e-300, "dual_kp": 0.0, "dual_ema": 0.0},
+        {"dual_ema": 0.999, "retention_skip_below": 0.999, "retention_skip_max": 1},
+        {"retention_weights": [0.0, 1.0]},
+        {"retention_every": 1, "retention_batch_size": 1},
+        {"epsilon_schedule": "exponential", "epsilon_final": 1e-6},
+        {"surgery": "none", "hidden_distance": "cosine", "teacher_mismatch": "allow"},
+        {"surgery": "barrier", "barrier_strength": 1e-6},
+        {"granularity": "tensor", "merge": "equal", "multiplier": "pi"},
+        {"anchor_sampling": "multiplier", **GROUPED},
+        {"epsilon_probe_steps": 0, "task_kl_samples": 0},
+        {"retention_terms": ["token_kl", "token_ce", "hidden"]},
+    ],
+)
+def test_the_ends_of_every_range_are_allowed(tmp_path: Path, settings: dict[str, Any]) -> None:
+    config = make(tmp_path, **settings)
+    assert {name: getattr(config, name) for name in settings} == settings
+
+
+@pytest.mark.parametrize("epsilons", [{"push the puck": 0.05, "door": 1}, {}])
+def test_epsilons_of_groups_come_as_a_mapping_or_as_json(tmp_path: Path, epsilons: dict[str, float]) -> None:
+    for given in (epsilons, json.dumps(epsilons)):
+        config = make(tmp_path, epsilon_per_group=given, **GROUPED)
+        assert config.group_epsilons == epsilons
+        assert config.epsilon_per_group == epsilons
+    assert make(tmp_path, **GROUPED).group_epsilons == {}
+    assert make(tmp_path, epsilon_per_group={}).group_epsilons == {}  # none at all is no contradiction
+
+
+def test_weights_belong_to_terms_in_their_order(tmp_path: Path) -> None:
+    config = make(tmp_path, retention_terms=["output", "hidden"], retention_weights=[0.25, 4.0])
+    assert config.term_weights == {"output": 0.25, "hidden": 4.0}
+    assert make(tmp_path, retention_terms=["output"]).term_weights == {"output": 1.0}
+
+
+def test_defaults_are_not_shared_between_configurations(tmp_path: Path) -> None:
+    make(tmp_path).retention_terms.append("x")
+    assert make(tmp_path).retention_terms == ["hidden", "output"]
+
+
+def own_fields() -> list[Any]:
+    inherited = {field.name for field in fields(TrainingArguments)}
+    return [field for field in fields(CraftConfig) if field.name not in inherited]
+
+
+def test_every_setting_of_craft_has_a_help_text_and_a_default() -> None:
+    assert len(own_fields()) >= 25
+    for field in own_fields():
+        assert len(field.metadata["help"]) > 10, field.name
+        assert field.default is not MISSING or field.default_factory is not MISSING, field.name
+    assert {field.name for field in own_fields()} >= CHOICES.keys() | RANGES.keys()
+
+
+def test_what_differs_from_huggingface_is_on_purpose(tmp_path: Path) -> None:
+    plain = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    config = make(tmp_path)
+    names = [field.name for field in fields(TrainingArguments) if field.init and field.name != "logging_dir"]
+    changed = {name for name in names if getattr(plain, name) != getattr(config, name)}
+    assert changed == {"remove_unused_columns", "restore_callback_states_from_checkpoint"}
+
+
+# the methods
+
+RECIPES = {  # source of g_retain, surgery, multiplier rule, λ at the start with multiplier_init 3
+    "craft": ("features", "one_sided", "ascent", 3.0),
+    "plain": (None, "one_sided", "ascent", 3.0),
+    "weighted_sum": ("features", "none", "fixed", 3.0),
+    "replay": ("task", "none", "fixed", 3.0),
+    "agem": ("task", "one_sided", "fixed", 0.0),
+    "l2": ("l2", "none", "fixed", 3.0),
+    "ewc": ("ewc", "none", "fixed", 3.0),
+}
+
+
+def test_every_method_has_a_recipe_here() -> None:
+    assert RECIPES.keys() == METHODS.keys()
+
+
+@pytest.mark.parametrize("method", RECIPES)
+def test_a_method_is_its_recipe(tmp_path: Path, method: str) -> None:
+    source, surgery, multiplier, first = RECIPES[method]
+    config = make(tmp_path, method=method, multiplier_init=first or 1.0)
+    assert config.recipe == Recipe(source, surgery, multiplier, first)
+    assert config.controller == Controller(multiplier, 0.1, 10.0, 0.9, 100.0)
+
+
+def test_craft_takes_everything_from_the_configuration(tmp_path: Path) -> None:
+    config = make(tmp_path, surgery="symmetric", multiplier="pi", multiplier_init=0.5, multiplier_lr=0.3)
+    assert config.recipe == Recipe("features", "symmetric", "pi", 0.5)
+    assert config.controller == Controller("pi", 0.3, 10.0, 0.9, 100.0)
+
+
+BELONGS_TO_CRAFT = {
+    "surgery": "none",
+    "merge": "equal",
+    "granularity": "layer",
+    "multiplier": "pi",
+    "constraints": "per_group",
+    "epsilon_probe_steps": 5,
+}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"craft"}))
+@pytest.mark.parametrize("name", BELONGS_TO_CRAFT)
+def test_a_baseline_refuses_what_it_sets_itself(tmp_path: Path, method: str, name: str) -> None:
+    """Rather than ignore it."""
+    value = BELONGS_TO_CRAFT[name]
+    with pytest.raises(ValueError, match=rf"^{name} {value} has no effect with method {method}, which sets its own"):
+        make(tmp_path, method=method, **{name: value})
+    make(tmp_path, **{name: value})
