@@ -65,7 +65,7 @@ def wheel(session: nox.Session) -> None:
         ("craft-trainer", "info"),
         ("craft-trainer", "configs"),
         (*launch, "dryrun", "--config", "configs/train/dryrun.yaml"),
-        ("python", str(root / "tests/tiny_models/tiny_question_model.py"), "model", "questions.jsonl"),
+        ("python", str(root / "tests/twins/tiny_question_model.py"), "model", "questions.jsonl"),
         ("craft-trainer", "mcq", "--model", "model", "--data", "questions.jsonl"),
         ("craft-trainer", "demo", "--quick"),
         ("craft-trainer", "report", "--results", "outputs/demo/results.json", "--output", "report.html"),

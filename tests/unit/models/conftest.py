@@ -1,4 +1,4 @@
-"""Tiny versions of LeRobot's policies; see tests/tiny_models."""
+"""Tiny versions of LeRobot's policies; see tests/twins."""
 
 from __future__ import annotations
 
