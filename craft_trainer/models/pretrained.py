@@ -1,9 +1,14 @@
 """HuggingFace checkpoints as they were saved: models and adapters, with their tokenizers or processors."""
 
 import json
+import re
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -11,13 +16,17 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    PreTrainedModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from craft_trainer.hub.resolve_path import CHECKPOINTS, resolve_path
+from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.causal_lm import base_model
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
+ADAPTER_CONFIG = "adapter_config.json"
+FIXED = re.compile(r"(masked_bias|inv_freq)$")  # what older checkpoints hold though the architecture decides it
 OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", *CHECKPOINTS)  # not downloaded
 
 
@@ -44,14 +53,38 @@ def json_of(path: Path) -> dict[str, Any]:
 
 def is_adapter(folder: Path) -> bool:
     """Whether ``folder`` holds a PEFT adapter."""
-    return (folder / "adapter_config.json").is_file()
+    return (folder / ADAPTER_CONFIG).is_file()
 
 
 def load_model(folder: str | Path, dtype: str | None) -> Any:
-    """The model in ``folder``, with a head of tokens; ``dtype`` of its weights, as saved if None."""
+    """The model in ``folder``, with a head of tokens; ``dtype`` of its weights, as saved if None.
+
+    Raises:
+        ValueError: the folder lacks a tensor of the model, or has another one.
+    """
     config = AutoConfig.from_pretrained(folder)
-    kind = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
-    return kind.from_pretrained(folder, dtype=dtype or "auto")
+    return _whole_model(AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM, folder, dtype)
+
+
+def restore(model: nn.Module, folder: str | Path) -> bool:
+    """Load the weights in ``folder`` into ``model``, in place, and return whether its family is one that has a way to.
+
+    Trainer takes a HuggingFace checkpoint by the names of its tensors, and skips those that it does not find. But
+    ``save_pretrained`` may write other names than the model has, as those of vision-language models.
+
+    Raises:
+        ValueError: the folder lacks a tensor of the model, or has another one.
+    """
+    folder = Path(folder)
+    if isinstance(model, SupportsCheckpointing):
+        model.load_checkpoint(folder)
+    elif isinstance(model, PreTrainedModel) and (folder / "config.json").is_file():
+        model.load_state_dict(_whole_model(type(model), folder, None).state_dict())
+    elif base_model(model) is not model and is_adapter(folder):
+        _load_whole_adapter(model, folder, trainable=True)
+    else:
+        return False
+    return True
 
 
 def load_adapter(folder: Path, dtype: str | None, *, trainable: bool = False) -> tuple[Any, Path]:
@@ -59,20 +92,24 @@ def load_adapter(folder: Path, dtype: str | None, *, trainable: bool = False) ->
 
     Raises:
         ImportError: PEFT is not installed.
-        ValueError: the adapter does not say what its base model is.
+        ValueError: the adapter does not say what its base model is, or is not one of this model.
     """
     try:
         from peft import PeftModel
     except ImportError as error:
         raise ImportError(f"{folder} is a PEFT adapter: pip install 'craft-trainer[peft]'") from error
-    settings = json_of(folder / "adapter_config.json")
+    settings = json_of(folder / ADAPTER_CONFIG)
     base = settings.get("base_model_name_or_path")
     if not base:
-        raise ValueError(f"{folder / 'adapter_config.json'}: base_model_name_or_path is missing")
+        raise ValueError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is missing")
     place = checkpoint_folder(base, settings.get("revision"))
     model = load_model(place, dtype)
     model.name_or_path = base
-    return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable), place
+    with _named(folder), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+    _load_whole_adapter(adapted, folder, trainable=trainable)
+    return adapted, place
 
 
 def load_processor(model: nn.Module, *folders: str | Path) -> Any:
@@ -95,6 +132,58 @@ def load_processor(model: nn.Module, *folders: str | Path) -> Any:
         errors.append(f"{folder}: no vocabulary or no image processor")
     kind = "processor" if sees else "tokenizer"
     raise FileNotFoundError(f"no {kind} for the model, save it beside the weights ({'; '.join(errors)})")
+
+
+def _whole_model(kind: Any, folder: str | Path, dtype: str | None) -> Any:
+    """The model in ``folder`` as a ``kind``, every tensor of it from there."""
+    options = {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    with _named(folder):
+        model, found = kind.from_pretrained(folder, **options)
+    buffers = [f".{name}" for name, _ in model.named_buffers()]
+    _require_whole(
+        folder,
+        {
+            "missing": found["missing_keys"],
+            "unexpected": [
+                name
+                for name in found["unexpected_keys"]
+                if not FIXED.search(name) and not any(buffer.endswith(f".{name}") for buffer in buffers)
+            ],
+            "of another shape": [
+                f"{name} ({list(saved)} instead of {list(ours)})" for name, saved, ours in found["mismatched_keys"]
+            ],
+        },
+    )
+    return model
+
+
+def _load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
+    with _named(folder):
+        found = model.load_adapter(str(folder), model.active_adapters[0], is_trainable=trainable)
+    _require_whole(folder, {"missing": found.missing_keys, "unexpected": found.unexpected_keys})
+
+
+@contextmanager
+def _named(folder: str | Path) -> Iterator[None]:
+    """Errors inside, of damaged files and of tensors of another shape, say which folder they are about."""
+    try:
+        yield
+    except (KeyError, RuntimeError, SafetensorError) as error:
+        raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
+
+
+def _require_whole(folder: str | Path, faults: Mapping[str, Iterable[str]]) -> None:
+    """Raise a ValueError that names the tensors in ``faults``, by what is wrong with them, if there are any."""
+    said = []
+    for fault, found in faults.items():
+        names = sorted(found)
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        said += [f"{fault} {', '.join(names[:3])}{more}"] if names else []
+    if said:
+        raise ValueError(
+            f"the weights in {folder} are not those of the model that its configuration describes: {'; '.join(said)}. "
+            "Save or download the checkpoint again, or correct its configuration"
+        )
 
 
 def _sees(config: Any) -> bool:

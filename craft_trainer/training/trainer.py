@@ -20,6 +20,7 @@ from craft_trainer.hub.readme import text_of
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.models.base import AnchoredModel, SupportsCheckpointing
 from craft_trainer.models.families import as_anchored_model
+from craft_trainer.models.pretrained import restore
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.clipping import KnownNorm
@@ -256,16 +257,12 @@ class CraftTrainer(PublishingTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         target = self.accelerator.unwrap_model(model or self.model)
-        if isinstance(target, SupportsCheckpointing) and not is_sharded(self.accelerator):
-            target.load_checkpoint(resume_from_checkpoint)
-        else:
+        if is_sharded(self.accelerator) or not restore(target, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if isinstance(self.model, SupportsCheckpointing) and best is not None and not is_sharded(self.accelerator):
-            self.model.load_checkpoint(best)
-        else:
+        if best is None or is_sharded(self.accelerator) or not restore(self.model, best):
             super()._load_best_model()
 
     def _callback[Kind](self, kind: type[Kind]) -> Kind:

@@ -8,7 +8,7 @@ import torch
 import yaml
 from lm_folders import save_lines, save_tiny_lm
 from runs import history
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from craft_trainer.anchors.cache import AnchorCache
@@ -250,6 +250,20 @@ def test_resumed_is_never_interrupted(place, anchors, tmp_path, lora):
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
     files = [(tmp_path / run / "lambda_history.csv").read_bytes() for run in ("whole", "cut")]
     assert files[0] == files[1]
+
+
+def test_a_checkpoint_that_is_not_whole_is_not_resumed_from(place, tmp_path, capsys):
+    """Seen to fail with Trainer's own loading, which goes on with the weights of the start and a warning."""
+    options = {"save_strategy": "steps", "save_steps": 2}
+    assert train(place, tmp_path / "run", **options) == 0
+    for step in (2, 4):
+        file = tmp_path / f"run/checkpoint-{step}/model.safetensors"
+        tensors = load_file(file)
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        save_file(tensors, file, metadata={"format": "pt"})
+    (tmp_path / "run/model.safetensors").unlink()
+    assert train(place, tmp_path / "run", resume_from_checkpoint="last", **options | {"max_steps": 6}) == 1
+    assert "missing model.layers.1.mlp.up_proj.weight" in capsys.readouterr().err
 
 
 def test_an_adapter_without_a_cache(place, tmp_path, capsys):

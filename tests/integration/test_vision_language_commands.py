@@ -1,6 +1,7 @@
 """``train-lm`` and ``cache build-lm`` on texts with images: anchors, training, questions about pictures."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import torch
 from lm_folders import save_lines
 from PIL import Image
 from runs import history
-from test_language_commands import RUN, flags
+from test_language_commands import RUN, assert_same_weights, flags
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from vlm_processors import vlm_and_processor
 
@@ -86,6 +87,20 @@ def test_the_whole_path(place, tmp_path, name, capsys):
         one["log_likelihoods"] != two["log_likelihoods"]
         for one, two in zip(document["items"], document["compare"]["items"], strict=True)
     )
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning")
+@pytest.mark.parametrize("name", ["qwen2_vl", "paligemma"])
+def test_resumed_is_never_interrupted(place, tmp_path, name):
+    """Seen to fail with Trainer's own loading: the language model began again with the weights it had at the start."""
+    settings = RUN | {"model": place / name, "dataset": place / "new.jsonl", "max_length": 0}
+    settings |= {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}
+    for run in ("whole", "cut"):
+        assert main(["train-lm", *flags(**settings, output_dir=tmp_path / run)]) == 0
+    shutil.rmtree(tmp_path / "cut/checkpoint-4")
+    (tmp_path / "cut/model.safetensors").unlink()
+    assert main(["train-lm", *flags(**settings, output_dir=tmp_path / "cut", resume_from_checkpoint="last")]) == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.*", "ignore::FutureWarning")
