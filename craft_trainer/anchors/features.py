@@ -150,7 +150,7 @@ def teacher_features(
     num_tokens: int = DEFAULT_TOP_K,
     output: bool = True,
 ) -> Features:
-    """What anchors hold of a teacher: hidden features and, by its kind of output, its actions or likeliest tokens.
+    """What anchors hold of a teacher: hidden features and, by its kind of output, its numbers or likeliest tokens.
 
     Without ``output`` hidden features alone, and the forward pass ends at the deepest of their layers.
     """

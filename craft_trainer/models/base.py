@@ -46,7 +46,7 @@ class AnchoredModel(Protocol):
 
     @property
     def output_kind(self) -> str:
-        """What :meth:`predict` gives: ``actions`` (numbers) or ``logits`` (of the next token at every position)."""
+        """What :meth:`predict` gives: ``numbers`` or ``logits`` (of the next token at every position)."""
         ...
 
     def prepare(self, batch: Batch) -> Batch:

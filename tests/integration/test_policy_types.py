@@ -62,11 +62,11 @@ def test_a_policy_type_goes_the_whole_way(kind, make_twin, tmp_path):
         teacher_path=str(tmp_path / "teacher"),
     )
     found = deviations(cache, PolicyModel.from_pretrained(tmp_path / "teacher"), num_rows=NUM_ANCHORS, batch_size=5)
-    assert set(found) == {spec.column for spec in specs} | {"output" if teacher.output_kind == "actions" else "tokens"}
+    assert set(found) == {spec.column for spec in specs} | {"output" if teacher.output_kind == "numbers" else "tokens"}
     assert max(found.values()) < 1e-4
 
     student = PolicyModel.from_pretrained(tmp_path / "teacher")
-    terms = ["hidden", "output" if student.output_kind == "actions" else "token_kl"]
+    terms = ["hidden", "output" if student.output_kind == "numbers" else "token_kl"]
     trainer = CraftTrainer(
         student,
         CraftConfig(output_dir=str(tmp_path / "craft"), **SETTINGS | {"retention_terms": terms}),

@@ -33,7 +33,7 @@ class ToyModel(nn.Module):
     def network(self):
         return self
 
-    output_kind = "actions"
+    output_kind = "numbers"
 
     def predict(self, batch) -> Tensor:
         return self.head(torch.tanh(self.encoder(batch["x"])))

@@ -33,7 +33,7 @@ class PolicyFamily(NamedTuple):
         layout: token layout of the hidden state of a given shape at a path; path "" is that of ``predict``.
         prepare: inputs of ``predict`` and ``layout``, from a batch that the policy's preprocessor has seen.
         noise: random inputs for each row of a dataset, for a policy that denoises its actions.
-        output_kind: ``actions``, or ``logits`` of a policy whose actions are tokens.
+        output_kind: ``numbers``, or ``logits`` of a policy whose actions are tokens.
         reads_actions: whether ``predict`` takes the demonstrated actions: to add noise to, or as preceding tokens.
     """
 
@@ -42,7 +42,7 @@ class PolicyFamily(NamedTuple):
     layout: Callable[[PreTrainedPolicy, str, Batch, torch.Size], TokenLayout]
     prepare: Callable[[PreTrainedPolicy, Batch], Batch] = _as_it_is
     noise: Callable[[PreTrainedPolicy, Sequence[int]], dict[str, Tensor]] = _no_noise
-    output_kind: str = "actions"
+    output_kind: str = "numbers"
     reads_actions: bool = False
 
 

@@ -19,7 +19,7 @@ NUM_ROWS, BATCH = 100, 2  # seven shards of eight batches, the last one short
 class Seer(nn.Module):
     """Looks at pixels and at a sequence of vectors; ``seconds`` are what every pass takes."""
 
-    output_kind = "actions"
+    output_kind = "numbers"
 
     def __init__(self, seconds: float = 0.0) -> None:
         super().__init__()

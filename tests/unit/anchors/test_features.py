@@ -95,7 +95,7 @@ class Chain(nn.Module):
     def network(self) -> nn.Module:
         return self
 
-    output_kind = "actions"
+    output_kind = "numbers"
 
     def predict(self, batch: dict[str, Any]) -> Tensor:
         hidden = batch["x"].movedim(1, 0)

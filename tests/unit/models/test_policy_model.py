@@ -223,4 +223,4 @@ def test_a_policy_is_an_anchored_model_as_it_is(tiny_policy: MakePolicy) -> None
     assert isinstance(model, AnchoredModel)
     assert as_anchored_model(model) is model
     assert model.network is model
-    assert model.output_kind == "actions"
+    assert model.output_kind == "numbers"

@@ -24,7 +24,7 @@ TASK_LOSS = torch.tensor(0.75)
 class Scaled(nn.Module):
     """predict(x) = θ·x; the teacher has θ = 1, so an anchor's loss is x²(θ − 1)²/Var, its gradient 2x²(θ − 1)/Var."""
 
-    output_kind = "actions"
+    output_kind = "numbers"
 
     def __init__(self, theta: float = 1.0) -> None:
         super().__init__()
