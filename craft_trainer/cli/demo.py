@@ -39,6 +39,7 @@ def run(argv: Sequence[str]) -> None:
     """Run the experiment, print the table, write results.json and report.html."""
     arguments = parse("demo", EXAMPLE, DemoArguments, argv)
     from craft_trainer.cli.main import main
+    from craft_trainer.hub.run_folder import in_use
     from craft_trainer.report import format_table, load_results, verdict, write_report
     from craft_trainer.simulation.metaworld import check_task
     from craft_trainer.suites.demo import (
@@ -65,16 +66,17 @@ def run(argv: Sequence[str]) -> None:
         retention=RETENTION,
     )
     folder = Path(arguments.output)
-    claim_folder(folder, json.dumps({**experiment.settings(), "seeds": "any"}, indent=2) + "\n")
-    clear_unfinished(experiment, folder)
-    seconds = run_jobs(
-        experiment_jobs(experiment, folder),
-        main,
-        log_dir=folder / "logs",
-        num_workers=arguments.workers,
-        preload=PRELOAD,
-    )
-    results = collect_results(experiment, folder, seconds)
+    with in_use(folder):
+        claim_folder(folder, json.dumps({**experiment.settings(), "seeds": "any"}, indent=2) + "\n")
+        clear_unfinished(experiment, folder)
+        seconds = run_jobs(
+            experiment_jobs(experiment, folder),
+            main,
+            log_dir=folder / "logs",
+            num_workers=arguments.workers,
+            preload=PRELOAD,
+        )
+        results = collect_results(experiment, folder, seconds)
     path = folder / "results.json"
     path.write_text(json.dumps(results, indent=2) + "\n")
     report = write_report(path)

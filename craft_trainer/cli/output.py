@@ -1,11 +1,13 @@
 """The folder that a training command writes into: a new run's own, or that of a run which goes on."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.hub.resume import STATE_FILE, checkpoint_folder
-from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, checkpoints, model_of_run
+from craft_trainer.hub.resume import checkpoint_folder
+from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, STATE_FILE, checkpoints, in_use, model_of_run
 from craft_trainer.report.reading import json_object
 from craft_trainer.training.config import CraftConfig
 
@@ -18,23 +20,30 @@ SHOWN = 3  # files that an error names
 logger = logging.getLogger(__name__)
 
 
-def claim_output(config: CraftConfig) -> str | None:
-    """The checkpoint to resume from; None for a run from the beginning.
+@contextmanager
+def claimed_output(config: CraftConfig) -> Iterator[str | None]:
+    """Keep ``output_dir`` for this run, and yield the checkpoint to resume from; None for a run from the beginning.
 
     Two runs in one ``output_dir`` would be a mixture: of checkpoints, or of an adapter and full weights, of which every
     tool reads the older.
 
     Raises:
+        RuntimeError: another run is at work in ``output_dir``.
         FileExistsError: ``output_dir`` holds another run.
         FileNotFoundError: there is no such checkpoint.
         ValueError: there is no checkpoint yet, or its run has ended.
     """
-    folder = Path(config.output_dir)
+    folder, is_main = Path(config.output_dir), config.process_index == 0
+    with in_use(folder) if is_main else nullcontext():  # the launcher ends the other processes with the main one
+        yield _claim(config, folder, is_main=is_main)
+
+
+def _claim(config: CraftConfig, folder: Path, *, is_main: bool) -> str | None:
     checkpoint = _checkpoint_to_resume(config, folder)
     found = None if checkpoint is None else checkpoint_folder(checkpoint)
     if found is not None:
         _require_unfinished(config, found)
-    if config.process_index == 0:  # the launcher ends the other processes with this one
+    if is_main:
         if found is not None and found.resolve().parent == folder.resolve():
             _warn_of_later_ones(folder, found)
         else:

@@ -67,23 +67,32 @@ class TrainArguments(LoadArguments):
 def run(argv: Sequence[str]) -> None:
     """Train and save an ordinary LeRobot checkpoint in ``output_dir``."""
     arguments, config = parse_all("train", EXAMPLE, [TrainArguments, CraftConfig], argv)
+    from craft_trainer.cli.output import claimed_output
+
+    refuse_of_language_models(config)
+    with claimed_output(config) as checkpoint:
+        train(arguments, config, checkpoint)
+
+
+def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None) -> None:
+    """Train from the beginning or from ``checkpoint``, save, say what comes next."""
     from transformers import set_seed
 
-    from craft_trainer.cli.output import claim_output, save_and_push
+    from craft_trainer.cli.output import save_and_push
     from craft_trainer.cli.references import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
     from craft_trainer.training.run_record import changed_fields
     from craft_trainer.training.trainer import CraftTrainer
 
-    refuse_of_language_models(config)
-    checkpoint = claim_output(config)
     set_seed(config.seed)
     quiet_in_a_pipe(config)
     device = config.device.type
     if arguments.policy is not None:
         model = arguments.load(arguments.policy, device)
     else:
+        assert arguments.policy_type is not None
+        assert isinstance(arguments.policy_options, dict)
         options = arguments.policy_options | {"device": device}
         model = PolicyModel.from_config(
             arguments.policy_type, load_metadata(arguments.dataset), options, min_std=arguments.policy_min_std

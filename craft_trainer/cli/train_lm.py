@@ -140,18 +140,25 @@ class TrainLmArguments(TextArguments):
 def run(argv: Sequence[str]) -> None:
     """Train, save a checkpoint that `from_pretrained` and `craft-trainer mcq` load, say what comes next."""
     arguments, config = parse_all("train-lm", EXAMPLE, [TrainLmArguments, LanguageConfig], argv)
+    from craft_trainer.cli.output import claimed_output
+
+    arguments.require_evaluation(config)
+    if arguments.evaluates:
+        config.prediction_loss_only = True  # nothing reads the logits of an evaluation, which fill the memory
+    with claimed_output(config) as resumed:
+        train(arguments, config, resumed)
+
+
+def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | None) -> None:
+    """Train from the beginning or from the checkpoint ``resumed``, save, say what comes next."""
     from transformers import set_seed
 
-    from craft_trainer.cli.output import claim_output, save_and_push
+    from craft_trainer.cli.output import save_and_push
     from craft_trainer.cli.train import quiet_in_a_pipe
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
     from craft_trainer.training.run_record import changed_fields
     from craft_trainer.training.trainer import CraftTrainer
 
-    arguments.require_evaluation(config)
-    if arguments.evaluates:
-        config.prediction_loss_only = True  # nothing reads the logits of an evaluation, which fill the memory
-    resumed = claim_output(config)
     set_seed(config.seed)
     quiet_in_a_pipe(config)
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)

@@ -9,10 +9,9 @@ from huggingface_hub import HfApi, snapshot_download
 
 from craft_trainer.hub.errors import plain_errors
 from craft_trainer.hub.resolve_path import HubPlace, parse
-from craft_trainer.hub.run_folder import HISTORIES
+from craft_trainer.hub.run_folder import HISTORIES, STATE_FILE
 
 NAMED = re.compile(r"([\w.-]+/[\w.-]+)/(last-checkpoint|checkpoint-\d+)((?:@.+)?)")
-STATE_FILE = "trainer_state.json"
 
 
 def checkpoint_folder(place: str | Path, output_dir: Path | None = None) -> Path:

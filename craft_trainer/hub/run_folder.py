@@ -1,19 +1,65 @@
 """A run's folder: which of its files belong to the model, which to a checkpoint's states."""
 
 import os
+import platform
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 CHECKPOINT_PREFIX = "checkpoint-"
 LAST_CHECKPOINT = "last-checkpoint"  # what hub_strategy checkpoint calls the newest
 HISTORIES = ("lambda_history.csv", "lambda_history_groups.csv")
+STATE_FILE = "trainer_state.json"
 STATES = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "global_step*", "pytorch_model_fsdp*")
 PRIVATE = ("run.json", "report.html")  # the paths and the machine of whoever trained
 IN_PROGRESS = ("_*", ".*", "*.partial")
+LOCK = ".in-use"  # beginning with a dot: in no push
 STAGE = "_push-{step}"  # beginning with _, which Trainer and this package leave out of every push
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "pytorch_model*.bin*", "policy_*processor*.json")
 MODEL = ("model.safetensors*", "model-*.safetensors", "adapter_model*", "pytorch_model.bin*", "pytorch_model-*.bin")
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in ``folder``; inside it again, the process that has it already passes.
+
+    The lock ends with the process, however it ends: a run that was killed leaves a file and no lock.
+
+    Raises:
+        RuntimeError: another process is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder.resolve() / LOCK
+    holder = file.read_text("utf-8") if file.is_file() else ""
+    lock = FileLock(file, is_singleton=True)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RuntimeError(
+            f"{folder} is in use by another run ({holder or 'which has just begun'}): wait until it has ended, "
+            "end it, or give another output folder"
+        ) from error
+    is_outermost = lock.lock_counter == 1
+    try:
+        if is_outermost:
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            file.write_text(f"process {os.getpid()} on {platform.node()} since {now}", "utf-8")
+        yield
+    finally:
+        if is_outermost:
+            file.unlink(missing_ok=True)  # while it is held: who waits for it notices
+        lock.release()
+
+
+def remove_earlier_results(folder: Path) -> None:
+    """Remove what an earlier run in ``folder`` left of λ and of its end, which would be taken for the new one's."""
+    for name in (*HISTORIES, STATE_FILE):
+        (folder / name).unlink(missing_ok=True)
 
 
 def run_files(folder: Path) -> dict[str, Path]:
@@ -24,7 +70,7 @@ def run_files(folder: Path) -> dict[str, Path]:
 
 def model_files(checkpoint: Path) -> dict[str, Path]:
     """The same of a checkpoint folder, without the state of the Trainer."""
-    return {name: file for name, file in run_files(checkpoint).items() if name != "trainer_state.json"}
+    return {name: file for name, file in run_files(checkpoint).items() if name != STATE_FILE}
 
 
 def all_files(folder: Path, prefix: str = "") -> dict[str, Path]:

@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-from transformers.trainer import TRAINER_STATE_NAME
 
-from craft_trainer.hub.run_folder import HISTORIES
+from craft_trainer.hub.run_folder import remove_earlier_results
 
 RUN_FILE = "run.json"
 SCHEMA = 1
@@ -42,17 +41,12 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Settings, machine, time of the start; a resumed run adds its start to those of the file.
-
-        A run from the beginning removes what an earlier one left in its place and says of its end, which is not this
-        one's.
-        """
+        """Write settings, machine and the time of the start; a resumed run adds its start to those of the file."""
         del control, kwargs
         if not self._writes(state):
             return
         if state.global_step == 0:
-            for name in (*HISTORIES, TRAINER_STATE_NAME):
-                (Path(args.output_dir) / name).unlink(missing_ok=True)
+            remove_earlier_results(Path(args.output_dir))
         path = Path(args.output_dir) / RUN_FILE
         self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": _now()}]
         self._write(path, args, None)
@@ -60,7 +54,7 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """The time of the end; without it the run was ended by something else."""
+        """Write the time of the end; without it the run was ended by something else."""
         del control, kwargs
         if self._writes(state):
             self._write(Path(args.output_dir) / RUN_FILE, args, {"step": state.global_step, "time": _now()})

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from craft_trainer.hub.facts import RunFacts
 from craft_trainer.hub.hub_trainer import PublishingTrainer
 from craft_trainer.hub.readme import text_of
 from craft_trainer.hub.resolve_path import resolve_path
+from craft_trainer.hub.run_folder import in_use
 from craft_trainer.models.base import AnchoredModel, SupportsCheckpointing
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.pretrained import restore
@@ -208,9 +210,10 @@ class CraftTrainer(PublishingTrainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As Trainer's; remembers first what the teacher, which the model still is, expects on some task data."""
-        if self.retention is not None:
-            self.task_drift = self._begin_task_drift()
-        return super().train(*args, **kwargs)
+        with in_use(Path(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
+            if self.retention is not None:
+                self.task_drift = self._begin_task_drift()
+            return super().train(*args, **kwargs)
 
     def _begin_task_drift(self) -> TaskDrift | None:
         count, dataset = self.args.task_kl_samples, self.train_dataset

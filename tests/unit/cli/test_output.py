@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from craft_trainer.cli.output import claim_output, save_and_push
+from craft_trainer.cli.output import claimed_output, save_and_push
 from craft_trainer.training.config import CraftConfig
 
 STEPS = 100
@@ -13,6 +13,11 @@ STEPS = 100
 
 def config(folder, **settings):
     return CraftConfig(output_dir=str(folder), use_cpu=True, report_to="none", **settings)
+
+
+def claim_output(config):
+    with claimed_output(config) as checkpoint:
+        return checkpoint
 
 
 def write_checkpoint(folder, step):
