@@ -50,7 +50,6 @@ RANGES_ELSEWHERE = {  # checked by a method of the configuration
     "multiplier_init": "[0, multiplier_max]",
     "epsilon_final": "> 0",
     "epsilon_per_group": "> 0",
-    "restore_callback_states_from_checkpoint": "true",
 }
 HUGGINGFACE = {  # keys of TrainingArguments in configs/train: unit, meaning
     "output_dir": ("folder", "checkpoints, `lambda_history.csv`, and in the end the policy"),

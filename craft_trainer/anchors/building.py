@@ -97,7 +97,7 @@ def build_anchor_cache(
     with work.locked() if rank == 0 else nullcontext():
         if rank == 0:
             _refuse_finished(output_dir)  # while it was looked at, and then locked
-            work.begin(provenance, load_batch(list(rows[:2])))
+            work.begin(provenance, groups, load_batch(list(rows[:2])))
         _wait(processes)
         job, constancy = TeacherPass(teacher, load_batch, specs, storage, num_workers), ConstantFeatureCheck(groups)
         with (

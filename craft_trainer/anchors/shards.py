@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,9 +67,10 @@ class Shards:
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
-    def begin(self, provenance: Provenance, first_samples: Mapping[str, Any]) -> None:
+    def begin(self, provenance: Provenance, groups: Sequence[str], first_samples: Mapping[str, Any]) -> None:
         """Make the folder, or make sure that what is in it belongs to the same cache, of the same samples."""
-        more = {"shard_size": self.size, "first_samples": _digest(first_samples)}
+        more = {"shard_size": self.size, "versions": provenance.versions}
+        more |= {"group_of_each": _digest({"groups": list(groups)}), "first_samples": _digest(first_samples)}
         plan = json.loads(json.dumps(provenance.plan() | more))
         file = self.folder / PLAN_FILE
         if file.is_file() and self.done():

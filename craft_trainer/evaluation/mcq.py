@@ -1,15 +1,17 @@
 """Multiple choice from beginning to end: questions in, the document of results out, for one checkpoint or two."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.metrics.mcq_likelihood.likelihoods import ItemLikelihoods, item_scores, summarise
 from craft_trainer.evaluation.progress_file import ProgressFile
 from craft_trainer.evaluation.prompts import PromptStyle
+from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.evaluation.scoring import ChoiceModel, Method, agrees, score
 
@@ -33,6 +35,10 @@ class McqSettings:
     batch_tokens: int = 1024
     method: Method | str = "auto"
 
+    def decisive(self) -> dict[str, Any]:
+        """What of the settings decides the results."""
+        return {**asdict(self.style), "pmi": self.pmi, "method": self.method}
+
 
 @dataclass(frozen=True)
 class Refused:
@@ -50,6 +56,18 @@ class Encoded:
     questions: list[Question]
     tokens: list[EncodedQuestion]
     refused: list[Refused]
+
+    def digest(self, settings: McqSettings) -> str:
+        """SHA-256 over the settings and the questions as the model is given them: prompts, tokens, bytes of images."""
+        digest = hashlib.sha256(repr(settings.decisive()).encode())
+        for question, one in zip(self.questions, self.tokens, strict=True):
+            given = (question.id, question.answer_index, one.text, one.prefix, one.choices, one.starts)
+            digest.update(repr(given).encode())
+            if question.image is not None:
+                image = question.image
+                content = image.content if isinstance(image, StoredImage) else image.read_bytes()
+                digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
 
 
 def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptStyle) -> Encoded:

@@ -19,14 +19,16 @@ class KnownAtStart(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
     Attributes:
         right: their ids; None as long as nothing was asked.
+        asked: a digest of the questions and of how they were asked.
     """
 
-    def __init__(self, right: Sequence[str] | None = None) -> None:
+    def __init__(self, right: Sequence[str] | None = None, asked: str = "") -> None:
         self.right = None if right is None else list(right)
+        self.asked = asked
 
     def state(self) -> dict[str, dict[str, Any]]:
         """What Trainer writes into ``trainer_state.json``."""
-        return {"args": {"right": self.right}, "attributes": {}}
+        return {"args": {"right": self.right, "asked": self.asked}, "attributes": {}}
 
 
 class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
@@ -101,8 +103,14 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
             scored = score_questions(reader, encoded, self._settings)
         right = {item["id"] for item in scored["items"] if item["correct"]}
         known = next(one for one in self._trainer.callback_handler.callbacks if isinstance(one, KnownAtStart))
+        asked = encoded.digest(self._settings)
         if known.right is None:
-            known.right = sorted(right)
+            known.right, known.asked = sorted(right), asked
+        if known.asked != asked:
+            raise ValueError(
+                "this run was begun with other questions, or asked them otherwise, so mcq/kept would compare two sets "
+                "of questions: resume with those it was begun with, or leave McqCallback out"
+            )
         start = set(known.right)
         kept = {"mcq/kept": len(right & start) / len(start)} if start else {}
         self._trainer.log({f"mcq/{name}": scored["metrics"][name] for name in LOGGED} | kept)

@@ -1,10 +1,10 @@
 """One checkpoint or two on the same questions: the document that ``craft-trainer mcq`` writes."""
 
 import gc
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,9 @@ from craft_trainer.evaluation.choices.opening import open_choices
 from craft_trainer.evaluation.mcq import Encoded, McqSettings, Refused, encode_all, score_questions
 from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
 from craft_trainer.evaluation.progress_file import ProgressFile
-from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.questions import Questions
 from craft_trainer.models.base import weights_digest
-from craft_trainer.models.configuration import configuration_digest, module_configurations
+from craft_trainer.models.configuration import configuration_digest, saved_digest
 
 SCHEMA = 1
 SHOWN = 10  # refused questions in an error
@@ -73,7 +72,7 @@ def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
         "schema": SCHEMA,
         **parts[0],
         "data": run.questions.source,
-        "settings": _described(run.settings),
+        "settings": run.settings.decisive(),
         "refused": refused,
     }
     if len(parts) == 2:
@@ -113,12 +112,12 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
         raise _cannot_take(name, encoded)
     belongs_to = {
         "weights": weights_digest(model.network),
-        "configuration": configuration_digest(module_configurations(model.network)),
-        "processor": configuration_digest(_image_settings(model)),
-        "questions": _digest(encoded),
+        "configuration": _configuration(model.network),
+        "processor": saved_digest(getattr(model, "processor", model.chat_templates)),
+        "versions": {part: version(part) for part in ("craft-trainer", "torch", "transformers", "tokenizers")},
+        "questions": encoded.digest(run.settings),
         "dtype": str(model.dtype),
         "data": run.questions.source,
-        "settings": _described(run.settings),
         "rows": [question.row for question in encoded.questions],
     }
     progress = ProgressFile(run.progress_path(number), belongs_to)
@@ -135,23 +134,13 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
     return {"model": name, "fingerprint": belongs_to["weights"], **scored}, encoded.refused
 
 
-def _digest(encoded: Encoded) -> str:
-    """SHA-256 over the questions as the model is given them: prompts, tokens, and the bytes of images."""
-    digest = hashlib.sha256()
-    for question, one in zip(encoded.questions, encoded.tokens, strict=True):
-        given = (question.id, question.answer_index, one.text, one.prefix, one.choices, one.starts)
-        digest.update(repr(given).encode())
-        if question.image is not None:
-            image = question.image
-            content = image.content if isinstance(image, StoredImage) else image.read_bytes()
-            digest.update(hashlib.sha256(content).digest())
-    return digest.hexdigest()
-
-
-def _image_settings(model: Any) -> dict[str, Any]:
-    """How the processor of a vision-language model scales, cuts and normalises; nothing of a language model."""
-    images = getattr(getattr(model, "processor", None), "image_processor", None)
-    return {} if images is None else dict(images.to_dict())
+def _configuration(network: Any) -> str:
+    """Digest what the configurations of a model, or policy, and of its adapters say."""
+    adapters = {
+        name: {key: sorted(value) if isinstance(value, set) else value for key, value in adapter.to_dict().items()}
+        for name, adapter in getattr(network, "peft_config", {}).items()
+    }
+    return configuration_digest({"model": repr(network.config), "adapters": adapters})
 
 
 def _cannot_take(name: str, encoded: Encoded) -> ValueError:
@@ -163,8 +152,3 @@ def _cannot_take(name: str, encoded: Encoded) -> ValueError:
         + "\n".join(lines)
         + "\nleave them out with --on_bad_row skip"
     )
-
-
-def _described(settings: McqSettings) -> dict[str, Any]:
-    """What of the settings decides the results."""
-    return {**asdict(settings.style), "pmi": settings.pmi, "method": settings.method}

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -71,8 +72,19 @@ class ImageEncoder(TextEncoder):
             raise BadRowError(f"its {len(ids)} tokens would be cut inside of an image: raise max_length ({limit})")
 
     def batch(self, examples: Sequence[Example], encoded: Sequence[Encoded]) -> dict[str, Tensor]:
-        """What the model's ``forward`` takes: tokens, pixels and labels, filled up on the right."""
+        """What the model's ``forward`` takes: tokens, pixels and labels, filled up on the right.
+
+        Raises:
+            ValueError: a picture has changed since the samples were encoded.
+        """
         made = self._processed(examples)
+        for example, one, ids in zip(examples, encoded, made["input_ids"], strict=True):
+            if ids[: len(one.input_ids)].tolist() != list(one.input_ids):
+                names = ", ".join(str(image) for image in example.images if isinstance(image, Path))
+                raise ValueError(
+                    f"the sample {example.text[:60]!r} no longer has the tokens it was encoded with: has its picture "
+                    f"({names or 'in the data'}) changed since the run began? Start the run anew"
+                )
         lengths = torch.tensor([len(one.input_ids) for one in encoded])
         longest = int(lengths.max())
         inside = torch.arange(longest) < lengths[:, None]

@@ -3,6 +3,7 @@
 Source: Huang et al. 2024, arXiv 2403.01244 (self-synthesized rehearsal).
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -41,6 +42,10 @@ class OwnTexts:
     def lengths(self) -> list[int]:
         """Tokens of every text."""
         return [len(ids) for ids in self._texts["input_ids"]]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all texts, with what is learned of them and their groups."""
+        return hashlib.sha256(repr(self._texts[:]).encode()).hexdigest()
 
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """The texts at ``rows``, filled up on the right."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pyarrow as pa
 
 from craft_trainer.evaluation.question_data import cached_folders, load_any, one_split, open_data
 from craft_trainer.evaluation.question_images import ImageFolder
@@ -38,6 +39,16 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def versions(self, columns: Sequence[str]) -> list[tuple[str, int, int, int]]:
+        """Name, size and times of change of the files that hold the rows, and of those they name in ``columns``."""
+        files = [Path(file["filename"]) for file in self.source.cache_files]
+        table = self.source.data.table
+        for column in set(columns) & set(self.source.column_names):
+            names = {name for chunk in table.column(column).chunks for name in _named_files(chunk)}
+            files += [root / name for root in self.images.roots[:1] for name in names]
+        found = ((path, path.stat()) for path in sorted(set(files)) if path.is_file())
+        return [(str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns) for path, state in found]
 
     @property
     def are_lines(self) -> bool:
@@ -118,6 +129,15 @@ def _undecoded(dataset: Any) -> Any:
         elif isinstance(getattr(feature, "feature", None), datasets.Image):
             dataset = dataset.cast_column(column, datasets.List(plain))
     return dataset
+
+
+def _named_files(column: pa.Array) -> list[str]:
+    """The files that a column of images, or of lists of them, names but does not hold."""
+    if isinstance(column, pa.ListArray | pa.LargeListArray):
+        column = column.flatten()
+    if isinstance(column, pa.StructArray):
+        column = column.field("path").filter(column.field("bytes").is_null())
+    return [name for name in column.to_pylist() if isinstance(name, str)]
 
 
 def image_digest(images: Sequence[Any]) -> str:

@@ -1,9 +1,9 @@
 """A dataset of texts as samples of a model: encoded by a ``datasets`` map job, padded when they meet in a batch."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from importlib.metadata import version
 from typing import Any
 
 import datasets
@@ -17,6 +17,8 @@ from craft_trainer.language.encoding import UNLEARNED, Encoded, EncodingSettings
 from craft_trainer.language.examples import Columns, ExampleReader, bad_rows_text
 from craft_trainer.language.images import ImageEncoder, placeholder_of
 from craft_trainer.language.rows import Rows, image_digest, open_rows
+from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.configuration import configuration_digest, image_settings, saved_digest
 
 ENCODING = 1  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
 NO_GROUP = "old texts"
@@ -114,7 +116,7 @@ class TextSamples(Dataset[dict[str, Any]]):
             features=FEATURES,
             num_proc=num_proc,
             desc="tokens",
-            new_fingerprint=_fingerprint(rows, chosen, processor, settings),
+            new_fingerprint=_fingerprint(rows, chosen, model, processor, settings),
         )
         samples = cls(encoded, reader, encoder, name)
         if samples.bad_rows and (on_bad_row == "error" or not len(samples)):
@@ -167,8 +169,10 @@ class TextSamples(Dataset[dict[str, Any]]):
         return "; ".join(parts)
 
     def fingerprint(self) -> str:
-        """SHA-256 of the tokens, labels and images of all samples."""
+        """SHA-256 of the tokens, labels and images of all samples, and of how their processor reads images."""
         digest = hashlib.sha256()
+        if isinstance(self._encoder, ImageEncoder) and any(self._samples["images"]):
+            digest.update(configuration_digest(image_settings(self._encoder.processor)).encode())
         for sample in self._samples:
             for key in ("input_ids", "labels"):
                 digest.update(np.asarray([len(sample[key]), *sample[key]], dtype=np.int64).tobytes())
@@ -215,18 +219,15 @@ def bad_rows_summary(bad_rows: Sequence[tuple[int, str]]) -> str:
     return f"{count} bad row{'s' if count > 1 else ''} (the first is row {number}: {reason})"
 
 
-def _fingerprint(rows: Rows, columns: Columns, processor: Any, settings: EncodingSettings) -> str:
-    """What decides the tokens, for the cache of ``datasets``."""
-    tokenizer = getattr(processor, "tokenizer", processor)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+def _fingerprint(rows: Rows, columns: Columns, model: Any, processor: Any, settings: EncodingSettings) -> str:
+    """Digest what decides the tokens, for the cache of ``datasets``: rows, pictures, processor, and who reads them."""
+    config = base_model(model).config
     content = [
-        ENCODING,
-        rows.source._fingerprint,
+        [ENCODING, *(version(name) for name in ("transformers", "tokenizers"))],
+        [rows.source._fingerprint, rows.versions([columns.names["image"], columns.names["images"]])],
         [columns.format, dict(columns.names), columns.group, columns.chat],
         asdict(settings),
-        repr(tokenizer) if backend is None else backend.to_str(),
-        [str(getattr(owner, "chat_template", None)) for owner in (processor, tokenizer)],
-        [type(processor).__name__, repr(getattr(processor, "image_processor", None))],
-        [tokenizer.eos_token_id, tokenizer.pad_token_id],
+        [type(processor).__name__, saved_digest(processor)],
+        [getattr(config, name, None) for name in ("model_type", "image_token_id", "video_token_id")],
     ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+    return configuration_digest({"content": content})[:16]

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -38,6 +40,24 @@ MISSING = object()
 def configuration_digest(content: Mapping[str, Any]) -> str:
     """SHA-256 of JSON with sorted keys; what JSON does not have is taken by its ``repr``."""
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+def saved_digest(*parts: Any) -> str:
+    """SHA-256 of the files that ``parts`` (processors, tokenizers) save of themselves, whatever device they run on."""
+    digest = hashlib.sha256()
+    with tempfile.TemporaryDirectory() as folder:
+        for part in parts:
+            part.save_pretrained(folder)
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            digest.update(str(file.relative_to(folder)).encode())
+            digest.update(_without_device(file) if file.suffix == ".json" else file.read_bytes())
+    return digest.hexdigest()
+
+
+def image_settings(processor: Any) -> dict[str, Any]:
+    """How a processor scales, cuts and normalises pictures; {} if it takes none."""
+    images = getattr(processor, "image_processor", None)
+    return {} if images is None else {k: v for k, v in images.to_dict().items() if k != "processor_class"}
 
 
 def decisive_fields(config: Any) -> dict[str, Any]:
@@ -78,6 +98,14 @@ def adapter_scales(module: nn.Module) -> dict[str, list[float]]:
         path: [scale for name, scale in layer.scaling.items() if name in layer.active_adapters]
         for path, layer in layers.items()
     }
+
+
+def _without_device(file: Path) -> bytes:
+    """A processor's file in canonical form, without the device that its steps run on."""
+    config = json.loads(file.read_text("utf-8"))
+    for step in config.get("steps", []) if isinstance(config, dict) else []:
+        step.get("config", {}).pop("device", None)
+    return json.dumps(config, sort_keys=True).encode()
 
 
 def _defaults(config: Any) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 """Any LeRobot policy as a Trainer model: policy, processors and normalisation statistics in one module."""
 
-import hashlib
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -27,7 +24,7 @@ from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.models.adapting import postprocessor_overrides, preprocessor_overrides, take_features, with_options
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy
-from craft_trainer.models.configuration import configuration_digest, module_configurations
+from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
@@ -224,7 +221,7 @@ class PolicyModel(nn.Module):
         fields = decisive_policy_fields(self.policy_config)
         return {
             "weights": weights_digest(self.policy),
-            "processors": self._processors_digest(),
+            "processors": saved_digest(self.preprocessor, self.postprocessor),
             "configuration": configuration_digest({"policy": fields, "modules": module_configurations(self.policy)}),
         }
 
@@ -260,16 +257,6 @@ class PolicyModel(nn.Module):
     def _family(self) -> PolicyFamily:
         return family_of(self.policy_config.type)
 
-    def _processors_digest(self) -> str:
-        digest = hashlib.sha256()
-        with tempfile.TemporaryDirectory() as folder:
-            self.preprocessor.save_pretrained(folder)
-            self.postprocessor.save_pretrained(folder)
-            for file in sorted(Path(folder).iterdir()):
-                digest.update(file.name.encode())
-                digest.update(_without_device(file) if file.suffix == ".json" else file.read_bytes())
-        return digest.hexdigest()
-
 
 def _whole(tensor: Tensor) -> Tensor:
     """``tensor`` in memory of its own size: one gathered from shards lies in a padded buffer, which is not saved."""
@@ -285,11 +272,3 @@ def with_floor(statistics: Mapping[str, Mapping[str, Any]], min_std: float) -> d
         }
         for key, feature in statistics.items()
     }
-
-
-def _without_device(file: Path) -> bytes:
-    """A processor's configuration in canonical form; the device it runs on does not change its output."""
-    config = json.loads(file.read_text())
-    for step in config.get("steps", []):
-        step.get("config", {}).pop("device", None)
-    return json.dumps(config, sort_keys=True).encode()

@@ -77,7 +77,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
 
     @property
     def constraints(self) -> dict[str, Constraint]:
-        """The constraint of every group; Trainer sets them, as plain values, when it resumes."""
+        """The constraint of every group; resuming sets them as plain values."""
         return self._constraints
 
     @constraints.setter
@@ -103,7 +103,9 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start λ anew, unless a run is resumed.
+        """Start λ anew, or take it from the checkpoint that is resumed.
+
+        Trainer itself would restore it only together with the settings of every other callback.
 
         Raises:
             ValueError: the checkpoint that is resumed holds no λ.
@@ -118,6 +120,9 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
                 f"the checkpoint of step {state.global_step} was saved without anchors and holds no λ: resume it "
                 "without anchors, or start a new run from its weights"
             )
+        else:
+            for attribute, value in state.stateful_callbacks[name]["attributes"].items():
+                setattr(self, attribute, value)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

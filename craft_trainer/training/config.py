@@ -139,7 +139,6 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
     teacher_mismatch: str = _knob("refuse", "when the starting weights are not the cache's teacher: refuse or allow")
 
     remove_unused_columns: bool | None = _knob(False, "policies read columns by name, so none is removed")
-    restore_callback_states_from_checkpoint: bool = _knob(True, "λ is restored with a checkpoint")
 
     @classmethod
     def extending(cls, args: TrainingArguments) -> Self:
@@ -152,8 +151,7 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
             raise TypeError(
                 f"args is a {type(args).__name__}: CraftTrainer takes a CraftConfig or plain TrainingArguments"
             )
-        given = {item.name: getattr(args, item.name) for item in fields(args) if item.init}
-        return cls(**given | {"restore_callback_states_from_checkpoint": True})  # λ is restored with a checkpoint
+        return cls(**{item.name: getattr(args, item.name) for item in fields(args) if item.init})
 
     def __post_init__(self) -> None:
         if int(os.environ.get("LOCAL_RANK", "-1")) >= 0 and not torch.accelerator.is_available():
@@ -170,10 +168,6 @@ class CraftConfig(TrainingArguments):  # type: ignore[misc]  # transformers is n
         _require(
             self.multiplier_init <= self.multiplier_max,
             f"multiplier_init is {self.multiplier_init}: it must lie in [0, multiplier_max = {self.multiplier_max}]",
-        )
-        _require(
-            self.restore_callback_states_from_checkpoint,
-            "restore_callback_states_from_checkpoint must stay true: λ would start again at every resume",
         )
 
     def _check_terms(self) -> None:

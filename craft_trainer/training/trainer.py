@@ -104,7 +104,7 @@ class CraftTrainer(PublishingTrainer):
 
     @property
     def dual(self) -> DualState:
-        """The callback that holds λ; Trainer makes a new one when it resumes."""
+        """The callback that holds λ."""
         return self._callback(DualState)
 
     def training_step(

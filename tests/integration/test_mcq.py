@@ -389,6 +389,17 @@ def test_kept_is_measured_from_the_start_of_a_run_that_was_resumed(tmp_path, mod
     assert resumed[2] == pytest.approx(whole[2])
 
 
+def test_questions_may_be_new_to_a_run_that_is_resumed(tmp_path, models):
+    """Seen to fail: Trainer cannot save the state of a callback that the checkpoint does not know (KeyError)."""
+    options = BASE | {"max_steps": 4, "save_strategy": "steps", "save_steps": 2}
+    start = LlamaForCausalLM.from_pretrained
+    config = CraftConfig(output_dir=str(tmp_path / "a"), **options)
+    CraftTrainer(start(models[0]), config, train_dataset=TokenTask(), data_collator=collate).train()
+    questions = read_questions(write(tmp_path / "data.jsonl", rows(12))).items
+    resume = str(tmp_path / "a" / "checkpoint-2")
+    assert min(curve(train(tmp_path / "a", start(models[0]), questions, resume=resume, **options))) == 2
+
+
 def test_the_callback_scores_the_weights_whatever_training_computes_in(tmp_path, models):
     """With bf16 the trainer wraps the model's forward, which then rounds weights of float32. Seen to fail with the
     wrapped one: other numbers than ``craft-trainer mcq`` has, and, because no way to score then agrees within what

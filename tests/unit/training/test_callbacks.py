@@ -141,7 +141,8 @@ def test_a_new_run_starts_anew_and_a_resumed_one_does_not(arguments: TrainingArg
     assert (callback.interval, callback.next_step, callback.warned) == (1, 0, False)
     assert state.stateful_callbacks["DualState"] == callback.state()
 
-    resumed, state = awkward_state(), TrainerState(global_step=4, stateful_callbacks={"DualState": {}})
+    saved = json.loads(json.dumps({"DualState": awkward_state().state()}))
+    resumed, state = DualState(0.7, awkward_state().groups), TrainerState(global_step=4, stateful_callbacks=saved)
     resumed.on_train_begin(arguments, state, TrainerControl())
     assert_same(resumed, awkward_state())
     resumed.on_train_end(arguments, state, TrainerControl())

@@ -91,7 +91,6 @@ def test_a_value_outside_its_range_is_refused(tmp_path: Path, name: str, value: 
         ("anchor_sampling", {"anchor_sampling": "multiplier"}),
         ("epsilon_per_group", {"epsilon_per_group": {"a": 0.1}}),
         ("epsilon_per_group", {"epsilon_per_group": {"a": 0.1}, **GROUPED, **LINEAR}),
-        ("restore_callback_states_from_checkpoint", {"restore_callback_states_from_checkpoint": False}),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, field: str, settings: dict[str, Any]) -> None:
@@ -174,7 +173,7 @@ def test_what_differs_from_huggingface_is_on_purpose(tmp_path: Path) -> None:
     config = make(tmp_path)
     names = [field.name for field in fields(TrainingArguments) if field.init and field.name != "logging_dir"]
     changed = {name for name in names if getattr(plain, name) != getattr(config, name)}
-    assert changed == {"remove_unused_columns", "restore_callback_states_from_checkpoint"}
+    assert changed == {"remove_unused_columns"}
 
 
 # the methods
