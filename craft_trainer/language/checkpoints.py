@@ -74,11 +74,11 @@ def load_checkpoint(
         dtype: of the weights; as saved if None.
         device: where to; it stays on the CPU if None.
         lora: a fresh adapter to put on it.
-        trainable: whether the adapter of a PEFT checkpoint goes on being trained.
+        trainable: whether it is to be trained, the adapter of a PEFT checkpoint included.
 
     Raises:
         FileNotFoundError: there is no such model, or it has no tokenizer.
-        ValueError: it is a LeRobot policy, or has an adapter already and is to get another.
+        ValueError: it is a LeRobot policy, has an adapter already and is to get another, or could not be saved.
     """
     checked_dtype(dtype)
     place = parse(name)
@@ -95,11 +95,28 @@ def load_checkpoint(
             f"{name} is no language or vision-language model of HuggingFace (policies of LeRobot are for "
             f"`craft-trainer train` and `cache build`): {error}"
         ) from error
+    if trainable and lora is None:
+        _require_savable(model.generation_config, name)
     processor = load_processor(model, folder)
     # what an adapter calls its base model: not the folder of the download
     name, revision = (str(place.resolve()), None) if isinstance(place, Path) else place
     model.name_or_path = name
     return Checkpoint(_placed(lora.wrapped(model, revision) if lora else model, device), processor)
+
+
+def _require_savable(settings: Any, name: str) -> None:
+    """``save_pretrained`` refuses a generation_config.json that ``from_pretrained`` takes: better before the training.
+
+    Raises:
+        ValueError: it would refuse these.
+    """
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        raise ValueError(
+            f"what is trained from {name} could not be saved, for its generation_config.json contradicts itself. "
+            f"Correct that file, delete it, or train an adapter (lora_rank). {error}"
+        ) from error
 
 
 def _placed(model: Any, device: str | None) -> Any:

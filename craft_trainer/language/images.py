@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from craft_trainer.evaluation.choices.images import OF_TOKENS, PLACEHOLDERS, opened
+from craft_trainer.evaluation.choices.images import OF_TOKENS, PLACEHOLDERS, TEXT_OPTIONS, opened
 from craft_trainer.evaluation.choices.opening import PREFIX_LM
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
@@ -107,9 +107,7 @@ class ImageEncoder(TextEncoder):
         made = self.processor(
             text=texts,
             images=[[opened(image) for image in one.images] for one in examples] if examples[0].images else None,
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
+            **TEXT_OPTIONS,
             **more,
         )
         return dict(made)

@@ -9,10 +9,11 @@ from typing import Any
 
 import datasets
 import torch
+from accelerate.utils import send_to_device
 from jaxtyping import Int
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import set_seed
+from transformers import GenerationConfig, set_seed
 
 from craft_trainer.anchors.features import evaluating
 from craft_trainer.evaluation.question_rows import BadRowError
@@ -20,6 +21,7 @@ from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import UNLEARNED, collate, padding_token
 from craft_trainer.language.examples import Columns, Example, ExampleReader, bad_rows_text
 from craft_trainer.language.rows import open_rows
+from craft_trainer.models.causal_lm import base_model
 
 WRITTEN = "own texts"  # their group, and what is said of where they come from
 
@@ -78,12 +80,21 @@ def written_by(
     tokenizer = getattr(processor, "tokenizer", processor)
     asked = [_question(tokenizer, question) for question in questions]
     padding, ends = padding_token(tokenizer), _ends(model, tokenizer)
+    sampling = GenerationConfig(
+        do_sample=True,
+        temperature=temperature,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=new_tokens,
+        pad_token_id=padding,
+        eos_token_id=sorted(ends) or None,
+    )
     rows: list[dict[str, Any]] = []
     set_seed(seed)
     with evaluating(model), torch.no_grad(), tqdm(total=len(asked), desc="own texts", unit="text", disable=None) as bar:
         for start in range(0, len(asked), batch_size):
             part = asked[start : start + batch_size]
-            made = _generate(model, part, padding, new_tokens=new_tokens, temperature=temperature)
+            made = _generate(model, part, sampling)
             for question, group, answer in zip(part, questions[start : start + batch_size], made.tolist(), strict=True):
                 text = _until_end(answer, ends)
                 labels = [UNLEARNED] * len(question) + text
@@ -152,31 +163,30 @@ def _question(tokenizer: Any, question: Example) -> list[int]:
     return ids or first[:1]
 
 
-def _generate(
-    model: Any, questions: Sequence[Sequence[int]], padding: int, *, new_tokens: int, temperature: float
-) -> Int[Tensor, "batch new"]:
-    """The tokens that ``model`` writes after each question, which are filled up on the left."""
+def _generate(model: Any, questions: Sequence[Sequence[int]], sampling: GenerationConfig) -> Int[Tensor, "batch new"]:
+    """The tokens that ``model`` writes after each question, which are filled up on the left.
+
+    ``generate`` takes from the checkpoint's generation_config.json whatever ``sampling`` leaves open (penalties, beams,
+    cut-offs), so that there is none meanwhile.
+    """
     longest = max(map(len, questions))
+    base: Any = base_model(model)
     device = next(model.parameters()).device
-    ids = torch.tensor([[padding] * (longest - len(one)) + list(one) for one in questions], device=device)
-    mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in questions], device=device)
-    written: Tensor = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
-        max_new_tokens=new_tokens,
-        pad_token_id=padding,
-    )
+    padded = [[sampling.pad_token_id] * (longest - len(one)) + list(one) for one in questions]
+    masks = [[0] * (longest - len(one)) + [1] * len(one) for one in questions]
+    inputs = {"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(masks)}
+    own, base.generation_config = base.generation_config, GenerationConfig()
+    try:
+        written: Tensor = model.generate(**send_to_device(inputs, device), generation_config=sampling)
+    finally:
+        base.generation_config = own
     return written[:, longest:]
 
 
 def _ends(model: Any, tokenizer: Any) -> set[int]:
-    """Tokens that end a text."""
-    named = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    tokens = named if isinstance(named, list) else [named, tokenizer.eos_token_id]
+    """Tokens that end a text: the tokenizer's EOS, and those that generation_config.json names."""
+    named = base_model(model).generation_config.eos_token_id  # type: ignore[union-attr]
+    tokens = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
     return {int(token) for token in tokens if token is not None}
 
 

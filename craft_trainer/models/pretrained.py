@@ -138,7 +138,7 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None) -> Any:
     """The model in ``folder`` as a ``kind``, every tensor of it from there."""
     options = {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
     with _named(folder):
-        model, found = kind.from_pretrained(folder, **options)
+        model, found = kind.from_pretrained(folder, **options, return_dict=True)  # whatever config.json says
     buffers = [f".{name}" for name, _ in model.named_buffers()]
     _require_whole(
         folder,

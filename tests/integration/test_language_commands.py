@@ -1,6 +1,7 @@
 """``train-lm`` and ``cache build-lm``: from texts to a comparison of two checkpoints, by commands alone."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,16 @@ def test_texts_to_evaluate_on_may_have_configurations(place, tmp_path, capsys):
     options = {"eval_dataset": tmp_path / "data", "eval_config": "hard", "eval_strategy": "steps", "eval_steps": 4}
     assert train(place, tmp_path / "run", columns="text=text", dataset=tmp_path / "data/easy.jsonl", **options) == 0
     assert "evaluated on: 5 samples of" in capsys.readouterr().out
+
+
+def test_a_generation_config_that_cannot_be_saved_is_refused_before_training(place, tmp_path, capsys):
+    """An adapter saves none. Seen to fail with hours of training that end in an error and no weights."""
+    shutil.copytree(place / "model", tmp_path / "model")
+    (tmp_path / "model/generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": 1}')
+    options = {"model": tmp_path / "model", "max_steps": 1}
+    assert train(place, tmp_path / "run", **options) == 1
+    assert "could not be saved, for its generation_config.json" in capsys.readouterr().err
+    assert train(place, tmp_path / "lora", **options, lora_rank=2) == 0
 
 
 def test_an_adapters_folder_is_not_for_full_weights(place, tmp_path, capsys):

@@ -19,6 +19,15 @@ PLACEHOLDERS = {  # of families whose processor's ``image_token`` is not what on
     "qwen2_vl": "<|vision_start|><|image_pad|><|vision_end|>",
     "qwen3_vl": "<|vision_start|><|image_pad|><|vision_end|>",
 }
+# A processor takes what is not said from the tokenizer_config.json of its checkpoint.
+TEXT_OPTIONS = {
+    "padding": True,
+    "padding_side": "right",
+    "pad_to_multiple_of": None,
+    "truncation": False,
+    "max_length": None,
+    "return_tensors": "pt",
+}
 OF_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # one entry for every token
 
 
@@ -136,9 +145,7 @@ class ImageChoices(TextChoices):
         given = self.processor(
             text=list(texts),
             images=[[opened(image)] for image in images],
-            padding=True,
-            padding_side="right",
-            return_tensors="pt",
+            **TEXT_OPTIONS,
             **({"return_mm_token_type_ids": True} if "mm_token_type_ids" in self._takes else {}),
             **({"add_special_tokens": False} if self._all_begun(texts) else {}),
         )

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.language.own_texts import from_nothing, read_questions_of, written_by
+from craft_trainer.models.causal_lm import base_model
 
 
 def written(lm, questions, **options):
@@ -52,6 +54,24 @@ def test_the_seed_decides(lm):
     one, same, other = (written(lm, from_nothing(4), seed=seed).batch(range(4)) for seed in (0, 0, 1))
     assert torch.equal(one["input_ids"], same["input_ids"])
     assert not torch.equal(one["input_ids"], other["input_ids"])
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: get_peft_model(model, LoraConfig())])
+def test_nothing_of_generation_config_is_followed(lm_folder, wrap):
+    """Only which tokens end a text. Seen to fail with a configuration of our own passed to ``generate``, which fills
+    what that leaves open from the model's."""
+    checkpoint = load_checkpoint(str(lm_folder), dtype="float32")
+    plain = written(checkpoint, from_nothing(8), new_tokens=30)
+    checkpoint = checkpoint._replace(model=wrap(checkpoint.model))
+    settings = {"repetition_penalty": 1.5, "min_p": 0.2, "epsilon_cutoff": 0.01, "typical_p": 0.5, "num_beams": 3}
+    settings |= {"suppress_tokens": [5, 6, 7], "no_repeat_ngram_size": 1, "min_new_tokens": 20, "max_length": 4}
+    settings |= {"forced_eos_token_id": 5, "num_return_sequences": 2, "max_time": 1e-9, "eos_token_id": [1, 300]}
+    base_model(checkpoint.model).generation_config.update(**settings)
+    texts = written(checkpoint, from_nothing(8), new_tokens=30)
+    for row, other in zip(rows_of(plain), rows_of(texts), strict=True):
+        ids = row["input_ids"][0].tolist()
+        assert other["input_ids"][0].tolist() == (ids[: ids.index(300) + 1] if 300 in ids else ids)
+    assert base_model(checkpoint.model).generation_config.num_beams == 3
 
 
 def test_without_a_prompt_a_text_begins_with_bos(lm):
