@@ -8,14 +8,16 @@ from craft_trainer.version import __version__
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.training.config import CraftConfig
-    from craft_trainer.training.trainer import CraftTrainer
+    from craft_trainer.training.trainer import CraftTrainer, retaining, retaining_config
 
-__all__ = ["AnchorCache", "CraftConfig", "CraftTrainer", "__version__"]
+__all__ = ["AnchorCache", "CraftConfig", "CraftTrainer", "__version__", "retaining", "retaining_config"]
 
 _HOMES = {
     "AnchorCache": "craft_trainer.anchors.cache",  # what the teacher does on old-task samples, on disk
     "CraftConfig": "craft_trainer.training.config",  # TrainingArguments with the settings of retention
     "CraftTrainer": "craft_trainer.training.trainer",  # Trainer with two gradients, surgery and a multiplier
+    "retaining": "craft_trainer.training.trainer",  # the same of any other Trainer, as TRL's
+    "retaining_config": "craft_trainer.training.trainer",  # and of its arguments
 }
 
 

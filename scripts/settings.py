@@ -20,7 +20,8 @@ from craft_trainer.cli.train import TrainArguments
 from craft_trainer.cli.train_lm import TrainLmArguments
 from craft_trainer.language.config import LanguageConfig
 from craft_trainer.losses.terms import TERMS
-from craft_trainer.training.config import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES, CraftConfig
+from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.settings import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/settings.md"

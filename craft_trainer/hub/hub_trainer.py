@@ -5,7 +5,7 @@ import shutil
 from concurrent.futures import Future, wait
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from huggingface_hub import CommitInfo, HfApi
 from transformers import Trainer
@@ -13,7 +13,6 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from craft_trainer.hub.card import write_card
-from craft_trainer.hub.facts import RunFacts
 from craft_trainer.hub.readme import text_of
 from craft_trainer.hub.repository import Files, Repository
 from craft_trainer.hub.resume import checkpoint_folder
@@ -28,6 +27,7 @@ from craft_trainer.hub.run_folder import (
     staged,
 )
 
+Base: Any = Trainer if TYPE_CHECKING else object
 MODEL = "model"  # what is pushed besides checkpoints
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class Push(NamedTuple):
         return self.job.exception() if self.job.done() else None
 
 
-class PublishingTrainer(Trainer):  # type: ignore[misc]  # transformers is not typed
-    """A Trainer with other pushes: those of Trainer know its own files only, and their errors are not seen.
+class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
+    """Pushes of a Trainer made whole: those of Trainer know its own files only, and their errors are not seen.
 
     Every push is one commit: the model as its own library saves it, its card, the histories of λ, and with
     ``hub_strategy`` checkpoint or all_checkpoints the state to resume from. Only the main process pushes.
@@ -63,10 +63,6 @@ class PublishingTrainer(Trainer):  # type: ignore[misc]  # transformers is not t
         self._repository: Repository | None = None
         self._hub = HfApi()  # whose thread makes one push after the other
         super().__init__(*args, **kwargs)
-
-    def run_facts(self) -> RunFacts:
-        """What is known of the run, for its card."""
-        raise NotImplementedError
 
     @property
     def failed_pushes(self) -> list[Push]:

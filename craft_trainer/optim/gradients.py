@@ -52,19 +52,6 @@ def combine(task: Gradients, retain: Gradients, task_weight: float, retain_weigh
     return [_weighted_sum(t, task_weight, r, retain_weight) for t, r in zip(task, retain, strict=True)]
 
 
-def versions(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int] | None]:
-    """What changes when a ``.grad`` is replaced, or written to as autograd sees it (not through ``.data``)."""
-    held = (parameter.grad for parameter in parameters)
-    return [None if gradient is None else (id(gradient), gradient._version) for gradient in held]
-
-
-def scale(parameters: Sequence[nn.Parameter], factor: float) -> None:
-    """Multiply every ``.grad`` by ``factor``, in place."""
-    for parameter in parameters:
-        if parameter.grad is not None:
-            local(parameter.grad).mul_(factor)
-
-
 def average(gradients: Gradients, parameters: Sequence[nn.Parameter]) -> Gradients:
     """Mean over all processes of gradients that each made from its own samples: one all-reduce of one flat buffer.
 

@@ -1,7 +1,7 @@
 """One gradient out of two: g_task is set aside, g_retain arrives, blocks of parameters are merged by a surgery rule."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -16,7 +16,6 @@ from craft_trainer.optim.surgery import Surgery, cosine
 
 BlockRule = Callable[[Float[Tensor, "2 2"]], Surgery]
 OnRetain = Callable[[int, Tensor], None]
-CANCELLED = 0.01  # a merged gradient so much smaller than what it was merged from has its norm measured
 UNDEFINED = Surgery(math.nan, math.nan, math.nan, conflict=False)  # of a gradient that is not finite
 
 
@@ -28,7 +27,6 @@ class Merged(NamedTuple):
     conflict: float  # fraction of the blocks that conflict, of those that both losses reach
     projected_energy: float  # Σ |change of g_task|² / Σ |g_task|² over the blocks
     retain_weight: float  # mean over the blocks, weighted by their <g_r, g_r>
-    norm: float | None  # of the merged gradient; None where the Gramian does not tell it: merged_norm
     finite: bool
 
 
@@ -153,26 +151,5 @@ class Merge:
             conflict=sum(s.conflict for s in shared) / max(1, len(shared)),
             projected_energy=sum(s.projection**2 * gram_r for gram_r, s in pairs) / t if t > 0 else 0.0,
             retain_weight=sum(s.retain_weight * gram_r for gram_r, s in pairs) / r if r > 0 else 0.0,
-            norm=merged_norm(zip(self._grams, self._surgeries, strict=True)) if finite else None,
             finite=finite,
         )
-
-
-def merged_norm(blocks: Iterable[tuple[Float[Tensor, "2 2"], Surgery]]) -> float | None:
-    """|g| of what blocks of g_task and g_retain were merged into, √Σ (w_t²·<t,t> + 2·w_t·w_r·<t,r> + w_r²·<r,r>).
-
-    The inner products are as good as torch's own float32 sums, about 1e-6 for parameters of some 10⁶ numbers. Where the
-    terms cancel to less than ``CANCELLED`` of their size, that is no longer good enough: None. None also where all of g
-    is g_task, so that it is clipped by the very bits of plain training.
-    """
-    pairs = list(blocks)
-    if all(surgery.retain_weight * gram[1, 1] == 0 for gram, surgery in pairs):
-        return None
-    terms = [
-        (s.task_weight**2 * tt, 2 * s.task_weight * s.retain_weight * tr, s.retain_weight**2 * rr)
-        for gram, s in pairs
-        for tt, tr, _, rr in [gram.flatten().tolist()]
-    ]
-    square = sum(map(sum, terms))
-    size = sum(abs(term) for each in terms for term in each)
-    return None if square < CANCELLED * size else math.sqrt(square)

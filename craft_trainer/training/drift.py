@@ -1,33 +1,48 @@
 """Drift without old data: how far the student's next-token distribution has moved on the new task itself."""
 
+import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from torch.utils.data import IterableDataset
 
 from craft_trainer.anchors.features import extract, teacher_features
 from craft_trainer.losses.terms import token_divergence
 from craft_trainer.models.base import AnchoredModel
+
+SKIPPED = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+logger = logging.getLogger(__name__)
 
 
 class TaskDrift:
     """KL(teacher‖student) in nats per token on a fixed batch of task data.
 
     The teacher is the model as it is when this is made. Forward KL on the new task predicts forgetting without any
-    old data: RL's Razor, Shenfeld et al. 2025, arXiv 2509.04259. From the teacher's likeliest tokens only, so a lower
-    bound (``anchors.loss.token_divergence``).
+    old data: RL's Razor, Shenfeld et al. 2025, arXiv 2509.04259. From the teacher's top-k tokens only, so a lower
+    bound (:func:`token_divergence`).
     """
 
-    def __init__(self, model: AnchoredModel, batch: dict[str, Any]) -> None:
+    def __init__(self, model: AnchoredModel, batch: Mapping[str, Any]) -> None:
         inputs = {key: value for key, value in batch.items() if key in model.input_keys()}
         self._batch = send_to_device(inputs, _device(model))
         targets = teacher_features(model, self._batch, []).tokens
         assert targets is not None
         self._targets = targets
+
+    @classmethod
+    def begin(cls, model: AnchoredModel, batch: Mapping[str, Any]) -> Self | None:
+        """Measure the teacher; None, and a warning, where its batch is not what ``model`` reads: this never raises."""
+        try:
+            with preserve_rng_state():
+                return cls(model, batch)
+        except SKIPPED as error:
+            logger.warning("task_kl is not logged: the model cannot read a task batch by itself (%r)", error)
+            return None
 
     @torch.no_grad()
     def measure(self, model: AnchoredModel) -> float:
@@ -36,6 +51,34 @@ class TaskDrift:
         logits = extract(model, self._batch, [], output=True).output
         assert logits is not None
         return token_divergence(logits, self._targets).mean().item()
+
+
+def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
+    """Up to ``count`` samples of a first batch that ``trainer`` could train on, from its own dataloader.
+
+    None where looking would use samples up, and, with a warning, where the dataloader fails: training will say why.
+    """
+    dataset = trainer.train_dataset
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__getitem__"):
+        return None
+    try:
+        with preserve_rng_state():
+            loader = trainer.get_train_dataloader()
+            batch = _first(count, trainer.anchored_model, next(iter(loader)))
+    except SKIPPED as error:
+        logger.warning("task_kl is not logged: no batch of the task could be read (%r)", error)
+        return None
+    trainer.accelerator.gradient_state._remove_dataloader(loader)  # it was begun and will not be ended
+    trainer.accelerator._dataloaders = [other for other in trainer.accelerator._dataloaders if other is not loader]
+    return batch
+
+
+def _first(count: int, model: AnchoredModel, batch: Mapping[str, Any]) -> dict[str, Any]:
+    """What ``model`` reads of the first samples; an input that is packed has several entries for a sample, or none."""
+    inputs = {key: batch[key] for key in model.input_keys() if key in batch}
+    packed = model.packed(inputs)
+    ends = {key: sum(packed[key][:count]) if key in packed else count for key in inputs}
+    return {key: value[: ends[key]] for key, value in inputs.items()}
 
 
 def _device(model: AnchoredModel) -> torch.device:

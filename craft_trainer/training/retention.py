@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
 from torch import Tensor, nn
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 
 from craft_trainer.anchors.cache import AnchorBatch, AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
@@ -29,8 +29,9 @@ from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupCo
 from craft_trainer.optim.epsilon import epsilon_at
 from craft_trainer.optim.gradients import put
 from craft_trainer.training.callbacks import DualState
-from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import gather_for_predict, is_sharded, of_main_process, sums_over_processes
+from craft_trainer.training.settings import RetentionSettings
 
 PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
 TASK = None  # beside the names of the groups, which may be any string
@@ -62,20 +63,21 @@ class Retention:
         self,
         anchors: AnchorCache | AdapterAnchors,
         model: AnchoredModel,
-        args: CraftConfig,
+        args: TrainingArguments,
         accelerator: Accelerator,
     ) -> None:
         self._anchors = anchors
         self._args = args
+        settings = self._settings
         self._accelerator = accelerator
-        per_group = args.constraints == "per_group"
+        per_group = settings.constraints == "per_group"
         self._group_of = tuple(anchors.groups) if per_group else (EVERYTHING,) * len(anchors)
         self.groups = sorted(set(self._group_of))
-        unknown = sorted(set(args.group_epsilons) - set(self.groups))
+        unknown = sorted(set(settings.group_epsilons) - set(self.groups))
         if unknown:
             raise ValueError(f"epsilon_per_group names {unknown[0]!r}; the anchors have the groups {self.groups}")
-        drawn = args.retention_batch_size * accelerator.num_processes
-        if args.anchor_sampling == "multiplier" and drawn < len(self.groups):
+        drawn = settings.retention_batch_size * accelerator.num_processes
+        if settings.anchor_sampling == "multiplier" and drawn < len(self.groups):
             raise ValueError(
                 f"anchor_sampling multiplier needs an anchor of each of the {len(self.groups)} groups in every pass, "
                 f"which draws {drawn}: raise retention_batch_size"
@@ -84,9 +86,14 @@ class Retention:
         self._source = self._make_source(model)
         self._gathers = False  # whether FSDP knows of predict, if it shards the model
 
+    @property
+    def _settings(self) -> RetentionSettings:
+        """As they are now: a callback may change them."""
+        return retention_settings(self._args)
+
     def is_due(self, step: int, state: DualState) -> bool:
         """Whether optimizer step ``step`` has a retention pass."""
-        return step % self._args.retention_every == 0 and step >= state.next_step
+        return step % self._settings.retention_every == 0 and step >= state.next_step
 
     def forward(
         self, model: AnchoredModel, trainer: TrainerState, state: DualState, task_loss: Tensor
@@ -102,7 +109,7 @@ class Retention:
             )
         step = trainer.global_step
         drawn = self._rows(step, state)
-        size = self._args.retention_batch_size
+        size = self._settings.retention_batch_size
         mine = drawn[self._accelerator.process_index * size :][:size]
         if not self._gathers:
             gather_for_predict(model.network)
@@ -122,7 +129,7 @@ class Retention:
             sums = dict(zip(names, losses.new_zeros(len(names)).index_add_(0, index, losses.detach()), strict=True))
         totals = sums_over_processes(sums | {TASK: task_loss.to(loss.device)}, num_processes)
         means = {name: totals[name] / counts[name] for name in sums}
-        probing = step < self._args.epsilon_probe_steps
+        probing = step < self._settings.epsilon_probe_steps
         if probing:
             for name, value in means.items():
                 if math.isfinite(value):
@@ -151,11 +158,11 @@ class Retention:
         """
         skipped = state.interval - 1
         if finite and not retention_pass.probing:
-            duals.step_multipliers(state.constraints, retention_pass.group_states, self._args.controller)
+            duals.step_multipliers(state.constraints, retention_pass.group_states, self._settings.controller)
             inside = all(self._is_inside(state, constraint) for constraint in retention_pass.group_states)
-            state.interval = min(2 * state.interval, self._args.retention_skip_max) if inside else 1
+            state.interval = min(2 * state.interval, self._settings.retention_skip_max) if inside else 1
             self._warn_if_infeasible(state, retention_pass)
-        state.next_step = step + state.interval * self._args.retention_every
+        state.next_step = step + state.interval * self._settings.retention_every
         return skipped
 
     def _is_inside(self, state: DualState, constraint: GroupConstraintState) -> bool:
@@ -163,11 +170,11 @@ class Retention:
         smoothed = state.constraints[constraint.group].smoothed
         assert smoothed is not None
         largest = max(smoothed + constraint.epsilon, constraint.retention_loss)
-        fraction = self._args.retention_skip_below
+        fraction = self._settings.retention_skip_below
         return fraction > 0 and largest < fraction * constraint.epsilon
 
     def _warn_if_infeasible(self, state: DualState, retention_pass: RetentionPass) -> None:
-        if self._args.controller.rule == "fixed" or self._args.recipe.surgery == "barrier":
+        if self._settings.controller.rule == "fixed" or self._settings.recipe.surgery == "barrier":
             return
         stuck = [
             r for r in retention_pass.group_states if state.constraints[r.group].passes_at_ceiling >= PASSES_AT_CEILING
@@ -179,7 +186,7 @@ class Retention:
                 "still above ε = %.3g, so the constraint cannot be met like this: raise epsilon or multiplier_max, "
                 "lower learning_rate, or hold less (retention_terms)",
                 worst.group,
-                self._args.multiplier_max,
+                self._settings.multiplier_max,
                 PASSES_AT_CEILING,
                 worst.retention_loss,
                 worst.epsilon,
@@ -188,10 +195,10 @@ class Retention:
 
     def _rows(self, step: int, state: DualState) -> list[int]:
         """The anchors of this pass, of all processes together."""
-        draw = step // self._args.retention_every
+        draw = step // self._settings.retention_every
         seed = self._args.data_seed if self._args.data_seed is not None else self._args.seed
-        total = self._args.retention_batch_size * self._accelerator.num_processes
-        if self._args.anchor_sampling == "uniform":
+        total = self._settings.retention_batch_size * self._accelerator.num_processes
+        if self._settings.anchor_sampling == "uniform":
             return anchor_rows(len(self._anchors), total, seed=seed, draw=draw)
         shares = {group: constraint.multiplier for group, constraint in state.constraints.items()}
         return proportional_rows(self._group_of, shares, total, seed=seed, draw=draw)
@@ -202,37 +209,36 @@ class Retention:
 
     def _epsilons(self, trainer: TrainerState, state: DualState, *, probing: bool) -> dict[str, float]:
         """ε of every group; of the drift so far while it is being probed."""
-        args = self._args
-        final = args.epsilon if args.epsilon_final is None else args.epsilon_final
-        common = epsilon_at(
-            trainer.global_step, trainer.max_steps, schedule=args.epsilon_schedule, start=args.epsilon, end=final
-        )
-        epsilons = {group: args.group_epsilons.get(group, common) for group in self.groups}
-        if args.epsilon_probe_steps == 0:
+        settings = self._settings
+        final = settings.epsilon if settings.epsilon_final is None else settings.epsilon_final
+        schedule, step, steps = settings.epsilon_schedule, trainer.global_step, trainer.max_steps
+        common = epsilon_at(step, steps, schedule=schedule, start=settings.epsilon, end=final)
+        epsilons = {group: settings.group_epsilons.get(group, common) for group in self.groups}
+        if settings.epsilon_probe_steps == 0:
             return epsilons
         for group, constraint in state.constraints.items():
             if constraint.drift <= 0 and not probing:
                 raise ValueError(
-                    f"the probe of {args.epsilon_probe_steps} steps showed no drift of {group}: raise "
+                    f"the probe of {settings.epsilon_probe_steps} steps showed no drift of {group}: raise "
                     "epsilon_probe_steps beyond warmup_steps, or set epsilon itself"
                 )
         return {group: epsilon * state.constraints[group].drift for group, epsilon in epsilons.items()}
 
     def _make_source(self, model: AnchoredModel) -> Source:
-        args, kind = self._args, self._args.recipe.source
+        settings, kind = self._settings, self._settings.recipe.source
         if kind == "features":
-            scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), args.device)
+            scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), self._args.device)
             return FeatureSource(
                 self._anchors.specs,
                 scales,
-                weights=args.term_weights,
-                hidden_distance=args.hidden_distance,
+                weights=settings.term_weights,
+                hidden_distance=settings.hidden_distance,
                 whole_pass=is_sharded(self._accelerator),
             )
         if kind == "task":
             return TaskSource()
         if is_sharded(self._accelerator):
-            raise ValueError(f"method {args.method} does not support FSDP: use DDP")
+            raise ValueError(f"method {settings.method} does not support FSDP: use DDP")
         if kind == "l2":
             return PullSource(model.network)
         assert kind == "ewc"

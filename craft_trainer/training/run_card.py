@@ -14,8 +14,9 @@ from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import Held, RunFacts, Source
 from craft_trainer.models.causal_lm import base_model
-from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.config import SETTINGS, retention_settings
 from craft_trainer.training.run_record import versions
+from craft_trainer.training.settings import RetentionSettings
 
 ALWAYS = ("learning_rate", "seed", "epsilon", "retention_every")  # are said even if they are the default
 TRAINING = (  # of TrainingArguments
@@ -28,7 +29,7 @@ DIGEST = 12  # characters that are shown
 
 def run_facts(
     model: nn.Module,
-    args: CraftConfig,
+    args: TrainingArguments,
     anchors: AnchorCache | AdapterAnchors | None,
     *,
     dataset: Any = None,
@@ -39,14 +40,14 @@ def run_facts(
     """The facts of a run that trains ``model``; ``anchors`` None is nothing held, and ``step`` how far it is."""
     library, loader = _library(model)
     return RunFacts(
-        method=args.method if anchors is not None else "plain",
+        method=retention_settings(retention_settings(args)).method if anchors is not None else "plain",
         library=library,
         loader=loader,
         processor=None if processor is None else _processor_class(processor),
         base=_base(model, args),
         dataset=Source.of(dataset) if isinstance(dataset, str) else None,
-        held=None if anchors is None else _held(anchors, args),
-        settings={} if anchors is None else _settings(args),
+        held=None if anchors is None else _held(anchors, retention_settings(retention_settings(args))),
+        settings={} if anchors is None else _settings(retention_settings(args)),
         training=_chosen(args, set(TRAINING)),
         versions=versions(),
         step=step,
@@ -74,7 +75,7 @@ def _processor_class(processor: Any) -> str:
     return "AutoProcessor" if hasattr(processor, "image_processor") else "AutoTokenizer"
 
 
-def _base(model: nn.Module, args: CraftConfig) -> Source | None:
+def _base(model: nn.Module, args: TrainingArguments) -> Source | None:
     """What was loaded before training; not the run itself."""
     origin = getattr(model, "origin", None) or getattr(getattr(model, "config", None), "_name_or_path", None)
     peft_config = getattr(model, "active_peft_config", None)
@@ -82,27 +83,26 @@ def _base(model: nn.Module, args: CraftConfig) -> Source | None:
     return None if origin == args.output_dir else Source.of(origin)
 
 
-def _held(anchors: AnchorCache | AdapterAnchors, args: CraftConfig) -> Held:
+def _held(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings) -> Held:
     features = [[spec.path, spec.pooling] for spec in anchors.specs]
     if isinstance(anchors, AdapterAnchors):
         counts = {group: anchors.groups.count(group) for group in dict.fromkeys(anchors.groups)}
-        return Held(Source("the base model, without its adapter"), args.term_weights, features, counts)
+        return Held(Source("the base model, without its adapter"), settings.term_weights, features, counts)
     made = anchors.provenance
     teacher = Source.of(str(made.teacher["path"])) or Source("unknown")
     weights = str(made.teacher["weights"])[:DIGEST]
-    return Held(teacher, args.term_weights, features, dict(made.groups), weights, made.fingerprint)
+    return Held(teacher, settings.term_weights, features, dict(made.groups), weights, made.fingerprint)
 
 
-def _settings(args: CraftConfig) -> dict[str, str]:
+def _settings(settings: RetentionSettings) -> dict[str, str]:
     """Of the method: its rules as they are in force, and what is not the default."""
-    own = {one.name for one in fields(CraftConfig)} - {one.name for one in fields(TrainingArguments)}
-    rules = {"surgery": args.recipe.surgery, "multiplier": args.recipe.multiplier}
-    return rules | _chosen(args, own - {*rules, *NOT_OF_THE_METHOD})
+    rules = {"surgery": settings.recipe.surgery, "multiplier": settings.recipe.multiplier}
+    return rules | _chosen(settings, {*SETTINGS} - {*rules, *NOT_OF_THE_METHOD})
 
 
-def _chosen(args: CraftConfig, names: set[str]) -> dict[str, str]:
-    """Those of the settings ``names`` that are not the default, or always said."""
-    found = {one.name: (one.default, getattr(args, one.name)) for one in fields(CraftConfig) if one.name in names}
+def _chosen(arguments: Any, names: set[str]) -> dict[str, str]:
+    """Those of the fields ``names`` that are not the default, or always said."""
+    found = {one.name: (one.default, getattr(arguments, one.name)) for one in fields(arguments) if one.name in names}
     shown = {
         name: str(getattr(value, "value", value))
         for name, (default, value) in found.items()

@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from craft_trainer.hub.run_folder import remove_earlier_results
+from craft_trainer.training.config import retention_settings
 
 RUN_FILE = "run.json"
 SCHEMA = 1
@@ -79,7 +80,10 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
 def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchored: bool) -> dict[str, Any]:
     """``inputs``, every training argument that is not its default, and the few that one always asks for; no secrets."""
-    asked = {name: getattr(args, name) for name in ALWAYS + (ANCHORED if anchored else ())}
+    asked = {name: getattr(args, name) for name in ALWAYS}
+    if anchored:
+        settings = retention_settings(args)
+        asked |= {name: getattr(settings, name) for name in ANCHORED}
     shown = args.to_dict()  # enums are plain values in it
     changed = {name: shown[name] for name in changed_fields(args) if name in shown}
     for name in DERIVED:

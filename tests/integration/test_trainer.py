@@ -13,7 +13,7 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, Traine
 import craft_trainer.losses.sources
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.sampling import anchor_rows
-from craft_trainer.training.callbacks import LOGGED
+from craft_trainer.training.callbacks import LOGGED, RetentionHistory
 
 
 @pytest.fixture(scope="module")
@@ -273,7 +273,7 @@ def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors,
         trainer.current_gradient_accumulation_steps = 1
         batch = torch.utils.data.default_collate([ToyTask()[index] for index in range(8)])
         trainer.training_step(trainer.model, batch)
-        return trainer, trainer.callback_handler.callbacks[-1]._pending[0]
+        return trainer, trainer._callback(RetentionHistory)._pending[0]
 
     plain, reference = one_step(tmp_path / "plain", None)
     scaled, step = one_step(tmp_path / "scaled", Scaler(scale))
@@ -321,10 +321,20 @@ def test_a_script_with_trainings_own_arguments_changes_in_one_line(tmp_path, anc
     assert kept == {key: getattr(theirs, key) for key in given}
 
 
-def test_arguments_of_another_kind_are_refused(tmp_path):
-    """Seq2SeqTrainingArguments and TRL's have settings that would be lost."""
-    with pytest.raises(TypeError, match="Seq2SeqTrainingArguments"):
-        CraftTrainer(ToyModel(), Seq2SeqTrainingArguments(output_dir=str(tmp_path), use_cpu=True))
+def test_arguments_of_another_kind_stay_what_they_are(tmp_path):
+    """A script's own object, whose fields it may change later."""
+    given = Seq2SeqTrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    trainer = CraftTrainer(ToyModel(), given, None, ToyTask())
+    given.max_steps = 2
+    assert trainer.args is given
+    assert trainer.train().global_step == 2
+
+
+def test_a_setting_that_is_hung_on_arguments_is_refused(tmp_path, anchors):
+    given = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none")
+    given.epsilon = 0.5
+    with pytest.raises(AttributeError, match="epsilon is set on a TrainingArguments, which does not know"):
+        CraftTrainer(ToyModel(), given, anchors=anchors, train_dataset=ToyTask())
 
 
 def test_evaluation_and_the_best_model(tmp_path, anchors):

@@ -9,8 +9,9 @@ import pytest
 from transformers import TrainingArguments
 
 from craft_trainer.optim.dual import Controller
-from craft_trainer.training.config import CHOICES, RANGES, CraftConfig
+from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.methods import METHODS, Recipe
+from craft_trainer.training.settings import CHOICES, RANGES
 
 NAN = float("nan")
 GROUPED = {"constraints": "per_group"}

@@ -1,0 +1,262 @@
+"""Retention as a mixin of any Trainer: a second gradient, surgery between the two, and multipliers."""
+
+import logging
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+from transformers import Trainer
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.live import AdapterAnchors
+from craft_trainer.hub.facts import RunFacts
+from craft_trainer.hub.resolve_path import resolve_path
+from craft_trainer.hub.run_folder import in_use
+from craft_trainer.models.base import AnchoredModel
+from craft_trainer.models.families import as_anchored_model
+from craft_trainer.optim.angle import UpdateAngle
+from craft_trainer.optim.blocks import GRANULARITIES
+from craft_trainer.optim.merging import BlockRule, Merge, Merged
+from craft_trainer.optim.surgery import MERGES, Surgery, Weights, surgery_rule
+from craft_trainer.optim.surgery import none as no_surgery
+from craft_trainer.training.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
+from craft_trainer.training.config import retention_settings
+from craft_trainer.training.distribution import require_joined_processes, require_visible_gradients
+from craft_trainer.training.drift import TaskDrift, probe_batch
+from craft_trainer.training.guards import FiniteWeights, GradientGuard, require_exact, require_followed
+from craft_trainer.training.retention import Retention, RetentionPass
+from craft_trainer.training.run_card import run_facts
+from craft_trainer.training.run_record import RunRecord, changed_fields
+from craft_trainer.training.settings import RetentionSettings
+
+Base: Any = Trainer if TYPE_CHECKING else object
+OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, FiniteWeights)  # made anew when a run begins
+logger = logging.getLogger(__name__)
+
+
+class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
+    """Keeps L_retain ≤ ε on anchors while the Trainer that it is mixed into minimises its own loss.
+
+    With g_t the gradient of the task loss over all micro-batches of an optimizer step and g_r that of the retention
+    loss on one anchor batch, the optimizer sees w_t·g_t + w_r·g_r, whose weights come from the rule ``surgery`` and
+    the multiplier λ. Then λ follows L_retain − ε by the rule ``multiplier``. Between retention passes
+    (``retention_every`` > 1) the optimizer sees g_t alone, so λ acts on one step in K.
+
+    The settings are those of the training arguments where they have some (:class:`CraftConfig`, or
+    :func:`craft_trainer.retaining_config`), else the defaults. They are read again when a training begins, so that
+    ``hyperparameter_search`` may search over them. Without ``anchors``, or with method plain, the step is the base's.
+
+    Args:
+        anchors: a cache, its folder or name on the Hub, or the anchors of an adapter. Everything else is the base's.
+
+    Raises:
+        ValueError: ``method`` is a baseline and there are no anchors, the cache was not made by the model (and
+            ``teacher_mismatch`` is refuse), or a setting or a distributed mode hides gradients.
+        TypeError: the model cannot be anchored, or the base trains in a way that retention cannot follow.
+        FloatingPointError: a gradient is not finite, and there is no fp16 scaler to skip the step.
+    """
+
+    anchors: AnchorCache | AdapterAnchors | None = None
+    retention: Retention | None = None
+    task_drift: TaskDrift | None = None
+    _prepared: tuple[Any, ...] | None = None
+
+    def __init__(
+        self, *args: Any, anchors: AnchorCache | AdapterAnchors | str | Path | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        require_joined_processes(self.args)
+        self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
+        self.run_record = RunRecord(anchored=self.anchors is not None)
+        self.add_callback(self.run_record)
+        if self.anchors is None:
+            self._refuse_idle_settings()
+        elif self.model is not None:
+            self._prepare_retention()
+
+    @property
+    def settings(self) -> RetentionSettings:
+        """The settings of retention as they are now."""
+        return retention_settings(self.args)
+
+    @property
+    def anchored_model(self) -> AnchoredModel:
+        """The unwrapped model, as the anchors see it."""
+        return as_anchored_model(self.accelerator.unwrap_model(self.model, keep_torch_compile=False))
+
+    @property
+    def dual(self) -> DualState:
+        """The callback that holds λ; Trainer makes a new one when it resumes."""
+        return self._callback(DualState)
+
+    def training_step(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        """Task loss and backward; on the micro-batch that ends an optimizer step, retention and surgery as well."""
+        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        if self.retention is None:
+            return loss
+        history = self._callback(RetentionHistory)
+        history.add_task_loss(loss)
+        if self.accelerator.sync_gradients:
+            task_loss = history.take_task_loss()
+            self._callback(GradientGuard).follow()
+            if self.retention.is_due(self.state.global_step, self.dual):
+                self._retention_step(self.retention, task_loss)
+        return loss
+
+    def _retention_step(self, retention: Retention, task_loss: Tensor) -> None:
+        """g_task and g_retain become one gradient; λ takes its step."""
+        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        parameters = list(named.values())
+        angle = UpdateAngle(parameters) if self.state.global_step % self.settings.update_angle_every == 0 else None
+
+        retention_pass = retention.forward(self.anchored_model, self.state, self.dual, task_loss)  # L_retain
+        with self._merge(named, self._rule(retention_pass), angle) as merge:  # g_task
+            retention.backward(retention_pass.loss, parameters)  # g_retain
+            merged = merge.finish(average=retention.averages_gradients)  # surgery
+        self._require_finite(merged)
+        skipped = retention.step(self.state.global_step, self.dual, retention_pass, finite=merged.finite)  # dual
+
+        step = self._step(retention_pass, merged, skipped)
+        self._callback(RetentionHistory).add(step, angle, retention_pass.group_states)
+
+    def _merge(self, named: dict[str, nn.Parameter], rule: BlockRule, angle: UpdateAngle | None) -> Merge:
+        blocks = GRANULARITIES[self.settings.granularity](list(named))
+        as_ready = len(blocks) > 1 and self.accelerator.num_processes == 1
+        on_retain = None if angle is None else angle.keep
+        return Merge(list(named.values()), blocks, rule, as_ready=as_ready, on_retain=on_retain)
+
+    def _rule(self, retention_pass: RetentionPass) -> BlockRule:
+        """The surgery rule of this step: a block's Gramian → its weights."""
+        settings, constraint = self.settings, retention_pass.constraint
+        if retention_pass.probing:
+            return lambda gram: no_surgery(gram, Weights(1.0, 0.0), settings.conflict_threshold)
+        weights = MERGES[settings.merge](constraint.multiplier)
+        rule = surgery_rule(
+            settings.recipe.surgery,
+            excess=constraint.violation / constraint.epsilon,
+            strength=settings.barrier_strength,
+            maximum=settings.multiplier_max,
+        )
+
+        def of_block(gram: Tensor) -> Surgery:
+            return rule(gram, weights, settings.conflict_threshold)
+
+        return of_block
+
+    def _require_finite(self, merged: Merged) -> None:
+        if not merged.finite and self.accelerator.scaler is None:
+            raise FloatingPointError(
+                f"step {self.state.global_step + 1}: squared norms of the task and retention gradients are "
+                f"{merged.gram[0, 0]:.3g} and {merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
+            )
+
+    def _step(self, retention_pass: RetentionPass, merged: Merged, skipped: int) -> CraftStep:
+        constraint = retention_pass.constraint
+        task_norm, retention_norm = (merged.gram.diagonal().sqrt() / self._loss_scale()).tolist()
+        implied = self.settings.recipe.surgery == "barrier" and not retention_pass.probing
+        return CraftStep(
+            step=self.state.global_step + 1,
+            task_loss=retention_pass.task_loss,
+            retention_loss=constraint.retention_loss,
+            multiplier=merged.retain_weight if implied else constraint.multiplier,
+            epsilon=constraint.epsilon,
+            violation=constraint.violation,
+            cosine=merged.cosine,
+            conflict=merged.conflict,
+            task_grad_norm=task_norm,
+            retention_grad_norm=retention_norm,
+            projected_energy=merged.projected_energy,
+            skipped=skipped,
+        )
+
+    def _loss_scale(self) -> float:
+        """What fp16 training multiplies both losses by; 1 without a gradient scaler."""
+        scaler = self.accelerator.scaler
+        return 1.0 if scaler is None else float(scaler.get_scale())
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base's, in an output folder that no other run may use meanwhile."""
+        with in_use(Path(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
+            return super().train(*args, **kwargs)
+
+    def _hp_search_setup(self, trial: Any) -> None:
+        """As Trainer's, which calls it when model and settings are those of this training, and no checkpoint is loaded.
+
+        So this is where retention is made for them: the model is the teacher still.
+        """
+        super()._hp_search_setup(trial)
+        if self.anchors is not None:
+            self._prepare_retention()
+        if self.retention is not None:
+            self.task_drift = self._begin_task_drift()
+
+    def _prepare_retention(self) -> None:
+        """Make what depends on the model and the settings, unless it is made for them already."""
+        settings = self.settings
+        settings.check()
+        prepared = (self.model, self.accelerator, changed_fields(settings))
+        if self._prepared is not None and all(a is b or a == b for a, b in zip(prepared, self._prepared, strict=True)):
+            return
+        self._prepared = prepared
+        for kind in OWN_CALLBACKS:
+            self.remove_callback(kind)
+        self.retention = None
+        if self.anchors is None or settings.recipe.source is None:
+            return
+        require_followed(type(self))
+        require_exact(self.args, self.model)
+        require_visible_gradients(self.accelerator, self.args)
+        if settings.teacher_mismatch == "refuse" and self.accelerator.is_main_process:
+            self.anchors.check_teacher(self.anchored_model)
+        self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
+        self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
+        self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))
+        self.add_callback(GradientGuard(self.accelerator))
+        self.add_callback(FiniteWeights())
+
+    def _refuse_idle_settings(self) -> None:
+        """Without anchors there is nothing to retain: a baseline is refused, and settings without effect are named."""
+        settings = self.settings
+        if settings.method not in ("craft", "plain"):
+            raise ValueError(f"method {settings.method} has no effect without anchors: give some, or drop it")
+        idle = [name for name in changed_fields(settings) if name in {one.name for one in fields(RetentionSettings)}]
+        if idle and settings.method == "craft" and self.is_world_process_zero():
+            logger.warning("no anchors: this is plain training, without effect of %s", ", ".join(idle))
+
+    def _begin_task_drift(self) -> TaskDrift | None:
+        count = self.settings.task_kl_samples
+        if count == 0 or self.anchored_model.output_kind != "logits":
+            return None
+        batch = probe_batch(self, count)
+        if batch is None:
+            return None
+        with self.accelerator.autocast():
+            return TaskDrift.begin(self.anchored_model, batch)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """The base's logs, with the means of the retention passes since the last training log."""
+        if "loss" in logs and self.retention is not None:
+            logs |= self._callback(RetentionHistory).take_means()
+            if self.task_drift is not None:
+                with self.accelerator.autocast():
+                    logs[TASK_KL] = self.task_drift.measure(self.anchored_model)
+        super().log(logs, *args, **kwargs)
+
+    def run_facts(self) -> RunFacts:
+        """What is known of the run, for its card."""
+        return run_facts(
+            self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
+            self.args,
+            None if self.retention is None else self.anchors,
+            dataset=getattr(self.train_dataset, "source", None),
+            processor=self.processing_class,
+            step=self.state.global_step,
+            repo=self.hub_model_id,
+        )
+
+    def _callback[Kind](self, kind: type[Kind]) -> Kind:
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))

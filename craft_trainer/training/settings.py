@@ -1,0 +1,271 @@
+"""The settings of retention: units, ranges, defaults, checked in one place."""
+
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from craft_trainer.losses.terms import DISTANCES, TERMS
+from craft_trainer.optim.blocks import GRANULARITIES
+from craft_trainer.optim.dual import RULES as MULTIPLIERS
+from craft_trainer.optim.dual import Controller
+from craft_trainer.optim.epsilon import SCHEDULES
+from craft_trainer.optim.surgery import MERGES
+from craft_trainer.optim.surgery import RULES as SURGERIES
+from craft_trainer.training.methods import METHODS, Recipe
+
+LARGE = float("inf")
+BELOW_ONE = math.nextafter(1.0, 0.0)
+ABOVE_ZERO = math.ulp(0.0)
+CHOICES: dict[str, Any] = {
+    "method": METHODS,
+    "surgery": SURGERIES,
+    "granularity": GRANULARITIES,
+    "merge": MERGES,
+    "multiplier": MULTIPLIERS,
+    "constraints": ("single", "per_group"),
+    "anchor_sampling": ("uniform", "multiplier"),
+    "epsilon_schedule": SCHEDULES,
+    "hidden_distance": DISTANCES,
+    "teacher_mismatch": ("refuse", "allow"),
+}
+CRAFT_ONLY = (  # the baselines set these themselves
+    "surgery",
+    "merge",
+    "granularity",
+    "multiplier",
+    "constraints",
+    "epsilon_probe_steps",
+    "conflict_threshold",
+    "retention_skip_below",
+)
+RANGES: dict[str, tuple[float, float, str]] = {
+    "retention_batch_size": (1, LARGE, "be at least 1"),
+    "retention_every": (1, LARGE, "be at least 1"),
+    "retention_skip_below": (0, BELOW_ONE, "lie in [0, 1)"),
+    "retention_skip_max": (1, LARGE, "be at least 1"),
+    "conflict_threshold": (-1, 0, "be a cosine in [-1, 0]"),
+    "barrier_strength": (ABOVE_ZERO, LARGE, "be positive"),
+    "multiplier_max": (ABOVE_ZERO, LARGE, "be positive"),
+    "multiplier_init": (0, LARGE, "not be negative"),
+    "multiplier_lr": (ABOVE_ZERO, LARGE, "be positive; multiplier fixed keeps λ as it is"),
+    "dual_kp": (0, LARGE, "not be negative"),
+    "dual_ema": (0, BELOW_ONE, "lie in [0, 1)"),
+    "epsilon": (ABOVE_ZERO, LARGE, "be positive"),
+    "epsilon_probe_steps": (0, LARGE, "not be negative"),
+    "task_kl_samples": (0, LARGE, "not be negative"),
+    "update_angle_every": (1, LARGE, "be at least 1"),
+}
+
+
+def option(default: Any, text: str) -> Any:
+    """A dataclass field with the help text the command line shows."""
+    metadata = {"help": text.replace("%", "%%")}  # argparse formats help texts
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass
+class RetentionSettings:
+    """The settings of constrained retention, without those of any trainer.
+
+    The retention loss L_retain is Σ weight · term, each term in units of the teacher's variance. The constraint is
+    L_retain ≤ ε, and λ is its multiplier.
+
+    Raises:
+        ValueError: a value outside its range, naming the field and the way out.
+    """
+
+    method: str = option(
+        "craft",
+        "craft, or a baseline: plain, weighted_sum, replay (task loss on the anchors), agem, l2 (to the teacher), ewc",
+    )
+    retention_terms: list[str] = option(
+        ["hidden", "output"],
+        "what is held: hidden (the teacher's features), output (its action chunk), token_ce (its likeliest tokens), "
+        "token_kl (its token distribution), or several",
+    )
+    retention_weights: list[float] | None = option(None, "weight of each retention term; by default 1 for each")
+    hidden_distance: str = option(
+        "mse", "distance of hidden features: mse (fraction of variance), l1 (in deviations) or cosine"
+    )
+    retention_batch_size: int = option(64, "anchors per device in a retention pass; ≥ 1")
+    retention_every: int = option(1, "optimizer steps from one retention pass to the next; ≥ 1")
+    retention_skip_below: float = option(
+        0.0, "leave out passes while the moving average of L_retain is below this fraction of ε; in [0, 1), 0 is never"
+    )
+    retention_skip_max: int = option(
+        8, "passes from one that is made to the next, at most, while they are left out; ≥ 1"
+    )
+    surgery: str = option(
+        "one_sided", "what becomes of conflicting gradients: none, one_sided or symmetric (projection), or barrier"
+    )
+    granularity: str = option("model", "what has one cosine: the whole model, each layer, or each tensor")
+    merge: str = option(
+        "weighted", "weights of the two gradients: weighted (1, λ), equal (½, ½) or task_priority (1, min(λ, 1))"
+    )
+    conflict_threshold: float = option(0.0, "cosine of the two gradients below which they conflict; in [-1, 0]")
+    barrier_strength: float = option(1.0, "β of surgery barrier: how strongly it pushes back beyond ε; > 0")
+    multiplier: str = option("ascent", "how λ follows the violation: fixed, ascent (integral) or pi")
+    multiplier_init: float = option(1.0, "λ at the start; in [0, multiplier_max]")
+    multiplier_lr: float = option(0.1, "step size η of λ, per retention pass; > 0")
+    dual_kp: float = option(10.0, "κ of multiplier pi: its proportional part, in retention passes; ≥ 0")
+    dual_ema: float = option(0.9, "ν of the moving average of the violation (pi, skipping); in [0, 1)")
+    multiplier_max: float = option(100.0, "ceiling of λ; > 0")
+    constraints: str = option("single", "one constraint over all anchors (single), or one per old task (per_group)")
+    anchor_sampling: str = option(
+        "uniform", "which anchors a pass draws: uniform, or multiplier (more of the old tasks with a larger λ)"
+    )
+    epsilon: float = option(0.01, "ε at the start, in units of the teacher's variance (0.01 = 1 %); > 0")
+    epsilon_final: float | None = option(None, "ε at the end, if its schedule is not constant; > 0")
+    epsilon_schedule: str = option("constant", "path of ε from start to end: constant, linear, cosine or exponential")
+    epsilon_per_group: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
+        None, "ε of single old tasks with constraints per_group, as a mapping or JSON; the others have epsilon"
+    )
+    epsilon_probe_steps: int = option(
+        0, "train so many steps without constraint first; epsilon is then a fraction of the largest L_retain they cause"
+    )
+    task_kl_samples: int = option(
+        8, "task samples on which KL(teacher‖student) is logged, for models that predict tokens; ≥ 0, 0 is never"
+    )
+    update_angle_every: int = option(
+        10, "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next"
+    )
+    teacher_mismatch: str = option("refuse", "when the starting weights are not the cache's teacher: refuse or allow")
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """Refuse values out of range and settings that would have no effect."""
+        for name, known in CHOICES.items():
+            _one_of(name, getattr(self, name), known)
+        for name, (low, high, range_text) in RANGES.items():
+            value = getattr(self, name)
+            _require(low <= value <= high, f"{name} is {value}: it must {range_text}")
+        self._check_terms()
+        self._check_method()
+        self._check_epsilon()
+        _require(
+            self.multiplier_init <= self.multiplier_max,
+            f"multiplier_init is {self.multiplier_init}: it must lie in [0, multiplier_max = {self.multiplier_max}]",
+        )
+
+    def _check_terms(self) -> None:
+        for term in self.retention_terms:
+            _one_of("retention_terms", term, TERMS)
+        _require(len(self.retention_terms) > 0, f"retention_terms is empty: name one of {', '.join(TERMS)}")
+        _require(
+            len(self.retention_terms) == len(set(self.retention_terms)),
+            f"retention_terms {self.retention_terms} names a term twice",
+        )
+        weights = self.retention_weights
+        _require(
+            weights is None or (len(weights) == len(self.retention_terms) and min(weights) >= 0 and max(weights) > 0),
+            f"retention_weights is {weights}: one weight ≥ 0 for each of {self.retention_terms}, and one above 0",
+        )
+
+    def _check_method(self) -> None:
+        """Refuse what a method or a surgery rule would leave without effect."""
+        own = CRAFT_ONLY if self.method != "craft" else ()
+        fixed = ("multiplier_init",) if METHODS[self.method].multiplier_init is not None else ()
+        for name in (*own, *fixed):
+            _require(
+                getattr(self, name) == RetentionSettings.__dataclass_fields__[name].default,
+                f"{name} {getattr(self, name)} has no effect with method {self.method}, which sets its own: drop it",
+            )
+        if self.surgery == "barrier":
+            _require(self.merge == "weighted", f"merge {self.merge} has no effect with surgery barrier: drop one")
+            _require(
+                self.constraints == "single",
+                "surgery barrier has no multiplier per group: use constraints single, or another surgery",
+            )
+        per_group = self.constraints == "per_group"
+        _require(
+            per_group or self.anchor_sampling == "uniform",
+            "anchor_sampling multiplier needs a multiplier per group: set constraints per_group",
+        )
+
+    def _check_epsilon(self) -> None:
+        _require(
+            self.epsilon_probe_steps == 0 or self.epsilon_probe_steps > self.retention_every,
+            f"epsilon_probe_steps is {self.epsilon_probe_steps}: with retention_every {self.retention_every} only the "
+            "first step would be measured, where nothing has drifted yet",
+        )
+        _require(
+            self.epsilon_schedule == "constant" or (self.epsilon_final or 0) > 0,
+            f"epsilon_schedule {self.epsilon_schedule} needs a positive epsilon_final",
+        )
+        _require(
+            self.epsilon_schedule != "constant" or self.epsilon_final is None,
+            "epsilon_final has no effect with epsilon_schedule constant: set linear, cosine or exponential",
+        )
+        if isinstance(self.epsilon_per_group, str):
+            self.epsilon_per_group = _mapping("epsilon_per_group", self.epsilon_per_group)
+        for group, epsilon in self.group_epsilons.items():
+            _require(
+                isinstance(epsilon, float | int) and not isinstance(epsilon, bool) and epsilon > 0,
+                f"epsilon_per_group: ε of {group!r} is {epsilon!r}: it must be a positive number",
+            )
+        _require(
+            self.constraints == "per_group" or not self.epsilon_per_group,
+            "epsilon_per_group has no effect with constraints single: set constraints per_group",
+        )
+        _require(
+            self.epsilon_schedule == "constant" or not self.epsilon_per_group,
+            "epsilon_per_group and an epsilon_schedule both say where ε goes: use one",
+        )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The method with everything it leaves to the configuration filled in."""
+        method = METHODS[self.method]
+        return Recipe(
+            method.source,
+            method.surgery or self.surgery,
+            method.multiplier or self.multiplier,
+            self.multiplier_init if method.multiplier_init is None else method.multiplier_init,
+        )
+
+    @property
+    def controller(self) -> Controller:
+        """How the multipliers move."""
+        return Controller(
+            self.recipe.multiplier,
+            self.multiplier_lr,
+            self.dual_kp,
+            self.dual_ema,
+            self.multiplier_max,
+        )
+
+    @property
+    def group_epsilons(self) -> dict[str, float]:
+        """ε of the groups that have one of their own."""
+        given = self.epsilon_per_group
+        return given if isinstance(given, dict) else {}
+
+    @property
+    def term_weights(self) -> dict[str, float]:
+        """Weight of each retention term."""
+        weights = self.retention_weights or [1.0] * len(self.retention_terms)
+        return dict(zip(self.retention_terms, weights, strict=True))
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _mapping(name: str, text: str) -> dict[str, Any]:
+    """The mapping that ``text`` is in JSON."""
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        value = None
+    _require(isinstance(value, dict), f'{name} is {text!r}: it must be a mapping in JSON, like {{"old task": 0.05}}')
+    return dict(value)
+
+
+def _one_of(name: str, value: str, known: Any) -> None:
+    _require(value in known, f"{name} is {value!r}: it must be one of {', '.join(known)}")
