@@ -2,6 +2,7 @@
 
     nox --list
     nox -s newest                     # one of them; words after -- go to pytest
+    nox -s trainer -- ~/transformers  # a checkout of the oldest release that pyproject.toml allows
     nox --envdir /tmp/nox -s lowest   # its environment elsewhere
 
 Each environment is new and takes 5 to 9 GB. With uv (`pip install 'nox[uv]'`) they share their files with its cache.
@@ -26,6 +27,8 @@ THEIR_OWN = (  # deprecations that libraries tell each other about: "how it begi
     "__array__ implementation doesn't accept a copy keyword:DeprecationWarning",  # transformers hands tensors to NumPy
     ":pyparsing.warnings.PyparsingDeprecationWarning",  # of the oldest matplotlib
 )
+TESTS_OF_TRAINER = ("parameterized", "pytest-timeout", "sentencepiece", "optuna", "psutil")  # what they import
+NOT_ON_CPU = ("*distributed*", "*fsdp*", "*tpu*")
 
 
 @nox.session
@@ -73,6 +76,23 @@ def wheel(session: nox.Session) -> None:
         session.run(*command, env=QUIET)
 
 
+@nox.session
+def trainer(session: nox.Session) -> None:
+    """Trainer's own tests, from a checkout of transformers: CraftTrainer without anchors passes what Trainer passes."""
+    if not session.posargs:
+        session.error("give the path of a checkout of transformers: nox -s trainer -- ~/transformers")
+    checkout, *words = session.posargs
+    (version,) = [bound for bound in lower_bounds() if bound.startswith("transformers==")]
+    session.install("--editable", f".[{','.join(EXTRAS)},dev]", version, *TESTS_OF_TRAINER, env=INSTALL)
+    theirs = tests_of_trainer(session, Path(checkout).resolve(), words)
+    ours = tests_of_trainer(session, Path(checkout).resolve(), ["-p", "as_craft_trainer", *words])
+    session.log(f"Trainer passes {len(theirs)} of its tests, CraftTrainer {len(ours)}")
+    if len(theirs) < 250 and not words:
+        session.error(f"Trainer passes only {len(theirs)} of its tests: are they those of another version?")
+    if theirs - ours:
+        session.error("Trainer passes these and CraftTrainer does not:\n" + "\n".join(sorted(theirs - ours)))
+
+
 def lower_bounds() -> list[str]:
     """``name==version`` for every ``name>=version`` that a user's installation without LeRobot asks for."""
     project = nox.project.load_toml("pyproject.toml")["project"]
@@ -95,3 +115,31 @@ def run_tests(session: nox.Session, *, at_least: int, ignored: tuple[str, ...] =
     session.log(f"{passed} passed, {skipped} skipped")
     if passed < at_least and not session.posargs:
         session.error(f"only {passed} tests passed, at least {at_least} should: is something skipped that must run?")
+
+
+def tests_of_trainer(session: nox.Session, checkout: Path, words: list[str]) -> set[str]:
+    """Run ``tests/trainer`` of ``checkout`` on the processor.
+
+    Returns:
+        The tests that passed.
+    """
+    report = Path(session.create_tmp()).resolve() / "junit.xml"
+    tests = checkout / "tests" / "trainer"
+    left_out = [f"--ignore-glob={tests / pattern}" for pattern in NOT_ON_CPU]
+    setup = ("-q", "--timeout=300", "--continue-on-collection-errors", "--override-ini=log_cli=0")
+    with session.chdir(checkout):
+        session.run(
+            *("pytest", *setup, f"--junitxml={report}", *left_out, *words, str(tests)),
+            env={"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parent / "tests/peers")},
+            success_codes=[0, 1],  # tests that need the Hub fail without it
+        )
+    return passed(report)
+
+
+def passed(report: Path) -> set[str]:
+    """The tests of a JUnit report that neither failed nor were skipped."""
+    good, bad = set[str](), set[str]()
+    for case in ElementTree.parse(report).getroot().iter("testcase"):
+        outcome = bad if {"failure", "error", "skipped"} & {child.tag for child in case} else good
+        outcome.add(f"{case.attrib['classname']}::{case.attrib['name']}")
+    return good - bad  # a failing teardown is a case of its own
