@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import datasets
 import numpy as np
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_trainer.anchors.columns import open_columns
-from craft_trainer.anchors.features import TOKEN_SCALE, Features, FeatureSpec, TokenTargets
+from craft_trainer.anchors.features import TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
 from craft_trainer.anchors.provenance import BUILD, Provenance
 from craft_trainer.anchors.statistics import SCALE_PREFIX
 from craft_trainer.models.base import AnchoredModel
@@ -29,14 +29,6 @@ PADDING = {"input/labels": -100}  # what a shorter sample is filled up with on t
 
 LoadBatch = Callable[[list[int]], dict[str, Any]]
 logger = logging.getLogger(__name__)
-
-
-class AnchorBatch(NamedTuple):
-    """Raw inputs of some anchors, what the teacher made of them, and the old task each belongs to."""
-
-    inputs: dict[str, Any]
-    teacher: Features
-    groups: list[str]
 
 
 class AnchorCache:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -71,6 +71,14 @@ class Features(NamedTuple):
     hidden: dict[str, Tensor]
     output: Tensor | None
     tokens: TokenTargets | None = None
+
+
+class AnchorBatch(NamedTuple):
+    """Raw inputs of some anchors, what the teacher made of them, and the old task each belongs to."""
+
+    inputs: dict[str, Any]
+    teacher: Features
+    groups: list[str]
 
 
 TOKEN_SCALE = "token"  # the key of a teacher's mean entropy among its scales

@@ -9,8 +9,14 @@ from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor
 
-from craft_trainer.anchors.cache import AnchorBatch
-from craft_trainer.anchors.features import DEFAULT_TOP_K, TOKEN_SCALE, Features, FeatureSpec, teacher_features
+from craft_trainer.anchors.features import (
+    DEFAULT_TOP_K,
+    TOKEN_SCALE,
+    AnchorBatch,
+    Features,
+    FeatureSpec,
+    teacher_features,
+)
 from craft_trainer.anchors.statistics import feature_statistics, token_scale
 from craft_trainer.anchors.teacher_pass import target_columns
 from craft_trainer.models.base import AnchoredModel, Batch

@@ -14,7 +14,7 @@ from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec, extract
 from craft_trainer.anchors.sampling import anchor_rows
-from craft_trainer.losses.terms import retention_loss
+from craft_trainer.losses.hidden import Hidden
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.training.config import CraftConfig
 
@@ -86,6 +86,6 @@ def retention(model: Any, anchors: AnchorCache, num_anchors: int, *, to_the_end:
 
     def loss() -> Tensor:
         student = extract(view, batch.inputs, anchors.specs, output=to_the_end)
-        return retention_loss(student, batch.teacher, scales, weights={"hidden": 1.0}, hidden_distance="mse").mean()
+        return Hidden()(student, batch.teacher, scales).mean()
 
     return loss

@@ -130,7 +130,7 @@ def _anchors(held: Held) -> dict[str, str]:
 def _end(last: Mapping[str, str] | None, held: Held | None) -> Iterator[str]:
     if last is None:
         return
-    scale = teachers_scale(list(held.terms) if held else [])
+    scale = teachers_scale(held.units if held else [])
     shown = {name: f"{float(last[name]):.4g}" for name in ("retention_loss", "epsilon", "multiplier")}
     yield from ("## The constraint at the end", "")
     yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")

@@ -33,6 +33,7 @@ class Held:
     Attributes:
         teacher: the checkpoint that made the anchors, and ``weights``, the start of the digest of its weights.
         terms: retention term → its weight.
+        units: what of the teacher the terms are fractions of.
         features: pairs of a module path and a pooling.
         groups: old task → number of anchors.
         fingerprint: of the anchor cache.
@@ -40,6 +41,7 @@ class Held:
 
     teacher: Source
     terms: dict[str, float]
+    units: list[str]
     features: list[list[str]]
     groups: dict[str, int]
     weights: str | None = None

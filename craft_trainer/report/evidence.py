@@ -47,9 +47,8 @@ class Evidence:
     @property
     def scale(self) -> str:
         """What of the teacher L_retain is a fraction of in the trajectories; demos hold features and actions."""
-        found = {run.scale for run in self.runs.values() if run.history is not None}
-        found |= {VARIANCE for demo in self.demos.values() if demo.histories}
-        return found.pop() if len(found) == 1 else teachers_scale(["hidden", "token_kl"] if found else [])
+        units = [unit for run in self.runs.values() if run.history is not None for unit in run.units or (VARIANCE,)]
+        return teachers_scale(units + [VARIANCE for demo in self.demos.values() if demo.histories])
 
     @property
     def asked(self) -> Mapping[str, Choices]:

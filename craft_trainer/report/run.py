@@ -1,6 +1,6 @@
 """The output folder of one training run: what it was told, what the constraint did, how far it came."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -36,6 +36,7 @@ class Run:
     losses: tuple[Series, Series]
     known: tuple[Series, Series]
     seconds: float | None
+    units: tuple[str, ...]
     settings: Mapping[str, Json]
     provenance: Mapping[str, Json]
     recorded: bool
@@ -45,16 +46,12 @@ class Run:
     @property
     def scale(self) -> str:
         """What of the teacher L_retain is a fraction of."""
-        terms = self.settings.get("retention_terms")
-        return teachers_scale([str(term) for term in terms] if isinstance(terms, list) else [])
+        return teachers_scale(self.units)
 
 
-def teachers_scale(terms: Sequence[str]) -> str:
-    """What of the teacher the retention ``terms`` are fractions of: tokens have an entropy, all else a variance."""
-    of_tokens = [term.startswith("token") for term in terms]
-    if not any(of_tokens):
-        return VARIANCE
-    return "mean entropy" if all(of_tokens) else f"{VARIANCE} (of tokens: its mean entropy)"
+def teachers_scale(units: Iterable[str]) -> str:
+    """Name what of the teacher L_retain is a fraction of, if its terms have ``units``; a variance if none is known."""
+    return " or ".join(sorted(set(units))) or VARIANCE
 
 
 def load_run(folder: Path) -> Run:
@@ -84,6 +81,7 @@ def load_run(folder: Path) -> Run:
         losses=_logged(log, "loss"),
         known=_logged(log, "mcq/kept"),
         seconds=next((entry["train_runtime"] for entry in log if "train_runtime" in entry), None),
+        units=tuple(map(str, told.get("units") or ())),
         settings=told.get("settings") or {name: trained[name] for name in FROM_STATE if name in trained},
         provenance=_when(told),
         recorded=bool(told.get("settings")),

@@ -12,7 +12,7 @@ from accelerate.utils import send_to_device
 from torch.utils.data import IterableDataset
 
 from craft_trainer.anchors.features import extract, teacher_features
-from craft_trainer.losses.terms import token_divergence
+from craft_trainer.losses.token_kl import token_divergence
 from craft_trainer.models.base import AnchoredModel
 
 SKIPPED = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)

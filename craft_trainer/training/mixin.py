@@ -205,7 +205,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         for kind in OWN_CALLBACKS:
             self.remove_callback(kind)
         self.retention = None
-        if self.anchors is None or settings.recipe.source is None:
+        if self.anchors is None or settings.recipe.loss is None:
             return
         require_followed(type(self))
         require_exact(self.args, self.model)

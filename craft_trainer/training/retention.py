@@ -12,17 +12,12 @@ from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
-from craft_trainer.anchors.cache import AnchorBatch, AnchorCache
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.features import AnchorBatch, Features
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.anchors.sampling import anchor_rows, proportional_rows
-from craft_trainer.losses.sources import (
-    FISHER_ANCHORS,
-    FeatureSource,
-    PullSource,
-    Source,
-    TaskSource,
-    fisher_information,
-)
+from craft_trainer.losses.loss import RetentionLoss, TrainingStart
+from craft_trainer.losses.term import Scales
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.optim import constraints as duals
 from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupConstraintState
@@ -34,6 +29,7 @@ from craft_trainer.training.distribution import gather_for_predict, is_sharded, 
 from craft_trainer.training.settings import RetentionSettings
 
 PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
+NO_ANCHORS = AnchorBatch({}, Features({}, None), [])  # for a loss that needs nothing of them
 TASK = None  # beside the names of the groups, which may be any string
 logger = logging.getLogger(__name__)
 
@@ -83,7 +79,7 @@ class Retention:
                 f"which draws {drawn}: raise retention_batch_size"
             )
         self.averages_gradients = accelerator.num_processes > 1 and not is_sharded(accelerator)
-        self._source = self._make_source(model)
+        self._loss = self._make_loss(model)
         self._gathers = False  # whether FSDP knows of predict, if it shards the model
 
     @property
@@ -115,11 +111,11 @@ class Retention:
             gather_for_predict(model.network)
             self._gathers = True
         with self._accelerator.autocast():
-            losses = self._source(model, self._batch(mine))
+            losses = self._loss(model, self._batch(mine) if self._loss.needs else NO_ANCHORS)
         groups = [self._group_of[row] for row in drawn]
         counts, weights = Counter(groups), duals.group_weights(state.constraints, groups)
         num_processes = self._accelerator.num_processes
-        if not self._source.per_anchor:
+        if not self._loss.per_anchor:
             loss, sums, counts = losses.sum(), {EVERYTHING: losses.sum()}, Counter({EVERYTHING: num_processes})
         else:
             names = sorted(weights)
@@ -224,23 +220,15 @@ class Retention:
                 )
         return {group: epsilon * state.constraints[group].drift for group, epsilon in epsilons.items()}
 
-    def _make_source(self, model: AnchoredModel) -> Source:
-        settings, kind = self._settings, self._settings.recipe.source
-        if kind == "features":
-            scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), self._args.device)
-            return FeatureSource(
-                self._anchors.specs,
-                scales,
-                weights=settings.term_weights,
-                hidden_distance=settings.hidden_distance,
-                whole_pass=is_sharded(self._accelerator),
-            )
-        if kind == "task":
-            return TaskSource()
-        if is_sharded(self._accelerator):
+    def _make_loss(self, model: AnchoredModel) -> RetentionLoss:
+        settings, anchors, sharded = self._settings, self._anchors, is_sharded(self._accelerator)
+        loss = settings.recipe.loss
+        assert loss is not None
+        if sharded and not loss.supports_sharding:
             raise ValueError(f"method {settings.method} does not support FSDP: use DDP")
-        if kind == "l2":
-            return PullSource(model.network)
-        assert kind == "ewc"
-        rows = torch.linspace(0, len(self._anchors) - 1, min(len(self._anchors), FISHER_ANCHORS)).long().tolist()
-        return PullSource(model.network, fisher_information(model, [self._batch([row]) for row in rows]))
+        start = TrainingStart(model, anchors.specs, self._scales, len(anchors), self._batch, settings, sharded)
+        return loss.begin(start)
+
+    def _scales(self) -> Scales:
+        scales: Scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), self._args.device)
+        return scales

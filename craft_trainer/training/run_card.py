@@ -13,6 +13,7 @@ from transformers.models.auto.modeling_auto import (
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import Held, RunFacts, Source
+from craft_trainer.losses.terms import units
 from craft_trainer.models.causal_lm import base_model
 from craft_trainer.training.config import SETTINGS, retention_settings
 from craft_trainer.training.run_record import versions
@@ -84,14 +85,14 @@ def _base(model: nn.Module, args: TrainingArguments) -> Source | None:
 
 
 def _held(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings) -> Held:
-    features = [[spec.path, spec.pooling] for spec in anchors.specs]
+    held, features = units(settings.retention_terms), [[spec.path, spec.pooling] for spec in anchors.specs]
     if isinstance(anchors, AdapterAnchors):
         counts = {group: anchors.groups.count(group) for group in dict.fromkeys(anchors.groups)}
-        return Held(Source("the base model, without its adapter"), settings.term_weights, features, counts)
+        return Held(Source("the base model, without its adapter"), settings.term_weights, held, features, counts)
     made = anchors.provenance
     teacher = Source.of(str(made.teacher["path"])) or Source("unknown")
     weights = str(made.teacher["weights"])[:DIGEST]
-    return Held(teacher, settings.term_weights, features, dict(made.groups), weights, made.fingerprint)
+    return Held(teacher, settings.term_weights, held, features, dict(made.groups), weights, made.fingerprint)
 
 
 def _settings(settings: RetentionSettings) -> dict[str, str]:

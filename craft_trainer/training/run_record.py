@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from craft_trainer.hub.run_folder import remove_earlier_results
+from craft_trainer.losses.terms import units
 from craft_trainer.training.config import retention_settings
 
 RUN_FILE = "run.json"
@@ -67,6 +68,7 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         place = {"processes": args.world_size, "device": str(args.device), "mixed_precision": args.mixed_precision}
         document = {
             "schema": SCHEMA,
+            "units": units(retention_settings(args).retention_terms) if self.anchored else [],
             "settings": told_settings(self.inputs, args, anchored=self.anchored),
             "provenance": machine() | place,
             "starts": self._starts,

@@ -5,7 +5,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from craft_trainer.losses.terms import DISTANCES, TERMS
+from craft_trainer.losses.hidden import DISTANCES
+from craft_trainer.losses.terms import TERMS
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.dual import RULES as MULTIPLIERS
 from craft_trainer.optim.dual import Controller
@@ -169,7 +170,7 @@ class RetentionSettings:
     def _check_method(self) -> None:
         """Refuse what a method or a surgery rule would leave without effect."""
         own = CRAFT_ONLY if self.method != "craft" else ()
-        fixed = ("multiplier_init",) if METHODS[self.method].multiplier_init is not None else ()
+        fixed = METHODS[self.method].keys() & {"multiplier_init"}
         for name in (*own, *fixed):
             _require(
                 getattr(self, name) == RetentionSettings.__dataclass_fields__[name].default,
@@ -220,13 +221,8 @@ class RetentionSettings:
     @property
     def recipe(self) -> Recipe:
         """The method with everything it leaves to the configuration filled in."""
-        method = METHODS[self.method]
-        return Recipe(
-            method.source,
-            method.surgery or self.surgery,
-            method.multiplier or self.multiplier,
-            self.multiplier_init if method.multiplier_init is None else method.multiplier_init,
-        )
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("surgery", "multiplier", "multiplier_init")}
+        return Recipe(**given | METHODS[self.method])
 
     @property
     def controller(self) -> Controller:

@@ -15,7 +15,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from toy import ToyModel, ToyTask, toy_anchors
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.losses.sources import FeatureSource
+from craft_trainer.losses.distillation import DistillationLoss
+from craft_trainer.losses.terms import TERMS
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
@@ -90,10 +91,10 @@ def task_batch(family: str, rows: list[int]) -> dict[str, Any]:
     return {"input_ids": batch["input_ids"], "labels": batch["input_ids"]}
 
 
-def make_source(terms: str, anchors: AnchorCache, *, whole_pass: bool) -> FeatureSource:
+def make_loss(terms: str, anchors: AnchorCache, *, whole_pass: bool) -> DistillationLoss:
     """The retention loss of ``terms``."""
-    weights = dict.fromkeys(terms.split(), 1.0)
-    return FeatureSource(anchors.specs, anchors.scales(), weights=weights, hidden_distance="mse", whole_pass=whole_pass)
+    held = {TERMS[name](): 1.0 for name in terms.split()}
+    return DistillationLoss(anchors.specs, anchors.scales(), held, whole_pass=whole_pass)
 
 
 def run_core(
@@ -106,7 +107,7 @@ def run_core(
     names, parameters = zip(*model.named_parameters(), strict=True)
     optimizer = torch.optim.AdamW(parameters, lr=0.01)
     anchors = AnchorCache(caches / f"core_{family}")
-    source = make_source(terms, anchors, whole_pass=num_processes > 1)
+    loss = make_loss(terms, anchors, whole_pass=num_processes > 1)
     rule = partial(one_sided, weights=Weights(1.0, 2.0), threshold=0.0)
     size = BATCH_SIZE // num_processes
     steps = []
@@ -114,7 +115,7 @@ def run_core(
         rows = list(range(step * BATCH_SIZE, (step + 1) * BATCH_SIZE))[rank * size :][:size]
         model(**task_batch(family, rows))["loss"].backward()
         angle = UpdateAngle(parameters)
-        losses = source(as_anchored_model(model), anchors.batch(rows))
+        losses = loss(as_anchored_model(model), anchors.batch(rows))
         with Merge(parameters, GRANULARITIES[granularity](names), rule, on_retain=angle.keep) as merge:
             losses.mean().backward()
             merged = merge.finish()
@@ -155,5 +156,5 @@ def reached_by_a_pass_that_ends_early(cache: Path) -> list[str]:
     model, anchors = make_model("toy"), AnchorCache(cache)
     shard(model)
     named = list(model.named_parameters())
-    make_source("hidden", anchors, whole_pass=False)(as_anchored_model(model), anchors.batch([0, 1])).sum().backward()
+    make_loss("hidden", anchors, whole_pass=False)(as_anchored_model(model), anchors.batch([0, 1])).sum().backward()
     return [name for name, parameter in named if parameter.grad is not None]

@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.features import FeatureSpec, extract
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.losses.terms import retention_loss
+from craft_trainer.losses.distillation import retention_loss
+from craft_trainer.losses.terms import TERMS
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.training.callbacks import TASK_KL
 
@@ -268,8 +269,8 @@ def test_token_modes_hold_the_teachers_tokens(tmp_path, anchors, terms):
         batch = anchors.batch(range(24))
         with torch.no_grad():
             student = extract(as_anchored_model(trainer.model), batch.inputs, anchors.specs, output=True)
-        weights = dict.fromkeys(terms, 1.0)
-        loss = retention_loss(student, batch.teacher, anchors.scales(), weights=weights, hidden_distance="mse")
+        held = {TERMS[name](): 1.0 for name in terms}
+        loss = retention_loss(student, batch.teacher, anchors.scales(), held)
         return loss.mean().item()
 
     options = {"max_steps": 30, "logging_steps": 30}

@@ -10,7 +10,7 @@ from runs import BASE, ONLY_CRAFT, assert_same_weights, history, run, weights
 from toy import ToyModel, ToyTask, toy_anchors
 from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 
-import craft_trainer.losses.sources
+import craft_trainer.losses.distillation
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.sampling import anchor_rows
 from craft_trainer.training.callbacks import LOGGED, RetentionHistory
@@ -233,7 +233,7 @@ def test_a_model_that_cannot_be_anchored_is_refused(tmp_path, anchors):
 def test_a_non_finite_gradient_stops_before_it_reaches_the_weights(tmp_path, anchors, monkeypatch):
     infinite = torch.tensor(float("inf"))
     monkeypatch.setattr(
-        "craft_trainer.losses.sources.retention_loss",
+        "craft_trainer.losses.distillation.retention_loss",
         lambda student, *_, **__: (
             (student.output - student.output.detach()).mul(infinite).nan_to_num().flatten(1).sum(dim=1)
         ),
@@ -352,13 +352,13 @@ def test_evaluation_and_the_best_model(tmp_path, anchors):
 
 def test_the_retention_pass_runs_in_the_precision_of_training(tmp_path, anchors, monkeypatch):
     seen = set()
-    real = craft_trainer.losses.sources.retention_loss
+    real = craft_trainer.losses.distillation.retention_loss
 
     def spy(student, *rest, **options):
         seen.update(value.dtype for value in student.hidden.values())
         return real(student, *rest, **options)
 
-    monkeypatch.setattr("craft_trainer.losses.sources.retention_loss", spy)
+    monkeypatch.setattr("craft_trainer.losses.distillation.retention_loss", spy)
     run(tmp_path / "fp32", anchors, max_steps=1)
     assert seen == {torch.float32}
     run(tmp_path / "bf16", anchors, max_steps=1, bf16=True)

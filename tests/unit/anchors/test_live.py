@@ -9,7 +9,9 @@ import torch
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.losses.terms import retention_loss
+from craft_trainer.losses.distillation import retention_loss
+from craft_trainer.losses.hidden import Hidden
+from craft_trainer.losses.token_kl import TokenKL
 from craft_trainer.models.causal_lm import CausalLM
 from craft_trainer.models.families import as_anchored_model
 
@@ -89,8 +91,7 @@ def test_the_loss_is_zero_with_a_fresh_adapter_and_not_with_a_moved_one(
         live = AdapterAnchors(model, load_tokens, GROUPS, specs(model))
         anchors = live.batch([0, 5])
         student = extract(model, anchors.inputs, live.specs, output=True)
-        weights = {"hidden": 1.0, "token_kl": 1.0}
-        losses = retention_loss(student, anchors.teacher, live.scales(), weights=weights, hidden_distance="mse")
+        losses = retention_loss(student, anchors.teacher, live.scales(), {Hidden(): 1.0, TokenKL(): 1.0})
         losses.sum().backward()
         touched = {name for name, p in model.network.named_parameters() if p.grad is not None}
         assert all("lora_" in name for name in touched)

@@ -14,7 +14,10 @@ from torch import Tensor
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
 from craft_trainer.anchors.statistics import feature_statistics, token_scale
-from craft_trainer.losses.terms import retention_loss
+from craft_trainer.losses.hidden import Hidden
+from craft_trainer.losses.term import RetentionTerm
+from craft_trainer.losses.token_ce import TokenCE
+from craft_trainer.losses.token_kl import TokenKL
 from craft_trainer.models.families import as_anchored_model
 
 ROWS = 11
@@ -73,9 +76,9 @@ def test_scales_of_hidden_features_are_mean_variances(token_anchors: AnchorCache
         assert scales[name].shape == ()
 
 
-@pytest.mark.parametrize("weights", [{"token_kl": 1.0}, {"token_ce": 1.0}, {"hidden": 1.0}])
+@pytest.mark.parametrize("term", [TokenKL(), TokenCE(), Hidden()])
 def test_the_teacher_is_at_distance_zero_of_its_own_cache(
-    token_anchors: AnchorCache, tiny_llama: Make, lora: Make, weights: dict[str, float]
+    token_anchors: AnchorCache, tiny_llama: Make, lora: Make, term: RetentionTerm
 ) -> None:
     """In batches other than those it was built in, and with a fresh adapter too; another model is not.
 
@@ -85,7 +88,7 @@ def test_the_teacher_is_at_distance_zero_of_its_own_cache(
 
     def losses(model: Any) -> Tensor:
         student = extract(as_anchored_model(model), anchors.inputs, token_anchors.specs, output=True)
-        return retention_loss(student, anchors.teacher, scales, weights=weights, hidden_distance="mse")
+        return term(student, anchors.teacher, scales)
 
     for itself in (tiny_llama(), lora(tiny_llama())):
         torch.testing.assert_close(losses(itself), torch.zeros(3), rtol=0, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 
 from craft_trainer.hub.facts import FACTS_FILE, Held, RunFacts, Source
 
-HELD = Held(Source("outputs/teacher"), {"hidden": 1.0}, [["policy.model", "none"]], {"push": 3}, "abc", "f" * 64)
+HELD = Held(Source("outputs/teacher"), {"hidden": 1.0}, ["variance"], [["policy.model", "none"]], {"push": 3}, "abc")
 FACTS = RunFacts("craft", "lerobot", "act", base=Source("org/a@v1", "org/a"), held=HELD, training={"seed": "1"}, step=7)
 
 

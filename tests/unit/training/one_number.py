@@ -10,8 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from transformers import TrainerState
 
-from craft_trainer.anchors.cache import AnchorBatch
-from craft_trainer.anchors.features import Features
+from craft_trainer.anchors.features import AnchorBatch, Features
 from craft_trainer.models.base import TokenLayout
 from craft_trainer.training.callbacks import DualState
 from craft_trainer.training.config import CraftConfig

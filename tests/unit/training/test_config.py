@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 from transformers import TrainingArguments
 
+from craft_trainer.losses.distillation import DistillationLoss
+from craft_trainer.losses.ewc import EWCLoss
+from craft_trainer.losses.l2sp import L2SPLoss
+from craft_trainer.losses.replay import ReplayLoss
 from craft_trainer.optim.dual import Controller
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.methods import METHODS, Recipe
@@ -179,14 +183,14 @@ def test_what_differs_from_huggingface_is_on_purpose(tmp_path: Path) -> None:
 
 # the methods
 
-RECIPES = {  # source of g_retain, surgery, multiplier rule, λ at the start with multiplier_init 3
-    "craft": ("features", "one_sided", "ascent", 3.0),
+RECIPES: dict[str, Any] = {  # loss, surgery, multiplier rule, λ at the start with multiplier_init 3
+    "craft": (DistillationLoss, "one_sided", "ascent", 3.0),
     "plain": (None, "one_sided", "ascent", 3.0),
-    "weighted_sum": ("features", "none", "fixed", 3.0),
-    "replay": ("task", "none", "fixed", 3.0),
-    "agem": ("task", "one_sided", "fixed", 0.0),
-    "l2": ("l2", "none", "fixed", 3.0),
-    "ewc": ("ewc", "none", "fixed", 3.0),
+    "weighted_sum": (DistillationLoss, "none", "fixed", 3.0),
+    "replay": (ReplayLoss, "none", "fixed", 3.0),
+    "agem": (ReplayLoss, "one_sided", "fixed", 0.0),
+    "l2": (L2SPLoss, "none", "fixed", 3.0),
+    "ewc": (EWCLoss, "none", "fixed", 3.0),
 }
 
 
@@ -196,15 +200,15 @@ def test_every_method_has_a_recipe_here() -> None:
 
 @pytest.mark.parametrize("method", RECIPES)
 def test_a_method_is_its_recipe(tmp_path: Path, method: str) -> None:
-    source, surgery, multiplier, first = RECIPES[method]
+    loss, surgery, multiplier, first = RECIPES[method]
     config = make(tmp_path, method=method, multiplier_init=first or 1.0)
-    assert config.recipe == Recipe(source, surgery, multiplier, first)
+    assert config.recipe == Recipe(loss, surgery, multiplier, first)
     assert config.controller == Controller(multiplier, 0.1, 10.0, 0.9, 100.0)
 
 
 def test_craft_takes_everything_from_the_configuration(tmp_path: Path) -> None:
     config = make(tmp_path, surgery="symmetric", multiplier="pi", multiplier_init=0.5, multiplier_lr=0.3)
-    assert config.recipe == Recipe("features", "symmetric", "pi", 0.5)
+    assert config.recipe == Recipe(DistillationLoss, "symmetric", "pi", 0.5)
     assert config.controller == Controller("pi", 0.3, 10.0, 0.9, 100.0)
 
 

@@ -29,6 +29,7 @@ def test_it_is_there_from_the_first_step_and_ends_with_the_run(tmp_path):
     assert begun["end"] is None
     assert begun["settings"]["policy"] == "outputs/teacher"
     assert begun["settings"]["max_steps"] == 9
+    assert begun["units"] == []  # nothing is retained
     assert "rename" not in begun["settings"]
     assert begun["provenance"]["versions"] == versions()
     assert begun["provenance"]["device"] == "cpu"
@@ -47,6 +48,14 @@ def test_a_resumed_run_keeps_its_earlier_starts_and_a_new_one_does_not(tmp_path)
     callback, *told = record(tmp_path)
     callback.on_train_begin(*told)
     assert [start["step"] for start in read(tmp_path)["starts"]] == [0]
+
+
+def test_it_says_what_of_the_teacher_the_loss_is_a_fraction_of(tmp_path):
+    """Seen to fail when only the terms were named, whose units a report cannot know."""
+    for terms, expected in ((["token_kl", "token_ce"], ["mean entropy"]), (["output"], ["variance"])):
+        settings = config(tmp_path, retention_terms=terms)
+        RunRecord(anchored=True).on_train_begin(settings, TrainerState(), TrainerControl())
+        assert read(tmp_path)["units"] == expected
 
 
 def test_a_damaged_file_does_not_stop_a_resumed_run(tmp_path):

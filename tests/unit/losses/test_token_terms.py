@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div
 
-from craft_trainer.anchors.features import Features, TokenTargets, token_targets
-from craft_trainer.losses.terms import (
-    TOKEN_SCALE,
-    retention_loss,
-    token_ce,
-    token_divergence,
-    token_kl,
-)
+from craft_trainer.anchors.features import TOKEN_SCALE, Features, TokenTargets, token_targets
+from craft_trainer.losses.distillation import retention_loss
+from craft_trainer.losses.terms import TERMS
+from craft_trainer.losses.token_ce import TokenCE
+from craft_trainer.losses.token_kl import TokenKL, token_divergence
 from craft_trainer.models.base import TokenLayout
 
 VOCABULARY = 13
@@ -49,8 +46,8 @@ def whole_kl(teacher: Tensor, student: Tensor) -> Tensor:
 
 
 def loss(student: Tensor, k: int = VOCABULARY, **weights: float) -> Tensor:
-    teacher = Features({}, None, targets(k))
-    return retention_loss(Features({}, student), teacher, SCALE, weights=weights, hidden_distance="mse")
+    teacher, terms = Features({}, None, targets(k)), {TERMS[name](): weight for name, weight in weights.items()}
+    return retention_loss(Features({}, student), teacher, SCALE, terms)
 
 
 @pytest.mark.parametrize("k", [VOCABULARY, VOCABULARY + 1, 32])
@@ -150,10 +147,10 @@ def test_a_row_of_padding_alone_is_zero() -> None:
 
 def test_the_unit_is_the_teachers_mean_entropy() -> None:
     teacher, student = Features({}, None, targets(4)), Features({}, STUDENT)
-    for term in (token_ce, token_kl):
+    for term in (TokenCE(), TokenKL()):
         in_nats = term(student, teacher, {TOKEN_SCALE: torch.tensor(1.0)})
         torch.testing.assert_close(term(student, teacher, {TOKEN_SCALE: torch.tensor(0.5)}), 2 * in_nats)
-    torch.testing.assert_close(token_kl(student, teacher, SCALE) * 2.0, token_divergence(STUDENT, targets(4)))
+    torch.testing.assert_close(TokenKL()(student, teacher, SCALE) * 2.0, token_divergence(STUDENT, targets(4)))
 
 
 def test_terms_are_weighted_and_summed_per_anchor() -> None:
@@ -192,16 +189,6 @@ def test_half_precision_students_are_compared_in_float32() -> None:
     torch.testing.assert_close(
         token_divergence(half, targets(VOCABULARY)).double(), whole_kl(TEACHER, half.float()), rtol=1e-5, atol=1e-6
     )
-
-
-@pytest.mark.parametrize("term", ["token_ce", "token_kl"])
-def test_tokens_that_are_missing_are_an_error_that_names_the_term(term: str) -> None:
-    for student, teacher in (
-        (Features({}, STUDENT), Features({}, None)),
-        (Features({}, None), Features({}, None, targets(4))),
-    ):
-        with pytest.raises(KeyError, match=f"retention term '{term}' needs the teacher's tokens in the anchor cache"):
-            retention_loss(student, teacher, SCALE, weights={term: 1.0}, hidden_distance="mse")
 
 
 def test_a_teacher_that_never_doubts_can_be_compared_in_nats() -> None:

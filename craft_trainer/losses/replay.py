@@ -1,0 +1,53 @@
+"""Hold the task loss on the anchors: experience replay."""
+
+from typing import Any, Self
+
+import torch.distributed as dist
+from jaxtyping import Float
+from torch import Tensor
+
+from craft_trainer.anchors.features import AnchorBatch
+from craft_trainer.losses.loss import RetentionLoss, TrainingStart
+from craft_trainer.losses.term import Need
+from craft_trainer.models.base import AnchoredModel
+
+
+class ReplayLoss(RetentionLoss):
+    """L_task(anchors), the task loss on the anchors' own targets; the teacher plays no part.
+
+    Source: experience replay, Chaudhry et al. 2019, arXiv 1902.10486, Alg. 1.
+    """
+
+    needs = Need.LABELS
+
+    @classmethod
+    def begin(cls, start: TrainingStart) -> Self:
+        """Make it; nothing has to be known of the run."""
+        del start
+        return cls()
+
+    def __call__(self, model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, " 1"]:
+        """Compute the model's loss on the anchors, in training mode like that of the task.
+
+        Its mean over processes is the mean over all labels: a process with fewer of them counts for less.
+        """
+        labels = anchors.inputs.get("labels")
+        if labels is None or not dist.is_initialized():
+            return task_loss(model, anchors).view(1)
+        count = (labels[..., 1:] != -100).sum().float()
+        dist.all_reduce(count)
+        inputs = anchors.inputs | {"num_items_in_batch": count / dist.get_world_size()}
+        return task_loss(model, anchors._replace(inputs=inputs)).view(1)
+
+
+def task_loss(model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, ""]:
+    """Compute the task loss on the anchors' inputs and targets.
+
+    Raises:
+        ValueError: the anchors hold no targets.
+    """
+    inputs: dict[str, Any] = anchors.inputs
+    loss: Tensor | None = model.network(**inputs).get("loss")
+    if loss is None:
+        raise ValueError(f"the anchors hold no targets, only {', '.join(inputs)}: build them from samples with labels")
+    return loss

@@ -1,0 +1,67 @@
+"""Retention terms: what each needs of an anchor, and the unit in which it is measured."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from enum import Flag, auto
+from typing import ClassVar, Protocol, Self
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from craft_trainer.anchors.features import Features
+
+Scales = Mapping[str, Float[Tensor, ""]]
+
+
+class Need(Flag):
+    """Pieces of an anchor that a loss reads beside the anchor's inputs."""
+
+    NOTHING = 0
+    HIDDEN = auto()  # the teacher's hidden features
+    OUTPUT = auto()  # the teacher's output: an action chunk
+    TOKENS = auto()  # the teacher's top-k next-token probabilities
+    LABELS = auto()  # the targets of the task loss
+
+    def __str__(self) -> str:
+        return ", ".join(piece.name.lower() for piece in self if piece.name) or "nothing"
+
+
+class TermSettings(Protocol):
+    """The settings of a run that terms may read."""
+
+    @property
+    def hidden_distance(self) -> str:
+        """The distance of hidden features."""
+        ...
+
+
+class RetentionTerm(ABC):
+    """How far the student has moved from its teacher: one number per anchor, 0 where the two are equal.
+
+    Attributes:
+        name: the word for it in ``retention_terms``.
+        needs: what it reads of an anchor. Anchors that lack it are refused before training.
+        unit: what of the teacher its value is a fraction of.
+    """
+
+    name: ClassVar[str]
+    needs: ClassVar[Need]
+    unit: ClassVar[str]
+
+    @classmethod
+    def configured(cls, settings: TermSettings) -> Self:
+        """Make the term as ``settings`` say."""
+        del settings
+        return cls()
+
+    @abstractmethod
+    def __call__(self, student: Features, teacher: Features, scales: Scales) -> Float[Tensor, " batch"]:
+        """Compare ``student`` with ``teacher`` in units of the teacher's ``scales``; differentiable in the student."""
+
+
+def mean_valid(values: Float[Tensor, "batch tokens"], valid: Bool[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:
+    """Average each anchor's ``values`` over its valid tokens; 0 if it has none.
+
+    Padding does not count, so the loss of an anchor does not depend on the samples it is batched with.
+    """
+    return (values * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)
