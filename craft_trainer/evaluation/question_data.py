@@ -163,8 +163,8 @@ def load_any(place: Path | None, name: str, *, revision: str | None, config: str
 
     if place is not None and any((place / file).exists() for file in SAVED):
         return datasets.load_from_disk(str(place))
-    try:
-        return datasets.load_dataset(str(place or name), config, revision=revision)
+    try:  # absolute: `text`, like other names of builders, is a builder before it is a folder
+        return datasets.load_dataset(str(place.absolute() if place else name), config, revision=revision)
     except datasets.exceptions.DatasetNotFoundError:
         with plain_errors(name, "dataset", revision):
             raise

@@ -1,13 +1,61 @@
 """LeRobot checkpoints as they were saved: where its own loaders return something else without an error."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
 from safetensors.torch import load_file
 
+CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
+ADAPTER_FILE = "adapter_config.json"
+PROCESSOR_FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
+
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """The configuration of the policy in ``folder``.
+
+    Raises:
+        FileNotFoundError: there is no policy.
+        ValueError: there is the adapter of one.
+    """
+    if (folder / ADAPTER_FILE).is_file():
+        base = json.loads((folder / ADAPTER_FILE).read_text("utf-8")).get("base_model_name_or_path")
+        raise ValueError(
+            f"{folder / ADAPTER_FILE}: this is a PEFT adapter of {base}, not a whole policy. Merge the two: load that "
+            "policy by LeRobot, save PeftModel.from_pretrained(policy, ADAPTER).merge_and_unload() in a new folder, "
+            "and copy the adapter's files policy_*processor* into it"
+        )
+    if not (folder / CONFIG_FILE).is_file():
+        inside = next((f"; {path} is one" for path in (folder / "pretrained_model",) if path.is_dir()), "")
+        raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint{inside}")
+    return PreTrainedConfig.from_pretrained(folder)
+
+
+def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) -> tuple[Any, Any]:
+    """The pre- and the postprocessor in ``folder``, of steps that are registered.
+
+    A step that is not has a ``class``, which LeRobot imports and calls, whatever it is.
+
+    Raises:
+        ValueError: a file names such a step.
+    """
+    for file in (folder / name for name in PROCESSOR_FILES):
+        steps = json.loads(file.read_text("utf-8")).get("steps", []) if file.is_file() else []
+        for number, step in enumerate(steps):
+            if "registry_name" not in step:
+                raise ValueError(
+                    f"{file}: steps[{number}] names the class {step.get('class')!r}, which would be imported and "
+                    "called, whatever it is. A step is loaded by registry_name only: register its class in "
+                    "lerobot.processor.ProcessorStepRegistry, import that, and write its name into the file"
+                )
+    processors: tuple[Any, Any] = make_pre_post_processors(config, pretrained_path=str(folder), **overrides)
+    for step in processors[0].steps:
+        getattr(step, "proc", None)  # GR00T's reads its tokenizer late otherwise, where its code would run
+    return processors
 
 
 def load_policy(folder: Path, config: PreTrainedConfig) -> PreTrainedPolicy:
@@ -20,10 +68,10 @@ def load_policy(folder: Path, config: PreTrainedConfig) -> PreTrainedPolicy:
         FileNotFoundError: there are no weights in ``folder``.
         ValueError: they are not those of this policy.
     """
-    kind = get_policy_class(config.type)
+    weights, kind = _weights_file(folder), get_policy_class(config.type)
     if not hasattr(kind, "_fix_pytorch_state_dict_keys"):
         return kind.from_pretrained(folder, config=config, strict=True)
-    saved = load_file(_weights_file(folder))
+    saved = load_file(weights)
     policy = kind(config)
     renamed = policy._fix_pytorch_state_dict_keys(saved, config)
     try:

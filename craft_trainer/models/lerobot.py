@@ -23,11 +23,12 @@ except ImportError as error:
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.models.adapting import postprocessor_overrides, preprocessor_overrides, take_features, with_options
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
-from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_policy
+from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
+from craft_trainer.models.remote_code import trusted_code_only
 
 
 class PolicyModel(nn.Module):
@@ -71,22 +72,21 @@ class PolicyModel(nn.Module):
             ValueError: its weights are those of another policy, or it has no such option.
         """
         folder = resolve_path(path, revision=revision, without=("*/*",))
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{path} holds no config.json: it is not a LeRobot checkpoint")
-        config = PreTrainedConfig.from_pretrained(folder)
+        config = load_config(folder)
         if device is not None:
             config.device = device
         config = with_options(config, options or {})
         if adapt_to is not None:
             take_features(config, adapt_to, rename or {})
-        policy = load_policy(folder, config)
-        preprocessor, postprocessor = make_pre_post_processors(
-            config,
-            pretrained_path=str(folder),
-            preprocessor_overrides=preprocessor_overrides(config, rename or {}, adapt_to),
-            postprocessor_overrides=postprocessor_overrides(config, adapt_to),
-        )
-        model = cls(policy, preprocessor, postprocessor)
+        with trusted_code_only():
+            policy = load_policy(folder, config)
+            processors = load_processors(
+                folder,
+                config,
+                preprocessor_overrides=preprocessor_overrides(config, rename or {}, adapt_to),
+                postprocessor_overrides=postprocessor_overrides(config, adapt_to),
+            )
+        model = cls(policy, *processors)
         model.origin = str(path) if revision is None else f"{path}@{revision}"
         return model
 
@@ -109,9 +109,9 @@ class PolicyModel(nn.Module):
         except (KeyError, draccus.utils.ParsingError, draccus.utils.DecodingError) as error:
             raise ValueError(f"policy {policy_type!r} with options {dict(options)}: {error}") from error
         statistics = with_floor(meta.stats, min_std)
-        policy = make_policy(config, ds_meta=meta)
-        preprocessor, postprocessor = make_pre_post_processors(config, dataset_stats=statistics)
-        return cls(policy, preprocessor, postprocessor)
+        with trusted_code_only():
+            policy = make_policy(config, ds_meta=meta)
+            return cls(policy, *make_pre_post_processors(config, dataset_stats=statistics))
 
     @property
     def policy_config(self) -> PreTrainedConfig:

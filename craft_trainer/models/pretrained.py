@@ -62,7 +62,7 @@ def load_model(folder: str | Path, dtype: str | None) -> Any:
     Raises:
         ValueError: the folder lacks a tensor of the model, or has another one.
     """
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # by default a terminal is asked
     return _whole_model(AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM, folder, dtype)
 
 
@@ -123,7 +123,7 @@ def load_processor(model: nn.Module, *folders: str | Path) -> Any:
     errors = []
     for folder in folders:
         try:
-            processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder)
+            processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder, trust_remote_code=False)
         except (OSError, ValueError) as error:
             errors.append(f"{folder}: {error}")
             continue
@@ -137,8 +137,11 @@ def load_processor(model: nn.Module, *folders: str | Path) -> Any:
 def _whole_model(kind: Any, folder: str | Path, dtype: str | None) -> Any:
     """The model in ``folder`` as a ``kind``, every tensor of it from there."""
     options = {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options |= {"return_dict": True, "trust_remote_code": False}  # whatever config.json says
     with _named(folder):
-        model, found = kind.from_pretrained(folder, **options, return_dict=True)  # whatever config.json says
+        model, found = kind.from_pretrained(
+            folder, **options, trust_remote_code=False, return_dict=True
+        )  # whatever config.json says
     buffers = [f".{name}" for name, _ in model.named_buffers()]
     _require_whole(
         folder,

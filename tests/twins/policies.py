@@ -16,6 +16,7 @@ from texts import save_text_tokenizer
 from torch import nn
 
 from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.models.remote_code import TRUST_VARIABLE
 
 CHUNK, STATES, ACTIONS = 8, 5, 3
 SIZE = {"pi0": 28, "pi05": 28, "pi0_fast": 28, "smolvla": 32, "diffusion": 32}  # pixels
@@ -81,6 +82,7 @@ def tiny_policy_maker(folder):
 
     with toy_paligemma(texts), pytest.MonkeyPatch.context() as patch:
         patch.setattr(torchvision.models, "resnet_toy", _toy_resnet, raising=False)
+        patch.setenv(TRUST_VARIABLE, str(actions))  # FAST is code of its own
         yield make
 
 

@@ -48,11 +48,11 @@ def open_choices(
     config = json_of(folder / "config.json")
     if device is None:
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    if "type" in config and "model_type" not in config:  # an adapter of a policy as well
+        return _policy(folder, config["type"], dtype, device)
     if is_adapter(folder):
         model, base = load_adapter(folder, dtype)
         return reader(model.to(device), load_processor(model, folder, base))
-    if "type" in config and "model_type" not in config:
-        return _policy(folder, config["type"], dtype, device)
     if not config:
         raise FileNotFoundError(f"{name} holds no config.json and no adapter_config.json: it is not a model")
     model = load_model(folder, dtype)
