@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from craft_trainer.language.source import TextSource
 
 COLUMNS_HELP = (
-    "our names (text, prompt, completion, messages, image, images, group) to those of the data: text=content (or JSON)"
+    "our names (text, prompt, completion, messages, tools, documents, chat_template_kwargs, image, images, group) to "
+    "those of the data: text=content (or JSON)"
 )
 
 

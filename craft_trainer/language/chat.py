@@ -8,7 +8,12 @@ from craft_trainer.evaluation.question_rows import BadRowError, checked_text, ki
 
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template says which tokens are the assistant's
 ASSISTANT = "assistant"
+PIXELS = ("image", "path", "url", "base64")  # under which a part of a message may bring its own image
 Messages = list[dict[str, Any]]
+Variables = Mapping[
+    str, Any
+]  # what a chat template is given beside the messages: tools, documents, settings of its own
+NOTHING: Variables = {}
 
 
 class Chat:
@@ -21,7 +26,10 @@ class Chat:
 
     def __init__(self, processor: Any, placeholder: str = "") -> None:
         self._tokenizer: Any = getattr(processor, "tokenizer", processor)
-        self._template = getattr(processor, "chat_template", None) or self._tokenizer.chat_template
+        found = getattr(processor, "chat_template", None) or self._tokenizer.chat_template
+        templates = found if isinstance(found, dict) else {"default": found}
+        self._template = templates.get("default")
+        self._with_tools = templates.get("tool_use", self._template)
         self._placeholder = placeholder
 
     @property
@@ -43,18 +51,18 @@ class Chat:
         """Whether the template says which tokens are the assistant's (``{% generation %}``)."""
         return isinstance(self._template, str) and MARK.search(self._template) is not None
 
-    def text(self, messages: Messages, *, answer_next: bool = False) -> str:
+    def text(self, messages: Messages, variables: Variables = NOTHING, *, answer_next: bool = False) -> str:
         """The conversation as a text; with ``answer_next`` it ends where the assistant's next message begins.
 
         Raises:
             BadRowError: the template does not take these messages.
         """
-        written: str = self._apply(messages, tokenize=False, add_generation_prompt=answer_next)
+        written: str = self._apply(messages, variables, tokenize=False, add_generation_prompt=answer_next)
         return written
 
-    def tokens(self, messages: Messages) -> tuple[list[int], list[bool]]:
+    def tokens(self, messages: Messages, variables: Variables = NOTHING) -> tuple[list[int], list[bool]]:
         """Tokens of the conversation, images as their placeholder, and which of them the template marks."""
-        made = self._apply(messages, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
+        made = self._apply(messages, variables, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         return list(made["input_ids"]), [bool(mark) for mark in made["assistant_masks"]]
 
     def checked(self, value: Any, what: str) -> Messages:
@@ -72,7 +80,11 @@ class Chat:
             raise BadRowError(f"{what} must be an object with role and content, not {kind_of(value)}")
         message = {key: part for key, part in value.items() if part is not None}
         role = checked_text(message.get("role"), f"the role of {what}")
-        content = message.get("content")
+        if message.get("weight", 1) != 1:
+            raise BadRowError(f"{what} has a weight, which is not followed: give the row as prompt and completion")
+        content = message.get("content", "" if message.get("tool_calls") else None)
+        if content == "" and message.get("tool_calls"):
+            return message | {"role": role, "content": ""}
         if not isinstance(content, list | tuple):
             return message | {"role": role, "content": checked_text(content, f"the content of {what}")}
         if not content:
@@ -84,13 +96,24 @@ class Chat:
             raise BadRowError(f"{what} has parts that are not text, which the model does not take")
         return message | {"role": role, "content": "".join(part["text"] for part in parts)}
 
-    def _apply(self, messages: Messages, **options: Any) -> Any:
+    def _apply(self, messages: Messages, variables: Variables, **options: Any) -> Any:
         from jinja2 import TemplateError
 
+        template: str = self._with_tools if "tools" in variables else self.template
+        unread = [name for name in variables if name not in template]
+        if unread:
+            raise BadRowError(f"it has {unread[0]}, which the chat template does not read: leave that column out")
         try:
-            return self._tokenizer.apply_chat_template(messages, chat_template=self.template, **options)
+            return self._tokenizer.apply_chat_template(messages, chat_template=template, **options, **variables)
         except (TemplateError, TypeError, KeyError) as error:
             raise BadRowError(f"the chat template does not take its messages: {error}") from error
+
+
+def without_nulls(value: Any) -> Any:
+    """``value`` without the keys that hold nothing, at any depth: Arrow gives every row the keys of all others."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(part) for key, part in value.items() if part is not None}
+    return [without_nulls(part) for part in value] if isinstance(value, list) else value
 
 
 def with_images(messages: Messages, num_images: int) -> Messages:
@@ -127,6 +150,9 @@ def _part(value: Any, what: str) -> dict[str, Any]:
     if kind == "text":
         return {"type": "text", "text": checked_text(value.get("text"), f"a text of {what}")}
     if kind == "image":
+        own = [name for name in PIXELS if value.get(name)]
+        if own:
+            raise BadRowError(f"{what} brings an image of its own ({own[0]}): put it into the column images")
         return {"type": "image"}
     raise BadRowError(f"{what} has a part that is neither text nor image: {shown(value)}")
 

@@ -110,7 +110,7 @@ class TextEncoder:
     def written(self, example: Example) -> tuple[list[int], list[bool]]:
         """The tokens of the text, images as their placeholders, and which of them are learned."""
         if example.messages is not None and self._learns_marks:
-            return self._chat.tokens(example.messages)
+            return self._chat.tokens(example.messages, example.variables)
         ids: list[int] = self._tokens(example.text, example.has_marks)
         end = self.tokenizer.eos_token_id
         if not example.has_marks and end is not None and ids[-1:] != [end]:

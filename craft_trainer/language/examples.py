@@ -1,5 +1,6 @@
 """One row of a dataset of texts as an example: what is written, where learning begins, what it shows."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,21 @@ from typing import Any, NamedTuple
 
 from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.question_rows import BadRowError, checked_text, kind_of
-from craft_trainer.language.chat import Chat, Messages, answered, before_last_answer, with_images
+from craft_trainer.language.chat import (
+    NOTHING,
+    Chat,
+    Messages,
+    Variables,
+    answered,
+    before_last_answer,
+    with_images,
+    without_nulls,
+)
 from craft_trainer.language.rows import Rows
 
 Image = Path | StoredImage
-FIELDS = ("text", "prompt", "completion", "messages", "image", "images", "group")
+OF_TEMPLATES = ("tools", "documents", "chat_template_kwargs")  # columns that a chat template is given
+FIELDS = ("text", "prompt", "completion", "messages", "image", "images", "group", *OF_TEMPLATES)
 FORMATS = ("messages", "prompt", "text")  # by the column that shows it, the first of them that there is
 
 
@@ -22,6 +33,7 @@ class Example(NamedTuple):
         text: all of it, as the model reads it; images are their placeholders.
         prompt: the beginning of ``text`` that is not learned, of a prompt and its completion.
         messages: of a conversation, its messages.
+        variables: what its chat template is given beside them.
         images: what it shows, in the order of the placeholders.
         group: the old task it belongs to.
         has_marks: special tokens are part of the text already, as a chat template writes them.
@@ -30,6 +42,7 @@ class Example(NamedTuple):
     text: str
     prompt: str | None = None
     messages: Messages | None = None
+    variables: Variables = NOTHING
     images: tuple[Image, ...] = ()
     group: str = ""
     has_marks: bool = False
@@ -127,21 +140,24 @@ class ExampleReader:
             messages = before_last_answer(self._chat.checked(self._field(value, "messages"), "messages"))
             if not messages:
                 raise BadRowError("its messages hold nothing to answer")
-            return Example(self._chat.text(messages, answer_next=True), group=group, has_marks=True)
+            return Example(self._asked(messages, value), group=group, has_marks=True)
         if self.columns.format == "text":
             return Example(checked_text(self._field(value, "text"), "text"), group=group)
         prompt = self._field(value, "prompt")
         if isinstance(prompt, str) and not self.columns.chat:
             return Example(checked_text(prompt, "prompt"), group=group)
         prompt = _said(prompt, "user", "prompt")
-        messages = self._chat.checked(prompt, "prompt")
-        return Example(self._chat.text(messages, answer_next=True), group=group, has_marks=True)
+        return Example(self._asked(self._chat.checked(prompt, "prompt"), value), group=group, has_marks=True)
+
+    def _asked(self, messages: Messages, value: Mapping[str, Any]) -> str:
+        return self._chat.text(messages, self._variables(value), answer_next=True)
 
     def _written(self, value: Mapping[str, Any], num_images: int) -> Example:
         match self.columns.format:
             case "messages":
                 messages = self._messages(self._field(value, "messages"), "messages", num_images)
-                return Example(self._chat.text(messages), messages=messages, has_marks=True)
+                given = self._variables(value)
+                return Example(self._chat.text(messages, given), messages=messages, variables=given, has_marks=True)
             case "text":
                 return Example(self._placed(checked_text(self._field(value, "text"), "text"), num_images))
         prompt, completion = self._field(value, "prompt"), self._field(value, "completion")
@@ -151,8 +167,9 @@ class ExampleReader:
         asked = self._messages(_said(prompt, "user", "prompt"), "prompt", num_images)
         reply = self._chat.checked(_said(completion, "assistant", "completion"), "completion")
         reply = with_images(reply, 0) if self._placeholder else reply
-        begun = self._chat.text(asked, answer_next=True)
-        return Example(answered(begun, self._chat.text([*asked, *reply])), prompt=begun, has_marks=True)
+        begun = self._asked(asked, value)
+        whole = self._chat.text([*asked, *reply], self._variables(value))
+        return Example(answered(begun, whole), prompt=begun, has_marks=True)
 
     def _messages(self, value: Any, what: str, num_images: int) -> Messages:
         messages = self._chat.checked(value, what)
@@ -162,7 +179,20 @@ class ExampleReader:
         name = self.columns.names[field]
         if value.get(name) is None:
             raise BadRowError(f"it has no {name!r}")
-        return value[name]
+        return value[name] if self.rows.are_lines else without_nulls(value[name])
+
+    def _variables(self, value: Mapping[str, Any]) -> dict[str, Any]:
+        """What the chat template is given beside the messages: tools (or their JSON), documents, and its settings."""
+        there = [field for field in OF_TEMPLATES if value.get(self.columns.names[field])]
+        found = {field: self._field(value, field) for field in there}
+        try:
+            found = {field: json.loads(part) if isinstance(part, str) else part for field, part in found.items()}
+        except ValueError as error:
+            raise BadRowError(f"its {', '.join(there)} are text, but not JSON: {error}") from error
+        settings = found.pop("chat_template_kwargs", {})
+        if not isinstance(settings, Mapping):
+            raise BadRowError(f"chat_template_kwargs must be an object, not {kind_of(settings)}")
+        return {**found, **settings}
 
     def _images(self, value: Mapping[str, Any]) -> tuple[Image, ...]:
         """What the row shows.

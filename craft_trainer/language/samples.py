@@ -20,7 +20,7 @@ from craft_trainer.language.rows import Rows, image_digest, open_rows
 from craft_trainer.models.causal_lm import base_model
 from craft_trainer.models.configuration import configuration_digest, image_settings, saved_digest
 
-ENCODING = 1  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
+ENCODING = 2  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
 NO_GROUP = "old texts"
 FEATURES = datasets.Features(
     {
@@ -84,7 +84,7 @@ class TextSamples(Dataset[dict[str, Any]]):
             name: a file of JSON lines, a folder, or a dataset of the Hub; see :func:`open_rows`.
             model: what is to read them; of it only its configuration.
             processor: its tokenizer, or the processor of a vision-language model.
-            columns: our names (text, prompt, completion, messages, image, images, group) to those of the data.
+            columns: our names (``examples.FIELDS``: text, prompt, completion, messages, …) to those of the data.
             group_column: the column that says which old task a row belongs to.
             chat: a prompt that is text is what the user says, its completion what the assistant answers.
             on_bad_row: ``error``, or ``skip``: leave them out and count them.

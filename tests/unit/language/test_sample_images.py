@@ -153,10 +153,17 @@ def test_an_image_column_of_a_dataset(folder, tmp_path):
             {"prompt": "<image> <image> push", "completion": "12", "image": "0.png"},
             "holds 2 times '<image>'",
         ),
+        (
+            "smolvlm",
+            {"messages": [{"role": "user", "content": [{"type": "image", "url": "1.png"}]}], "image": "0.png"},
+            r"messages[0] brings an image of its own (url): put it into the column images",
+        ),
         ("paligemma", {"text": "push the puck", "image": "0.png"}, "give prompt and completion, as text"),
     ],
 )
-def test_bad_rows_are_named(folder, name, row, message):
+def test_bad_rows_are_named(folder, name, row, message, monkeypatch):
+    """Seen to fail with the image of the column shown in place of the message's own."""
+    monkeypatch.setattr("craft_trainer.language.chat.Chat.template", TEMPLATE)
     with pytest.raises(ValueError, match="row 1: ") as error:
         opened(folder, name, [row])
     assert message in str(error.value)

@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 import torch
-from lm_folders import UNMARKED
+from lm_folders import CHAT, UNMARKED
 
 from craft_trainer.language.encoding import EncodingSettings
 from craft_trainer.language.samples import TextSamples
@@ -94,6 +94,73 @@ def test_an_unmarked_template_is_said_and_refused_if_it_matters(lm, lines, monke
     assert "of every token of the messages: the chat template does not mark the assistant's" in samples.report()
     with pytest.raises(ValueError, match="assistant_only_loss needs a chat template"):
         opened(lm, lines([{"messages": TALK}]), assistant_only=True)
+
+
+WITH_TOOLS = (
+    "{{ mood }}{% for t in tools or [] %}{{ t['name'] + (t['parameters'] | tojson) }}{% endfor %}{% for m in messages %}"
+    "{{ m['role'] + ': ' + m['content'] }}{% for c in m.tool_calls or [] %}{{ c['name'] + (c['arguments'] | tojson) }}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+TOOLS = [
+    {"name": "grip", "parameters": {"wide": "flag"}},
+    {"name": "go", "parameters": {"to": "place", "speed": "m/s"}},
+]
+
+
+def called(arguments, **more):
+    call = {"name": "grip", "arguments": arguments}
+    return [{"role": "user", "content": "go"}, {"role": "assistant", "tool_calls": [call], **more}]
+
+
+@pytest.mark.parametrize("kind", ["lines", "dataset", "JSON in a dataset", "prompt and completion"])
+def test_the_template_gets_tools_and_calls_as_they_are(lm, lines, tmp_path, monkeypatch, kind):
+    """Seen to fail with the column left out, and with the keys that Arrow fills in."""
+    monkeypatch.setattr(lm.processor, "chat_template", {"default": UNMARKED, "tool_use": WITH_TOOLS})
+    calm, glad = {"mood": "calm"}, {"mood": "glad"}
+    rows = [
+        {
+            "messages": called({"wide": True}, content="ok"),
+            "tools": TOOLS[:1],
+            "chat_template_kwargs": calm,
+        },
+        {"messages": called({"speed": 3, "to": {"x": 1}}), "tools": TOOLS, "chat_template_kwargs": glad},
+    ]
+    wanted = [
+        lm.processor.apply_chat_template(
+            [row["messages"][0], {"content": "", **row["messages"][1]}],
+            tools=row["tools"],
+            **row["chat_template_kwargs"],
+            tokenize=False,
+        )
+        for row in rows
+    ]
+    assert "null" not in wanted[0]
+    if kind.startswith("JSON"):
+        rows = [row | {"tools": json.dumps(row["tools"])} for row in rows]
+    if kind.startswith("prompt"):
+        rows = [row | {"prompt": row["messages"][:1], "completion": row.pop("messages")[1:]} for row in rows]
+    if "dataset" in kind:
+        datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "rows")
+    samples = opened(lm, str(tmp_path / "rows") if "dataset" in kind else lines(rows))
+    assert [lm.processor.decode(sample["input_ids"]) for sample in samples] == wanted
+
+
+@pytest.mark.parametrize(
+    ("template", "row", "reason"),
+    [
+        (CHAT, {"messages": TALK, "tools": TOOLS}, "it has tools, which the chat template does not read"),
+        (CHAT, {"messages": TALK, "documents": [{"text": "a"}]}, "it has documents, which the chat template does"),
+        (CHAT, {"messages": TALK, "chat_template_kwargs": {"mood": "calm"}}, "it has mood, which the chat template"),
+        (WITH_TOOLS, {"messages": TALK, "tools": "grip"}, "its tools are text, but not JSON"),
+        (WITH_TOOLS, {"messages": TALK, "chat_template_kwargs": [1]}, "chat_template_kwargs must be an object"),
+        (CHAT, {"messages": [*TALK[:1], TALK[1] | {"weight": 0}]}, "has a weight, which is not followed"),
+    ],
+)
+def test_what_a_conversation_brings_is_read_or_refused(lm, lines, monkeypatch, template, row, reason):
+    """Seen to fail with each of them left out of the text without a word."""
+    monkeypatch.setattr(lm.processor, "chat_template", template)
+    with pytest.raises(ValueError, match=f"row 1: .*{reason}"):
+        opened(lm, lines([row]))
 
 
 @pytest.mark.parametrize("chat", [False, True])
