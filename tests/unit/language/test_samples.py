@@ -97,7 +97,8 @@ def test_an_unmarked_template_is_said_and_refused_if_it_matters(lm, lines, monke
 
 
 WITH_TOOLS = (
-    "{{ mood }}{% for t in tools or [] %}{{ t['name'] + (t['parameters'] | tojson) }}{% endfor %}{% for m in messages %}"
+    "{{ mood }}{% for t in tools or [] %}{{ t['name'] + (t['parameters'] | tojson) }}{% endfor %}"
+    "{% for m in messages %}"
     "{{ m['role'] + ': ' + m['content'] }}{% for c in m.tool_calls or [] %}{{ c['name'] + (c['arguments'] | tojson) }}"
     "{% endfor %}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
 )
