@@ -149,15 +149,8 @@ def texts_of(
         where = (
             "written by the teacher" if source is None else f"written by the teacher after prompts of {source.dataset}"
         )
-        return (
-            texts,
-            by_length(texts, range(len(texts))),
-            {
-                "dataset": where,
-                "frames": len(texts),
-                "fingerprint": texts.fingerprint(),
-            },
-        )
+        described: dict[str, str | int] = {"dataset": where, "frames": len(texts), "fingerprint": texts.fingerprint()}
+        return texts, by_length(texts, range(len(texts))), described
     assert source is not None
     with processes.main_process_first():
         samples = source.open(checkpoint, num_proc=arguments.dataset_num_proc)

@@ -30,6 +30,12 @@ class KnownAtStart(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         """What Trainer writes into ``trainer_state.json``."""
         return {"args": {"right": self.right, "asked": self.asked}, "attributes": {}}
 
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Take them from the checkpoint that is resumed, if it was asked there."""
+        del args, control
+        saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
+        self.right, self.asked = saved["args"]["right"], saved["args"]["asked"]
+
 
 class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
     """Scores a small set of questions at the start, every ``steps`` optimizer steps, and at the end.

@@ -259,14 +259,14 @@ def interrupted(output, data, model, **options):
     return command, lambda: any(item["log_likelihoods"][0] < -900 for item in json.loads(output.read_text())["items"])
 
 
-@pytest.mark.parametrize("changed", ["nothing", "tokenizer", "image", "adapter"])
-def test_only_results_of_the_same_model_and_questions_are_gone_on_from(tmp_path, models, changed, capsys):
-    """What the weights and the file of questions do not show: the tokenizer, pictures, the scale of an adapter. Seen to
-    fail with a head of weights, data and settings alone."""
+@pytest.mark.parametrize("changed", ["nothing", "tokenizer", "image", "processor", "adapter", "version"])
+def test_only_results_of_the_same_model_and_questions_are_gone_on_from(tmp_path, models, changed, capsys, monkeypatch):
+    """What the weights and the file of questions do not show: the tokenizer, pictures, what the processor makes of
+    them, the scale of an adapter, other versions. Seen to fail with a head of weights, data and settings alone."""
     data = write(tmp_path / "data.jsonl", rows())
     folder = tmp_path / "model"
     shutil.copytree(models[0], folder)
-    if changed == "image":
+    if changed in ("image", "processor"):
         choices = vlm_and_processor("idefics3")
         choices[0].save_pretrained(folder), choices[1].save_pretrained(folder)
         Image.new("RGB", (28, 28), "red").save(tmp_path / "one.png")
@@ -287,6 +287,12 @@ def test_only_results_of_the_same_model_and_questions_are_gone_on_from(tmp_path,
         (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     if changed == "image":
         Image.new("RGB", (28, 28), "blue").save(tmp_path / "one.png")
+    if changed == "processor":
+        settings = json.loads((folder / "processor_config.json").read_text())
+        settings["image_processor"]["image_mean"] = [0.1, 0.2, 0.3]
+        (folder / "processor_config.json").write_text(json.dumps(settings))
+    if changed == "version":
+        monkeypatch.setattr("craft_trainer.evaluation.mcq_run.version", lambda name: f"{name} of tomorrow")
     if changed == "adapter":
         settings = json.loads((folder / "adapter_config.json").read_text())
         (folder / "adapter_config.json").write_text(json.dumps(settings | {"lora_alpha": 64}))
@@ -387,6 +393,8 @@ def test_kept_is_measured_from_the_start_of_a_run_that_was_resumed(tmp_path, mod
     resumed = curve(train(tmp_path / "a", start(models[0]), questions, resume=resume, **options))
     assert whole[2]["mcq/kept"] < 1
     assert resumed[2] == pytest.approx(whole[2])
+    with pytest.raises(ValueError, match=r"begun with other questions, .* resume with those"):
+        train(tmp_path / "a", start(models[0]), questions[1:], resume=resume, **options)
 
 
 def test_questions_may_be_new_to_a_run_that_is_resumed(tmp_path, models):

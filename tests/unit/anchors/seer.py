@@ -15,6 +15,8 @@ from craft_trainer.models.base import Batch, TokenLayout
 
 NUM_ROWS, BATCH = 100, 2  # seven shards of eight batches, the last one short
 
+GROUPS = ["odd" if row % 3 else "even" for row in range(NUM_ROWS)]
+
 
 class Seer(nn.Module):
     """Looks at pixels and at a sequence of vectors; ``seconds`` are what every pass takes."""
@@ -83,7 +85,7 @@ def packed_samples(rows: list[int]) -> dict[str, Any]:
 def build(folder: Path, teacher: Seer | None = None, load: Any = samples, **options: Any) -> AnchorCache:
     settings: dict[str, Any] = {
         "rows": list(range(0, 2 * NUM_ROWS, 2)),
-        "groups": ["odd" if row % 3 else "even" for row in range(NUM_ROWS)],
+        "groups": GROUPS,
         "specs": [FeatureSpec("ear", "none"), FeatureSpec("ear", "mean_masked")],
         "batch_size": BATCH,
         "source": {"dataset": "seen and heard", "frames": 1000},

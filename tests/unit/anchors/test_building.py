@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from seer import NUM_ROWS, Seer, build, contents, samples
+from seer import GROUPS, NUM_ROWS, Seer, build, contents, samples
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec
@@ -95,6 +95,7 @@ def test_half_a_shard_does_not_count(whole: AnchorCache, tmp_path: Path, monkeyp
         ({"dtype": "float16"}, "storage"),
         ({"rows": list(range(NUM_ROWS))}, "data"),
         ({"source": {"dataset": "seen", "frames": 1000, "fingerprint": "other"}}, "data"),
+        ({"groups": [*GROUPS[1:], GROUPS[0]]}, "group_of_each"),
     ],
 )
 def test_shards_of_another_cache_are_refused_with_both_plans(tmp_path: Path, options: dict[str, Any], key: str) -> None:
@@ -235,3 +236,12 @@ def test_a_feature_that_only_some_old_task_varies_is_accepted(tmp_path: Path) ->
         build(tmp_path / "late", late, groups=groups)
     assert late.passes == 24
     assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_shards_of_another_version_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail with a plan without versions: a cache was half of one torch and half of another."""
+    with pytest.raises(RuntimeError, match="out of memory"):
+        build(tmp_path / "cache", load=fail_after(12))
+    monkeypatch.setattr("craft_trainer.anchors.building.version", lambda name: f"{name} of tomorrow")
+    with pytest.raises(ValueError, match=r"part of a cache with versions .*torch of tomorrow"):
+        build(tmp_path / "cache")

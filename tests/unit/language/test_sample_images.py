@@ -188,3 +188,74 @@ def test_alignment_by_hand():
     assert [place for place, counts in enumerate(found) if counts] == [6, 13, 14]
     with pytest.raises(BadRowError, match="otherwise"):
         aligned(written, learned, [*ids[:-1], 0], {9})
+
+
+def saved(folder, rows):
+    """A dataset that names its pictures, in a folder of its own with two of them."""
+    picture(folder / "0.png", 0)
+    picture(folder / "1.png", 1)
+    datasets.Dataset.from_list(rows).save_to_disk(folder)
+    return lambda model, processor: TextSamples.open(
+        str(folder), model, processor, settings=EncodingSettings(max_length=None)
+    )
+
+
+def picture(path, seed, width=28):
+    path.parent.mkdir(exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 255, (28, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_pictures_that_changed_are_read_anew(tmp_path):
+    """The tokens of a saved dataset are cached beside it, and the pictures that it names are not in it. Seen to fail
+    with a key of the rows alone: the fingerprint stayed, and labels stood on the tokens of the picture."""
+    model, processor = vlm_and_processor("qwen2_vl")
+    opened_again = saved(tmp_path / "data", ROWS)
+    before = opened_again(model, processor)
+    assert opened_again(model, processor).fingerprint() == before.fingerprint()
+    picture(tmp_path / "data" / "0.png", 2, width=56)
+    after = opened_again(model, processor)
+    assert after.fingerprint() != before.fingerprint()
+    assert after.lengths[0] > before.lengths[0]
+    labels = after.batch([0])["labels"][0]
+    end = processor.tokenizer.eos_token_id
+    assert labels[labels != -100].tolist() == [
+        *processor.tokenizer("12 open", add_special_tokens=False).input_ids,
+        end,
+    ]
+    with pytest.raises(ValueError, match=r"push the red puck' no longer has the tokens .*0.png\) changed"):
+        before.batch([0])
+
+
+def test_rows_rewritten_under_the_same_fingerprint_are_read_anew(tmp_path):
+    """As ``datasets`` leaves them when what they were mapped from changed. Seen to fail with that fingerprint alone."""
+    model, processor = vlm_and_processor("qwen2_vl")
+    opened_again = saved(tmp_path / "data", ROWS)
+    before = opened_again(model, processor)
+    state = tmp_path / "data" / "state.json"
+    same = state.read_text()
+    datasets.Dataset.from_list([row | {"completion": "12 13 14"} for row in ROWS]).save_to_disk(tmp_path / "data")
+    state.write_text(same)
+    after = opened_again(model, processor)
+    assert after.fingerprint() != before.fingerprint()
+
+
+def test_how_pictures_are_read_is_part_of_the_fingerprint(tmp_path):
+    """Seen to fail with the bytes of the pictures alone: references were followed into other pixels."""
+    model, processor = vlm_and_processor("qwen2_vl")
+    opened_again = saved(tmp_path / "data", ROWS)
+    before = opened_again(model, processor).fingerprint()
+    processor.image_processor.image_mean = [0.1, 0.2, 0.3]
+    assert opened_again(model, processor).fingerprint() != before
+
+
+def test_a_tokenizer_of_the_same_size_makes_other_tokens(tmp_path):
+    """Saved in the same folder, for the same rows."""
+    model, processor = vlm_and_processor("qwen2_vl")
+    opened_again = saved(tmp_path / "data", ROWS)
+    before = opened_again(model, processor)
+    content = json.loads(processor.tokenizer.backend_tokenizer.to_str())
+    words = content["model"]["vocab"]
+    words["puck"], words["door"] = words["door"], words["puck"]
+    processor.tokenizer._tokenizer = type(processor.tokenizer.backend_tokenizer).from_str(json.dumps(content))
+    assert opened_again(model, processor).fingerprint() != before.fingerprint()

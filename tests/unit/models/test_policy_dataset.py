@@ -1,8 +1,10 @@
 """A gathered batch equals LeRobot's own items, collated, for every key and at the ends of episodes."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
@@ -89,3 +91,19 @@ def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path, tiny_policy: Calla
         load_metadata(str(tmp_path))
     with pytest.raises(FileNotFoundError, match=str(tmp_path)):
         PolicyDataset(str(tmp_path), tiny_policy().policy_config)
+
+
+@pytest.mark.parametrize("size", [100, 2**25])
+def test_another_video_of_the_same_size_is_another_dataset(
+    tiny_dataset: Path, tiny_policy: Callable[..., PolicyModel], tmp_path: Path, size: int
+) -> None:
+    """One that was encoded again differs all over. Seen to fail with the names and sizes of videos."""
+    folder = shutil.copytree(tiny_dataset, tmp_path / "data")
+    samples = PolicyDataset(str(folder), tiny_policy().policy_config)
+    fingerprints = []
+    for seed in (0, 0, 1):
+        video = folder / "videos" / "observation.images.top" / "file-000.mp4"
+        video.parent.mkdir(parents=True, exist_ok=True)
+        video.write_bytes(np.random.default_rng(seed).bytes(size))
+        fingerprints.append(samples.fingerprint())
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]
