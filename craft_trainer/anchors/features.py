@@ -10,10 +10,10 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from craft_trainer.models.base import AT_INPUT, AnchoredModel, Batch, TokenLayout
+from craft_trainer.models.base import AT_INPUT, AnchoredModel, Batch
+from craft_trainer.models.pooling import pool
 
 NO_LAYER = "none"  # among the names of layers: no hidden features
-POOLINGS = ("none", "mean_masked", "mean_image_tokens", "last_token", "cls_token")
 
 
 class FeatureSpec(NamedTuple):
@@ -131,6 +131,8 @@ def capture(module: nn.Module, paths: set[str], states: dict[str, Tensor], *, st
     """
 
     def keep(path: str, state: Tensor | tuple[Tensor, ...]) -> None:
+        if path in states:
+            raise ValueError(f"{path} runs more than once in a pass, so it has no single state: choose another layer")
         states[path] = state[0] if isinstance(state, tuple) else state
         if stop and len(states) == len(paths):
             raise _AllCapturedError
@@ -187,41 +189,6 @@ def token_targets(
         torch.ones_like(indices[..., 0], dtype=torch.bool) if valid is None else valid,
         (log_total - torch.linalg.vecdot(weights, below) / total).clamp_min(0),
     )
-
-
-def pool(hidden: Float[Tensor, "batch tokens dim"], pooling: str, layout: TokenLayout) -> Float[Tensor, "batch *rest"]:
-    """Pool hidden states over their tokens.
-
-    ``none`` keeps every token (padding set to zero), ``mean_masked`` averages the tokens that are not padding,
-    ``mean_image_tokens`` those that come from images, ``last_token`` and ``cls_token`` take the last valid and the
-    first token.
-
-    Raises:
-        ValueError: unknown pooling, or image tokens asked of a module that sees none.
-    """
-    valid = hidden.new_ones(hidden.shape[:2], dtype=torch.bool) if layout.valid is None else layout.valid
-    match pooling:
-        case "none":
-            return hidden * valid[..., None]
-        case "mean_masked":
-            return _masked_mean(hidden, valid)
-        case "mean_image_tokens":
-            if layout.image is None:
-                raise ValueError("pooling mean_image_tokens: this layer sees no image tokens; choose another pooling")
-            return _masked_mean(hidden, layout.image & valid)
-        case "last_token":
-            positions = torch.arange(hidden.shape[1], device=hidden.device)
-            last = torch.where(valid, positions, -1).amax(dim=1)
-            return hidden[torch.arange(len(hidden), device=hidden.device), last]
-        case "cls_token":
-            return hidden[:, 0]
-        case _:
-            raise ValueError(f"pooling {pooling!r} is not one of {', '.join(POOLINGS)}")
-
-
-def _masked_mean(hidden: Float[Tensor, "batch tokens dim"], mask: Bool[Tensor, "batch tokens"]) -> Tensor:
-    weights = mask.to(hidden.dtype)[..., None]
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp_min(1)
 
 
 def _pooled(model: AnchoredModel, inputs: Batch, state: Tensor, spec: FeatureSpec) -> Tensor:

@@ -19,7 +19,7 @@ from craft_trainer.anchors.features import (
 )
 from craft_trainer.anchors.statistics import feature_statistics, token_scale
 from craft_trainer.anchors.teacher_pass import target_columns
-from craft_trainer.models.base import AnchoredModel, Batch
+from craft_trainer.models.base import COPY, AnchoredModel, Batch
 
 SCALE_ANCHORS = 256  # anchors from which the scales are estimated
 
@@ -99,7 +99,8 @@ class AdapterAnchors:
         if model.network is not self._model.network:
             raise ValueError("these anchors were made for another model object: pass the model that is trained to both")
         trained = [name for name, parameter in self._model.network.named_parameters() if parameter.requires_grad]
-        outside = [name for name in trained if self._peft_model.base_model.prefix not in name]
+        prefix = self._peft_model.base_model.prefix
+        outside = [name for name in trained if prefix not in name and not COPY.search(name)]
         if outside:
             raise ValueError(
                 f"{outside[0]} is trained but is not part of the adapter, so the base model would not stay the "

@@ -14,7 +14,7 @@ from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import Encoded, EncodingSettings, TextEncoder, padded
 from craft_trainer.language.examples import Example
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 
 FROM_PROCESSOR = (ValueError, TypeError, IndexError, KeyError)  # what processors raise on what they do not take
 

@@ -21,7 +21,7 @@ from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import UNLEARNED, collate, padding_token
 from craft_trainer.language.examples import Columns, Example, ExampleReader, bad_rows_text
 from craft_trainer.language.rows import open_rows
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 
 WRITTEN = "own texts"  # their group, and what is said of where they come from
 

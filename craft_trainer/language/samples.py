@@ -17,8 +17,8 @@ from craft_trainer.language.encoding import UNLEARNED, Encoded, EncodingSettings
 from craft_trainer.language.examples import Columns, ExampleReader, bad_rows_text
 from craft_trainer.language.images import ImageEncoder, placeholder_of
 from craft_trainer.language.rows import Rows, image_digest, open_rows
-from craft_trainer.models.causal_lm import base_model
 from craft_trainer.models.configuration import configuration_digest, image_settings, saved_digest
+from craft_trainer.models.general import base_model
 
 ENCODING = 2  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
 NO_GROUP = "old texts"

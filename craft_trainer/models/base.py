@@ -1,6 +1,7 @@
 """What the trainer and the anchor builder need of a model, whatever its family."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
+COPY = re.compile(r"\.modules_to_save\.[^.]+\.")  # in names of parameters: PEFT's trained copy of a module
 AT_INPUT = "@input"  # at the end of a module path: what goes into the module instead of what comes out
 
 
@@ -114,8 +116,8 @@ class SupportsCheckpointing(Protocol):
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of the state dict of ``module``.
 
-    A PEFT adapter that does nothing yet (its factor that starts at zero still is) is left out, so a base model with a
-    fresh adapter has the digest of the base model.
+    A PEFT adapter that does nothing yet (its factor that starts at zero still is, a copied head is as it was) is left
+    out, so a base model with a fresh adapter has the digest of the base model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(without_idle_adapters(module.state_dict()).items()):
@@ -126,12 +128,17 @@ def weights_digest(module: nn.Module) -> str:
 
 
 def without_idle_adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with the names of the base model; low-rank adapters stay only if one of them has an effect."""
+    """``state`` with the names of the base model; PEFT's parts stay only if one of them has an effect.
+
+    These are low-rank adapters, and the copies that it trains of a head of classes.
+    """
     adapters = {name for name in state if ".lora_" in name}
-    idle = not any(state[name].any() for name in adapters if ".lora_B." in name or ".lora_embedding_A." in name)
-    dropped = adapters if idle else set()
+    originals = {name: found for name in state if (found := COPY.sub(".original_module.", name)) != name}
+    moved = any(state[name].any() for name in adapters if ".lora_B." in name or ".lora_embedding_A." in name)
+    moved = moved or any(not torch.equal(state[copy], state[original]) for copy, original in originals.items())
+    dropped = set() if moved else {*adapters, *originals}
     return {
-        name.removeprefix("base_model.model.").replace(".base_layer.", "."): tensor
+        name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
         for name, tensor in state.items()
         if name not in dropped
     }

@@ -4,14 +4,16 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from craft_trainer.models.base import AnchoredModel
-from craft_trainer.models.causal_lm import CausalLM, base_model
+from craft_trainer.models.causal_lm import CausalLM
+from craft_trainer.models.general import GeneralModel, base_model, encoder_of
 from craft_trainer.models.vision_language import ENTRIES, VisionLanguage
 
 
 def as_anchored_model(model: nn.Module) -> AnchoredModel:
-    """``model`` as an :class:`AnchoredModel`: itself, or a view of a HuggingFace model (PEFT adapters included).
+    """Give ``model`` as an :class:`AnchoredModel`: itself, or a view of a HuggingFace model (PEFT adapters included).
 
-    Of HuggingFace models these are causal language models, and vision-language models of the types that are known.
+    Of HuggingFace models these are causal language models, vision-language models of the types that are known, and
+    encoders of one kind of input, with a head (classifiers, reward models) or none; and ``SentenceTransformer``.
 
     Raises:
         TypeError: ``model`` cannot be anchored as it is.
@@ -27,10 +29,14 @@ def as_anchored_model(model: nn.Module) -> AnchoredModel:
             return CausalLM(model)
         if base.config.model_type in ENTRIES:
             return VisionLanguage(model)
+    elif _gives_vectors(encoder_of(base)):
+        return GeneralModel(model)
     raise TypeError(
         f"{type(model).__name__} cannot be trained with anchors: wrap a LeRobot policy in "
-        "craft_trainer.models.lerobot.PolicyModel, pass a HuggingFace causal language model or vision-language model "
-        f"({', '.join(sorted(ENTRIES))}), or implement craft_trainer.models.base.AnchoredModel"
+        "craft_trainer.models.lerobot.PolicyModel, pass a HuggingFace causal language model, vision-language model "
+        f"({', '.join(sorted(ENTRIES))}) or encoder (with a head of classes or none, of one kind of input), or a "
+        "SentenceTransformer of texts that pools their prompts too, or implement "
+        "craft_trainer.models.base.AnchoredModel"
     )
 
 
@@ -38,3 +44,10 @@ def _predicts_tokens(model: PreTrainedModel) -> bool:
     """A decoder with a head of tokens, without an encoder of text."""
     generates = model.can_generate() and model.get_output_embeddings() is not None
     return generates and not model.config.is_encoder_decoder
+
+
+def _gives_vectors(model: nn.Module) -> bool:
+    """One stack of layers, without a head of tokens."""
+    if not isinstance(model, PreTrainedModel) or model.get_output_embeddings() is not None:
+        return False
+    return not model.config.is_encoder_decoder and model.config.get_text_config() is model.config

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from craft_trainer.hub.resolve_path import CHECKPOINTS, resolve_path
 from craft_trainer.models.base import SupportsCheckpointing
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER_CONFIG = "adapter_config.json"

@@ -1,6 +1,5 @@
 """HuggingFace vision-language models, with or without PEFT adapters, as the anchors see them."""
 
-import inspect
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout
 from craft_trainer.models.causal_lm import CausalLM
+from craft_trainer.models.general import GeneralModel
 
 # What one entry of ``pixel_values`` belongs to, by the model type of the configuration: a sample with all its images
 # (batch, images, ...), one image of one of the samples (images, ...), or a patch of one of the images (patches, dim).
@@ -27,20 +27,6 @@ PICTURES = (
     ("image_token_id", "image_grid_thw", "pixel_values", None),
     ("video_token_id", "video_grid_thw", "pixel_values_videos", "second_per_grid_ts"),
 )
-# Arguments of ``forward`` that are no part of a sample: what is left over from a pass before, or how to run it.
-NOT_OF_A_SAMPLE = {
-    "cache_position",
-    "image_hidden_states",
-    "inputs_embeds",
-    "logits_to_keep",
-    "output_attentions",
-    "output_hidden_states",
-    "past_key_values",
-    "position_ids",
-    "return_dict",
-    "rope_deltas",
-    "use_cache",
-}
 
 
 class VisionLanguage(CausalLM):
@@ -115,9 +101,7 @@ class VisionLanguage(CausalLM):
 
     def input_keys(self) -> list[str]:
         """Arguments of the model's ``forward`` that make up a sample."""
-        _self, *named = inspect.signature(type(self._model).forward).parameters.values()
-        keys = [parameter.name for parameter in named if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
-        return [key for key in keys if key not in NOT_OF_A_SAMPLE]
+        return GeneralModel.input_keys(self)
 
     def packed(self, batch: Batch) -> dict[str, list[int]]:
         """How many entries each sample has of the keys that hold images or patches of all samples in a row.
@@ -184,7 +168,7 @@ class VisionLanguage(CausalLM):
 
     def _check_inside(self, path: str) -> None:
         """The output of the model (path "") and everything in its language model has one token per position."""
-        decoder = self._decoder_path()
+        decoder = self._tower_path()
         module = path.removesuffix(AT_INPUT)
         if path and module != decoder and not module.startswith(f"{decoder}."):
             raise ValueError(

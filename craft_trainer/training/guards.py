@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 from craft_trainer.training.distribution import is_sharded
 
 FOLLOWED = ("train", "_inner_training_loop", "training_step")  # what an optimizer step passes through

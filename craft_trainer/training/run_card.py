@@ -14,7 +14,7 @@ from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import Held, RunFacts, Source
 from craft_trainer.losses.terms import units
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 from craft_trainer.training.config import SETTINGS, retention_settings
 from craft_trainer.training.run_record import versions
 from craft_trainer.training.settings import RetentionSettings

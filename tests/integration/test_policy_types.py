@@ -7,9 +7,10 @@ from runs import BASE, history
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
-from craft_trainer.anchors.features import POOLINGS, FeatureSpec
+from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.anchors.verification import deviations
 from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.models.pooling import POOLINGS
 
 CAMERAS = ("front", "wrist")
 NUM_ANCHORS = 9

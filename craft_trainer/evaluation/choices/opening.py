@@ -12,7 +12,7 @@ from craft_trainer.anchors.features import evaluating
 from craft_trainer.evaluation.choices.images import ImageChoices, PrefixChoices
 from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.scoring import ChoiceModel
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 from craft_trainer.models.pretrained import (
     checked_dtype,
     checkpoint_folder,

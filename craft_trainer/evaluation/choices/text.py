@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from craft_trainer.evaluation.encoding import EncodedQuestion, boundary
 from craft_trainer.evaluation.scoring import Method, Prefix
 from craft_trainer.evaluation.tree import TreeBatch
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 
 KINDS_OF_LAYERS = ("layer_types", "layers_block_type", "attention_layers")  # as configurations call them
 TAKES_MASKS = ("eager", "sdpa")  # implementations of attention that take any mask

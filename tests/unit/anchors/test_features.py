@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from craft_trainer.anchors.features import POOLINGS, FeatureSpec, capture, evaluating, extract, pool, teacher_features
+from craft_trainer.anchors.features import FeatureSpec, capture, evaluating, extract, teacher_features
 from craft_trainer.models.base import TokenLayout
+from craft_trainer.models.pooling import POOLINGS, pool
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel

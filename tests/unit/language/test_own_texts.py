@@ -6,7 +6,7 @@ from peft import LoraConfig, get_peft_model
 
 from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.language.own_texts import from_nothing, read_questions_of, written_by
-from craft_trainer.models.causal_lm import base_model
+from craft_trainer.models.general import base_model
 
 
 def written(lm, questions, **options):

@@ -12,9 +12,9 @@ from transformers import (
     BertConfig,
     BertForMaskedLM,
     LlamaForCausalLM,
-    LlamaModel,
     T5Config,
     T5ForConditionalGeneration,
+    T5Model,
 )
 
 from craft_trainer.models.base import AnchoredModel, SupportsCheckpointing, weights_digest
@@ -59,7 +59,10 @@ def test_a_peft_model_is_viewed_without_its_wrapping() -> None:
     assert [view.module_path(layer) for layer in range(3)] == [f"model.layers.{layer}" for layer in range(3)]
 
 
-@pytest.mark.parametrize("model", [nn.Linear(1, 1), LlamaModel(tiny_llama().config)])
+T5 = {"d_model": 8, "num_layers": 1, "num_heads": 2, "d_ff": 8, "d_kv": 4, "vocab_size": 20}
+
+
+@pytest.mark.parametrize("model", [nn.Linear(1, 1), T5Model(T5Config(**T5))], ids=["linear", "t5"])
 def test_other_modules_are_refused_with_the_ways_out(model: nn.Module) -> None:
     name = type(model).__name__
     with pytest.raises(TypeError, match=rf"^{name} cannot be trained with anchors: wrap a LeRobot policy in .*PolicyM"):
@@ -67,7 +70,6 @@ def test_other_modules_are_refused_with_the_ways_out(model: nn.Module) -> None:
 
 
 BERT = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": 20}
-T5 = {"d_model": 8, "num_layers": 1, "num_heads": 2, "d_ff": 8, "d_kv": 4, "vocab_size": 20}
 
 
 @pytest.mark.parametrize(
