@@ -99,7 +99,7 @@ class Chat:
     def _apply(self, messages: Messages, variables: Variables, **options: Any) -> Any:
         from jinja2 import TemplateError
 
-        template: str = self._with_tools if "tools" in variables else self.template
+        template = str(self._with_tools) if "tools" in variables else self.template
         unread = [name for name in variables if name not in template]
         if unread:
             raise BadRowError(f"it has {unread[0]}, which the chat template does not read: leave that column out")

@@ -139,9 +139,7 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None) -> Any:
     options = {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
     options |= {"return_dict": True, "trust_remote_code": False}  # whatever config.json says
     with _named(folder):
-        model, found = kind.from_pretrained(
-            folder, **options, trust_remote_code=False, return_dict=True
-        )  # whatever config.json says
+        model, found = kind.from_pretrained(folder, **options)
     buffers = [f".{name}" for name, _ in model.named_buffers()]
     _require_whole(
         folder,
