@@ -62,6 +62,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         interval: retention passes from one that is made to the next; above 1 while passes are skipped.
         next_step: optimizer step from which on the next pass is due.
         warned: whether it was said that a constraint cannot be met.
+        rounding: L_retain before the first step, where the student equals its teacher but for rounding.
     """
 
     def __init__(self, initial: float = 0.0, groups: Sequence[str] = (EVERYTHING,)) -> None:
@@ -74,6 +75,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         self.interval = 1
         self.next_step = 0
         self.warned = False
+        self.rounding = 0.0
 
     @property
     def constraints(self) -> dict[str, Constraint]:
@@ -94,10 +96,10 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
     def state(self) -> dict[str, dict[str, Any]]:
         """What Trainer writes into ``trainer_state.json``."""
         saved = {group: asdict(constraint) for group, constraint in self.constraints.items()}
-        timing = {"interval": self.interval, "next_step": self.next_step, "warned": self.warned}
+        plain = {name: getattr(self, name) for name in ("interval", "next_step", "warned", "rounding")}
         return {
             "args": {"initial": self.initial, "groups": self.groups},
-            "attributes": {"constraints": saved, **timing},
+            "attributes": {"constraints": saved, **plain},
         }
 
     def on_train_begin(
@@ -121,7 +123,13 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
                 "without anchors, or start a new run from its weights"
             )
         else:
-            for attribute, value in state.stateful_callbacks[name]["attributes"].items():
+            saved = state.stateful_callbacks[name]["attributes"]
+            if saved["constraints"].keys() != set(self.groups):
+                raise ValueError(
+                    f"the checkpoint has multipliers for {sorted(saved['constraints'])}, this run needs {self.groups}: "
+                    "resume with the same anchors and constraints, or start a new run from its weights"
+                )
+            for attribute, value in saved.items():
                 setattr(self, attribute, value)
 
     def on_train_end(

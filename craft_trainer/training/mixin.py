@@ -18,18 +18,17 @@ from craft_trainer.models.base import AnchoredModel
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
-from craft_trainer.optim.merging import BlockRule, Merge, Merged
-from craft_trainer.optim.surgery import MERGES, Surgery, Weights, surgery_rule
-from craft_trainer.optim.surgery import none as no_surgery
-from craft_trainer.training.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
+from craft_trainer.optim.merging import Merge
+from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistory
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import require_joined_processes, require_visible_gradients
 from craft_trainer.training.drift import TaskDrift, probe_batch
 from craft_trainer.training.guards import FiniteWeights, GradientGuard, require_exact, require_followed
-from craft_trainer.training.retention import Retention, RetentionPass
+from craft_trainer.training.retention import Retention
 from craft_trainer.training.run_card import run_facts
 from craft_trainer.training.run_record import RunRecord, changed_fields
 from craft_trainer.training.settings import RetentionSettings
+from craft_trainer.training.step import block_rule, craft_step
 
 Base: Any = Trainer if TYPE_CHECKING else object
 OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, FiniteWeights)  # made anew when a run begins
@@ -61,7 +60,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     anchors: AnchorCache | AdapterAnchors | None = None
     retention: Retention | None = None
     task_drift: TaskDrift | None = None
-    _prepared: tuple[Any, ...] | None = None
+    _prepared: tuple[Any, ...] | None = None  # what retention was made for
+    _untouched = False  # whether the student equals its teacher still
 
     def __init__(
         self, *args: Any, anchors: AnchorCache | AdapterAnchors | str | Path | None = None, **kwargs: Any
@@ -89,7 +89,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     @property
     def dual(self) -> DualState:
         """The callback that holds λ; Trainer makes a new one when it resumes."""
-        return self._callback(DualState)
+        return self._callback_of(DualState)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -98,85 +98,43 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.retention is None:
             return loss
-        history = self._callback(RetentionHistory)
+        history = self._callback_of(RetentionHistory)
         history.add_task_loss(loss)
         if self.accelerator.sync_gradients:
             task_loss = history.take_task_loss()
-            self._callback(GradientGuard).follow()
+            self._callback_of(GradientGuard).follow()
             if self.retention.is_due(self.state.global_step, self.dual):
                 self._retention_step(self.retention, task_loss)
         return loss
 
     def _retention_step(self, retention: Retention, task_loss: Tensor) -> None:
         """g_task and g_retain become one gradient; λ takes its step."""
-        named = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+        settings, scaler, step = self.settings, self.accelerator.scaler, self.state.global_step
+        named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         parameters = list(named.values())
-        angle = UpdateAngle(parameters) if self.state.global_step % self.settings.update_angle_every == 0 else None
+        angle = UpdateAngle(parameters) if step % settings.update_angle_every == 0 else None
 
         retention_pass = retention.forward(self.anchored_model, self.state, self.dual, task_loss)  # L_retain
-        with self._merge(named, self._rule(retention_pass), angle) as merge:  # g_task
+        if step == 0 and self._untouched:
+            retention_pass, self._untouched = retention.begin(retention_pass, self.dual), False
+        blocks = GRANULARITIES[settings.granularity](list(named))
+        as_ready = len(blocks) > 1 and self.accelerator.num_processes == 1
+        keep = None if angle is None else angle.keep
+        with Merge(
+            parameters, blocks, block_rule(settings, retention_pass), as_ready=as_ready, on_retain=keep
+        ) as merge:
             retention.backward(retention_pass.loss, parameters)  # g_retain
             merged = merge.finish(average=retention.averages_gradients)  # surgery
-        self._require_finite(merged)
-        skipped = retention.step(self.state.global_step, self.dual, retention_pass, finite=merged.finite)  # dual
-
-        step = self._step(retention_pass, merged, skipped)
-        self._callback(RetentionHistory).add(step, angle, retention_pass.group_states)
-
-    def _merge(self, named: dict[str, nn.Parameter], rule: BlockRule, angle: UpdateAngle | None) -> Merge:
-        blocks = GRANULARITIES[self.settings.granularity](list(named))
-        as_ready = len(blocks) > 1 and self.accelerator.num_processes == 1
-        on_retain = None if angle is None else angle.keep
-        return Merge(list(named.values()), blocks, rule, as_ready=as_ready, on_retain=on_retain)
-
-    def _rule(self, retention_pass: RetentionPass) -> BlockRule:
-        """The surgery rule of this step: a block's Gramian → its weights."""
-        settings, constraint = self.settings, retention_pass.constraint
-        if retention_pass.probing:
-            return lambda gram: no_surgery(gram, Weights(1.0, 0.0), settings.conflict_threshold)
-        weights = MERGES[settings.merge](constraint.multiplier)
-        rule = surgery_rule(
-            settings.recipe.surgery,
-            excess=constraint.violation / constraint.epsilon,
-            strength=settings.barrier_strength,
-            maximum=settings.multiplier_max,
-        )
-
-        def of_block(gram: Tensor) -> Surgery:
-            return rule(gram, weights, settings.conflict_threshold)
-
-        return of_block
-
-    def _require_finite(self, merged: Merged) -> None:
-        if not merged.finite and self.accelerator.scaler is None:
+        if not merged.finite and scaler is None:
             raise FloatingPointError(
-                f"step {self.state.global_step + 1}: squared norms of the task and retention gradients are "
-                f"{merged.gram[0, 0]:.3g} and {merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
+                f"step {step + 1}: squared norms of the task and retention gradients are {merged.gram[0, 0]:.3g} and "
+                f"{merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
             )
+        skipped = retention.step(step, self.dual, retention_pass, finite=merged.finite)  # dual
 
-    def _step(self, retention_pass: RetentionPass, merged: Merged, skipped: int) -> CraftStep:
-        constraint = retention_pass.constraint
-        task_norm, retention_norm = (merged.gram.diagonal().sqrt() / self._loss_scale()).tolist()
-        implied = self.settings.recipe.surgery == "barrier" and not retention_pass.probing
-        return CraftStep(
-            step=self.state.global_step + 1,
-            task_loss=retention_pass.task_loss,
-            retention_loss=constraint.retention_loss,
-            multiplier=merged.retain_weight if implied else constraint.multiplier,
-            epsilon=constraint.epsilon,
-            violation=constraint.violation,
-            cosine=merged.cosine,
-            conflict=merged.conflict,
-            task_grad_norm=task_norm,
-            retention_grad_norm=retention_norm,
-            projected_energy=merged.projected_energy,
-            skipped=skipped,
-        )
-
-    def _loss_scale(self) -> float:
-        """What fp16 training multiplies both losses by; 1 without a gradient scaler."""
-        scaler = self.accelerator.scaler
-        return 1.0 if scaler is None else float(scaler.get_scale())
+        scale = 1.0 if scaler is None else float(scaler.get_scale())
+        done = craft_step(settings, retention_pass, merged, scale=scale, step=step + 1, skipped=skipped)
+        self._callback_of(RetentionHistory).add(done, angle, retention_pass.group_states)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's, in an output folder that no other run may use meanwhile."""
@@ -201,7 +159,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         prepared = (self.model, self.accelerator, changed_fields(settings))
         if self._prepared is not None and all(a is b or a == b for a, b in zip(prepared, self._prepared, strict=True)):
             return
-        self._prepared = prepared
+        self._prepared, self._untouched = prepared, True
         for kind in OWN_CALLBACKS:
             self.remove_callback(kind)
         self.retention = None
@@ -240,7 +198,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The base's logs, with the means of the retention passes since the last training log."""
         if "loss" in logs and self.retention is not None:
-            logs |= self._callback(RetentionHistory).take_means()
+            logs |= self._callback_of(RetentionHistory).take_means()
             if self.task_drift is not None:
                 with self.accelerator.autocast():
                     logs[TASK_KL] = self.task_drift.measure(self.anchored_model)
@@ -258,5 +216,5 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             repo=self.hub_model_id,
         )
 
-    def _callback[Kind](self, kind: type[Kind]) -> Kind:
+    def _callback_of[Kind](self, kind: type[Kind]) -> Kind:
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))

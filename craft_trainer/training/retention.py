@@ -3,12 +3,13 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
+from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import TrainerState, TrainingArguments
 
@@ -30,6 +31,9 @@ from craft_trainer.training.settings import RetentionSettings
 
 PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
 NO_ANCHORS = AnchorBatch({}, Features({}, None), [])  # for a loss that needs nothing of them
+START = 2.5  # machine epsilons per unit of weight that an untouched student may have as L_retain
+START_OF_FLOAT32 = 1e-3
+ROUNDING = 4.0  # times the L_retain of an untouched student are still rounding
 TASK = None  # beside the names of the groups, which may be any string
 logger = logging.getLogger(__name__)
 
@@ -43,6 +47,7 @@ class RetentionPass:
         constraint: the constraints as one, means over all processes.
         group_states: every constraint in the batch.
         probing: the run still measures the drift from which ε is made, so retention has no effect.
+        rounding: L_retain is rounding error, so the gradients cannot conflict.
     """
 
     loss: Tensor
@@ -50,6 +55,7 @@ class RetentionPass:
     constraint: ConstraintState
     group_states: list[GroupConstraintState]
     probing: bool
+    rounding: bool
 
 
 class Retention:
@@ -81,6 +87,7 @@ class Retention:
         self.averages_gradients = accelerator.num_processes > 1 and not is_sharded(accelerator)
         self._loss = self._make_loss(model)
         self._gathers = False  # whether FSDP knows of predict, if it shards the model
+        self._epsilon_of_dtype = _coarsest(model.network, accelerator)
 
     @property
     def _settings(self) -> RetentionSettings:
@@ -98,41 +105,71 @@ class Retention:
 
         Its mean over processes is Σ λ_k L_k / Σ λ_k, L_k the mean over the anchors of group k on all processes.
         """
-        if state.constraints.keys() != set(self.groups):
-            raise ValueError(
-                f"the checkpoint has multipliers for {sorted(state.constraints)}, this run needs {self.groups}: "
-                "resume with the same anchors and constraints, or start a new run from its weights"
-            )
         step = trainer.global_step
-        drawn = self._rows(step, state)
-        size = self._settings.retention_batch_size
-        mine = drawn[self._accelerator.process_index * size :][:size]
+        rows = self._rows(step, state)
+        losses = self._losses(model, rows)
+        loss, means, mean_task_loss = self._means(losses, rows, state, task_loss)
+        probing = step < self._settings.epsilon_probe_steps
+        if probing:
+            _remember_drift(means, state)
+        groups = [self._group_of[row] for row in rows]
+        epsilons = self._epsilons(trainer, state, probing=probing)
+        constraint, group_states = duals.measure_constraints(state.constraints, means, epsilons, groups)
+        rounding = self._is_rounding(constraint.retention_loss, state)
+        return RetentionPass(loss, mean_task_loss, constraint, group_states, probing, rounding)
+
+    def _losses(self, model: AnchoredModel, rows: list[int]) -> Float[Tensor, " batch"]:
+        """The losses of this process's part of ``rows``: one for each anchor, or one of them all."""
         if not self._gathers:
             gather_for_predict(model.network)
             self._gathers = True
         with self._accelerator.autocast():
-            losses = self._loss(model, self._batch(mine) if self._loss.needs else NO_ANCHORS)
-        groups = [self._group_of[row] for row in drawn]
-        counts, weights = Counter(groups), duals.group_weights(state.constraints, groups)
-        num_processes = self._accelerator.num_processes
+            return self._loss(model, self._batch(self._mine(rows)) if self._loss.needs else NO_ANCHORS)
+
+    def _mine(self, rows: list[int]) -> list[int]:
+        size = self._settings.retention_batch_size
+        return rows[self._accelerator.process_index * size :][:size]
+
+    def _means(
+        self, losses: Tensor, rows: list[int], state: DualState, task_loss: Tensor
+    ) -> tuple[Tensor, dict[str, float], float]:
+        """The loss to differentiate, L_k of every group in the batch, and the task loss: means over all processes."""
+        groups, num_processes = [self._group_of[row] for row in rows], self._accelerator.num_processes
         if not self._loss.per_anchor:
             loss, sums, counts = losses.sum(), {EVERYTHING: losses.sum()}, Counter({EVERYTHING: num_processes})
         else:
+            counts, weights = Counter(groups), duals.group_weights(state.constraints, groups)
             names = sorted(weights)
-            index = torch.tensor([names.index(self._group_of[row]) for row in mine], device=losses.device)
+            index = torch.tensor([names.index(self._group_of[row]) for row in self._mine(rows)], device=losses.device)
             factors = torch.tensor([weights[name] / counts[name] * num_processes for name in names])
             loss = losses @ factors.to(losses)[index]
             sums = dict(zip(names, losses.new_zeros(len(names)).index_add_(0, index, losses.detach()), strict=True))
         totals = sums_over_processes(sums | {TASK: task_loss.to(loss.device)}, num_processes)
-        means = {name: totals[name] / counts[name] for name in sums}
-        probing = step < self._settings.epsilon_probe_steps
-        if probing:
-            for name, value in means.items():
-                if math.isfinite(value):
-                    state.constraints[name].drift = max(state.constraints[name].drift, value)
-        epsilons = self._epsilons(trainer, state, probing=probing)
-        constraint, group_states = duals.measure_constraints(state.constraints, means, epsilons, groups)
-        return RetentionPass(loss, totals[TASK] / num_processes, constraint, group_states, probing)
+        return loss, {name: totals[name] / counts[name] for name in sums}, totals[TASK] / num_processes
+
+    def begin(self, retention_pass: RetentionPass, state: DualState) -> RetentionPass:
+        """Take what the untouched student has as L_retain for rounding error, whatever the precision.
+
+        Raises:
+            ValueError: it is not about 0, so the student is not its teacher, and ``teacher_mismatch`` is refuse.
+        """
+        settings, loss = self._settings, retention_pass.constraint.retention_loss
+        if not self._loss.per_anchor or settings.teacher_mismatch == "allow":
+            return retention_pass
+        largest = max(START_OF_FLOAT32, START * self._epsilon_of_dtype) * sum(settings.term_weights.values())
+        if loss > largest:
+            raise ValueError(
+                f"L_retain is {loss:.3g} before the first step, where the model should equal its teacher (at most "
+                f"{largest:.3g}). An adapter that was trained before, or one that changes its base (PiSSA, OLoRA), "
+                "is not its base without the adapter. Build an anchor cache of the teacher, or set "
+                "teacher_mismatch: allow"
+            )
+        state.rounding = abs(loss)
+        return replace(retention_pass, rounding=True)
+
+    def _is_rounding(self, loss: float, state: DualState) -> bool:
+        """Whether ``loss`` is what rounding makes of a student that equals its teacher: g_retain has no direction."""
+        return self._loss.per_anchor and abs(loss) <= ROUNDING * max(state.rounding, self._epsilon_of_dtype**2)
 
     def backward(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
         """Leave g_retain in ``.grad``.
@@ -232,3 +269,16 @@ class Retention:
     def _scales(self) -> Scales:
         scales: Scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), self._args.device)
         return scales
+
+
+def _remember_drift(means: Mapping[str, float], state: DualState) -> None:
+    for name, value in means.items():
+        if math.isfinite(value):
+            state.constraints[name].drift = max(state.constraints[name].drift, value)
+
+
+def _coarsest(network: nn.Module, accelerator: Accelerator) -> float:
+    """The machine epsilon of the least precise type that the model is computed in."""
+    computed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} | {computed}
+    return max(torch.finfo(dtype).eps for dtype in types)

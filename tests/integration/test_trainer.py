@@ -230,6 +230,28 @@ def test_a_model_that_cannot_be_anchored_is_refused(tmp_path, anchors):
         CraftTrainer(torch.nn.Linear(2, 2), CraftConfig(output_dir=str(tmp_path), **BASE), anchors=anchors)
 
 
+def test_an_untouched_student_that_is_not_its_teacher_is_refused(tmp_path, anchors):
+    """The cache knows the weights; what changes them afterwards shows in L_retain before the first step."""
+    trainer = CraftTrainer(
+        ToyModel(), CraftConfig(output_dir=str(tmp_path), **BASE), anchors=anchors, train_dataset=ToyTask()
+    )
+    with torch.no_grad():
+        trainer.model.head.weight.mul_(1.5)
+    with pytest.raises(ValueError, match=r"L_retain is 0\.\d+ before the first step, where the model should equal"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("surgery", ["one_sided", "symmetric", "barrier", "none"])
+def test_rounding_error_is_no_conflict(tmp_path, anchors, surgery):
+    """At the first step g_r is rounding: by its cosine a projection would turn g_t by nothing that is known."""
+    settings = BASE | {"max_steps": 1, "multiplier_init": 5.0}
+    trainer = run(tmp_path, anchors, **settings | {"surgery": surgery})
+    (first,) = history(tmp_path)
+    assert first["retention_loss"] < 1e-9
+    assert (first["cosine"], first["conflict"], first["projected_energy"]) == (0, 0, 0)
+    assert trainer.dual.rounding == abs(first["retention_loss"])
+
+
 def test_a_non_finite_gradient_stops_before_it_reaches_the_weights(tmp_path, anchors, monkeypatch):
     infinite = torch.tensor(float("inf"))
     monkeypatch.setattr(
@@ -263,7 +285,7 @@ class Scaler:
 @pytest.mark.parametrize("scale", [2.0**10, 2.0**-4])
 def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors, scale):
     def one_step(folder, scaler):
-        arguments = CraftConfig(output_dir=str(folder), **BASE)
+        arguments = CraftConfig(output_dir=str(folder), **BASE, teacher_mismatch="allow")
         trainer = CraftTrainer(ToyModel(), arguments, anchors=anchors, train_dataset=ToyTask())
         trainer.state.max_steps = 6
         with torch.no_grad():
@@ -273,7 +295,7 @@ def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors,
         trainer.current_gradient_accumulation_steps = 1
         batch = torch.utils.data.default_collate([ToyTask()[index] for index in range(8)])
         trainer.training_step(trainer.model, batch)
-        return trainer, trainer._callback(RetentionHistory)._pending[0]
+        return trainer, trainer._callback_of(RetentionHistory)._pending[0]
 
     plain, reference = one_step(tmp_path / "plain", None)
     scaled, step = one_step(tmp_path / "scaled", Scaler(scale))

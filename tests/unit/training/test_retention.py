@@ -97,6 +97,7 @@ def fake_accelerator(rank: int) -> Any:
         is_main_process=rank == 0,
         distributed_type=DistributedType.MULTI_CPU,
         state=SimpleNamespace(),
+        mixed_precision="no",
         autocast=nullcontext,
     )
 

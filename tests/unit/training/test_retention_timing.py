@@ -74,7 +74,9 @@ def test_a_negative_loss_skips_nothing_by_default(tmp_path: Path) -> None:
     """As token_ce may be, of a student surer than its teacher. Seen to fail when 0 was a fraction like any other."""
     run = Run(tmp_path)
     constraint = GroupConstraintState(EVERYTHING, 10, -0.5, 1.0, 0.1, -0.6)
-    retention_pass = RetentionPass(TASK_LOSS, 0.75, ConstraintState(-0.5, 1.0, 0.1, -0.6), [constraint], probing=False)
+    retention_pass = RetentionPass(
+        TASK_LOSS, 0.75, ConstraintState(-0.5, 1.0, 0.1, -0.6), [constraint], probing=False, rounding=False
+    )
     run.retention.step(0, run.state, retention_pass, finite=True)
     assert (run.state.interval, run.state.next_step) == (1, 1)
 

@@ -1,0 +1,59 @@
+"""One retention pass as surgery sees it, and as the history has it."""
+
+from torch import Tensor
+
+from craft_trainer.optim.merging import BlockRule, Merged
+from craft_trainer.optim.surgery import MERGES, Surgery, Weights, none, surgery_rule
+from craft_trainer.training.callbacks import CraftStep
+from craft_trainer.training.retention import RetentionPass
+from craft_trainer.training.settings import RetentionSettings
+
+
+def block_rule(settings: RetentionSettings, retention_pass: RetentionPass) -> BlockRule:
+    """Return the surgery rule of one step: a block's Gramian → the weights of its two gradients."""
+    constraint = retention_pass.constraint
+    if retention_pass.probing:
+        return lambda gram: none(gram, Weights(1.0, 0.0), settings.conflict_threshold)
+    weights = MERGES[settings.merge](constraint.multiplier)
+    if retention_pass.rounding:
+        return lambda _gram: Surgery(*weights, cosine=0.0, conflict=False)
+    rule = surgery_rule(
+        settings.recipe.surgery,
+        excess=constraint.violation / constraint.epsilon,
+        strength=settings.barrier_strength,
+        maximum=settings.multiplier_max,
+    )
+
+    def of_block(gram: Tensor) -> Surgery:
+        return rule(gram, weights, settings.conflict_threshold)
+
+    return of_block
+
+
+def craft_step(
+    settings: RetentionSettings,
+    retention_pass: RetentionPass,
+    merged: Merged,
+    *,
+    scale: float,
+    step: int,
+    skipped: int,
+) -> CraftStep:
+    """Return what was measured and done at optimizer step ``step``; ``scale`` multiplied both losses (fp16)."""
+    constraint = retention_pass.constraint
+    task_norm, retention_norm = (merged.gram.diagonal().sqrt() / scale).tolist()
+    implied = settings.recipe.surgery == "barrier" and not retention_pass.probing
+    return CraftStep(
+        step=step,
+        task_loss=retention_pass.task_loss,
+        retention_loss=constraint.retention_loss,
+        multiplier=merged.retain_weight if implied else constraint.multiplier,
+        epsilon=constraint.epsilon,
+        violation=constraint.violation,
+        cosine=0.0 if retention_pass.rounding else merged.cosine,
+        conflict=merged.conflict,
+        task_grad_norm=task_norm,
+        retention_grad_norm=retention_norm,
+        projected_energy=merged.projected_energy,
+        skipped=skipped,
+    )
