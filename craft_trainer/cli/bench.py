@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.hints import nearest
+from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer bench step --repeats 7 --json outputs/step.json"
 BENCHMARKS = {

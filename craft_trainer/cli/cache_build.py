@@ -6,8 +6,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, parse, split_list
+from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.options import option, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel

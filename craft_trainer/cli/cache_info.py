@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import parse
+from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache info --cache outputs/anchors"
 PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "token": "tokens"}

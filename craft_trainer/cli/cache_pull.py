@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import parse
+from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache pull --repo my-org/my-anchors --output_dir outputs/anchors"
 NOT_OF_THE_CACHE = [".gitattributes"]  # what the Hub adds

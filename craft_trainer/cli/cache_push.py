@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import parse
+from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache push --cache outputs/anchors --repo my-org/my-anchors"
 DATA_FILES = ("*.arrow", "*.safetensors")  # of an earlier cache with other shards they go

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.options import option
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache

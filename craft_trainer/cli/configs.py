@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import parse
+from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer configs --output_dir configs"
 SHIPPED = Path(__file__).parents[1] / "configs"  # in a checkout a link to the folder at its root

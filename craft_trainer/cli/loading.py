@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import json_mapping, option
+from craft_trainer.options import json_mapping, option
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel

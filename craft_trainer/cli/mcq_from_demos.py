@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import option, parse, split_list
+from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.demo import NEW, OLD
 from craft_trainer.cli.hints import nearest
+from craft_trainer.options import option, split_list
 
 EXAMPLE = "craft-trainer mcq-from-demos --tasks push-v3,drawer-open-v3,door-open-v3 --episodes 20 --output outputs/mcq"
 

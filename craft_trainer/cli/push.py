@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, parse
+from craft_trainer.cli.arguments import parse
+from craft_trainer.options import option
 
 if TYPE_CHECKING:
     from craft_trainer.hub.facts import RunFacts

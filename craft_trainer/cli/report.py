@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, parse, split_list
+from craft_trainer.cli.arguments import parse
+from craft_trainer.options import option, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.report.evidence import Evidence

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from craft_trainer.cli.arguments import json_mapping, option, parse, split_list
+from craft_trainer.cli.arguments import parse
+from craft_trainer.options import json_mapping, option, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel

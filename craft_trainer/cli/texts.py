@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, pairs_or_json
+from craft_trainer.options import option, pairs_or_json
 
 if TYPE_CHECKING:
     from craft_trainer.language.encoding import EncodingSettings

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, parse_all
+from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.options import option
 from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import option, pairs_or_json, parse_all, split_list
+from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
 from craft_trainer.language.config import LanguageConfig
+from craft_trainer.options import option, pairs_or_json, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache

@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 import torch
 from transformers import TrainingArguments
 
-from craft_trainer.training.settings import RetentionSettings, option
+from craft_trainer.options import option
+from craft_trainer.training.settings import RetentionSettings
 
 SETTINGS = tuple(item.name for item in fields(RetentionSettings))
 
@@ -56,7 +57,7 @@ class CraftConfig(RetentionArguments, TrainingArguments):  # type: ignore[misc] 
         ValueError: a value outside its range, naming the field and the way out.
     """
 
-    remove_unused_columns: bool | None = option(False, "policies read columns by name, so none is removed")
+    remove_unused_columns: bool | None = option("policies read columns by name, so none is removed", False)
 
 
 def retention_settings(args: TrainingArguments) -> RetentionSettings:

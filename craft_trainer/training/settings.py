@@ -1,8 +1,7 @@
 """The settings of retention: units, ranges, defaults, checked in one place."""
 
-import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from craft_trainer.losses.hidden import DISTANCES
@@ -13,6 +12,7 @@ from craft_trainer.optim.dual import Controller
 from craft_trainer.optim.epsilon import SCHEDULES
 from craft_trainer.optim.surgery import MERGES
 from craft_trainer.optim.surgery import RULES as SURGERIES
+from craft_trainer.options import json_mapping, option
 from craft_trainer.training.methods import METHODS, Recipe
 
 LARGE = float("inf")
@@ -59,14 +59,6 @@ RANGES: dict[str, tuple[float, float, str]] = {
 }
 
 
-def option(default: Any, text: str) -> Any:
-    """A dataclass field with the help text the command line shows."""
-    metadata = {"help": text.replace("%", "%%")}  # argparse formats help texts
-    if isinstance(default, list):
-        return field(default_factory=default.copy, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
-
 @dataclass
 class RetentionSettings:
     """The settings of constrained retention, without those of any trainer.
@@ -79,61 +71,61 @@ class RetentionSettings:
     """
 
     method: str = option(
-        "craft",
         "craft, or a baseline: plain, weighted_sum, replay (task loss on the anchors), agem, l2 (to the teacher), ewc",
+        "craft",
     )
     retention_terms: list[str] = option(
-        ["hidden", "output"],
         "what is held: hidden (the teacher's features), output (its action chunk), token_ce (its likeliest tokens), "
         "token_kl (its token distribution), or several",
+        ["hidden", "output"],
     )
-    retention_weights: list[float] | None = option(None, "weight of each retention term; by default 1 for each")
+    retention_weights: list[float] | None = option("weight of each retention term; by default 1 for each", None)
     hidden_distance: str = option(
-        "mse", "distance of hidden features: mse (fraction of variance), l1 (in deviations) or cosine"
+        "distance of hidden features: mse (fraction of variance), l1 (in deviations) or cosine", "mse"
     )
-    retention_batch_size: int = option(64, "anchors per device in a retention pass; ≥ 1")
-    retention_every: int = option(1, "optimizer steps from one retention pass to the next; ≥ 1")
+    retention_batch_size: int = option("anchors per device in a retention pass; ≥ 1", 64)
+    retention_every: int = option("optimizer steps from one retention pass to the next; ≥ 1", 1)
     retention_skip_below: float = option(
-        0.0, "leave out passes while the moving average of L_retain is below this fraction of ε; in [0, 1), 0 is never"
+        "leave out passes while the moving average of L_retain is below this fraction of ε; in [0, 1), 0 is never", 0.0
     )
     retention_skip_max: int = option(
-        8, "passes from one that is made to the next, at most, while they are left out; ≥ 1"
+        "passes from one that is made to the next, at most, while they are left out; ≥ 1", 8
     )
     surgery: str = option(
-        "one_sided", "what becomes of conflicting gradients: none, one_sided or symmetric (projection), or barrier"
+        "what becomes of conflicting gradients: none, one_sided or symmetric (projection), or barrier", "one_sided"
     )
-    granularity: str = option("model", "what has one cosine: the whole model, each layer, or each tensor")
+    granularity: str = option("what has one cosine: the whole model, each layer, or each tensor", "model")
     merge: str = option(
-        "weighted", "weights of the two gradients: weighted (1, λ), equal (½, ½) or task_priority (1, min(λ, 1))"
+        "weights of the two gradients: weighted (1, λ), equal (½, ½) or task_priority (1, min(λ, 1))", "weighted"
     )
-    conflict_threshold: float = option(0.0, "cosine of the two gradients below which they conflict; in [-1, 0]")
-    barrier_strength: float = option(1.0, "β of surgery barrier: how strongly it pushes back beyond ε; > 0")
-    multiplier: str = option("ascent", "how λ follows the violation: fixed, ascent (integral) or pi")
-    multiplier_init: float = option(1.0, "λ at the start; in [0, multiplier_max]")
-    multiplier_lr: float = option(0.1, "step size η of λ, per retention pass; > 0")
-    dual_kp: float = option(10.0, "κ of multiplier pi: its proportional part, in retention passes; ≥ 0")
-    dual_ema: float = option(0.9, "ν of the moving average of the violation (pi, skipping); in [0, 1)")
-    multiplier_max: float = option(100.0, "ceiling of λ; > 0")
-    constraints: str = option("single", "one constraint over all anchors (single), or one per old task (per_group)")
+    conflict_threshold: float = option("cosine of the two gradients below which they conflict; in [-1, 0]", 0.0)
+    barrier_strength: float = option("β of surgery barrier: how strongly it pushes back beyond ε; > 0", 1.0)
+    multiplier: str = option("how λ follows the violation: fixed, ascent (integral) or pi", "ascent")
+    multiplier_init: float = option("λ at the start; in [0, multiplier_max]", 1.0)
+    multiplier_lr: float = option("step size η of λ, per retention pass; > 0", 0.1)
+    dual_kp: float = option("κ of multiplier pi: its proportional part, in retention passes; ≥ 0", 10.0)
+    dual_ema: float = option("ν of the moving average of the violation (pi, skipping); in [0, 1)", 0.9)
+    multiplier_max: float = option("ceiling of λ; > 0", 100.0)
+    constraints: str = option("one constraint over all anchors (single), or one per old task (per_group)", "single")
     anchor_sampling: str = option(
-        "uniform", "which anchors a pass draws: uniform, or multiplier (more of the old tasks with a larger λ)"
+        "which anchors a pass draws: uniform, or multiplier (more of the old tasks with a larger λ)", "uniform"
     )
-    epsilon: float = option(0.01, "ε at the start, in units of the teacher's variance (0.01 = 1 %); > 0")
-    epsilon_final: float | None = option(None, "ε at the end, if its schedule is not constant; > 0")
-    epsilon_schedule: str = option("constant", "path of ε from start to end: constant, linear, cosine or exponential")
+    epsilon: float = option("ε at the start, in units of the teacher's variance (0.01 = 1 %); > 0", 0.01)
+    epsilon_final: float | None = option("ε at the end, if its schedule is not constant; > 0", None)
+    epsilon_schedule: str = option("path of ε from start to end: constant, linear, cosine or exponential", "constant")
     epsilon_per_group: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
-        None, "ε of single old tasks with constraints per_group, as a mapping or JSON; the others have epsilon"
+        "ε of single old tasks with constraints per_group, as a mapping or JSON; the others have epsilon", None
     )
     epsilon_probe_steps: int = option(
-        0, "train so many steps without constraint first; epsilon is then a fraction of the largest L_retain they cause"
+        "train so many steps without constraint first; epsilon is then a fraction of the largest L_retain they cause", 0
     )
     task_kl_samples: int = option(
-        8, "task samples on which KL(teacher‖student) is logged, for models that predict tokens; ≥ 0, 0 is never"
+        "task samples on which KL(teacher‖student) is logged, for models that predict tokens; ≥ 0, 0 is never", 8
     )
     update_angle_every: int = option(
-        10, "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next"
+        "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next", 10
     )
-    teacher_mismatch: str = option("refuse", "when the starting weights are not the cache's teacher: refuse or allow")
+    teacher_mismatch: str = option("when the starting weights are not the cache's teacher: refuse or allow", "refuse")
 
     def __post_init__(self) -> None:
         self.check()
@@ -203,7 +195,7 @@ class RetentionSettings:
             "epsilon_final has no effect with epsilon_schedule constant: set linear, cosine or exponential",
         )
         if isinstance(self.epsilon_per_group, str):
-            self.epsilon_per_group = _mapping("epsilon_per_group", self.epsilon_per_group)
+            self.epsilon_per_group = json_mapping("epsilon_per_group", self.epsilon_per_group)
         for group, epsilon in self.group_epsilons.items():
             _require(
                 isinstance(epsilon, float | int) and not isinstance(epsilon, bool) and epsilon > 0,
@@ -251,16 +243,6 @@ class RetentionSettings:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
-
-
-def _mapping(name: str, text: str) -> dict[str, Any]:
-    """The mapping that ``text`` is in JSON."""
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError:
-        value = None
-    _require(isinstance(value, dict), f'{name} is {text!r}: it must be a mapping in JSON, like {{"old task": 0.05}}')
-    return dict(value)
 
 
 def _one_of(name: str, value: str, known: Any) -> None:

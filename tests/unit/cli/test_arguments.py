@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from craft_trainer.cli.arguments import json_mapping, option, parse, parse_all, split_list
+from craft_trainer.cli.arguments import parse, parse_all
 from craft_trainer.cli.hints import nearest
+from craft_trainer.options import json_mapping, option, split_list
 from craft_trainer.training.config import CraftConfig
 
 
@@ -78,6 +79,51 @@ def test_a_value_of_another_type_is_refused(capsys: pytest.CaptureFixture[str]) 
         cook("--dish", "stew", "--minutes", "soon")
     assert ended.value.code == 2
     assert "argument --minutes: invalid int value: 'soon'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dish: stew\nminutes: soon", "argument --minutes: invalid int value: 'soon'"),
+        ("dish: stew\nspices: [1, hot]", "argument --spices: invalid float value: 'hot'"),
+        ("dish: stew\nvegan: perhaps", "argument --vegan: .*got perhaps"),
+        ("dish: stew\nminutes: [5]", r"argument --minutes: invalid int value: \[5\]"),
+        ("dish: [soup, stew]", r"argument --dish: \['soup', 'stew'\] is not one value"),
+    ],
+)
+def test_a_value_of_another_type_in_the_file_is_refused_by_file_and_key(recipe: Any, text: str, message: str) -> None:
+    """Seen to fail when a list was several words of a command line: `no option stew`, and no word of the file."""
+    with pytest.raises(ValueError, match=f"recipe.yaml: {message}"):
+        cook(*recipe(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("dish: 7", {"dish": "7"}),
+        ("dish: yes", {"dish": "True"}),
+        ("dish: stew\nminutes: '5'", {"minutes": 5}),
+        ("dish: stew\nsalt: 2", {"salt": 2.0}),
+        ("dish: stew\nvegan: 1", {"vegan": True}),
+        ("dish: stew\nherbs: mint", {"herbs": ["mint"]}),
+        ("dish: stew\nherbs: [1, -2]", {"herbs": ["1", "-2"]}),
+        ("dish: stew\nspices: [1, 1e-3]", {"spices": [1.0, 0.001]}),
+        ("dish: stew\noven: '{\"heat\": 1}'", {"oven": '{"heat": 1}'}),
+    ],
+)
+def test_a_value_of_the_file_has_the_type_that_words_would_give_it(
+    recipe: Any, text: str, expected: dict[str, Any]
+) -> None:
+    """Seen to fail with the values of YAML as they are."""
+    filled = vars(cook(*recipe(text)))
+    found = {name: filled[name] for name in expected}
+    assert found == expected
+    assert [type(value) for value in found.values()] == [type(value) for value in expected.values()]
+
+
+def test_a_choice_that_there_is_not_is_refused_by_file_and_key(recipe: Any) -> None:
+    with pytest.raises(ValueError, match=r"recipe.yaml: argument --save_strategy.*'never' is not one of no, steps"):
+        parse_all("train", "", [CraftConfig], recipe("save_strategy: never"))
 
 
 def test_an_empty_file_changes_nothing(recipe: Any) -> None:

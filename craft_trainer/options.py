@@ -1,0 +1,51 @@
+"""Options: dataclass fields with a help text, and mappings that a command line gives as JSON."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from typing import Any
+
+
+def option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
+    """Make a dataclass field with its help text; a list is its own default factory."""
+    metadata = {"help": help_text.replace("%", "%%")}  # argparse formats help texts
+    if default is dataclasses.MISSING:
+        return dataclasses.field(metadata=metadata)
+    if isinstance(default, list | dict):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def json_mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """Read a mapping option: from YAML as it is, from the command line as JSON.
+
+    Raises:
+        ValueError: it is not a JSON object.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{name} is not JSON ({error}): give it as '{{\"key\": value}}'") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{name} must be a JSON object, like '{{\"key\": value}}'")
+    return value or {}
+
+
+def pairs_or_json(name: str, value: dict[str, Any] | str | None) -> dict[str, str]:
+    """Read ``text=content,group=topic`` or JSON as a mapping.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if not isinstance(value, str) or value.lstrip().startswith("{"):
+        return json_mapping(name, value)
+    pairs = [part.split("=", 1) for part in value.split(",") if part]
+    if any(len(pair) != 2 for pair in pairs):
+        raise ValueError(f"{name} is {value!r}: give it as OURS=THEIRS,OURS=THEIRS")
+    return {ours.strip(): theirs.strip() for ours, theirs in pairs}
+
+
+def split_list(values: Sequence[Any]) -> list[str]:
+    """List the items of an option, given as words, as one comma-separated word, or in YAML."""
+    return [item for value in values for item in str(value).split(",") if item]
