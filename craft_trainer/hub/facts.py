@@ -53,8 +53,8 @@ class RunFacts:
     """What is trained, from what, by which method; no token, no absolute path.
 
     Attributes:
-        library: whose ``from_pretrained`` loads it: lerobot, transformers or peft; None for a model of the user's own.
-        loader: the class that does, of transformers and peft; the type of a LeRobot policy.
+        library: lerobot, transformers, peft or sentence-transformers; None for a model of the user's own.
+        loader: the class that loads it; the type of a LeRobot policy.
         processor: the class that loads its processor or tokenizer, if that is saved beside it.
         base, dataset: what it was trained from, and on; None where that is not known.
         settings: of the method; ``training``: of the Trainer.

@@ -20,6 +20,12 @@ model = {loader}.from_pretrained(place{revision})
 PROCESSOR = """\
 {name} = {processor}.from_pretrained(place{revision})
 """
+SENTENCES = """\
+from sentence_transformers import {loader}
+
+place = {place!r}
+model = {loader}(place{revision})
+"""
 ADAPTER = """\
 from peft import PeftConfig, PeftModel
 from transformers import {names}
@@ -38,6 +44,8 @@ def snippet(facts: RunFacts, place: str) -> str | None:
     filled = {"place": place, "revision": revision, "loader": facts.loader}
     if facts.library == "lerobot":
         return LEROBOT.format(**filled, pretrained_revision=revision.replace("revision", "pretrained_revision"))
+    if facts.library == "sentence-transformers":  # with its tokenizer
+        return SENTENCES.format(**filled)
     names = ", ".join(sorted(name for name in (facts.loader, facts.processor) if name))
     head = ADAPTER if facts.library == "peft" else LIBRARY
     code = head.format(**filled, library="transformers", names=names)

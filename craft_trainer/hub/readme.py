@@ -13,6 +13,7 @@ MARK = "<!-- Written by craft_trainer ({digest}). Change the text, and it is you
 MARKED = re.compile(re.escape(MARK).replace(r"\{digest\}", "([0-9a-f]{12})"))
 BY_LIBRARIES = (  # cards that others write without being asked
     "# Model Card for Model ID",  # PEFT
+    "[sentence-transformers](https://www.SBERT.net)",
     "This model card has been generated automatically according to the information the Trainer had access to",
 )
 MADE_ANEW = ("library_name", "base_model", "datasets", "pipeline_tag")  # in the header; other keys stay

@@ -1,10 +1,10 @@
 """Hold the task loss on the anchors: experience replay."""
 
-from typing import Any, Self
+from typing import Self
 
 import torch.distributed as dist
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from craft_trainer.anchors.features import AnchorBatch
 from craft_trainer.losses.loss import RetentionLoss, TrainingStart
@@ -44,10 +44,15 @@ def task_loss(model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, ""]:
     """Compute the task loss on the anchors' inputs and targets.
 
     Raises:
-        ValueError: the anchors hold no targets.
+        ValueError: the anchors hold no targets, or the model computes no loss of its own.
     """
-    inputs: dict[str, Any] = anchors.inputs
-    loss: Tensor | None = model.network(**inputs).get("loss")
+    inputs, network = anchors.inputs, model.network
+    made = inputs if isinstance(model, nn.Module) else model.prepare(inputs)  # what a view prepares, its network takes
+    of_the_trainer = isinstance(network, nn.Sequential)  # a SentenceTransformer: its trainer knows the loss
+    loss: Tensor | None = None if of_the_trainer else network(**made).get("loss")
     if loss is None:
-        raise ValueError(f"the anchors hold no targets, only {', '.join(inputs)}: build them from samples with labels")
+        raise ValueError(
+            f"the anchors hold no targets that {type(network).__name__} computes a loss from, only "
+            f"{', '.join(inputs)}: build them from samples with labels, or choose a method that needs none"
+        )
     return loss

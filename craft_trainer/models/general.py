@@ -1,7 +1,6 @@
 """HuggingFace models that give vectors, as the anchors see them: encoders with a head or none, SentenceTransformers."""
 
 import inspect
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -168,15 +167,18 @@ class GeneralModel:
 
 def encoder_of(model: nn.Module) -> nn.Module:
     """The HuggingFace model in a ``SentenceTransformer`` of texts; ``model`` itself if there is none."""
-    library: Any = sys.modules.get("sentence_transformers")  # loaded already, if this is a model of it
-    if library is None or not isinstance(model, library.SentenceTransformer):
+    if sentence_transformers_class(model) != "SentenceTransformer":
         return model
     first, *others = model.children()
     with_prompts = all(getattr(part, "include_prompt", True) for part in others)  # anchors do not know of prompts
     reads_text = with_prompts and "text" in getattr(first, "modality_config", {})
-    inside = [part for part in first.children() if reads_text and isinstance(part, PreTrainedModel)]
-    found: nn.Module = inside[0] if inside else model
-    return found
+    return next((part for part in first.children() if reads_text and isinstance(part, PreTrainedModel)), model)
+
+
+def sentence_transformers_class(model: nn.Module) -> str | None:
+    """Which class of sentence-transformers ``model`` is of, by its name: the library is not imported for that."""
+    owners = (owner for owner in type(model).__mro__ if owner.__module__.startswith("sentence_transformers."))
+    return next((owner.__name__ for owner in owners), None)
 
 
 def base_model(model: nn.Module) -> nn.Module:

@@ -69,7 +69,7 @@ class VisionLanguage(CausalLM):
                 f"{type(self._model).__name__} reads token_type_ids, and without them its positions would see others "
                 "than in training: pass what the processor gives (return_token_type_ids=True)"
             )
-        empty = {key for key, value in batch.items() if isinstance(value, Tensor) and not len(value)}
+        empty = {key for key, value in batch.items() if isinstance(value, Tensor) and not value.numel()}
         if self._entries == "sample" and "pixel_values" in batch and not self._image_mask(batch).any():
             empty |= set() if batch["pixel_values"].any() else {"pixel_values", "pixel_attention_mask"}
         return {key: value for key, value in batch.items() if key not in empty}

@@ -32,10 +32,10 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if self.args.should_save:
             self._write_card(folder, before)
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        target = self.accelerator.unwrap_model(model or self.model)
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:
+        target = self.accelerator.unwrap_model(model[0] if model else self.model)
         if is_sharded(self.accelerator) or not restore(target, resume_from_checkpoint):
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+            super()._load_from_checkpoint(resume_from_checkpoint, *model)  # sentence-transformers' takes no model
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint

@@ -1,24 +1,31 @@
 """What a run says of itself: the facts of its card, from its model, its settings and its anchors."""
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
 from torch import nn
-from transformers import PreTrainedModel, TrainingArguments
-from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
-)
+from transformers import ImageProcessingMixin, PreTrainedModel, TrainingArguments
+from transformers.models.auto import modeling_auto
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import Held, RunFacts, Source
 from craft_trainer.losses.terms import units
-from craft_trainer.models.general import base_model
+from craft_trainer.models.general import base_model, encoder_of, sentence_transformers_class
 from craft_trainer.training.config import SETTINGS, retention_settings
 from craft_trainer.training.run_record import versions
 from craft_trainer.training.settings import RetentionSettings
 
+LOADERS = {  # what loads a class of transformers, and those that it loads by the type of a configuration
+    "AutoModelForImageTextToText": modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSeq2SeqLM": modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES,
+    "AutoModelForSequenceClassification": modeling_auto.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForTokenClassification": modeling_auto.MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForImageClassification": modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES,
+    "AutoModelForMaskedLM": modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+}
 ALWAYS = ("learning_rate", "seed", "epsilon", "retention_every")  # are said even if they are the default
 TRAINING = (  # of TrainingArguments
     *("learning_rate", "max_steps", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
@@ -61,24 +68,31 @@ def _library(model: nn.Module) -> tuple[str | None, str | None]:
     """The library that a model is of, and what of it loads the model again."""
     if hasattr(model, "library_name"):
         return str(model.library_name), str(getattr(getattr(model, "policy_config", None), "type", "policy"))
+    if loader := sentence_transformers_class(model):
+        return "sentence-transformers", loader
     base = base_model(model)
     if not isinstance(base, PreTrainedModel):
         return None, None
-    kind = base.config.model_type
-    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
-        loader = "AutoModelForImageTextToText"
-    else:
-        loader = "AutoModelForCausalLM" if kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES else "AutoModel"
-    return ("transformers" if base is model else "peft"), loader
+    kind, owners = base.config.model_type, {owner.__name__ for owner in type(base).__mro__}
+    known = (name for name, classes in LOADERS.items() if owners & {*_names(classes.get(kind))})
+    return ("transformers" if base is model else "peft"), next(known, "AutoModel")
+
+
+def _names(found: str | Sequence[str] | None) -> Sequence[str]:
+    return [found] if isinstance(found, str) else found or ()
 
 
 def _processor_class(processor: Any) -> str:
-    return "AutoProcessor" if hasattr(processor, "image_processor") else "AutoTokenizer"
+    if hasattr(processor, "image_processor"):
+        return "AutoProcessor"
+    return "AutoImageProcessor" if isinstance(processor, ImageProcessingMixin) else "AutoTokenizer"
 
 
 def _base(model: nn.Module, args: TrainingArguments) -> Source | None:
     """What was loaded before training; not the run itself."""
-    origin = getattr(model, "origin", None) or getattr(getattr(model, "config", None), "_name_or_path", None)
+    origin = getattr(model, "origin", None) or getattr(
+        getattr(encoder_of(base_model(model)), "config", None), "_name_or_path", None
+    )
     peft_config = getattr(model, "active_peft_config", None)
     origin = getattr(peft_config, "base_model_name_or_path", None) or origin
     return None if origin == args.output_dir else Source.of(origin)
