@@ -56,6 +56,10 @@ class EncodedQuestion:
         """Whether two choices or more have tokens that predict others: a wrong mask would show there."""
         return sum(len(choice) > 1 for choice in self.choices) > 1
 
+    def rows_of(self, choice: int) -> slice:
+        """The rows, from the end of a pass over prompt and choice, that predict the scored tokens of the choice."""
+        return slice(self.starts[choice] - 1 - len(self.choices[choice]), -1)
+
     @property
     def num_prefix_tokens(self) -> int:
         """Tokens before the choices, those of the image included."""

@@ -111,10 +111,12 @@ def choose_method(model: ChoiceModel, tokens: Sequence[EncodedQuestion], wanted:
     stand beside each other: those of one token need no mask.
 
     Raises:
-        ValueError: the method that is wanted does not agree, or there is none of that name.
+        ValueError: the method that is wanted does not agree or is not the model's, or there is none of that name.
     """
     if wanted not in ("auto", "packed", "prefix", "separate"):
         raise ValueError(f"method is {wanted!r}: choose auto, packed, prefix or separate")
+    if model.method == "separate" and wanted not in ("auto", "separate"):
+        raise ValueError(f"this model takes one pass for each choice, not {wanted} ones: use auto")
     method: Any = model.method if wanted == "auto" else wanted
     kinds = {(one.image is None, one.branches): one for one in sorted(tokens, key=lambda one: -one.length)}
     if method == "separate" or all(agrees(model, one, method) for one in kinds.values()):

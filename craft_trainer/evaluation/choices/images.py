@@ -37,10 +37,18 @@ class ImageChoices(TextChoices):
     Args:
         model: a ``PreTrainedModel`` with images and a language-modelling head, or a ``PeftModel`` of one.
         processor: a ``ProcessorMixin`` with an image processor and a tokenizer.
+
+    Raises:
+        ValueError: the adapter trains a prompt.
     """
 
     def __init__(self, model: nn.Module, processor: Any) -> None:
         super().__init__(model, processor.tokenizer)
+        if self.num_virtual_tokens:
+            raise ValueError(
+                f"{self.model.active_peft_config.peft_type.value} puts a trained prompt in front of embedded text, "
+                "which has no place for images: ask a vision-language model with LoRA, or without an adapter"
+            )
         self.processor = processor
         self._takes = set(inspect.signature(type(self._base).forward).parameters)
         self._image_tokens: dict[tuple[int, int], int] = {}
@@ -106,7 +114,6 @@ class ImageChoices(TextChoices):
         """The prompt's inputs, with the choice's tokens behind them, through the model's own forward."""
         tokens = torch.tensor([question.choices[choice]])
         inputs = self._inputs([question])
-        num_prefix = inputs["input_ids"].shape[1]
         inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], dim=1)
         for key in inputs.keys() & set(OF_TOKENS):
             behind = torch.full_like(tokens, self._type_of_choices if key == "token_type_ids" else 0)
@@ -114,7 +121,7 @@ class ImageChoices(TextChoices):
                 [inputs[key], torch.ones_like(tokens) if key == "attention_mask" else behind], dim=1
             )
         logits: Tensor = self.model(**self._on_device(inputs), use_cache=False).logits
-        return logits[0, num_prefix + question.starts[choice] - 1 : -1]
+        return logits[0, question.rows_of(choice)]
 
     _type_of_choices = 0  # ``token_type_ids`` of text that sees only what comes before it
 

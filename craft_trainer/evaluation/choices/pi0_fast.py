@@ -114,7 +114,7 @@ class PI0FastChoices:
         actions = torch.tensor([question.choices[choice]], device=tokens.device)
         given = (images, image_masks, tokens, token_masks, actions, torch.ones_like(actions, dtype=torch.bool))
         logits = head_output(self._vlm.lm_head, lambda: type(self._model).forward(self._model, *given))
-        return logits[0, question.starts[choice] - 1 : -1]
+        return logits[0, question.rows_of(choice)]
 
     @property
     def _num_image_tokens(self) -> int:

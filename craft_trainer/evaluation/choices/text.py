@@ -54,18 +54,27 @@ class TextChoices:
 
     @property
     def method(self) -> Method:
-        """``packed`` for attention that takes any mask and positions; ``separate`` for others and recurrent layers."""
+        """``packed`` for attention that takes any mask and positions; ``separate`` for others and recurrent layers.
+
+        A trained prompt (prompt tuning, prefix tuning, p-tuning) is put in front by the model's own forward alone.
+        """
         takes = inspect.signature(type(self._base).forward).parameters
         named = [getattr(self._text_config, name, None) for name in KINDS_OF_LAYERS]
         kinds = {kind for kinds in named for kind in kinds or ()}
         tree = (
-            {"position_ids", "attention_mask"} <= set(takes)
+            not self.num_virtual_tokens
+            and {"position_ids", "attention_mask"} <= set(takes)
             and kinds <= {"full_attention", "sliding_attention"}
             and not getattr(self._base, "_is_stateful", False)  # recurrent layers, whatever its layers are called
             and not getattr(self._text_config, "alibi", False)  # distances in order of memory, not of positions
             and self._base.config._attn_implementation in TAKES_MASKS
         )
         return "packed" if tree else "separate"
+
+    @property
+    def num_virtual_tokens(self) -> int:
+        """Length of the prompt that a PEFT adapter puts in front of every sequence."""
+        return int(getattr(getattr(self.model, "active_peft_config", None), "num_virtual_tokens", None) or 0)
 
     @property
     def window(self) -> int | None:
@@ -100,7 +109,8 @@ class TextChoices:
             getattr(self._text_config, "max_position_embeddings", None),
             getattr(self.tokenizer, "model_max_length", None),
         ]
-        return min((limit for limit in limits if limit and limit < NO_LIMIT), default=None)
+        longest = min((limit for limit in limits if limit and limit < NO_LIMIT), default=None)
+        return None if longest is None else longest - self.num_virtual_tokens
 
     def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
         """Prompt and continuation are tokenised together, as they are in text.
@@ -181,7 +191,7 @@ class TextChoices:
         """The whole sequence through the model's own forward."""
         ids = torch.tensor([*question.prefix, *question.choices[choice]], device=self.device)
         logits: Tensor = self.model(input_ids=ids[None], use_cache=False).logits
-        return logits[0, len(question.prefix) + question.starts[choice] - 1 : -1]
+        return logits[0, question.rows_of(choice)]
 
     def _first_token(self) -> int:
         """What a text begins with that has nothing before it.
