@@ -108,7 +108,7 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
         train_dataset=dataset,
         data_collator=collate,
     )
-    trainer.run_record.inputs = changed_fields(arguments)
+    trainer.record_run(changed_fields(arguments))
     if arguments.mcq_data is not None:
         ask_while_training(trainer, model, arguments)
     trainer.train(resume_from_checkpoint=checkpoint)

@@ -182,7 +182,7 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
         data_collator=samples.collate,
         processing_class=checkpoint.processor,
     )
-    trainer.run_record.inputs = changed_fields(arguments)
+    trainer.record_run(changed_fields(arguments))
     if arguments.mcq_data is not None:
         ask_while_training(trainer, checkpoint, arguments)
     trainer.train(resume_from_checkpoint=resumed)

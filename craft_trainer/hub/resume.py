@@ -32,7 +32,7 @@ def checkpoint_folder(place: str | Path, output_dir: Path | None = None) -> Path
     found = parse(named[1] + named[3] if named else place)
     if not isinstance(found, HubPlace):
         others = ", ".join(sorted(path.name for path in found.glob("checkpoint-*"))) or "none"
-        raise FileNotFoundError(f"{place}: there is no such checkpoint; {found} has {others}")
+        raise FileNotFoundError(f"Can't find a valid checkpoint at {place}: {found} has {others}")
     with plain_errors(found.repo, "model", found.revision):
         files = HfApi().list_repo_files(found.repo, revision=found.revision)
         there = [name.removesuffix(f"/{STATE_FILE}") for name in files if name.endswith(f"/{STATE_FILE}")]

@@ -1,6 +1,7 @@
 """Retention as a mixin of any Trainer: a second gradient, surgery between the two, and multipliers."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
@@ -69,12 +70,18 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
         self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
-        self.run_record = RunRecord(anchored=self.anchors is not None)
-        self.add_callback(self.run_record)
         if self.anchors is None:
             self._refuse_idle_settings()
-        elif self.model is not None:
+        else:
+            self.record_run({})
             self._prepare_retention()
+
+    def record_run(self, inputs: Mapping[str, Any]) -> None:
+        """Write ``run.json`` into the output folder, which says what the run was given: ``inputs`` and the settings."""
+        there = [callback for callback in self.callback_handler.callbacks if isinstance(callback, RunRecord)]
+        if not there:
+            self.add_callback(RunRecord(anchored=self.anchors is not None))
+        self._callback_of(RunRecord).inputs = dict(inputs)
 
     @property
     def settings(self) -> RetentionSettings:

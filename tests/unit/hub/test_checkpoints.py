@@ -10,7 +10,7 @@ def test_a_checkpoint_that_a_local_run_does_not_have(tmp_path, monkeypatch):
     """`outputs/run/checkpoint-77` looks like a name of the Hub too. It was a bare assertion."""
     (tmp_path / "outputs/run/checkpoint-4").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"no such checkpoint; outputs/run has checkpoint-4"):
+    with pytest.raises(FileNotFoundError, match=r"valid checkpoint at outputs/run/.*: outputs/run has checkpoint-4"):
         checkpoint_folder("outputs/run/checkpoint-77")
 
 
