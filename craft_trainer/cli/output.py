@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 from craft_trainer.hub.resume import checkpoint_folder
 from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, STATE_FILE, checkpoints, in_use, model_of_run
+from craft_trainer.models.saved import require_loadable
 from craft_trainer.report.reading import json_object
 from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.distribution import has_whole_shapes
 
 if TYPE_CHECKING:
     from craft_trainer.training.trainer import CraftTrainer
@@ -56,15 +58,31 @@ def save_and_push(trainer: "CraftTrainer") -> None:
 
     Raises:
         PushError: it is here, but not on the Hub.
+        RuntimeError: what was saved cannot be loaded.
     """
     if not trainer.args.push_to_hub:
         trainer.save_model()
+        _require_loadable(trainer)
         trainer.save_state()  # what is written last: the run is whole
         return
     trainer.save_state()
     trainer.push_to_hub()  # saves the model first
+    _require_loadable(trainer)
     if trainer.is_world_process_zero():
         print(f"on the Hub: {trainer.hub_model_id}")
+
+
+def _require_loadable(trainer: "CraftTrainer") -> None:
+    if not trainer.is_world_process_zero() or not has_whole_shapes(trainer.accelerator):
+        return
+    folder = Path(trainer.args.output_dir)
+    try:
+        require_loadable(folder, trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False))
+    except (OSError, ValueError) as error:
+        raise RuntimeError(
+            f"training has ended, but the model saved in {folder} cannot be loaded: {error}. If the disk is full, make "
+            "room; then go on from the last checkpoint with --resume_from_checkpoint"
+        ) from error
 
 
 def _checkpoint_to_resume(config: CraftConfig, folder: Path) -> str | None:

@@ -56,14 +56,16 @@ def is_adapter(folder: Path) -> bool:
     return (folder / ADAPTER_CONFIG).is_file()
 
 
-def load_model(folder: str | Path, dtype: str | None) -> Any:
+def load_model(folder: str | Path, dtype: str | None, device: str | None = None) -> Any:
     """The model in ``folder``, with a head of tokens; ``dtype`` of its weights, as saved if None.
+
+    On ``device`` meta its tensors have names and shapes only, and the CPU is the default.
 
     Raises:
         ValueError: the folder lacks a tensor of the model, or has another one.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # by default a terminal is asked
-    return _whole_model(AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM, folder, dtype)
+    return _whole_model(AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM, folder, dtype, device)
 
 
 def restore(model: nn.Module, folder: str | Path) -> bool:
@@ -134,14 +136,14 @@ def load_processor(model: nn.Module, *folders: str | Path) -> Any:
     raise FileNotFoundError(f"no {kind} for the model, save it beside the weights ({'; '.join(errors)})")
 
 
-def _whole_model(kind: Any, folder: str | Path, dtype: str | None) -> Any:
+def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str | None = None) -> Any:
     """The model in ``folder`` as a ``kind``, every tensor of it from there."""
     options = {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
     options |= {"return_dict": True, "trust_remote_code": False}  # whatever config.json says
     with _named(folder):
-        model, found = kind.from_pretrained(folder, **options)
+        model, found = kind.from_pretrained(folder, device_map=device, **options)
     buffers = [f".{name}" for name, _ in model.named_buffers()]
-    _require_whole(
+    require_whole(
         folder,
         {
             "missing": found["missing_keys"],
@@ -163,7 +165,7 @@ def _load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
         found = model.load_adapter(str(folder), model.active_adapters[0], is_trainable=trainable)
     trained_prompt = {"prompt_embeddings"} if model.active_peft_config.is_prompt_learning else set()  # PEFT is strict
     unexpected = [name for name in found.unexpected_keys if name not in trained_prompt]
-    _require_whole(folder, {"missing": found.missing_keys, "unexpected": unexpected})
+    require_whole(folder, {"missing": found.missing_keys, "unexpected": unexpected})
 
 
 @contextmanager
@@ -175,7 +177,7 @@ def _named(folder: str | Path) -> Iterator[None]:
         raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
 
 
-def _require_whole(folder: str | Path, faults: Mapping[str, Iterable[str]]) -> None:
+def require_whole(folder: str | Path, faults: Mapping[str, Iterable[str]]) -> None:
     """Raise a ValueError that names the tensors in ``faults``, by what is wrong with them, if there are any."""
     said = []
     for fault, found in faults.items():

@@ -11,13 +11,18 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from craft_trainer.hub.readme import text_of
 from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.pretrained import restore
-from craft_trainer.training.distribution import is_sharded
+from craft_trainer.training.distribution import is_sharded, whole_weights
 
 Base: Any = Trainer if TYPE_CHECKING else object
 
 
 class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
     """Saves and loads a model that supports it by the model's own methods, and writes a card beside the weights."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As Trainer's, of whole weights however FSDP keeps its states."""
+        with whole_weights(self.accelerator):
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         folder = Path(output_dir or self.args.output_dir)

@@ -1,13 +1,14 @@
 """Which distributed modes show CraftTrainer its gradients, and sums over processes."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
-from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forward_method
 from transformers import TrainingArguments
 
 WHOLE = (  # one process, or DDP
@@ -36,7 +37,7 @@ def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments)
             f"CraftTrainer with anchors sees {args.n_gpu} GPUs in one process, which Trainer would drive by "
             "DataParallel: start it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0"
         )
-    if mode not in WHOLE and not is_sharded(accelerator):
+    if not has_whole_shapes(accelerator):
         raise ValueError(
             f"CraftTrainer with anchors cannot see gradients under {mode.value}: use DDP (`accelerate launch "
             "--multi_gpu`) or FSDP version 2 (`fsdp_version: 2` in the accelerate configuration)"
@@ -60,10 +61,29 @@ def require_joined_processes(args: TrainingArguments) -> None:
         )
 
 
+def has_whole_shapes(accelerator: Accelerator) -> bool:
+    """Whether parameters say their whole shapes; under FSDP version 1 and DeepSpeed they are flat parts."""
+    return accelerator.distributed_type in WHOLE or is_sharded(accelerator)
+
+
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether FSDP version 2 shards the parameters; it averages their gradients by itself."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     return accelerator.distributed_type == DistributedType.FSDP and plugin is not None and plugin.fsdp_version == 2
+
+
+@contextmanager
+def whole_weights(accelerator: Accelerator) -> Iterator[None]:
+    """Let Trainer's ``save_model`` write whole weights inside; it writes none where FSDP keeps its states in shards."""
+    plugin = getattr(accelerator.state, "fsdp_plugin", None)
+    if plugin is None:
+        yield
+        return
+    of_states, plugin.state_dict_type = plugin.state_dict_type, StateDictType.FULL_STATE_DICT
+    try:
+        yield
+    finally:
+        plugin.state_dict_type = of_states
 
 
 def gather_for_predict(network: torch.nn.Module) -> None:

@@ -80,6 +80,24 @@ def test_it_starts_one_run_of_all_its_processes(config, given, tmp_path, tiny_da
 
 
 @pytest.mark.slow
+def test_whole_weights_are_saved_where_states_are_sharded(given, tmp_path):
+    """accelerate's own choice where a file does not say ``fsdp_state_dict_type``; the run goes on from its shards. Seen
+    to fail with Trainer's ``save_model``: no weights anywhere, and status 0."""
+    lines = (CONFIGS / "fsdp2.yaml").read_text().splitlines(keepends=True)
+    config, run = tmp_path / "own.yaml", tmp_path / "run"
+    config.write_text("".join(line for line in lines if "fsdp_state_dict_type" not in line))
+    done = launched(config, [SHARDED_ON_CPU], given, run)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert (run / "checkpoint-2" / "pytorch_model_fsdp_0").is_dir()
+    first, last = (PolicyModel.from_pretrained(folder).state_dict() for folder in (run / "checkpoint-2", run))
+    assert any((first[name] != last[name]).any() for name in first)
+    again = launched(config, [SHARDED_ON_CPU], given, run, **{"--resume_from_checkpoint": run / "checkpoint-2"})
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    resumed = PolicyModel.from_pretrained(run).state_dict()
+    assert all((last[name] == resumed[name]).all() for name in last)
+
+
+@pytest.mark.slow
 def test_sharding_is_not_replaced_in_silence(given, tmp_path):
     """Where accelerate has no FSDP it would train by DDP and say nothing. Seen to fail without the check."""
     done = launched(CONFIGS / "fsdp2.yaml", ["-m", "craft_trainer"], given, tmp_path)

@@ -1,9 +1,13 @@
 """Whose ``output_dir`` is."""
 
 import json
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import save_file
 
 from craft_trainer.cli.output import claimed_output, save_and_push
 from craft_trainer.training.config import CraftConfig
@@ -130,14 +134,26 @@ def test_there_is_nothing_to_go_on_with(tmp_path):
         claim_output(config(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-7")))
 
 
-def test_the_state_is_written_when_the_model_is_there():
-    """The demo takes it for the sign that a run is whole. Seen to fail the other way round."""
-    done = []
-    save_and_push(
-        SimpleNamespace(
-            args=SimpleNamespace(push_to_hub=False),
-            save_model=lambda: done.append("model"),
-            save_state=lambda: done.append("state"),
-        )
+@pytest.mark.parametrize("saves", [True, False])
+def test_the_state_is_written_when_the_model_is_there(tmp_path, saves):
+    """The demo takes it for the sign that a run is whole. Seen to fail the other way round, and without the check."""
+    done, model = [], torch.nn.Linear(2, 1)
+
+    def save_model():
+        done.append("model")
+        if saves:
+            save_file(model.state_dict(), tmp_path / "model.safetensors")
+
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(push_to_hub=False, output_dir=str(tmp_path)),
+        is_world_process_zero=lambda: True,
+        model=model,
+        accelerator=Accelerator(cpu=True),
+        save_model=save_model,
+        save_state=lambda: done.append("state"),
     )
-    assert done == ["model", "state"]
+    with (
+        nullcontext() if saves else pytest.raises(RuntimeError, match=f"saved in {tmp_path} cannot be loaded: No such")
+    ):
+        save_and_push(trainer)
+    assert done == (["model", "state"] if saves else ["model"])

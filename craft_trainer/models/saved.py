@@ -1,0 +1,55 @@
+"""Whether a checkpoint that was saved can be loaded, by the headers of its files: no tensor is read."""
+
+from collections.abc import Mapping
+from itertools import chain
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from craft_trainer.models.pretrained import load_model, require_whole
+
+WEIGHTS_FILE, ADAPTER_FILE = "model.safetensors", "adapter_model.safetensors"
+
+
+def require_loadable(folder: Path, model: nn.Module) -> None:
+    """Make sure that ``folder`` holds every tensor of ``model``: a LeRobot policy, a HuggingFace model or an adapter.
+
+    Raises:
+        OSError: a file is missing.
+        ValueError: a file is damaged, or a tensor is missing or has another shape.
+    """
+    if isinstance(model, PreTrainedModel):
+        load_model(folder, None, device="meta")
+    elif hasattr(model, "peft_config"):
+        from peft import get_peft_model_state_dict
+
+        _require_tensors(folder / ADAPTER_FILE, get_peft_model_state_dict(model, save_embedding_layers=False))
+    else:
+        saved = model.state_dict().keys()
+        parts = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
+        _require_tensors(
+            folder / WEIGHTS_FILE, {name.removeprefix("policy."): tensor for name, tensor in parts if name in saved}
+        )
+
+
+def _require_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Of tensors that are one, like tied weights, one name is enough."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            shapes = {name: opened.get_slice(name).get_shape() for name in opened.keys()}  # noqa: SIM118 no mapping
+    except SafetensorError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+    held = {id(tensor) for name, tensor in tensors.items() if name in shapes}
+    require_whole(
+        file.parent,
+        {
+            "missing": [name for name, tensor in tensors.items() if id(tensor) not in held],
+            "of another shape": [
+                f"{name} ({shapes[name]} instead of {list(tensor.shape)})"
+                for name, tensor in tensors.items()
+                if name in shapes and shapes[name] != list(tensor.shape)
+            ],
+        },
+    )
