@@ -25,6 +25,7 @@ from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import require_joined_processes, require_visible_gradients
 from craft_trainer.training.drift import TaskDrift, probe_batch
 from craft_trainer.training.guards import FiniteWeights, GradientGuard, require_exact, require_followed
+from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
 from craft_trainer.training.retention import Retention
 from craft_trainer.training.run_card import run_facts
 from craft_trainer.training.run_record import RunRecord, changed_fields
@@ -70,6 +71,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
         self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
+        if is_drawn_at_every_epoch(self.args, self.train_dataset):
+            self.add_callback(EpochOrder())
         if self.anchors is None:
             self._refuse_idle_settings()
         else:
@@ -95,7 +98,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     @property
     def dual(self) -> DualState:
-        """The callback that holds λ; Trainer makes a new one when it resumes."""
+        """The callback that holds λ."""
         return self._callback_of(DualState)
 
     def training_step(
