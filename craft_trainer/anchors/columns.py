@@ -78,19 +78,19 @@ def open_columns(dataset: datasets.Dataset) -> dict[str, Column]:
     return {name: _open(table.column(name), dataset.features[name]) for name in dataset.column_names}
 
 
-def encoded(pixels: NDArray[Any]) -> Any:
-    """What ``datasets.Image`` encodes: float images (…, 3, height, width) in [0, 1] as images of 8 bits a colour.
+def encoded(pixels: NDArray[Any], name: str) -> Any:
+    """Turn float images (…, 3, height, width) in [0, 1] into what ``datasets.Image`` encodes: 8 bits a colour.
 
     Raises:
         ValueError: the values are not multiples of 1/255, so that encoding would change them.
     """
     if pixels.ndim > 3:
-        return [encoded(image) for image in pixels]
+        return [encoded(image, name) for image in pixels]
     levels = np.rint(pixels * 255).astype(np.uint8)
     if pixels.shape[0] != 3 or not np.array_equal(levels.astype(np.float32) / 255, pixels):
         raise ValueError(
-            f"an image of shape {pixels.shape} with values from {pixels.min():g} to {pixels.max():g} is not one of 3 "
-            "colours in steps of 1/255: build the cache with inputs=reference"
+            f"{name} holds an image of shape {pixels.shape} with values from {pixels.min():g} to {pixels.max():g}, not "
+            "3 colours in steps of 1/255: build the cache with inputs=reference"
         )
     return Image.fromarray(levels.transpose(1, 2, 0))
 

@@ -83,7 +83,7 @@ class TeacherPass:
             num_tokens=self._storage["num_tokens"],
             output=self._storage["output"],
         )
-        columns = {name: self._stored(value) for name, value in target_columns(features).items()}
+        columns = {name: self._stored(name, value) for name, value in target_columns(features).items()}
         if self._storage["inputs"] == "reference":
             return columns
         packed = self._teacher.packed(raw)
@@ -108,16 +108,16 @@ class TeacherPass:
             return value
         array = value.cpu().numpy()
         if key in self._images:
-            return [encoded(image) for image in array]
+            return [encoded(image, key) for image in array]
         return np.split(array, np.cumsum(packed[key])[:-1]) if key in packed else array
 
-    def _stored(self, value: Tensor) -> NDArray[Any]:
+    def _stored(self, name: str, value: Tensor) -> NDArray[Any]:
         """Numbers in the cache's precision, token indices in four bytes, masks as they are."""
         if value.is_floating_point():
             stored = value.to(getattr(torch, self._storage["dtype"]))
             if not torch.equal(stored.isfinite(), value.isfinite()):
                 raise ValueError(
-                    f"a feature of {value.abs().max():g} is beyond {self._storage['dtype']}: use dtype float32"
+                    f"{name} is {value.abs().max():g} somewhere, beyond {self._storage['dtype']}: use dtype float32"
                 )
             value = stored
         return (value.int() if value.dtype == torch.int64 else value).cpu().numpy()

@@ -500,6 +500,60 @@ def test_a_photograph_is_seen_upright(tmp_path):
         assert np.array_equal(np.asarray(found), np.asarray(shown))
 
 
+def ramp(kind):
+    """Numbers from 300 to 65535 in rows, as what 16-bit, 32-bit and float pictures hold."""
+    return Image.fromarray(np.linspace(300, 65535, 28 * 28).reshape(28, 28).astype(kind))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "mode"),
+    [
+        (np.uint16, "depth.png", "I;16"),
+        (">u2", "depth.tif", "I;16B"),
+        (np.int32, "depth.tif", "I"),
+        (np.float32, "depth.tif", "F"),
+    ],
+)
+def test_a_picture_of_more_than_8_bits_is_refused_with_its_row(tmp_path, kind, name, mode):
+    """In whichever way it comes. Seen to fail: every model saw one white square, whatever was in the picture."""
+    ramp(kind).save(tmp_path / name)
+    with Image.open(tmp_path / name) as file:
+        ways = [tmp_path / name, file, StoredImage((tmp_path / name).read_bytes())]
+        for way in ways:
+            with pytest.raises(ValueError, match=rf"pixels of mode {mode}, .* 8 bits a colour .* to 0 … 255"):
+                opened(way)
+    encoded = encode_all(
+        family("smolvlm"),
+        [Question("depth", "push the", ("red", "door"), 0, tmp_path / name, 7)],
+        PromptStyle("{image}{question}"),
+    )
+    assert [(one.row, one.reason[:28]) for one in encoded.refused] == [(7, "its image has pixels of mode")]
+
+
+def test_what_is_transparent_is_white(tmp_path):
+    """As browsers show it. Seen to fail: black letters on nothing were black on black, so all of them looked alike."""
+    letters = picture(5, (20, 10)).convert("L")
+    nothing = Image.new("L", letters.size, 0)
+    white = np.full((10, 20), 255, dtype=np.uint8) - np.asarray(letters)
+    kinds = {"LA": [nothing, letters], "RGBA": [nothing, nothing, nothing, letters]}
+    for mode, bands in kinds.items():
+        Image.merge(mode, bands).save(tmp_path / f"{mode}.png")
+        shown = np.asarray(opened(tmp_path / f"{mode}.png"))
+        assert np.abs(shown.astype(int) - white[..., None]).max() <= 1
+    palette = Image.new("P", (2, 1), 0)
+    palette.putpalette([0, 0, 0, 10, 20, 30])
+    palette.putpixel((1, 0), 1)
+    palette.save(tmp_path / "P.png", transparency=0)
+    assert np.asarray(opened(tmp_path / "P.png")).tolist() == [[[255, 255, 255], [10, 20, 30]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV", "RGBA"])
+def test_other_colours_are_those_of_rgb(mode):
+    """Grey, palette, CMYK and single bits keep what they show."""
+    shown = picture(4, (12, 8)).convert(mode)
+    assert np.array_equal(np.asarray(opened(shown)), np.asarray(shown.convert("RGB")))
+
+
 @pytest.mark.parametrize("kind", ["idefics3", "paligemma", "pi0_fast"])
 @pytest.mark.parametrize("stored", [True, False])
 def test_an_image_that_ends_too_early_is_refused_with_its_row(kind, stored, tmp_path, request):

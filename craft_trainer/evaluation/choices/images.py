@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ TEXT_OPTIONS = {
     "max_length": None,
     "return_tensors": "pt",
 }
+MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV")  # of 8 bits a colour
 OF_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # one entry for every token
 
 
@@ -222,19 +224,27 @@ class PrefixChoices(ImageChoices):
 
 
 def opened(image: Any) -> Any:
-    """A PIL image in RGB, upright, from one, from the path of one, or from one of a dataset.
+    """A PIL image in RGB, upright and over white, from one, from the path of one, or from one of a dataset.
 
     Raises:
-        ValueError: it cannot be decoded.
+        ValueError: it cannot be decoded, or has more than 8 bits a colour, of which RGB would keep next to nothing.
     """
     from PIL import Image, ImageOps
 
     if isinstance(image, StoredImage):
         image = image.open()
     try:
-        if hasattr(image, "convert"):
-            return ImageOps.exif_transpose(image).convert("RGB")
-        with Image.open(image) as file:
-            return ImageOps.exif_transpose(file).convert("RGB")
+        with nullcontext(image) if hasattr(image, "convert") else Image.open(image) as file:
+            upright = ImageOps.exif_transpose(file)
     except UNREADABLE as error:
         raise ValueError(f"its image cannot be decoded: {error}") from error
+    if upright.mode not in MODES:
+        raise ValueError(
+            f"its image has pixels of mode {upright.mode}, which do not fit into the 8 bits a colour that models see: "
+            "scale what matters of it to 0 … 255 and save it as such"
+        )
+    if not upright.has_transparency_data:
+        return upright.convert("RGB")
+    over_white = Image.new("RGBA", upright.size, "white")
+    over_white.alpha_composite(upright.convert("RGBA"))
+    return over_white.convert("RGB")

@@ -53,7 +53,9 @@ def test_several_images_of_a_sample_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_pixels_that_are_not_8_bits_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"not one of 3 colours in steps of 1/255: build .* inputs=reference"):
+    with pytest.raises(
+        ValueError, match=r"pixels holds an image .* not 3 colours in steps of 1/255: build .* inputs=reference"
+    ):
         build(tmp_path / "cache", load=lambda rows: samples(rows) | {"pixels": torch.rand(len(rows), 3, 4, 5)})
     assert list(tmp_path.iterdir()) == []
 
