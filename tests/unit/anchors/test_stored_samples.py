@@ -53,9 +53,7 @@ def test_several_images_of_a_sample_come_back_in_order(tmp_path: Path) -> None:
 
 
 def test_pixels_that_are_not_8_bits_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(
-        ValueError, match=r"pixels holds an image .* not 3 colours in steps of 1/255: build .* inputs=reference"
-    ):
+    with pytest.raises(ValueError, match=r"pixels holds an image .* not 3 colours in steps of 1/255: build"):
         build(tmp_path / "cache", load=lambda rows: samples(rows) | {"pixels": torch.rand(len(rows), 3, 4, 5)})
     assert list(tmp_path.iterdir()) == []
 
@@ -173,7 +171,7 @@ def test_numbers_beyond_half_precision_are_refused(tmp_path: Path) -> None:
         def predict(self, inputs: Batch) -> Tensor:
             return super().predict(inputs) + 7e4
 
-    with pytest.raises(ValueError, match="is beyond float16: use dtype float32"):
+    with pytest.raises(ValueError, match=r"^output is .* somewhere, beyond float16: use dtype float32"):
         build(tmp_path / "cache", Loud(), dtype="float16")
     assert len(build(tmp_path / "whole", Loud())) == NUM_ROWS
 
