@@ -14,6 +14,7 @@ from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.evaluation.scoring import ChoiceModel, Method, agrees, score
+from craft_trainer.models.embeddings import Embeddings
 
 GROUP = 16  # choices without their question that are scored as one question
 Sums = list[list[float]]
@@ -71,18 +72,21 @@ class Encoded:
 
 
 def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptStyle) -> Encoded:
-    """Every question as tokens; those over the model's length, and images it does not read, are refused.
+    """Encode every question as tokens; those over the model's length or vocabulary, and images, may be refused.
 
     Raises:
         ValueError: the model cannot be asked in this style at all.
     """
     style.check(model.chat_templates)
+    tokenizer = getattr(model.chat_templates, "tokenizer", model.chat_templates)
     encoded = Encoded([], [], [])
     for question in questions:
         try:
             tokens = encode(model, question, style)
             if model.max_length is not None and tokens.length > model.max_length:
                 raise ValueError(f"{tokens.length} tokens with its longest choice, the model takes {model.max_length}")
+            for ids in (tokens.prefix, *tokens.choices):
+                Embeddings(model.vocabulary, None).check(ids, tokenizer)
         except ValueError as error:
             encoded.refused.append(Refused(question.row, question.id, str(error)))
             continue

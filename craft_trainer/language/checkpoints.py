@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from craft_trainer.hub.resolve_path import parse
+from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.pretrained import (
     checked_dtype,
     checkpoint_folder,
@@ -95,27 +96,31 @@ def load_checkpoint(
             f"{name} is no language or vision-language model of HuggingFace (policies of LeRobot are for "
             f"`craft-trainer train` and `cache build`): {error}"
         ) from error
-    if trainable and lora is None:
-        _require_savable(model.generation_config, name)
     processor = load_processor(model, folder)
+    if trainable and lora is None:
+        _require_savable(model, processor, name)
     # what an adapter calls its base model: not the folder of the download
     name, revision = (str(place.resolve()), None) if isinstance(place, Path) else place
     model.name_or_path = name
     return Checkpoint(_placed(lora.wrapped(model, revision) if lora else model, device), processor)
 
 
-def _require_savable(settings: Any, name: str) -> None:
-    """``save_pretrained`` refuses a generation_config.json that ``from_pretrained`` takes: better before the training.
+def _require_savable(model: Any, processor: Any, name: str) -> None:
+    """Look for what ``save_pretrained`` refuses, or ``from_pretrained`` afterwards: better before the training.
 
     Raises:
-        ValueError: it would refuse these.
+        ValueError: generation_config.json contradicts itself, or a special token has no row (Trainer writes its number
+            into config.json).
     """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     try:
-        settings.validate(strict=True)
+        model.generation_config.validate(strict=True)
+        Embeddings.of(model).check([0, *(token for token in special if token is not None)], tokenizer)
     except ValueError as error:
         raise ValueError(
-            f"what is trained from {name} could not be saved, for its generation_config.json contradicts itself. "
-            f"Correct that file, delete it, or train an adapter (lora_rank). {error}"
+            f"what is trained from {name} could not be saved and loaded again. Correct its generation_config.json or "
+            f"its tokenizer, or train an adapter (lora_rank), which needs neither: {error}"
         ) from error
 
 

@@ -11,6 +11,7 @@ from craft_trainer.evaluation.encoding import boundary
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
 from craft_trainer.language.examples import Example
+from craft_trainer.models.embeddings import Embeddings
 
 UNLEARNED = -100  # what a label is where nothing is learned
 
@@ -52,6 +53,9 @@ class EncodingSettings:
 class TextEncoder:
     """Examples as a language model reads them.
 
+    Attributes:
+        picture_tokens: numbers that stand for a part of a picture, and may have no row.
+
     Text, and prompt with completion, are tokenised as one text, with what the tokenizer adds (BOS) and EOS behind it.
     Learning begins where the tokens of the whole part from those of the prompt: a tokenizer may merge the end of one
     with the beginning of the other. Messages are what the chat template makes of them.
@@ -60,8 +64,10 @@ class TextEncoder:
         ValueError: ``assistant_only`` is asked for, and the chat template does not mark the assistant's tokens.
     """
 
-    def __init__(self, processor: Any, chat: Chat, settings: EncodingSettings) -> None:
+    def __init__(self, model: Any, processor: Any, chat: Chat, settings: EncodingSettings) -> None:
+        self._embeddings = Embeddings.of(model)
         self.tokenizer: Any = getattr(processor, "tokenizer", processor)
+        self.picture_tokens: set[int] = set()
         self.settings, self._chat = settings, chat
         if settings.assistant_only and not chat.marks_answers:
             raise ValueError(
@@ -69,6 +75,11 @@ class TextEncoder:
                 "{% endgeneration %}), and this one does not: leave it out to learn every token, or give prompt and "
                 "completion as messages, of which the completion is learned"
             )
+
+    @property
+    def padding(self) -> int:
+        """What a text is filled up with; it is masked."""
+        return padding_token(self.tokenizer, self._embeddings)
 
     def learned(self, format_: str) -> str:
         """What is learned of rows of this format, in a few words."""
@@ -85,7 +96,8 @@ class TextEncoder:
         """``example`` as tokens.
 
         Raises:
-            BadRowError: nothing of it is learned, or nothing is left of that within ``max_length``.
+            BadRowError: nothing of it is learned, nothing is left of that within ``max_length``, or the model has no
+                row for a token or a position of it.
         """
         ids, learned = self.whole(example)
         if not any(learned[1:]):
@@ -97,6 +109,10 @@ class TextEncoder:
             ids, learned = ids[:limit], learned[:limit]
         if not any(learned[1:]):
             raise BadRowError(f"nothing that is learned is left of it within {limit} tokens: raise max_length")
+        try:
+            self._embeddings.check([token for token in ids if token not in self.picture_tokens], self.tokenizer)
+        except ValueError as error:
+            raise BadRowError(str(error)) from error
         labels = [token if counts else UNLEARNED for token, counts in zip(ids, learned, strict=True)]
         return Encoded(ids, [UNLEARNED, *labels[1:]], is_cut)
 
@@ -150,7 +166,7 @@ def collate(samples: Sequence[dict[str, Any]], padding: int) -> dict[str, Tensor
     }
 
 
-def padding_token(tokenizer: Any) -> int:
-    """What a text is filled up with: the tokenizer's padding, else its EOS, else 0; it is masked."""
+def padding_token(tokenizer: Any, embeddings: Embeddings) -> int:
+    """The tokenizer's padding, else its EOS, else 0: the first of them that the model has a row for."""
     tokens = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(int(token) for token in tokens if token is not None)
+    return next(int(token) for token in tokens if token is not None and token < embeddings.tokens)

@@ -33,22 +33,20 @@ class ImageEncoder(TextEncoder):
     Pixels are made when a batch is: a dataset of images as numbers would be many times larger.
 
     Args:
-        model: only its configuration and the arguments of its ``forward`` are read.
+        model: only its configuration, its embeddings and the arguments of its ``forward`` are read.
         processor: the model's.
     """
 
     def __init__(self, model: Any, processor: Any, chat: Chat, settings: EncodingSettings) -> None:
-        super().__init__(processor, chat, settings)
+        super().__init__(model, processor, chat, settings)
         base: Any = base_model(model)
         self.processor = processor
         self._is_prefix_lm = base.config.model_type in PREFIX_LM
         self._takes = set(inspect.signature(type(base).forward).parameters)
         named = (getattr(base.config, key, None) for key in ("image_token_id", "video_token_id"))
-        self._picture_tokens = {token for token in named if token is not None}
+        self.picture_tokens = {token for token in named if token is not None}
         placeholder = self._tokens(placeholder_of(model, processor), has_marks=True)
-        self._marks = self._picture_tokens | set(
-            placeholder
-        )  # what stands for an image before and after it is expanded
+        self._marks = self.picture_tokens | set(placeholder)  # what stands for an image before and after it is expanded
 
     def whole(self, example: Example) -> tuple[list[int], list[bool]]:
         """All tokens, those of images included, and which of them are learned."""
@@ -68,7 +66,7 @@ class ImageEncoder(TextEncoder):
         Raises:
             BadRowError: it would not.
         """
-        if self._picture_tokens & set(ids[limit:]):
+        if self.picture_tokens & set(ids[limit:]):
             raise BadRowError(f"its {len(ids)} tokens would be cut inside of an image: raise max_length ({limit})")
 
     def batch(self, examples: Sequence[Example], encoded: Sequence[Encoded]) -> dict[str, Tensor]:
@@ -91,6 +89,7 @@ class ImageEncoder(TextEncoder):
         for key in made.keys() & {"input_ids", *OF_TOKENS}:
             made[key] = made[key][:, :longest]
         made["attention_mask"] = made["attention_mask"] * inside
+        made["input_ids"] = made["input_ids"].masked_fill(made["attention_mask"] == 0, self.padding)
         made["labels"] = padded([one.labels for one in encoded], -100, longest)
         return {key: value for key, value in made.items() if key in self._takes}
 

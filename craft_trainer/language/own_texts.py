@@ -21,6 +21,7 @@ from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import UNLEARNED, collate, padding_token
 from craft_trainer.language.examples import Columns, Example, ExampleReader, bad_rows_text
 from craft_trainer.language.rows import open_rows
+from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.general import base_model
 
 WRITTEN = "own texts"  # their group, and what is said of where they come from
@@ -73,13 +74,16 @@ def written_by(
         batch_size: texts that are written at once; the same seed and batch size give the same texts.
 
     Raises:
-        ValueError: nothing is asked for, or the model has neither BOS nor EOS to begin with.
+        ValueError: nothing is asked for, the model has neither BOS nor EOS to begin with, or no row for a token of a
+            prompt, or for a position of what is to be written.
     """
     if new_tokens < 1 or batch_size < 1 or temperature <= 0:
         raise ValueError("own_tokens and batch_size must be at least 1, own_temperature more than 0")
     tokenizer = getattr(processor, "tokenizer", processor)
     asked = [_question(tokenizer, question) for question in questions]
-    padding, ends = padding_token(tokenizer), _ends(model, tokenizer)
+    embeddings = Embeddings.of(model)
+    _check_room(embeddings, asked, tokenizer, new_tokens)
+    padding, ends = padding_token(tokenizer, embeddings), _ends(model, tokenizer)
     sampling = GenerationConfig(
         do_sample=True,
         temperature=temperature,
@@ -101,6 +105,17 @@ def written_by(
                 rows.append({"input_ids": question + text, "labels": labels, "group": group.group or WRITTEN})
             bar.update(len(part))
     return OwnTexts(datasets.Dataset.from_list(rows), padding)
+
+
+def _check_room(embeddings: Embeddings, asked: Sequence[Sequence[int]], tokenizer: Any, new_tokens: int) -> None:
+    """Raise a ValueError if the model has no row for a token, or for a position of a text as long as it may become."""
+    longest = max(asked, key=len)
+    if embeddings.positions is not None and len(longest) + new_tokens > embeddings.positions:
+        raise ValueError(
+            f"a prompt of {len(longest)} tokens and {new_tokens} of its own are more than the model's "
+            f"{embeddings.positions} positions: lower own_tokens, or leave out {tokenizer.decode(longest)!r}"
+        )
+    embeddings.check(max(asked, key=max), tokenizer)
 
 
 def from_nothing(count: int) -> list[Example]:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
-from craft_trainer.language.encoding import UNLEARNED, Encoded, EncodingSettings, TextEncoder, collate, padding_token
+from craft_trainer.language.encoding import UNLEARNED, Encoded, EncodingSettings, TextEncoder, collate
 from craft_trainer.language.examples import Columns, ExampleReader, bad_rows_text
 from craft_trainer.language.images import ImageEncoder, placeholder_of
 from craft_trainer.language.rows import Rows, image_digest, open_rows
@@ -82,7 +82,7 @@ class TextSamples(Dataset[dict[str, Any]]):
 
         Args:
             name: a file of JSON lines, a folder, or a dataset of the Hub; see :func:`open_rows`.
-            model: what is to read them; of it only its configuration.
+            model: what is to read them; of it only its configuration and its embeddings.
             processor: its tokenizer, or the processor of a vision-language model.
             columns: our names (``examples.FIELDS``: text, prompt, completion, messages, …) to those of the data.
             group_column: the column that says which old task a row belongs to.
@@ -106,9 +106,7 @@ class TextSamples(Dataset[dict[str, Any]]):
         if chosen.format == "messages" or chat:
             _ = template.template  # there is one
         reader = ExampleReader(rows, chosen, template, placeholder)
-        encoder = TextEncoder(processor, template, settings)
-        if placeholder:
-            encoder = ImageEncoder(model, processor, template, settings)
+        encoder = (ImageEncoder if placeholder else TextEncoder)(model, processor, template, settings)
         encoded = rows.source.map(
             _Encode(reader, encoder),
             with_indices=True,
@@ -138,7 +136,7 @@ class TextSamples(Dataset[dict[str, Any]]):
     def collate(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """A batch of samples, of this dataset or of one opened alike: what the model's ``forward`` takes."""
         if not isinstance(self._encoder, ImageEncoder):
-            return collate(samples, padding_token(self._encoder.tokenizer))
+            return collate(samples, self._encoder.padding)
         examples = [sample["example"] for sample in samples]
         encoded = [Encoded(sample["input_ids"], sample["labels"], is_cut=False) for sample in samples]
         return self._encoder.batch(examples, encoded)

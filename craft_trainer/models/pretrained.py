@@ -173,7 +173,7 @@ def _named(folder: str | Path) -> Iterator[None]:
     """Errors inside, of damaged files and of tensors of another shape, say which folder they are about."""
     try:
         yield
-    except (KeyError, RuntimeError, SafetensorError) as error:
+    except (AssertionError, KeyError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
 
 

@@ -233,8 +233,33 @@ def test_a_generation_config_that_cannot_be_saved_is_refused_before_training(pla
     (tmp_path / "model/generation_config.json").write_text('{"temperature": 0.6, "eos_token_id": 1}')
     options = {"model": tmp_path / "model", "max_steps": 1}
     assert train(place, tmp_path / "run", **options) == 1
-    assert "could not be saved, for its generation_config.json" in capsys.readouterr().err
+    assert "could not be saved and loaded again. Correct its generation_config.json" in capsys.readouterr().err
     assert train(place, tmp_path / "lora", **options, lora_rank=2) == 0
+
+
+def test_tokens_without_a_row_are_named(place, tmp_path, capsys):
+    """Padding is masked and may be any token, but Trainer would write its number into config.json. Seen to fail with
+    a checkpoint that nothing opens, and with `index out of range in self` for the rest."""
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    size = len(tokenizer)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    tokenizer.add_tokens(["<robot>"])
+    shutil.copytree(place / "model", tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    options = {"model": tmp_path / "model", "max_steps": 1}
+    assert train(place, tmp_path / "run", **options) == 1
+    assert f"its token '[PAD]' has the number {size}, but the model has embeddings of {size}" in capsys.readouterr().err
+    assert train(place, tmp_path / "lora", **options, lora_rank=2) == 0
+    questions = place / "questions.jsonl"
+    assert main(["mcq", *flags(model=tmp_path / "lora", data=questions, output=tmp_path / "mcq.json")]) == 0
+    rows = save_lines(tmp_path / "robot.jsonl", [{"text": "hello"}, {"text": "the <robot>"}])
+    capsys.readouterr()
+    assert build(place, tmp_path / "cache", dataset=rows, group_column="text", teacher=tmp_path / "model") == 1
+    assert f"robot.jsonl, row 2: its token '<robot>' has the number {size + 1}" in capsys.readouterr().err
+    asked = {"question": "a <robot>?", "choices": ["a", "b"], "answer_index": 0}
+    rows = save_lines(tmp_path / "asked.jsonl", [asked])
+    assert main(["mcq", *flags(model=tmp_path / "model", data=rows, output=tmp_path / "mcq2.json")]) == 1
+    assert f"its token '<robot>' has the number {size + 1}" in capsys.readouterr().err
 
 
 def test_an_adapters_folder_is_not_for_full_weights(place, tmp_path, capsys):

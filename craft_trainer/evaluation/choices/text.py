@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from craft_trainer.evaluation.encoding import EncodedQuestion, boundary
 from craft_trainer.evaluation.scoring import Method, Prefix
 from craft_trainer.evaluation.tree import TreeBatch
+from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.general import base_model
 
 KINDS_OF_LAYERS = ("layer_types", "layers_block_type", "attention_layers")  # as configurations call them
@@ -107,6 +108,7 @@ class TextChoices:
         """The smaller of what the model's positions and the tokenizer allow."""
         limits = [
             getattr(self._text_config, "max_position_embeddings", None),
+            Embeddings.of(self._base).positions,
             getattr(self.tokenizer, "model_max_length", None),
         ]
         longest = min((limit for limit in limits if limit and limit < NO_LIMIT), default=None)
