@@ -62,8 +62,8 @@ class GeneralModel:
     def prepare(self, batch: Batch) -> Batch:
         """Fill what the attention mask leaves out with the model's own padding token.
 
-        By it some models find the end of a sample (Llama with a head of classes) or count positions (RoBERTa), while a
-        batch of anchors is filled up with zeros.
+        By it Llama with a head of classes finds the end of a sample, and RoBERTa counts positions, while a batch of
+        anchors is filled up with zeros.
         """
         token, mask = self._padding_token(), batch.get("attention_mask")
         if token is None or mask is None or "input_ids" not in batch:

@@ -115,6 +115,7 @@ def test_its_card_says_what_loads_it(tmp_path, name, loader):
 
 def test_a_sentence_transformer(tmp_path):
     """By the library's own trainer, which calls a loss and not the model, on pairs; its anchors are texts alone."""
+    pytest.importorskip("sentence_transformers")
     from datasets import Dataset
     from sentence_transformers import (
         SentenceTransformer,

@@ -1,5 +1,6 @@
 """Encoders of a few thousand parameters, with and without heads, samples for them, and anchors of these."""
 
+import pytest
 import torch
 from torch.utils.data import Dataset
 from transformers import (
@@ -55,6 +56,7 @@ def tiny(name, seed=0):
 
 def sentence_transformer(folder, seed=0, *, pooling="mean", **options):
     """A BERT with words for tokens, whose embeddings are pooled and normalised; ``folder`` takes its parts."""
+    pytest.importorskip("sentence_transformers")
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
