@@ -1,0 +1,117 @@
+"""What the commands that build an anchor cache have in common: their options, and the build."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from craft_trainer.options import option, split_list
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.models.base import AnchoredModel
+
+LAYERS_HELP = "hidden layers: indices (-1 is the last) or module paths; none for no features"
+POOLING_HELP = "of every layer: none (every token), mean_masked, mean_image_tokens, last_token, cls_token, or several"
+BATCH_HELP = "samples per forward pass of the teacher"
+
+
+@dataclass(kw_only=True)
+class CacheArguments:
+    """Which samples become anchors, what of the teacher is kept, where to."""
+
+    teacher: str
+    output_dir: str = option("folder of the new anchor cache; it must not exist")
+    layers: list[str] = option(LAYERS_HELP, ["-1"])
+    pooling: list[str] = option(POOLING_HELP, ["none"])
+    anchors: int = option("number of samples", 1000)
+    selection: str = option(
+        "which samples of a dataset: stratified (evenly over tasks, phases and episodes; of texts over groups), "
+        "uniform, or k_center (spread over the features of the last layer, which takes a pass of the teacher over all "
+        "samples)",
+        "stratified",
+    )
+    seed: int = option("chooses the samples", 0)
+    output: bool = option(
+        "keep the teacher's output (action chunk or tokens) as well; false is hidden features only", True
+    )
+    inputs: str = option("embedded (the samples are in the cache) or reference (only their rows are)", "embedded")
+    dtype: str = option("of the features in the cache: float32 or float16", "float32")
+    num_tokens: int = option("top-k tokens kept per position, of a teacher that predicts tokens", 32)
+    batch_size: int = option(BATCH_HELP, 64)
+    num_workers: int = option("processes that load samples ahead of the teacher", 0)
+    device: str | None = option("cpu, cuda, …; by default the teacher's own, or the first accelerator", None)
+
+    def join(self) -> "PartialState":
+        """Join the processes that share the work (accelerate launch).
+
+        Raises:
+            FileExistsError: ``output_dir`` exists.
+        """
+        import torch
+        from accelerate import PartialState
+
+        if Path(self.output_dir).exists():
+            raise FileExistsError(f"{self.output_dir} exists: delete it, or choose another folder")
+        patience = timedelta(days=7)  # shares may be uneven
+        return PartialState(cpu=not torch.cuda.is_available(), timeout=patience)
+
+    def specs(self, teacher: "AnchoredModel", processes: "PartialState") -> "list[FeatureSpec]":
+        """Find the features of ``layers``, and say which modules those are."""
+        from craft_trainer.anchors.features import feature_specs, layer_paths
+
+        paths = layer_paths(teacher, split_list(self.layers))
+        for layer, path in paths.items():
+            processes.print(f"layer {layer} → {path}")
+        return feature_specs(paths.values(), split_list(self.pooling))
+
+    def rows(
+        self, strata: Sequence[tuple[Any, ...]], teacher: "AnchoredModel", samples: Any, processes: "PartialState"
+    ) -> list[int]:
+        """Choose the rows that become anchors, in the main process for all; ``strata`` are those of every sample.
+
+        Raises:
+            ValueError: unknown rule, or more anchors than samples.
+        """
+        from accelerate.utils import broadcast_object_list
+
+        from craft_trainer.anchors.selection import chosen_rows
+        from craft_trainer.anchors.teacher_pass import candidate_features
+
+        chosen: list[Any] = [None]
+        if processes.is_main_process:
+            chosen = [
+                chosen_rows(
+                    self.selection,
+                    strata,
+                    self.anchors,
+                    seed=self.seed,
+                    features=lambda: candidate_features(
+                        teacher, samples.batch, len(samples), batch_size=self.batch_size
+                    ),
+                )
+            ]
+        return list(broadcast_object_list(chosen)[0])
+
+    def build(self, teacher: "AnchoredModel", samples: Any, processes: "PartialState", **where: Any) -> "AnchorCache":
+        """Run the teacher over the rows of ``samples``; ``where`` are the other arguments of ``build_anchor_cache``."""
+        from craft_trainer.anchors.building import build_anchor_cache
+
+        return build_anchor_cache(
+            teacher,
+            samples.batch,
+            Path(self.output_dir),
+            batch_size=self.batch_size,
+            teacher_path=self.teacher,
+            num_tokens=self.num_tokens,
+            output=self.output,
+            inputs=self.inputs,
+            dtype=self.dtype,
+            num_workers=self.num_workers,
+            processes=processes,
+            **where,
+        )
