@@ -1,10 +1,12 @@
 """Files and folders that appear whole or not at all."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -27,15 +29,20 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
         raise
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write ``data`` beside ``path``, in a folder that is made if need be, and move it there in one step.
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as JSON to ``path``, in one step; what JSON does not have as its text."""
+    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_atomically(path: Path, data: str | bytes) -> None:
+    """Write ``data`` (text as UTF-8) beside ``path``, whose folder is made if need be, and move it there in one step.
 
     On any error ``path`` is as it was.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        draft.write_bytes(data)
+        draft.write_bytes(data.encode() if isinstance(data, str) else data)
         draft.replace(path)  # os.replace: atomic within a file system
     finally:
         draft.unlink(missing_ok=True)

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,12 @@ def build_anchor_cache(
     )
     work = Shards(output_dir.with_name(output_dir.name + ".partial"), len(rows), batch_size * SHARD_BATCHES)
     rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
-    with work.locked() if rank == 0 else nullcontext():
-        if rank == 0:
-            _refuse_finished(output_dir)  # while it was looked at, and then locked
-            work.begin(provenance, groups, load_batch(list(rows[:2])))
-        _wait(processes)
+    with ExitStack() as until_finished:
+        with _main_process_first(processes) as is_main:
+            if is_main:
+                until_finished.enter_context(work.locked())
+                _refuse_finished(output_dir)  # while it was looked at, and then locked
+                work.begin(provenance, groups, load_batch(list(rows[:2])))
         job, constancy = TeacherPass(teacher, load_batch, specs, storage, num_workers), ConstantFeatureCheck(groups)
         with (
             work.kept_once_begun(alone=world == 1),
@@ -114,12 +115,23 @@ def build_anchor_cache(
                     work.give_up(alone=world == 1)
                     raise
                 work.write(number, shard)
-        _wait(processes)
-        if rank == 0:
-            with _quiet_datasets():
+        if processes is not None:
+            processes.wait_for_everyone()
+        with _main_process_first(processes) as is_main, _quiet_datasets():
+            if is_main:
                 work.finish(output_dir, provenance)
-    _wait(processes)
     return AnchorCache(output_dir, load_batch=raw_inputs(teacher, load_batch))
+
+
+@contextmanager
+def _main_process_first(processes: PartialState | None) -> Iterator[bool]:
+    """Yield whether this is the main process, which leaves the block before the others enter it."""
+    is_main = processes is None or processes.process_index == 0
+    if processes is not None and not is_main:
+        processes.wait_for_everyone()
+    yield is_main
+    if processes is not None and is_main:
+        processes.wait_for_everyone()
 
 
 def _refuse_finished(output_dir: Path) -> None:
@@ -137,8 +149,3 @@ def _quiet_datasets() -> Iterator[None]:
     finally:
         if shown:
             datasets.enable_progress_bars()
-
-
-def _wait(processes: PartialState | None) -> None:
-    if processes is not None:
-        processes.wait_for_everyone()

@@ -1,6 +1,5 @@
 """The anchor cache: an Arrow dataset of old-task inputs with the teacher's features and outputs for them."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
-from craft_trainer.anchors.provenance import BUILD, Provenance
+from craft_trainer.anchors.provenance import BUILD, DIGESTS, Provenance
 from craft_trainer.anchors.statistics import SCALE_PREFIX
 from craft_trainer.models.base import AnchoredModel
 
@@ -28,7 +27,6 @@ TOKEN_COLUMNS = {name: f"token/{name}" for name in TokenTargets._fields}
 PADDING = {"input/labels": -100}  # what a shorter sample is filled up with on the right; 0 if not named
 
 LoadBatch = Callable[[list[int]], dict[str, Any]]
-logger = logging.getLogger(__name__)
 
 
 class AnchorCache:
@@ -84,30 +82,19 @@ class AnchorCache:
         return type(self)(self.folder, load_batch=load_batch)
 
     def check_teacher(self, model: AnchoredModel) -> list[str]:
-        """Compare ``model``, before any training step, with the teacher that made this cache.
-
-        Returns:
-            What was compared. A cache of an earlier version does not know the configuration: a warning says so.
+        """Compare ``model``, before any training step, with the teacher that made this cache; return what was compared.
 
         Raises:
             ValueError: its weights, processors or configuration differ, so the cached features are not its own.
         """
         theirs, ours = self.provenance.teacher, model.fingerprint()
-        compared = [part for part in ours if part in theirs]
-        if others := [part for part in compared if ours[part] != theirs[part]]:
+        if others := [part for part in DIGESTS if ours.get(part) != theirs.get(part)]:
             raise ValueError(
                 f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} ({theirs['path']}) "
                 f"but this run starts from {_digests(ours, others)}: start from its teacher, rebuild it with {BUILD}, "
                 "or pass teacher_mismatch=allow if that is what you want"
             )
-        if unknown := [part for part in ours if part not in theirs]:
-            logger.warning(
-                "anchor cache %s was built by an earlier version, which kept no digest of the teacher's %s: that it is "
-                "the same could not be checked; a cache that is built anew has it",
-                self.folder,
-                " and ".join(unknown),
-            )
-        return compared
+        return list(ours)
 
     def check_data(self, fingerprint: str) -> None:
         """Compare the dataset that references are followed into with the one they were made from.
@@ -163,4 +150,4 @@ def feature_columns(anchors: datasets.Dataset) -> list[str]:
 
 def _digests(fingerprint: Mapping[str, str], parts: Sequence[str]) -> str:
     """``weights 0123456789ab… and configuration …``"""
-    return " and ".join(f"{part} {fingerprint[part][:12]}…" for part in parts)
+    return " and ".join(f"{part} {fingerprint.get(part, 'of none')[:12]}…" for part in parts)

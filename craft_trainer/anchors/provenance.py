@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-SCHEMA_VERSION = 3
+from craft_trainer.files import write_json
+
+SCHEMA = 3
 BUILD = "`craft-trainer cache build`, or `build-lm` for a language model"
-READABLE = (2, 3)  # 2: without a digest of the teacher's configuration
 DIGESTS = ("weights", "processors", "configuration")
 PROVENANCE_FILE = "anchors.json"
 
@@ -38,7 +39,7 @@ class Provenance:
     files: dict[str, str]
     sizes: dict[str, int]
     versions: dict[str, str]
-    schema: int = SCHEMA_VERSION
+    schema: int = SCHEMA
     fingerprint: str = field(default="")
 
     def plan(self) -> dict[str, Any]:
@@ -58,8 +59,7 @@ class Provenance:
 
     def write(self, folder: Path) -> None:
         """Write the provenance with its fingerprint into ``folder``."""
-        content = asdict(self) | {"fingerprint": self.compute_fingerprint()}
-        (folder / PROVENANCE_FILE).write_text(json.dumps(content, indent=2) + "\n")
+        write_json(folder / PROVENANCE_FILE, asdict(self) | {"fingerprint": self.compute_fingerprint()})
 
     @classmethod
     def read(cls, folder: Path) -> "Provenance":
@@ -73,11 +73,8 @@ class Provenance:
         if not file.is_file():
             raise FileNotFoundError(f"{folder} holds no {PROVENANCE_FILE}: it is not a finished anchor cache")
         content = json.loads(file.read_text())
-        if content.get("schema") not in READABLE:
-            raise ValueError(
-                f"{file}: schema version {content.get('schema')}, this version reads {READABLE[0]} and {READABLE[1]}: "
-                f"rebuild it with {BUILD}"
-            )
+        if content.get("schema") != SCHEMA:
+            raise ValueError(f"{file}: schema {content.get('schema')}, not {SCHEMA}: rebuild it with {BUILD}")
         try:
             provenance = cls(**content)
             fits = provenance.fingerprint == provenance.compute_fingerprint()

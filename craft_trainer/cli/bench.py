@@ -1,7 +1,6 @@
 """``craft-trainer bench step|cache|mcq``: what a CRaFT step costs, an anchor cache, choices."""
 
 import importlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +44,7 @@ def run(argv: Sequence[str]) -> None:
         raise ValueError(f"repeats {arguments.repeats} and threads {arguments.threads} must both be at least 1")
     from craft_trainer.costs.llama import FULL, QUICK
     from craft_trainer.costs.storage import bytes_per_anchor, storage_table
-    from craft_trainer.files import write_atomically
+    from craft_trainer.files import write_json
 
     if arguments.json:
         Path(arguments.json).parent.mkdir(parents=True, exist_ok=True)
@@ -62,5 +61,5 @@ def run(argv: Sequence[str]) -> None:
     if medians.get("short_over_lmeval", 0) is None:
         print("\n…_over_lmeval needs lm-evaluation-harness: pip install lm-eval")
     if arguments.json:
-        write_atomically(Path(arguments.json), (json.dumps(medians, indent=2) + "\n").encode())
+        write_json(Path(arguments.json), medians)
         print(f"\nmedians: {arguments.json}")

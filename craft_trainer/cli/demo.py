@@ -40,6 +40,7 @@ def run(argv: Sequence[str]) -> None:
     """Run the experiment, print the table, write results.json and report.html."""
     arguments = parse("demo", EXAMPLE, DemoArguments, argv)
     from craft_trainer.cli.main import main
+    from craft_trainer.files import write_json
     from craft_trainer.hub.run_folder import in_use
     from craft_trainer.report import format_table, load_results, verdict, write_report
     from craft_trainer.simulation.metaworld import check_task
@@ -79,7 +80,7 @@ def run(argv: Sequence[str]) -> None:
         )
         results = collect_results(experiment, folder, seconds)
     path = folder / "results.json"
-    path.write_text(json.dumps(results, indent=2) + "\n")
+    write_json(path, results)
     report = write_report(path)
     loaded = load_results(path)
     print(f"\n{format_table(loaded, 'text')}\n\n{verdict(loaded)}\n\nresults: {path}\nreport:  {report}")

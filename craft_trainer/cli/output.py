@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.hub.resume import checkpoint_folder
+from craft_trainer.hub.resume import resolve_checkpoint
 from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, STATE_FILE, checkpoints, in_use, model_of_run
 from craft_trainer.models.saved import require_loadable
 from craft_trainer.report.reading import json_object
@@ -42,7 +42,7 @@ def claimed_output(config: CraftConfig) -> Iterator[str | None]:
 
 def _claim(config: CraftConfig, folder: Path, *, is_main: bool) -> str | None:
     checkpoint = _checkpoint_to_resume(config, folder)
-    found = None if checkpoint is None else checkpoint_folder(checkpoint)
+    found = None if checkpoint is None else resolve_checkpoint(checkpoint)
     if found is not None:
         _require_unfinished(config, found)
     if is_main:

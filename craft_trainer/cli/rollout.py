@@ -1,6 +1,5 @@
 """``craft-trainer rollout``: closed-loop success of policies, on Meta-World tasks or in LeRobot's own environments."""
 
-import json
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from craft_trainer.cli.arguments import parse
+from craft_trainer.files import write_json
 from craft_trainer.options import json_mapping, option, split_list
 
 if TYPE_CHECKING:
@@ -64,9 +64,7 @@ def run(argv: Sequence[str]) -> None:
     content = {"policy": arguments.policy, "seed": arguments.seed}
     content |= on_stream(arguments) if arguments.env is None else in_lerobots(arguments)
     if arguments.output is not None:
-        partial = Path(f"{arguments.output}.partial")
-        partial.write_text(json.dumps(content, indent=2) + "\n")
-        partial.replace(arguments.output)
+        write_json(Path(arguments.output), content)
 
 
 def on_stream(arguments: RolloutArguments) -> dict[str, Any]:

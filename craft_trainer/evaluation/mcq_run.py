@@ -1,7 +1,6 @@
 """One checkpoint or two on the same questions: the document that ``craft-trainer mcq`` writes."""
 
 import gc
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -15,6 +14,7 @@ from craft_trainer.evaluation.mcq import Encoded, McqSettings, Refused, encode_a
 from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
 from craft_trainer.evaluation.progress_file import ProgressFile
 from craft_trainer.evaluation.questions import Questions
+from craft_trainer.files import write_json
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.configuration import configuration_digest, saved_digest
 
@@ -77,10 +77,7 @@ def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
     }
     if len(parts) == 2:
         document |= {"compare": parts[1], "comparison": compared(*parts, seed=run.seed)}
-    run.output.parent.mkdir(parents=True, exist_ok=True)
-    draft = run.output.with_name(f".{run.output.name}.tmp")
-    draft.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    draft.replace(run.output)
+    write_json(run.output, document)
     for number in range(len(names)):
         run.progress_path(number).unlink(missing_ok=True)
     return document

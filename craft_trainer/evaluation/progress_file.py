@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from craft_trainer.files import write_atomically
+
 Sums = list[list[float]]
 
 
@@ -29,17 +31,10 @@ class ProgressFile:
         for line in whole[1:]:
             number, sums = json.loads(line)
             found[number] = sums
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_name(f"{self._path.name}.tmp")
-        draft.write_text("".join(f"{line}\n" for line in whole), "utf-8")
-        draft.replace(self._path)
+        write_atomically(self._path, "".join(f"{line}\n" for line in whole))
         return found
 
     def add(self, number: int, sums: Sums) -> None:
         """Write one question's result."""
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps([number, sums]) + "\n")
-
-    def remove(self) -> None:
-        """The results are elsewhere now."""
-        self._path.unlink(missing_ok=True)

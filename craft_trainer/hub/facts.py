@@ -5,6 +5,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Self
 
+from craft_trainer.files import write_json
+
 FACTS_FILE = "card.json"
 SCHEMA = 1
 
@@ -78,7 +80,7 @@ class RunFacts:
 
     def write(self, folder: Path) -> None:
         """Into ``folder``."""
-        (folder / FACTS_FILE).write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_json(folder / FACTS_FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self:

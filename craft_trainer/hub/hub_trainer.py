@@ -15,7 +15,7 @@ from transformers.utils import PushInProgress
 from craft_trainer.hub.card import write_card
 from craft_trainer.hub.readme import text_of
 from craft_trainer.hub.repository import Files, Repository
-from craft_trainer.hub.resume import checkpoint_folder
+from craft_trainer.hub.resume import resolve_checkpoint
 from craft_trainer.hub.run_folder import (
     HISTORIES,
     LAST_CHECKPOINT,
@@ -122,7 +122,7 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """As Trainer's; resumes from the Hub as well (``org/name@revision``), and tells which pushes failed."""
         if isinstance(resume_from_checkpoint, str | Path):
             output_dir = Path(self.args.output_dir) if self.is_world_process_zero() else None
-            resume_from_checkpoint = str(checkpoint_folder(resume_from_checkpoint, output_dir))
+            resume_from_checkpoint = str(resolve_checkpoint(resume_from_checkpoint, output_dir))
         try:
             output = super().train(resume_from_checkpoint, *args, **kwargs)
         except BaseException as error:

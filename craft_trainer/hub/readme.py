@@ -8,6 +8,8 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from yaml import YAMLError
 
+from craft_trainer.files import write_atomically
+
 README = "README.md"
 MARK = "<!-- Written by craft_trainer ({digest}). Change the text, and it is yours: it will not be written again. -->"
 MARKED = re.compile(re.escape(MARK).replace(r"\{digest\}", "([0-9a-f]{12})"))
@@ -52,7 +54,7 @@ def write(folder: Path, metadata: dict[str, Any], body: str, before: str | None)
     by_hand = before is not None and is_by_hand(before)
     text = before if by_hand and before is not None else signed(metadata, body, before)
     if text != text_of(folder):
-        (folder / README).write_text(text, "utf-8")
+        write_atomically(folder / README, text)
     return not by_hand
 
 

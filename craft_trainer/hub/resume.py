@@ -14,7 +14,7 @@ from craft_trainer.hub.run_folder import HISTORIES, STATE_FILE
 NAMED = re.compile(r"([\w.-]+/[\w.-]+)/(last-checkpoint|checkpoint-\d+)((?:@.+)?)")
 
 
-def checkpoint_folder(place: str | Path, output_dir: Path | None = None) -> Path:
+def resolve_checkpoint(place: str | Path, output_dir: Path | None = None) -> Path:
     """The folder of the checkpoint ``place``, downloaded if it is on the Hub.
 
     Args:

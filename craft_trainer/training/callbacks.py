@@ -1,6 +1,7 @@
 """What CRaFT remembers between steps: the multipliers, in and out of checkpoints, and the history of every pass."""
 
 import csv
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from craft_trainer.files import write_atomically
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.constraints import EVERYTHING, GroupConstraintState
 from craft_trainer.optim.dual import Constraint
@@ -240,10 +242,9 @@ def rows_until(path: Path, last_step: int, num_columns: int = len(CraftStep._fie
 
 def _begin_file(path: Path, columns: Sequence[str], last_step: int) -> None:
     kept = rows_until(path, last_step, len(columns))
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", newline="") as file:
-        csv.writer(file).writerows([columns, *kept])
-    partial.replace(path)
+    table = io.StringIO(newline="")
+    csv.writer(table).writerows([columns, *kept])
+    write_atomically(path, table.getvalue())
 
 
 def _append(path: Path, rows: Sequence[Sequence[Any]]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from craft_trainer.files import write_json
 from craft_trainer.hub.run_folder import remove_earlier_results
 from craft_trainer.losses.terms import units
 from craft_trainer.training.config import retention_settings
@@ -74,10 +75,7 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
             "starts": self._starts,
             "end": end,
         }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f"{path.name}.partial")
-        draft.write_text(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n", "utf-8")
-        draft.replace(path)
+        write_json(path, document)
 
 
 def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchored: bool) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def test_a_changed_pooling_is_refused(copied_cache: Path) -> None:
 def test_another_schema_is_refused(copied_cache: Path) -> None:
     content = json.loads((copied_cache / PROVENANCE_FILE).read_text()) | {"schema": 99}
     (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"schema version 99, this version reads 2 and 3: rebuild"):
+    with pytest.raises(ValueError, match=r"anchors.json: schema 99, not 3: rebuild"):
         AnchorCache(copied_cache)
 
 

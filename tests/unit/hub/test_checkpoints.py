@@ -3,7 +3,7 @@
 import pytest
 
 from craft_trainer.files import write_atomically
-from craft_trainer.hub.resume import checkpoint_folder
+from craft_trainer.hub.resume import resolve_checkpoint
 
 
 def test_a_checkpoint_that_a_local_run_does_not_have(tmp_path, monkeypatch):
@@ -11,7 +11,7 @@ def test_a_checkpoint_that_a_local_run_does_not_have(tmp_path, monkeypatch):
     (tmp_path / "outputs/run/checkpoint-4").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"valid checkpoint at outputs/run/.*: outputs/run has checkpoint-4"):
-        checkpoint_folder("outputs/run/checkpoint-77")
+        resolve_checkpoint("outputs/run/checkpoint-77")
 
 
 def test_a_file_in_a_new_folder(tmp_path):
