@@ -28,7 +28,7 @@ USAGE = "usage: craft-trainer COMMAND [--config FILE.yaml] [--key value ...]\n\n
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in a pipe
 TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
 MISTAKES = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError)
-LOGGERS = ("wandb", "trackio")  # whose own errors are mistakes as well: no login, no connection
+OUTSIDE = ("wandb", "trackio", "safetensors")  # whose own errors are of use as well: no login, a full disk
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _is_of_use(error: Exception) -> bool:
     """Whether its message, without the traceback, tells a user what to change."""
-    return isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in LOGGERS
+    return isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in OUTSIDE
 
 
 def help_text() -> str:

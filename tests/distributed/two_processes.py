@@ -18,7 +18,7 @@ from cases import CASES, RESUMED, WHOLE, Case, Stop, train
 from sharded_core import CORE_CASES, reached_by_a_pass_that_ends_early, run_core, what_unregistered_predict_says
 from sharded_on_cpu import cpu_may_be_sharded
 
-from craft_trainer import sources
+from craft_trainer.losses import distillation
 
 COLLECTIVE_TIMEOUT = timedelta(seconds=60)
 Work = Callable[[], Any]
@@ -70,8 +70,8 @@ def cut_and_resume(case: Case, anchors: Path, output_dir: Path, place: dict[str,
 
 def train_poisoned(case: Case, anchors: Path, output_dir: Path, place: dict[str, int]) -> Any:
     """Train with a retention loss that is infinite in the second process."""
-    honest, factor = sources.retention_loss, float("inf") if place["rank"] == 1 else 1.0
-    with mock.patch.object(sources, "retention_loss", lambda *args, **options: honest(*args, **options) * factor):
+    honest, factor = distillation.retention_loss, float("inf") if place["rank"] == 1 else 1.0
+    with mock.patch.object(distillation, "retention_loss", lambda *args, **options: honest(*args, **options) * factor):
         return train(case, anchors, output_dir, **place)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from craft_trainer import __version__
 from craft_trainer.cli.bench import BENCHMARKS
@@ -121,11 +122,13 @@ def test_an_error_is_one_line_and_status_one(
         main(["info"])
 
 
-def test_a_loggers_own_error_is_one_line_too(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("module", ["wandb.errors.errors", SafetensorError.__module__])
+def test_a_librarys_own_error_is_one_line_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str
 ) -> None:
-    """W&B's for a missing login derives from Exception alone. Seen to fail without wandb among the loggers."""
-    error = type("UsageError", (Exception,), {"__module__": "wandb.errors.errors"})
+    """W&B's for a missing login derives from Exception alone, that of safetensors for a full disk too. Seen to fail
+    without their names."""
+    error = type("UsageError", (Exception,), {"__module__": module})
 
     def run(_argv: Sequence[str]) -> None:
         raise error("api_key not configured")
