@@ -153,7 +153,7 @@ def _of_word(option: argparse.Action, value: Any) -> Any:
 
 
 def _config_of(argv: Sequence[str]) -> Path | None:
-    """The file that ``--config`` names."""
+    """Find the file that ``--config`` names."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", type=Path)
     path: Path | None = parser.parse_known_args(argv)[0].config

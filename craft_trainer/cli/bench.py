@@ -19,7 +19,7 @@ BENCHMARKS = {
 
 @dataclass
 class BenchArguments:
-    """How often, with what, and where to."""
+    """The options of ``bench``."""
 
     json: str | None = option("file of the medians; no file without it", None)
     repeats: int = option("timings of every pair of steps; ≥ 1", 7)

@@ -22,7 +22,7 @@ BATCH_HELP = "samples per forward pass of the teacher"
 
 @dataclass(kw_only=True)
 class CacheArguments:
-    """Which samples become anchors, what of the teacher is kept, where to."""
+    """The samples that become anchors, what of the teacher is kept, and where it goes."""
 
     teacher: str
     output_dir: str = option("folder of the new anchor cache; it must not exist")

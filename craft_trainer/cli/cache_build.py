@@ -13,7 +13,7 @@ EXAMPLE = "craft-trainer cache build --teacher outputs/teacher --dataset outputs
 
 @dataclass(kw_only=True)
 class BuildArguments(LoadArguments, CacheArguments):
-    """Which teacher, which samples, which features."""
+    """The teacher and the samples."""
 
     teacher: str = option("LeRobot checkpoint whose behaviour is to be kept: a folder or a Hub repository")
     dataset: str = option("LeRobot dataset of the old tasks: a folder or a Hub repository")

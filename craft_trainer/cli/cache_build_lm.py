@@ -23,7 +23,7 @@ TEXTS = ("dataset", "own")
 
 @dataclass(kw_only=True)
 class BuildLmArguments(TextArguments, CacheArguments):
-    """Which teacher, which texts, what of it is kept."""
+    """The teacher and the texts."""
 
     teacher: str = option(
         "language or vision-language model whose behaviour is to be kept: a folder or a Hub repository (org/name, "

@@ -13,7 +13,7 @@ PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "to
 
 @dataclass
 class InfoArguments:
-    """Which cache."""
+    """The cache."""
 
     cache: str = option("anchor cache: a folder or a Hub repository")
 
@@ -45,7 +45,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def bytes_by_part(sizes: dict[str, int]) -> dict[str, int]:
-    """Bytes of the columns, by what they are."""
+    """Sum the bytes of the columns by what they are."""
     parts: dict[str, int] = defaultdict(int)
     for name, size in sizes.items():
         parts[PARTS.get(name.split("/", maxsplit=1)[0], "row and group")] += size

@@ -15,7 +15,7 @@ DOWNLOAD_NOTES = ".cache"  # what huggingface_hub adds
 
 @dataclass
 class PullArguments:
-    """What goes where."""
+    """The repository and the folder."""
 
     repo: str = option("dataset repository of the Hub, owner/name or owner/name@revision")
     output_dir: str = option("folder of the cache; it must not exist")

@@ -13,7 +13,7 @@ DATA_FILES = ("*.arrow", "*.safetensors")  # of an earlier cache with other shar
 
 @dataclass
 class PushArguments:
-    """What goes where."""
+    """The folder and the repository."""
 
     cache: str = option("folder of an anchor cache")
     repo: str = option("dataset repository of the Hub, owner/name; it is made if it is not there")

@@ -17,7 +17,7 @@ EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/
 
 @dataclass(kw_only=True)
 class VerifyArguments(LoadArguments):
-    """Which cache, and whose it should be."""
+    """The cache and its teacher."""
 
     cache: str = option("anchor cache: a folder or a Hub repository")
     teacher: str | None = option(
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def with_teacher(arguments: VerifyArguments, cache: "AnchorCache") -> "tuple[AnchorCache, AnchoredModel]":
-    """The cache with a way to follow its references, and the teacher, which is the one that made it.
+    """Load the cache with a way to follow its references, and the teacher, which is the one that made it.
 
     Raises:
         ValueError: it is another.
@@ -78,6 +78,6 @@ def with_teacher(arguments: VerifyArguments, cache: "AnchorCache") -> "tuple[Anc
 
 
 def say_compared(parts: Sequence[str]) -> None:
-    """What of the teacher is that of the cache."""
+    """Say what of the teacher is that of the cache."""
     *most, last = parts
     print(f"ok  made by this teacher: {', '.join(most)} and {last}")

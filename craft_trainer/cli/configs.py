@@ -13,7 +13,7 @@ SHIPPED = Path(__file__).parents[1] / "configs"  # in a checkout a link to the f
 
 @dataclass
 class ConfigsArguments:
-    """Where to."""
+    """The folder."""
 
     output_dir: str = option("folder to write them into; the documentation's commands expect configs", "configs")
 
@@ -26,7 +26,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def write_configs(folder: Path) -> list[Path]:
-    """Copies of all shipped configurations in ``folder``; files that are the same already stay as they are.
+    """Copy all shipped configurations into ``folder``; files that are the same already stay as they are.
 
     Raises:
         FileExistsError: a file there says something else; then nothing is written.

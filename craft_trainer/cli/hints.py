@@ -5,6 +5,6 @@ from collections.abc import Iterable
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """A hint that names the nearest of ``known``, or nothing."""
+    """Name the nearest of ``known`` in a hint, or give none."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
     return f": did you mean {matches[0]!r}?" if matches else ""

@@ -29,7 +29,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def facts() -> dict[str, str]:
-    """Versions of Python, the platform and the packages, and the devices torch sees."""
+    """List the versions of Python, the platform and the packages, and the devices torch sees."""
     import torch
 
     accelerators = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

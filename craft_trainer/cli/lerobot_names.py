@@ -18,7 +18,7 @@ def _if_false(*words: str) -> Callable[[str], Words]:
 
 
 def _processor(value: str) -> Words:
-    """LeRobot's device: cpu is a choice, any other is the first accelerator, which Trainer takes anyway."""
+    """Choose LeRobot's device: cpu is a choice, any other is the first accelerator, which Trainer takes anyway."""
     return ["--use_cpu", "true"] if value == "cpu" else []
 
 
@@ -110,7 +110,7 @@ WITHOUT: dict[str, dict[str, str]] = {  # a name of LeRobot's, or how several be
 
 
 def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
-    """``argv`` of ``command`` with LeRobot's names replaced; ``ours`` are names that keep their own meaning.
+    """Replace LeRobot's names in the ``argv`` of ``command``; ``ours`` are names that keep their own meaning.
 
     What is neither LeRobot's nor ours stays as it is, for the parser to refuse.
 
@@ -141,7 +141,7 @@ def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
 
 
 def hint_for_a_file(command: str, key: str) -> str | None:
-    """What a YAML file of ours says instead of LeRobot's ``key``; None if that is no name of LeRobot's."""
+    """Say what a YAML file of ours has instead of LeRobot's ``key``; None if that is no name of LeRobot's."""
     rule = NAMES.get(command, {}).get(key)
     if rule is not None:
         return f": here it is {rule!r}" if isinstance(rule, str) else f": it is LeRobot's; give it as --{key}=…"
@@ -150,7 +150,7 @@ def hint_for_a_file(command: str, key: str) -> str | None:
 
 
 def _options(argv: Sequence[str]) -> list[tuple[str | None, Words]]:
-    """Every option's name, with its words as they stand; None for words before the first option."""
+    """List every option's name, with its words as they stand; None for words before the first option."""
     found: list[tuple[str | None, Words]] = []
     for word in argv:
         if word.startswith("--"):
@@ -178,7 +178,7 @@ def _mapping_of(command: str, name: str | None) -> str | None:
 
 
 def _preset(command: str, name: str) -> str | None:
-    """What ``name`` begins with, if it is of the optimizer or schedule of a policy, which Trainer does not use."""
+    """Find what ``name`` begins with, if it is of the optimizer or schedule of a policy, which Trainer does not use."""
     beginning = name.partition("_")[0]
     return beginning if "." in beginning and beginning in WITHOUT[command] else None
 

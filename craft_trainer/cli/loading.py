@@ -32,7 +32,7 @@ class LoadArguments:
         self.rename = json_mapping("rename", self.rename)
 
     def load(self, path: str, device: str | None) -> "PolicyModel":
-        """The checkpoint at ``path``."""
+        """Load the checkpoint at ``path``."""
         from craft_trainer.models.lerobot import PolicyModel
         from craft_trainer.models.lerobot_dataset import load_metadata
 

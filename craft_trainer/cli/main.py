@@ -62,12 +62,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_of_use(error: Exception) -> bool:
-    """Whether its message, without the traceback, tells a user what to change."""
+    """Ask whether its message, without the traceback, tells a user what to change."""
     return isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in OUTSIDE
 
 
 def help_text() -> str:
-    """What ``craft-trainer --help`` prints."""
+    """Write what ``craft-trainer --help`` prints."""
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
     return USAGE + "\n".join(lines) + "\n\n`craft-trainer COMMAND --help` explains a command and gives an example."

@@ -12,7 +12,7 @@ EXAMPLE = "craft-trainer mcq --model outputs/teacher --compare outputs/craft --d
 
 @dataclass
 class McqArguments:
-    """Which checkpoints, which questions, how they are asked."""
+    """The checkpoints, the questions, and the way they are asked."""
 
     model: str = option(
         "a folder or Hub repository (org/name, org/name@revision): causal LM, vision-language model, PEFT adapter, "

@@ -15,7 +15,7 @@ EXAMPLE = "craft-trainer mcq-from-demos --tasks push-v3,drawer-open-v3,door-open
 
 @dataclass
 class QuestionArguments:
-    """What to ask about, how much, and where it goes."""
+    """The tasks, the questions about them, and the folder."""
 
     tasks: list[str] = option("Meta-World v3 tasks; wrong choices come from them as well", OLD + NEW)
     episodes: int = option("episodes per task, of the expert and of worse players; up to five pictures each", 20)
@@ -58,7 +58,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def check_kinds(kinds: Sequence[str]) -> list[str]:
-    """The kinds of question asked for, in their own order.
+    """Check the kinds of question asked for, and put them into their own order.
 
     Raises:
         ValueError: there is no such kind; the message names the nearest.

@@ -16,7 +16,7 @@ EXAMPLE = "craft-trainer push --run outputs/craft --repo my-org/my-policy --resu
 
 @dataclass
 class PushArguments:
-    """What goes where."""
+    """The run and the repository."""
 
     run: str = option("output_dir of a run")
     repo: str | None = option(
@@ -54,7 +54,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def destination(arguments: PushArguments, facts: "RunFacts") -> tuple[str, str | None]:
-    """Repository and branch: those that are given, else those of the run.
+    """Find repository and branch: those that are given, else those of the run.
 
     Raises:
         ValueError: neither names a repository.

@@ -12,7 +12,7 @@ EXAMPLE = "craft-trainer record --tasks push-v3,drawer-open-v3 --episodes 50 --o
 
 @dataclass
 class RecordArguments:
-    """What to record and where."""
+    """The tasks, the episodes and the dataset."""
 
     tasks: list[str] = option("Meta-World v3 task names, e.g. push-v3,drawer-open-v3")
     output_dir: str = option("folder of the new LeRobot dataset; it must not exist")

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
 
 
 def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -> "AnchorCache":
-    """The anchor cache ``folder``, or that of a Hub repository, for ``policy``; ``dataset`` is where its data is now.
+    """Open the anchor cache ``folder``, or that of a Hub repository, for ``policy``; its data is now at ``dataset``.
 
     Raises:
         ValueError: it holds references to another revision of the dataset.

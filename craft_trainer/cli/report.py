@@ -19,7 +19,7 @@ LISTS = ("--results", "--run", "--rollout", "--mcq")
 
 @dataclass
 class ReportArguments:
-    """What is reported, any number of each; NAME=PATH gives a thing its name on the page."""
+    """The results that are reported, any number of each; NAME=PATH gives a thing its name on the page."""
 
     results: list[str] = option("results.json of demos", [])
     run: list[str] = option("folders: a training run's output_dir, or a demo's", [])
@@ -68,7 +68,7 @@ def _write_page(evidence: "Evidence", output: str | None) -> None:
 
 
 def default_output(evidence: "Evidence") -> Path:
-    """Beside the only result, in the only run; of a comparison, in the working directory."""
+    """Choose the place: beside the only result, in the only run; of a comparison, in the working directory."""
     folders = [
         *(demo.results.path.parent for demo in evidence.demos.values()),
         *(rollout.path.parent for rollout in evidence.rollouts.values()),
@@ -79,7 +79,7 @@ def default_output(evidence: "Evidence") -> Path:
 
 
 def joined(argv: Sequence[str]) -> list[str]:
-    """The same words with the values of an option that comes several times (``--run A --run B``) behind one another."""
+    """Gather the values of an option that comes several times (``--run A --run B``) behind one another."""
     groups: dict[str, list[str]] = {}
     found = groups.setdefault("", [])
     for number, word in enumerate(argv):

@@ -19,7 +19,7 @@ def document(
     file: Path | None,
     in_file: Container[str],
 ) -> str:
-    """Every field of the dataclasses ``filled`` as YAML that ``--config`` reads, each with its origin as a comment.
+    """Write every field of the dataclasses ``filled`` as YAML that ``--config`` reads, with its origin as a comment.
 
     What was given comes before what was not.
 

@@ -20,7 +20,7 @@ EXAMPLE = "craft-trainer rollout --policy outputs/craft --tasks push-v3,window-c
 
 @dataclass
 class RolloutArguments:
-    """Which policy, on what, how often."""
+    """The policy, the tasks, and how often."""
 
     policy: str = option("LeRobot checkpoint: a folder or a Hub repository")
     env: str | None = option(
@@ -68,7 +68,7 @@ def run(argv: Sequence[str]) -> None:
 
 
 def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
-    """Rows of Meta-World tasks, in this package's own environments."""
+    """Measure Meta-World tasks in this package's own environments."""
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.simulation.metaworld import HORIZON, MetaWorldEnvs, check_task, draw_goals
     from craft_trainer.simulation.rollout import rollout
@@ -91,7 +91,7 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
 
 
 def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
-    """Rows of tasks in one of LeRobot's environments, and every episode by itself."""
+    """Measure tasks in one of LeRobot's environments, and list every episode by itself."""
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.simulation.lerobot_envs import roll_out
 
@@ -115,13 +115,13 @@ def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
 
 
 def counted(task: str, outcomes: Sequence[bool]) -> dict[str, Any]:
-    """The row of a task, after a line about it."""
+    """Make the row of a task, after a line about it."""
     tqdm.write(f"{task}: {sum(outcomes)} of {len(outcomes)}")
     return {"task": task, "episodes": len(outcomes), "successes": sum(outcomes)}
 
 
 def image_size_of(policy: "PolicyModel", asked: int | None) -> int | None:
-    """Rows and columns of the images for a policy: what is ``asked``, else what it says; None if it reads none.
+    """Choose rows and columns of the images for a policy: what is ``asked``, else what it says; None if it reads none.
 
     Raises:
         ValueError: it wants another camera than the one there is, or images that are not square.

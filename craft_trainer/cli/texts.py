@@ -17,7 +17,7 @@ COLUMNS_HELP = (
 
 @dataclass(kw_only=True)
 class TextArguments:
-    """Which texts, and how they become samples."""
+    """The texts, and how they become samples."""
 
     dataset: str | None = option(
         "JSON lines, a folder, or a dataset of the Hub (org/name, org/name@revision), with a column text, columns "
@@ -46,13 +46,13 @@ class TextArguments:
 
     @property
     def encoding(self) -> "EncodingSettings":
-        """How texts become tokens."""
+        """Gather how texts become tokens."""
         from craft_trainer.language.encoding import EncodingSettings
 
         return EncodingSettings(self.max_length or None, self.completion_only_loss, self.assistant_only_loss)
 
     def source(self, group_column: str | None = None) -> "TextSource":
-        """The dataset and how it is read."""
+        """Gather the dataset and how it is read."""
         from craft_trainer.language.source import TextSource
 
         assert self.dataset is not None

@@ -1,18 +1,16 @@
 """CraftConfig with the defaults of language models."""
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from craft_trainer.options import option
 from craft_trainer.training.config import CraftConfig
 
 
 def _instead(name: str, default: Any, text: str | None = None) -> Any:
-    """The field ``name`` of CraftConfig with another default, and perhaps another help text."""
-    metadata = dict(CraftConfig.__dataclass_fields__[name].metadata) | ({"help": text} if text else {})
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=default.copy, metadata=metadata)
-    return dataclasses.field(default=default, metadata=metadata)
+    """Make the field ``name`` of CraftConfig with another default, and perhaps another help text."""
+    usual: str = CraftConfig.__dataclass_fields__[name].metadata["help"].replace("%%", "%")
+    return option(text or usual, default)
 
 
 @dataclass
@@ -30,6 +28,6 @@ class LanguageConfig(CraftConfig):
         "epsilon",
         0.05,
         "ε at the start, in units of the teacher's mean entropy (token_kl, token_ce) or of its variance (hidden): 0.05 "
-        "is 5 %%; > 0",
+        "is 5 %; > 0",
     )
     learning_rate: float = _instead("learning_rate", 2e-5)

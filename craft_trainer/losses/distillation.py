@@ -70,7 +70,7 @@ def retention_loss(
 
 
 def _pieces(specs: Sequence[FeatureSpec], scales: Scales) -> Need:
-    """The pieces of their teacher that anchors with ``specs`` and ``scales`` have."""
+    """Find the pieces of their teacher that anchors with ``specs`` and ``scales`` have."""
     found = {Need.HIDDEN: bool(specs), Need.OUTPUT: "output" in scales, Need.TOKENS: TOKEN_SCALE in scales}
     return reduce(or_, (piece for piece, there in found.items() if there), Need.NOTHING)
 

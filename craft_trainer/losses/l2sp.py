@@ -38,7 +38,7 @@ class L2SPLoss(RetentionLoss):
         return torch.stack([self._weighted(name, square).sum() for name, square in squares]).sum().view(1) / 2
 
     def _weighted(self, name: str, square: Tensor) -> Tensor:
-        """The squares of the parameter ``name``, each times how much it matters: here all the same."""
+        """Weigh the squares of the parameter ``name`` by how much each matters: here all the same."""
         del name
         return square
 

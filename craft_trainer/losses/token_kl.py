@@ -48,5 +48,5 @@ def log_probs_at(
 
 
 def _rest(log_probs: Float[Tensor, "batch tokens k"]) -> Float[Tensor, "batch tokens"]:
-    """Probability of all tokens that are not among the k; not below what float32 resolves."""
+    """Sum the probability of all tokens that are not among the k; not below what float32 resolves."""
     return (1 - log_probs.exp().sum(dim=-1)).clamp_min(torch.finfo(torch.float32).eps)
