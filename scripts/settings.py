@@ -29,8 +29,6 @@ UNITS = {  # of the settings that are numbers
     "retention_weights": "—",
     "retention_batch_size": "anchors per device",
     "retention_every": "optimizer steps",
-    "retention_skip_below": "fraction of ε",
-    "retention_skip_max": "retention passes",
     "conflict_threshold": "cosine",
     "barrier_strength": "—",
     "multiplier_init": "λ",

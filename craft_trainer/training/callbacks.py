@@ -36,7 +36,6 @@ class CraftStep(NamedTuple):
     task_grad_norm: float
     retention_grad_norm: float
     projected_energy: float  # |what surgery changed in g_task|² / |g_task|²
-    skipped: int  # retention passes left out since the last one, because L_retain was well inside ε
     update_cosine: float | None = None  # of the optimizer's step and g_retain, where measured; positive raises L_retain
 
 
@@ -50,7 +49,6 @@ LOGGED = {  # the columns that Trainer logs → their names there: with a slash,
     "task_grad_norm": "retention/task_grad_norm",
     "retention_grad_norm": "retention/grad_norm",
     "projected_energy": "retention/projected_energy",
-    "skipped": "retention/skipped",
     "update_cosine": "retention/update_cosine",
 }
 LOGGED_OF_A_GROUP = ("retention_loss", "multiplier", "epsilon")
@@ -61,8 +59,6 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
     """The multipliers and when the next retention pass is due; saved with checkpoints, restored by resuming.
 
     Attributes:
-        interval: retention passes from one that is made to the next; above 1 while passes are skipped.
-        next_step: optimizer step from which on the next pass is due.
         warned: whether it was said that a constraint cannot be met.
         rounding: L_retain before the first step, where the student equals its teacher but for rounding.
     """
@@ -74,8 +70,6 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
 
     def _begin(self) -> None:
         self.constraints = {group: Constraint(self.initial) for group in self.groups}
-        self.interval = 1
-        self.next_step = 0
         self.warned = False
         self.rounding = 0.0
 
@@ -98,7 +92,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
     def state(self) -> dict[str, dict[str, Any]]:
         """What Trainer writes into ``trainer_state.json``."""
         saved = {group: asdict(constraint) for group, constraint in self.constraints.items()}
-        plain = {name: getattr(self, name) for name in ("interval", "next_step", "warned", "rounding")}
+        plain = {name: getattr(self, name) for name in ("warned", "rounding")}
         return {
             "args": {"initial": self.initial, "groups": self.groups},
             "attributes": {"constraints": saved, **plain},
@@ -207,15 +201,14 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
     def take_means(self) -> dict[str, float]:
         """Means over the retention passes since the last call by their names in the logs; empty if there was none.
 
-        That of ``update_cosine`` is over the passes at which it was measured, and left out if there was none; of
-        ``skipped`` it is the sum. With a constraint per group, those of a group are over the passes that it was in.
+        That of ``update_cosine`` is over the passes at which it was measured, and left out if there was none. With a
+        constraint per group, those of a group are over the passes that it was in.
         """
         steps, self._since_log = self._since_log, []
         groups, self._groups_since_log = self._groups_since_log, []
         if not steps:
             return {}
         logs = {LOGGED[column]: mean for column, mean in _means(steps, LOGGED).items()}
-        logs[LOGGED["skipped"]] = sum(step.skipped for step in steps)
         for group in sorted({row.group for row in groups}):
             means = _means([row for row in groups if row.group == group], LOGGED_OF_A_GROUP)
             logs |= {f"{LOGGED[column]}/{group}": mean for column, mean in means.items()}

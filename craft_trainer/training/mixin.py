@@ -113,7 +113,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if self.accelerator.sync_gradients:
             task_loss = history.take_task_loss()
             self._callback_of(GradientGuard).follow()
-            if self.retention.is_due(self.state.global_step, self.dual):
+            if self.retention.is_due(self.state.global_step):
                 self._retention_step(self.retention, task_loss)
         return loss
 
@@ -140,10 +140,10 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
                 f"step {step + 1}: squared norms of the task and retention gradients are {merged.gram[0, 0]:.3g} and "
                 f"{merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
             )
-        skipped = retention.step(step, self.dual, retention_pass, finite=merged.finite)  # dual
+        retention.step(self.dual, retention_pass, finite=merged.finite)  # dual
 
         scale = 1.0 if scaler is None else float(scaler.get_scale())
-        done = craft_step(settings, retention_pass, merged, scale=scale, step=step + 1, skipped=skipped)
+        done = craft_step(settings, retention_pass, merged, scale=scale, step=step + 1)
         self._callback_of(RetentionHistory).add(done, angle, retention_pass.group_states)
 
     def train(self, *args: Any, **kwargs: Any) -> Any:

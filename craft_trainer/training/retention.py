@@ -16,7 +16,7 @@ from transformers import TrainerState, TrainingArguments
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import AnchorBatch, Features
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.anchors.sampling import anchor_rows, proportional_rows
+from craft_trainer.anchors.sampling import anchor_rows
 from craft_trainer.losses.loss import RetentionLoss, TrainingStart
 from craft_trainer.losses.term import Scales
 from craft_trainer.models.base import AnchoredModel
@@ -78,12 +78,6 @@ class Retention:
         unknown = sorted(set(settings.group_epsilons) - set(self.groups))
         if unknown:
             raise ValueError(f"epsilon_per_group names {unknown[0]!r}; the anchors have the groups {self.groups}")
-        drawn = settings.retention_batch_size * accelerator.num_processes
-        if settings.anchor_sampling == "multiplier" and drawn < len(self.groups):
-            raise ValueError(
-                f"anchor_sampling multiplier needs an anchor of each of the {len(self.groups)} groups in every pass, "
-                f"which draws {drawn}: raise retention_batch_size"
-            )
         self.averages_gradients = accelerator.num_processes > 1 and not is_sharded(accelerator)
         self._loss = self._make_loss(model)
         self._gathers = False  # whether FSDP knows of predict, if it shards the model
@@ -94,9 +88,9 @@ class Retention:
         """As they are now: a callback may change them."""
         return retention_settings(self._args)
 
-    def is_due(self, step: int, state: DualState) -> bool:
+    def is_due(self, step: int) -> bool:
         """Whether optimizer step ``step`` has a retention pass."""
-        return step % self._settings.retention_every == 0 and step >= state.next_step
+        return step % self._settings.retention_every == 0
 
     def forward(
         self, model: AnchoredModel, trainer: TrainerState, state: DualState, task_loss: Tensor
@@ -106,7 +100,7 @@ class Retention:
         Its mean over processes is Σ λ_k L_k / Σ λ_k, L_k the mean over the anchors of group k on all processes.
         """
         step = trainer.global_step
-        rows = self._rows(step, state)
+        rows = self._rows(step)
         losses = self._losses(model, rows)
         loss, means, mean_task_loss = self._means(losses, rows, state, task_loss)
         probing = step < self._settings.epsilon_probe_steps
@@ -184,27 +178,11 @@ class Retention:
         scaled = loss if scaler is None else scaler.scale(loss)
         put(parameters, list(torch.autograd.grad(scaled, parameters, allow_unused=True)))
 
-    def step(self, step: int, state: DualState, retention_pass: RetentionPass, *, finite: bool) -> int:
-        """The step of the multipliers, and when the next pass is due; returns how many passes were skipped before this.
-
-        A pass whose gradients are not finite teaches nothing.
-        """
-        skipped = state.interval - 1
+    def step(self, state: DualState, retention_pass: RetentionPass, *, finite: bool) -> None:
+        """Step the multipliers. A pass of the probe teaches nothing, nor does one whose gradients are not finite."""
         if finite and not retention_pass.probing:
             duals.step_multipliers(state.constraints, retention_pass.group_states, self._settings.controller)
-            inside = all(self._is_inside(state, constraint) for constraint in retention_pass.group_states)
-            state.interval = min(2 * state.interval, self._settings.retention_skip_max) if inside else 1
             self._warn_if_infeasible(state, retention_pass)
-        state.next_step = step + state.interval * self._settings.retention_every
-        return skipped
-
-    def _is_inside(self, state: DualState, constraint: GroupConstraintState) -> bool:
-        """Whether L_retain and its moving average are below the asked fraction of ε."""
-        smoothed = state.constraints[constraint.group].smoothed
-        assert smoothed is not None
-        largest = max(smoothed + constraint.epsilon, constraint.retention_loss)
-        fraction = self._settings.retention_skip_below
-        return fraction > 0 and largest < fraction * constraint.epsilon
 
     def _warn_if_infeasible(self, state: DualState, retention_pass: RetentionPass) -> None:
         if self._settings.controller.rule == "fixed" or self._settings.recipe.surgery == "barrier":
@@ -226,15 +204,12 @@ class Retention:
             )
             state.warned = True
 
-    def _rows(self, step: int, state: DualState) -> list[int]:
+    def _rows(self, step: int) -> list[int]:
         """The anchors of this pass, of all processes together."""
         draw = step // self._settings.retention_every
         seed = self._args.data_seed if self._args.data_seed is not None else self._args.seed
         total = self._settings.retention_batch_size * self._accelerator.num_processes
-        if self._settings.anchor_sampling == "uniform":
-            return anchor_rows(len(self._anchors), total, seed=seed, draw=draw)
-        shares = {group: constraint.multiplier for group, constraint in state.constraints.items()}
-        return proportional_rows(self._group_of, shares, total, seed=seed, draw=draw)
+        return anchor_rows(len(self._anchors), total, seed=seed, draw=draw)
 
     def _batch(self, rows: list[int]) -> AnchorBatch:
         batch: AnchorBatch = send_to_device(self._anchors.batch(rows), self._args.device)

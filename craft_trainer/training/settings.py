@@ -25,7 +25,6 @@ CHOICES: dict[str, Any] = {
     "merge": MERGES,
     "multiplier": MULTIPLIERS,
     "constraints": ("single", "per_group"),
-    "anchor_sampling": ("uniform", "multiplier"),
     "epsilon_schedule": SCHEDULES,
     "hidden_distance": DISTANCES,
     "teacher_mismatch": ("refuse", "allow"),
@@ -38,13 +37,10 @@ CRAFT_ONLY = (  # the baselines set these themselves
     "constraints",
     "epsilon_probe_steps",
     "conflict_threshold",
-    "retention_skip_below",
 )
 RANGES: dict[str, tuple[float, float, str]] = {
     "retention_batch_size": (1, LARGE, "be at least 1"),
     "retention_every": (1, LARGE, "be at least 1"),
-    "retention_skip_below": (0, BELOW_ONE, "lie in [0, 1)"),
-    "retention_skip_max": (1, LARGE, "be at least 1"),
     "conflict_threshold": (-1, 0, "be a cosine in [-1, 0]"),
     "barrier_strength": (ABOVE_ZERO, LARGE, "be positive"),
     "multiplier_max": (ABOVE_ZERO, LARGE, "be positive"),
@@ -85,12 +81,6 @@ class RetentionSettings:
     )
     retention_batch_size: int = option("anchors per device in a retention pass; ≥ 1", 64)
     retention_every: int = option("optimizer steps from one retention pass to the next; ≥ 1", 1)
-    retention_skip_below: float = option(
-        "leave out passes while the moving average of L_retain is below this fraction of ε; in [0, 1), 0 is never", 0.0
-    )
-    retention_skip_max: int = option(
-        "passes from one that is made to the next, at most, while they are left out; ≥ 1", 8
-    )
     surgery: str = option(
         "what becomes of conflicting gradients: none, one_sided or symmetric (projection), or barrier", "one_sided"
     )
@@ -104,12 +94,9 @@ class RetentionSettings:
     multiplier_init: float = option("λ at the start; in [0, multiplier_max]", 1.0)
     multiplier_lr: float = option("step size η of λ, per retention pass; > 0", 0.1)
     dual_kp: float = option("κ of multiplier pi: its proportional part, in retention passes; ≥ 0", 10.0)
-    dual_ema: float = option("ν of the moving average of the violation (pi, skipping); in [0, 1)", 0.9)
+    dual_ema: float = option("ν of the moving average of the violation (pi); in [0, 1)", 0.9)
     multiplier_max: float = option("ceiling of λ; > 0", 100.0)
     constraints: str = option("one constraint over all anchors (single), or one per old task (per_group)", "single")
-    anchor_sampling: str = option(
-        "which anchors a pass draws: uniform, or multiplier (more of the old tasks with a larger λ)", "uniform"
-    )
     epsilon: float = option("ε at the start, in units of the teacher's variance (0.01 = 1 %); > 0", 0.01)
     epsilon_final: float | None = option("ε at the end, if its schedule is not constant; > 0", None)
     epsilon_schedule: str = option("path of ε from start to end: constant, linear, cosine or exponential", "constant")
@@ -174,11 +161,6 @@ class RetentionSettings:
                 self.constraints == "single",
                 "surgery barrier has no multiplier per group: use constraints single, or another surgery",
             )
-        per_group = self.constraints == "per_group"
-        _require(
-            per_group or self.anchor_sampling == "uniform",
-            "anchor_sampling multiplier needs a multiplier per group: set constraints per_group",
-        )
 
     def _check_epsilon(self) -> None:
         _require(

@@ -37,7 +37,6 @@ def craft_step(
     *,
     scale: float,
     step: int,
-    skipped: int,
 ) -> CraftStep:
     """Return what was measured and done at optimizer step ``step``; ``scale`` multiplied both losses (fp16)."""
     constraint = retention_pass.constraint
@@ -55,5 +54,4 @@ def craft_step(
         task_grad_norm=task_norm,
         retention_grad_norm=retention_norm,
         projected_energy=merged.projected_energy,
-        skipped=skipped,
     )

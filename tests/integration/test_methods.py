@@ -230,14 +230,6 @@ def test_the_probe_makes_epsilon_out_of_the_drift(tmp_path, anchors):
     assert rows[5]["multiplier"] != 1.0
 
 
-def test_passes_are_left_out_while_the_constraint_is_far_away(tmp_path, anchors):
-    """With ε out of reach the pauses double up to their maximum; the optimizer sees the task gradient in between."""
-    train(tmp_path, anchors, epsilon=100.0, retention_skip_below=0.5, retention_skip_max=4, max_steps=16)
-    rows = history(tmp_path)
-    assert [row["step"] for row in rows] == [1, 3, 7, 11, 15]
-    assert [row["skipped"] for row in rows] == [0, 1, 3, 3, 3]
-
-
 @pytest.mark.parametrize("method", ["weighted_sum", "replay", "agem", "l2", "ewc"])
 def test_a_baseline_without_anchors_is_refused(tmp_path, method):
     """It would be plain training under another name."""

@@ -89,18 +89,16 @@ class Run:
         progress = TrainerState(global_step=step, max_steps=100)
         return self.retention.forward(self.model, progress, self.state, TASK_LOSS)
 
-    def passes(self, steps: int) -> tuple[list[int], list[int]]:
-        """The steps at which passes are made, and how many each says were skipped before it."""
-        retention_pass, skipped = [], []
-        for step in range(steps):
-            if self.retention.is_due(step, self.state):
-                retention_pass.append(step)
-                skipped.append(self.advance(step))
-        return retention_pass, skipped
+    def passes(self, steps: int) -> list[int]:
+        """Make the passes that are due; the steps at which there was one."""
+        due = [step for step in range(steps) if self.retention.is_due(step)]
+        for step in due:
+            self.advance(step)
+        return due
 
-    def advance(self, step: int, *, finite: bool = True) -> int:
-        """One whole pass; how many were skipped before it."""
-        return self.retention.step(step, self.state, self.forward(step), finite=finite)
+    def advance(self, step: int, *, finite: bool = True) -> None:
+        """One whole pass."""
+        self.retention.step(self.state, self.forward(step), finite=finite)
 
     def set_theta(self, theta: float) -> None:
         with torch.no_grad():

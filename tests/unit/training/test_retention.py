@@ -1,6 +1,5 @@
 """One retention pass of a model of one number: its loss, its gradient and what the multipliers learn, by hand."""
 
-from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -63,7 +62,7 @@ def test_groups_outside_the_batch_do_not_enter(tmp_path: Path) -> None:
         assert retention_pass.loss.item() == pytest.approx(expected)
         assert {constraint.group for constraint in retention_pass.group_states} == set(losses)
         before = {group: vars(constraint).copy() for group, constraint in run.state.constraints.items()}
-        run.retention.step(step, run.state, retention_pass, finite=True)
+        run.retention.step(run.state, retention_pass, finite=True)
         moved = {group for group in before if before[group] != vars(run.state.constraints[group])}
         assert moved == set(losses)
     assert any(len({GROUPS[row] for row in rows}) < 3 for rows in run.anchors.asked)
@@ -102,7 +101,7 @@ def fake_accelerator(rank: int) -> Any:
     )
 
 
-@pytest.mark.parametrize("settings", [{}, PER_GROUP, {**PER_GROUP, "anchor_sampling": "multiplier"}])
+@pytest.mark.parametrize("settings", [{}, PER_GROUP])
 def test_two_processes_are_one_with_twice_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
@@ -150,32 +149,17 @@ def test_an_epsilon_of_a_group_that_is_not_there_is_refused(tmp_path: Path) -> N
         Run(tmp_path, **PER_GROUP, epsilon_per_group={"window": 0.1})
 
 
-def test_uniform_draws_are_permutations_and_multiplier_draws_follow_the_multipliers(tmp_path: Path) -> None:
+def test_draws_are_permutations(tmp_path: Path) -> None:
     uniform = Run(tmp_path, **PER_GROUP, retention_batch_size=5)
     for step in range(4):
         uniform.forward(step)
     assert sorted(uniform.anchors.asked[0] + uniform.anchors.asked[1]) == list(range(10))
 
-    weighted = Run(tmp_path, **PER_GROUP, retention_batch_size=8, anchor_sampling="multiplier")
-    weighted.set_multipliers(door=3.0, drawer=2.0, push=0.0)
-    weighted.forward()
-    assert Counter(GROUPS[row] for row in weighted.anchors.asked[0]) == {"door": 4, "drawer": 3, "push": 1}
-
-
-def test_draws_by_multiplier_need_room_for_every_group(tmp_path: Path) -> None:
-    """In the batches of all processes together, which draw disjoint anchors."""
-    settings = PER_GROUP | {"anchor_sampling": "multiplier", "retention_batch_size": 2}
-    Run(tmp_path, accelerator=fake_accelerator(0), **settings)
-    with pytest.raises(
-        ValueError, match="each of the 3 groups in every pass, which draws 2: raise retention_batch_size"
-    ):
-        Run(tmp_path, **settings)
-
 
 def test_draws_are_counted_in_passes_and_follow_the_data_seed(tmp_path: Path) -> None:
     """With a pass every third step an epoch of anchors is still seen whole."""
     run = Run(tmp_path, retention_every=3, retention_batch_size=5)
-    assert run.passes(6)[0] == [0, 3]
+    assert run.passes(6) == [0, 3]
     assert sorted(run.anchors.asked[0] + run.anchors.asked[1]) == list(range(10))
     other = Run(tmp_path, retention_every=3, retention_batch_size=5, data_seed=run.args.seed + 1)
     other.forward()
@@ -193,7 +177,7 @@ def test_the_multipliers_follow_their_own_violations(tmp_path: Path) -> None:
     """λ_k ← [λ_k + η (L_k − ε)]₊"""
     run = Run(tmp_path, **PER_GROUP, theta=1.1)
     losses = mean_losses(range(10), GROUPS, theta=1.1)
-    run.retention.step(0, run.state, run.forward(), finite=True)
+    run.retention.step(run.state, run.forward(), finite=True)
     for group, constraint in run.state.constraints.items():
         assert constraint.multiplier == pytest.approx(max(0.0, 1.0 + 0.5 * (losses[group] - 0.1)), rel=1e-5)
 
@@ -202,10 +186,9 @@ def test_the_multipliers_follow_their_own_violations(tmp_path: Path) -> None:
 def test_a_pass_that_is_not_finite_teaches_nothing(tmp_path: Path, finite: bool) -> None:
     run = Run(tmp_path)
     retention_pass = run.forward(4)
-    run.retention.step(4, run.state, retention_pass, finite=finite)
+    run.retention.step(run.state, retention_pass, finite=finite)
     learnt = run.state.constraints != DualState(1.0).constraints
     assert learnt is finite
-    assert run.state.next_step == 5
 
 
 def test_task_methods_have_one_loss_for_all_anchors(tmp_path: Path) -> None:

@@ -5,96 +5,15 @@ import math
 from pathlib import Path
 
 import pytest
-from one_number import GROUPS, PER_GROUP, TASK_LOSS, Run, loss_of, mean_losses
+from one_number import GROUPS, PER_GROUP, Run, loss_of, mean_losses
 
-from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupConstraintState
-from craft_trainer.training.retention import PASSES_AT_CEILING, RetentionPass
-
-# what is left out while L_retain is well inside ε
+from craft_trainer.optim.constraints import EVERYTHING
+from craft_trainer.training.retention import PASSES_AT_CEILING
 
 
-def test_every_pass_is_made_by_default(tmp_path: Path) -> None:
-    for theta in (1.0, 1.5):
-        assert Run(tmp_path, theta=theta).passes(20) == (list(range(20)), [0] * 20)
-
-
-def test_the_interval_doubles_while_inside_up_to_its_maximum(tmp_path: Path) -> None:
-    """Seen to fail with an interval that grows by one, and without the cap."""
-    run = Run(tmp_path, theta=1.0, retention_skip_below=0.5, retention_skip_max=8)
-    retention_pass, skipped = run.passes(40)
-    assert retention_pass == [0, 2, 6, 14, 22, 30, 38]
-    assert skipped == [0, 1, 3, 7, 7, 7, 7]
-    assert sum(skipped) + len(retention_pass) == 39  # every pass up to the last is accounted for
-    assert len(run.anchors.asked) == len(retention_pass)
-
-
-def test_the_maximum_need_not_be_a_power_of_two(tmp_path: Path) -> None:
-    assert Run(tmp_path, theta=1.0, retention_skip_below=0.5, retention_skip_max=3).passes(12)[0] == [0, 2, 5, 8, 11]
-    assert Run(tmp_path, theta=1.0, retention_skip_below=0.5, retention_skip_max=1).passes(4)[0] == [0, 1, 2, 3]
-
-
-def test_the_interval_counts_passes_not_steps(tmp_path: Path) -> None:
-    run = Run(tmp_path, theta=1.0, retention_skip_below=0.5, retention_skip_max=4, retention_every=3)
-    assert run.passes(40) == ([0, 6, 18, 30], [0, 1, 3, 3])
-
-
-def test_outside_every_pass_is_made_again(tmp_path: Path) -> None:
-    """One pass is enough, though the moving average lags; then the average has to come back inside first."""
-    run = Run(tmp_path, theta=1.0, retention_skip_below=0.5, dual_ema=0.5)
-    run.passes(15)
-    assert (run.state.next_step, run.state.interval) == (22, 8)
-    for step, theta, interval in [(22, 1.5, 1), (23, 1.0, 1), (24, 1.0, 1)]:
-        run.set_theta(theta)
-        assert run.retention.is_due(step, run.state)
-        run.advance(step)
-        assert run.state.interval == interval, step
-    smoothed = run.state.constraints[EVERYTHING].smoothed
-    assert smoothed + 0.1 == pytest.approx(loss_of(0) * 38.5 / 8)  # 1/8 of what step 22 saw
-
-
-def test_a_loss_outside_counts_at_once(tmp_path: Path) -> None:
-    """However slow the moving average. Seen to fail with the average alone."""
-    run = Run(tmp_path, theta=1.0, retention_skip_below=0.5, dual_ema=0.99)
-    run.advance(0)
-    run.set_theta(1.0645)
-    run.advance(2)
-    smoothed = run.state.constraints[EVERYTHING].smoothed + 0.1
-    assert smoothed < 0.05 < mean_losses(range(10), [EVERYTHING] * 10, theta=1.0645)[EVERYTHING] < 0.1
-    assert run.state.interval == 1
-
-
-def test_one_group_outside_is_enough(tmp_path: Path) -> None:
-    run = Run(tmp_path, **PER_GROUP, theta=1.02, retention_skip_below=0.5, epsilon_per_group={"push": 1e-3})
-    assert max(mean_losses(range(10), GROUPS, theta=1.02).values()) < 0.05  # inside half of everyone's ε but one
-    assert run.passes(5)[0] == [0, 1, 2, 3, 4]
-    assert Run(tmp_path, **PER_GROUP, theta=1.02, retention_skip_below=0.5).passes(5)[0] == [0, 2]
-
-
-def test_a_negative_loss_skips_nothing_by_default(tmp_path: Path) -> None:
-    """As token_ce may be, of a student surer than its teacher. Seen to fail when 0 was a fraction like any other."""
-    run = Run(tmp_path)
-    constraint = GroupConstraintState(EVERYTHING, 10, -0.5, 1.0, 0.1, -0.6)
-    retention_pass = RetentionPass(
-        TASK_LOSS, 0.75, ConstraintState(-0.5, 1.0, 0.1, -0.6), [constraint], probing=False, rounding=False
-    )
-    run.retention.step(0, run.state, retention_pass, finite=True)
-    assert (run.state.interval, run.state.next_step) == (1, 1)
-
-
-def test_a_pass_that_is_not_finite_keeps_the_interval(tmp_path: Path) -> None:
-    run = Run(tmp_path, theta=1.0, retention_skip_below=0.5)
-    run.passes(3)
-    assert run.state.next_step == 6
-    assert run.advance(6, finite=False) == 3
-    assert (run.state.interval, run.state.next_step) == (4, 10)
-
-
-def test_is_due_respects_both_the_rhythm_and_what_is_skipped(tmp_path: Path) -> None:
-    run = Run(tmp_path, retention_every=4)
-    run.state.next_step = 8
-    assert [step for step in range(20) if run.retention.is_due(step, run.state)] == [8, 12, 16]
-    run.state.next_step = 9
-    assert [step for step in range(20) if run.retention.is_due(step, run.state)] == [12, 16]
+def test_a_pass_is_due_at_every_kth_step(tmp_path: Path) -> None:
+    assert Run(tmp_path).passes(4) == [0, 1, 2, 3]
+    assert Run(tmp_path, retention_every=3).passes(8) == [0, 3, 6]
 
 
 # the probe that measures ε
@@ -107,17 +26,16 @@ def test_epsilon_is_a_fraction_of_the_largest_drift_of_the_probe(tmp_path: Path)
         run.set_theta(theta)
         retention_pass = run.forward(step)
         assert retention_pass.probing
-        run.retention.step(step, run.state, retention_pass, finite=True)
+        run.retention.step(run.state, retention_pass, finite=True)
         assert run.state.constraints[EVERYTHING].multiplier == 1.0
         assert run.state.constraints[EVERYTHING].smoothed is None
-        assert run.state.next_step == step + 1
     drift = sum(map(loss_of, range(10))) / 10
     assert run.state.constraints[EVERYTHING].drift == pytest.approx(drift)
     run.set_theta(9.0)
     retention_pass = run.forward(4)
     assert not retention_pass.probing
     assert retention_pass.constraint.epsilon == pytest.approx(0.2 * drift)
-    run.retention.step(4, run.state, retention_pass, finite=True)
+    run.retention.step(run.state, retention_pass, finite=True)
     assert run.state.constraints[EVERYTHING].drift == pytest.approx(drift)
     assert run.state.constraints[EVERYTHING].multiplier > 1.0
 
@@ -134,7 +52,7 @@ def test_every_group_has_its_own_drift_and_fraction(tmp_path: Path) -> None:
 
 def test_a_probe_that_shows_no_drift_is_an_error(tmp_path: Path) -> None:
     run = Run(tmp_path, theta=1.0, epsilon_probe_steps=2)
-    assert run.passes(2)[0] == [0, 1]
+    assert run.passes(2) == [0, 1]
     with pytest.raises(ValueError, match="probe of 2 steps showed no drift of all anchors: raise epsilon_probe_steps"):
         run.forward(2)
 
