@@ -109,11 +109,7 @@ def build_anchor_cache(
             for number in work.missing(rank, world):
                 part = slice(number * work.size, (number + 1) * work.size)
                 shard = job.run(list(rows[part]), list(groups[part]), bar)
-                try:
-                    constancy.add(shard)
-                except ValueError:
-                    work.give_up(alone=world == 1)
-                    raise
+                constancy.add(shard)
                 work.write(number, shard)
         if processes is not None:
             processes.wait_for_everyone()

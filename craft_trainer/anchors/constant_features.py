@@ -6,7 +6,7 @@ import datasets
 
 from craft_trainer.anchors.cache import GROUP_COLUMN, feature_columns
 from craft_trainer.anchors.columns import open_columns
-from craft_trainer.anchors.statistics import cache_statistics
+from craft_trainer.anchors.statistics import ConstantFeatureError, cache_statistics
 
 
 class ConstantFeatureCheck:
@@ -25,7 +25,7 @@ class ConstantFeatureCheck:
         """Look at one more shard.
 
         Raises:
-            ValueError: a feature is the same for all anchors so far, and they are of all old tasks.
+            ConstantFeatureError: a feature is the same for all anchors so far, and they are of all old tasks.
         """
         if self._suspects == []:
             return
@@ -36,7 +36,7 @@ class ConstantFeatureCheck:
         for name in feature_columns(anchors) if self._suspects is None else self._suspects:
             try:
                 cache_statistics({name: columns[name]}, len(anchors), [name])
-            except ValueError:
+            except ConstantFeatureError:
                 if not self._unseen:
                     raise
                 suspects.append(name)

@@ -47,7 +47,7 @@ class TokenTargets(NamedTuple):
     """What the teacher expects next at every position, of a batch of token sequences.
 
     Attributes:
-        indices: the teacher's k likeliest tokens, the likeliest first.
+        indices: the teacher's top-k tokens, the most probable first.
         log_probs: their log-probabilities in nats, over the whole vocabulary.
         valid: positions that count; False where the sequence is padded.
         entropy: of the teacher's whole distribution, in nats.
@@ -160,7 +160,7 @@ def teacher_features(
     num_tokens: int = DEFAULT_TOP_K,
     output: bool = True,
 ) -> Features:
-    """What anchors hold of a teacher: hidden features and, by its kind of output, its numbers or likeliest tokens.
+    """Compute what anchors retain of a teacher: hidden features and its output, of tokens the top-k.
 
     Without ``output`` hidden features alone, and the forward pass ends at the deepest of their layers.
     """
@@ -175,7 +175,7 @@ def teacher_features(
 def token_targets(
     model: AnchoredModel, inputs: Batch, logits: Float[Tensor, "batch tokens vocabulary"], num_tokens: int
 ) -> TokenTargets:
-    """The ``num_tokens`` likeliest tokens at every position, with their log-probabilities in float32."""
+    """Take the top ``num_tokens`` tokens at every position, with their log-probabilities in float32."""
     everywhere = logits.float()
     top, indices = everywhere.topk(min(num_tokens, logits.shape[-1]), dim=-1)
     below = (everywhere - top[..., :1]).clamp_min_(-120.0)  # e⁻¹²⁰ is 0 in float32, and 0 · ∞ would be no number

@@ -34,7 +34,7 @@ class AdapterAnchors:
         model: the PEFT model that will be trained, as its family's :class:`AnchoredModel`.
         load_batch: raw samples of some rows, collated.
         groups: the old task of each row.
-        specs: hidden features to hold; may be empty if only tokens or outputs are held.
+        specs: hidden features to retain; may be empty if only tokens or outputs are.
 
     Raises:
         TypeError: ``model`` has no adapter that can be disabled.

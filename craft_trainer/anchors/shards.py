@@ -17,7 +17,7 @@ from craft_trainer.anchors.cache import STATISTICS_FILE, feature_columns
 from craft_trainer.anchors.card import CARD_FILE, card
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.provenance import Provenance, file_digest
-from craft_trainer.anchors.statistics import cache_statistics
+from craft_trainer.anchors.statistics import ConstantFeatureError, cache_statistics
 
 PLAN_FILE = "plan.json"
 LOCK_FILE = "lock"
@@ -55,15 +55,15 @@ class Shards:
 
     @contextmanager
     def kept_once_begun(self, *, alone: bool) -> Iterator[None]:
-        """Leave the folder where it is when the work is interrupted inside, unless nothing is in it or to come."""
+        """Leave the folder where it is when the work is interrupted inside, unless it cannot be gone on with."""
         try:
             yield
         except BaseException as error:
-            if self.done():
+            if self.done() and not isinstance(error, ConstantFeatureError):
                 error.add_note(
                     f"{self.done()} of {self._num_rows} anchors are kept in {self.folder}: the same call goes on"
                 )
-            elif alone:  # which a build that gave up did already
+            elif alone:  # other processes may still write
                 shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
@@ -102,11 +102,6 @@ class Shards:
         shard.save_to_disk(str(partial))
         partial.rename(self._path(number))
 
-    def give_up(self, *, alone: bool) -> None:
-        """Nothing here could be gone on with; other processes may still write."""
-        if alone:
-            shutil.rmtree(self.folder)
-
     def finish(self, output_dir: Path, provenance: Provenance) -> None:
         """Join the shards, measure and describe them, and move the whole to ``output_dir``."""
         joined = self.folder / "joined"
@@ -115,7 +110,7 @@ class Shards:
         anchors = datasets.concatenate_datasets(parts)
         try:
             statistics = cache_statistics(open_columns(anchors), len(anchors), feature_columns(anchors))
-        except ValueError:  # nothing that could be gone on with
+        except ConstantFeatureError:
             shutil.rmtree(self.folder)
             raise
         anchors.save_to_disk(str(joined))

@@ -16,6 +16,10 @@ BYTES_AT_ONCE = 2**26
 ROUNDING = 1e-10  # of the mean square: a variance below it is the rounding of one and the same number
 
 
+class ConstantFeatureError(ValueError):
+    """A feature, or the teacher's doubt, gives no unit: more of the same anchors would not change it."""
+
+
 def cache_statistics(columns: Mapping[str, Column], num_rows: int, features: Iterable[str]) -> dict[str, Tensor]:
     """``mean/<feature>`` and ``variance/<feature>`` of every feature, and ``scale/token`` if there are tokens.
 
@@ -42,14 +46,18 @@ def feature_statistics(
     padding and do not count.
 
     Raises:
-        ValueError: a feature has no variance, so a distance in units of it would be infinite.
+        ConstantFeatureError: a feature has no variance, so a distance in units of it would be infinite.
     """
     mean = _mean(parts(), torch.as_tensor(0.0), power=1)
     variance = _mean(parts(), mean, power=2)
     if not variance.mean().isfinite():
-        raise ValueError(f"the teacher's {name} is not finite for some anchors: look at the teacher and its samples")
+        raise ConstantFeatureError(
+            f"the teacher's {name} is not finite for some anchors: look at the teacher and its samples"
+        )
     if variance.mean() <= ROUNDING * (mean.square() + variance).mean():
-        raise ValueError(f"the teacher's {name} is the same for all anchors: leave it out, or take more of them")
+        raise ConstantFeatureError(
+            f"the teacher's {name} is the same for all anchors: leave it out, or take more of them"
+        )
     return {f"mean/{name}": mean.float(), f"variance/{name}": variance.float()}
 
 
@@ -57,11 +65,11 @@ def token_scale(entropy: Float[Tensor, "anchors tokens"], valid: Bool[Tensor, "a
     """Mean entropy of the teacher's next token over the valid positions, in nats: the unit of token losses.
 
     Raises:
-        ValueError: it is 0, or no position is valid, so a loss in units of it would be infinite.
+        ConstantFeatureError: it is 0, or no position is valid, so a loss in units of it would be infinite.
     """
     scale = entropy[valid].double().mean().float()
     if not scale > 0:
-        raise ValueError(
+        raise ConstantFeatureError(
             f"the teacher's next token has a mean entropy of {scale.item():g} nats at {int(valid.sum())} valid "
             "positions: token losses are measured in it, so take anchors that leave the teacher some doubt"
         )

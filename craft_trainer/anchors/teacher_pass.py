@@ -63,6 +63,7 @@ class TeacherPass:
         def teach(columns: dict[str, list[Any]]) -> dict[str, Any]:
             made = first.pop() if first else self._columns(next(loaded))
             self._check_types(made)
+            _check_numbers(made, columns[ROW_COLUMN])
             progress.update(len(columns[ROW_COLUMN]))
             return made
 
@@ -121,6 +122,21 @@ class TeacherPass:
                 )
             value = stored
         return (value.int() if value.dtype == torch.int64 else value).cpu().numpy()
+
+
+def _check_numbers(columns: dict[str, Any], rows: list[int]) -> None:
+    """Refuse samples, and what the teacher makes of them, with numbers that are none.
+
+    Raises:
+        ValueError: one is NaN, or a feature is infinite.
+    """
+    for name, values in columns.items():
+        good = np.isfinite if name == OUTPUT_COLUMN or name.startswith("hidden/") else lambda value: ~np.isnan(value)
+        for row, value in zip(rows, values, strict=True):
+            if getattr(value, "dtype", np.dtype(bool)).kind == "f" and not good(value).all():
+                raise ValueError(
+                    f"{name} is not finite for row {row}: look at that sample, or at the teacher's weights"
+                )
 
 
 class _Batches(Dataset[dict[str, Any]]):

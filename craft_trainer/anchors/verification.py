@@ -18,7 +18,7 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
 
     Of hidden features and outputs max |t' − t| / √Var(t), in standard deviations, beyond the rounding of a float16
     cache; of tokens max |log p'(y) − log p(y)| in nats over the tokens that both list at a valid position, infinite if
-    the likeliest ones differ at more than one position in a hundred. Rounding differs with the batch, so it is seldom
+    the top-1 tokens differ at more than one position in a hundred. Rounding differs with the batch, so it is seldom
     0. NaN where either is.
     """
     rows = torch.linspace(0, len(cache) - 1, min(num_rows, len(cache))).long().tolist()

@@ -161,7 +161,8 @@ def score_questions(
     left = [number for number in range(len(encoded.tokens)) if number not in found]
     batches = score(model, [encoded.tokens[i] for i in left], method=method, batch_tokens=settings.batch_tokens)
     for place, sums in batches:
-        _check_finite(encoded.questions[left[place]], sums)
+        question = encoded.questions[left[place]]
+        _check_finite(f"question {question.id} (row {question.row})", sums)
         found[left[place]] = sums
         if progress is not None:
             progress.add(left[place], sums)
@@ -185,11 +186,11 @@ def score_questions(
     }
 
 
-def _check_finite(question: Question, sums: Sums) -> None:
+def _check_finite(where: str, sums: Sums) -> None:
     """Overflow, or weights that are no numbers, end the run before there is more of it."""
     if not all(math.isfinite(value) for values in sums for value in values):
         raise FloatingPointError(
-            f"question {question.id} (row {question.row}): the model's log-likelihoods are not finite. Its weights "
+            f"{where}: the model's log-likelihoods are not finite. Its weights "
             "hold such numbers, or its number type overflows: try --dtype float32"
         )
 
@@ -200,6 +201,8 @@ def _unconditional(model: ChoiceModel, encoded: Encoded, method: Method, setting
     groups = [texts[start : start + GROUP] for start in range(0, len(texts), GROUP)]
     tokens = [model.encode("", group) for group in groups]
     found = dict(score(model, tokens, method=method, batch_tokens=settings.batch_tokens))
+    for number, group in enumerate(groups):
+        _check_finite(f"without a question, choices from {group[0]!r} on", found[number])
     return {
         text: sum(values)
         for number, group in enumerate(groups)

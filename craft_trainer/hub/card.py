@@ -1,4 +1,4 @@
-"""The card of a run on the Hub: what it is, from what, held by what, what it kept, how it is loaded."""
+"""The card of a run on the Hub: what it is, from what, retained by what, what it kept, how it is loaded."""
 
 import csv
 from collections.abc import Iterator, Mapping
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_trainer.hub import readme
-from craft_trainer.hub.facts import Held, RunFacts, Source
+from craft_trainer.hub.facts import Retained, RunFacts, Source
 from craft_trainer.hub.loading import snippet
 from craft_trainer.hub.run_folder import HISTORIES
 from craft_trainer.report.results import Results, method_label
@@ -89,48 +89,48 @@ def metadata(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, Any]:
 def body(facts: RunFacts, last: Mapping[str, str] | None, results: Results | None, name: str) -> str:
     """The text of the card, in Markdown."""
     title = (facts.repo or name).rpartition("/")[2]
-    parts = (_lead(facts), _made(facts), _end(last, facts.held), _kept(results), _how_to_load(facts))
+    parts = (_lead(facts), _made(facts), _end(last, facts.retained), _kept(results), _how_to_load(facts))
     return "\n".join([f"# {title}", "", *(line for part in parts for line in part)])
 
 
 def _lead(facts: RunFacts) -> Iterator[str]:
     method = method_label(facts.method)
-    if facts.held is None:
-        yield f"Trained with craft_trainer by the method {method}, nothing held: its old tasks were not protected."
+    if facts.retained is None:
+        yield f"Trained with craft_trainer by the method {method}, nothing retained: its old tasks were not protected."
     else:
         yield (
             f"Fine-tuned with craft_trainer by the method {method}: a new task is learned while what the teacher did "
-            f"on {sum(facts.held.groups.values()):,} samples of old tasks (anchors) is held."
+            f"on {sum(facts.retained.groups.values()):,} samples of old tasks (anchors) is retained."
         )
     yield ""
 
 
 def _made(facts: RunFacts) -> Iterator[str]:
     rows = {"base model": _linked(facts.base), "dataset": _linked(facts.dataset, "datasets/"), "method": facts.method}
-    rows |= {} if facts.held is None else _anchors(facts.held)
+    rows |= {} if facts.retained is None else _anchors(facts.retained)
     rows |= {"optimizer steps": f"{facts.step}"}
     rows |= {f"`{key}`": value for key, value in (facts.training | facts.settings).items()}
     rows |= {"made with": ", ".join(f"{name} {version}" for name, version in facts.versions.items())}
     yield from ("| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items() if value), "")
 
 
-def _anchors(held: Held) -> dict[str, str]:
-    features = ", ".join(f"`{path}` ({pooling})" for path, pooling in held.features)
+def _anchors(retained: Retained) -> dict[str, str]:
+    features = ", ".join(f"`{path}` ({pooling})" for path, pooling in retained.features)
     return {
-        "teacher": _linked(held.teacher) + (f", weights `{held.weights}`" if held.weights else ""),
-        "retention terms × weight": ", ".join(f"{term} × {weight:g}" for term, weight in held.terms.items()),
+        "teacher": _linked(retained.teacher) + (f", weights `{retained.weights}`" if retained.weights else ""),
+        "retention terms × weight": ", ".join(f"{term} × {weight:g}" for term, weight in retained.terms.items()),
         "hidden features (pooling)": features or "none",
-        "anchors": "; ".join(f"{count} of {group}" for group, count in held.groups.items()),
-        "anchor cache": f"fingerprint `{held.fingerprint[:12]}`"
-        if held.fingerprint
+        "anchors": "; ".join(f"{count} of {group}" for group, count in retained.groups.items()),
+        "anchor cache": f"fingerprint `{retained.fingerprint[:12]}`"
+        if retained.fingerprint
         else "none, the base is the teacher",
     }
 
 
-def _end(last: Mapping[str, str] | None, held: Held | None) -> Iterator[str]:
+def _end(last: Mapping[str, str] | None, retained: Retained | None) -> Iterator[str]:
     if last is None:
         return
-    scale = teachers_scale(held.units if held else [])
+    scale = teachers_scale(retained.units if retained else [])
     shown = {name: f"{float(last[name]):.4g}" for name in ("retention_loss", "epsilon", "multiplier")}
     yield from ("## The constraint at the end", "")
     yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")

@@ -29,7 +29,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Held:
+class Retained:
     """What was kept close to the teacher.
 
     Attributes:
@@ -69,7 +69,7 @@ class RunFacts:
     processor: str | None = None
     base: Source | None = None
     dataset: Source | None = None
-    held: Held | None = None
+    retained: Retained | None = None
     settings: dict[str, str] = field(default_factory=dict)
     training: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -98,8 +98,9 @@ class RunFacts:
             known = {one.name for one in fields(cls)}
             if content["schema"] != SCHEMA or set(content) != known:
                 raise ValueError(f"schema {content['schema']}")
-            held = content["held"] and Held(**content["held"] | {"teacher": Source(**content["held"]["teacher"])})
+            found = content["retained"]
+            retained = found and Retained(**found | {"teacher": Source(**found["teacher"])})
             sources = {name: content[name] and Source(**content[name]) for name in ("base", "dataset")}
-            return cls(**content | sources | {"held": held})
+            return cls(**content | sources | {"retained": retained})
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{file} is not of this version ({error}): push with the one that wrote it") from error

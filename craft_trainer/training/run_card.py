@@ -10,7 +10,7 @@ from transformers.models.auto import modeling_auto
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.hub.facts import Held, RunFacts, Source
+from craft_trainer.hub.facts import Retained, RunFacts, Source
 from craft_trainer.losses.terms import units
 from craft_trainer.models.general import base_model, encoder_of, sentence_transformers_class
 from craft_trainer.training.config import SETTINGS, retention_settings
@@ -45,7 +45,7 @@ def run_facts(
     step: int = 0,
     repo: str | None = None,
 ) -> RunFacts:
-    """The facts of a run that trains ``model``; ``anchors`` None is nothing held, and ``step`` how far it is."""
+    """The facts of a run that trains ``model``; ``anchors`` None is nothing retained, and ``step`` how far it is."""
     library, loader = _library(model)
     return RunFacts(
         method=retention_settings(retention_settings(args)).method if anchors is not None else "plain",
@@ -54,7 +54,7 @@ def run_facts(
         processor=None if processor is None else _processor_class(processor),
         base=_base(model, args),
         dataset=Source.of(dataset) if isinstance(dataset, str) else None,
-        held=None if anchors is None else _held(anchors, retention_settings(retention_settings(args))),
+        retained=None if anchors is None else _retained(anchors, retention_settings(retention_settings(args))),
         settings={} if anchors is None else _settings(retention_settings(args)),
         training=_chosen(args, set(TRAINING)),
         versions=versions(),
@@ -98,15 +98,17 @@ def _base(model: nn.Module, args: TrainingArguments) -> Source | None:
     return None if origin == args.output_dir else Source.of(origin)
 
 
-def _held(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings) -> Held:
-    held, features = units(settings.retention_terms), [[spec.path, spec.pooling] for spec in anchors.specs]
+def _retained(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings) -> Retained:
+    retained, features = units(settings.retention_terms), [[spec.path, spec.pooling] for spec in anchors.specs]
     if isinstance(anchors, AdapterAnchors):
         counts = {group: anchors.groups.count(group) for group in dict.fromkeys(anchors.groups)}
-        return Held(Source("the base model, without its adapter"), settings.term_weights, held, features, counts)
+        return Retained(
+            Source("the base model, without its adapter"), settings.term_weights, retained, features, counts
+        )
     made = anchors.provenance
     teacher = Source.of(str(made.teacher["path"])) or Source("unknown")
     weights = str(made.teacher["weights"])[:DIGEST]
-    return Held(teacher, settings.term_weights, held, features, dict(made.groups), weights, made.fingerprint)
+    return Retained(teacher, settings.term_weights, retained, features, dict(made.groups), weights, made.fingerprint)
 
 
 def _settings(settings: RetentionSettings) -> dict[str, str]:

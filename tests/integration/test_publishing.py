@@ -74,7 +74,7 @@ def test_a_push_is_judged_when_it_has_ended(tmp_path, commits, monkeypatch):
 def test_without_anchors_the_card_says_so(tmp_path, commits):
     trained(tmp_path, hub_strategy="end").save_model()
     card = (tmp_path / "README.md").read_text()
-    assert "by the method plain, nothing held" in card
+    assert "by the method plain, nothing retained" in card
     assert "The constraint at the end" not in card
 
 

@@ -181,9 +181,23 @@ def test_a_teacher_of_no_numbers_is_refused_and_not_verified(whole: AnchorCache,
         def predict(self, inputs: Batch) -> Tensor:
             return super().predict(inputs) * torch.nan
 
-    with pytest.raises(ValueError, match="the teacher's output is not finite for some anchors"):
+    with pytest.raises(ValueError, match="output is not finite for row 0: look at that sample"):
         build(tmp_path / "cache", Broken())
     assert math.isnan(deviations(whole, Broken(), num_rows=9, batch_size=4)["output"])
+
+
+def test_a_sample_of_no_numbers_is_refused_with_its_key_and_row(tmp_path: Path) -> None:
+    """Seen to fail: what a teacher does not see of a sample, like the action of an ACT, was stored as NaN."""
+
+    def load(rows: list[int]) -> dict[str, Any]:
+        return samples(rows) | {"unseen": torch.tensor([torch.nan if row == 30 else 1.0 for row in rows])}
+
+    class Wider(Seer):
+        def input_keys(self) -> list[str]:
+            return [*super().input_keys(), "unseen"]
+
+    with pytest.raises(ValueError, match="input/unseen is not finite for row 30: look at that sample"):
+        build(tmp_path / "cache", Wider(), load)
 
 
 def test_every_batch_must_have_the_same_keys(tmp_path: Path) -> None:
