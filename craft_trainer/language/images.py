@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from craft_trainer.evaluation.choices.images import OF_TOKENS, PLACEHOLDERS, TEXT_OPTIONS, opened
-from craft_trainer.evaluation.choices.opening import PREFIX_LM
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import Encoded, EncodingSettings, TextEncoder, padded
 from craft_trainer.language.examples import Example
+from craft_trainer.models.causality import PREFIX_LM
 from craft_trainer.models.general import base_model
 
 FROM_PROCESSOR = (ValueError, TypeError, IndexError, KeyError)  # what processors raise on what they do not take

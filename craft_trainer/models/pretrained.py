@@ -22,6 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from craft_trainer.hub.resolve_path import CHECKPOINTS, resolve_path
 from craft_trainer.models.base import SupportsCheckpointing
+from craft_trainer.models.causality import require_causal
 from craft_trainer.models.general import base_model
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
@@ -62,10 +63,13 @@ def load_model(folder: str | Path, dtype: str | None, device: str | None = None)
     On ``device`` meta its tensors have names and shapes only, and the CPU is the default.
 
     Raises:
-        ValueError: the folder lacks a tensor of the model, or has another one.
+        ValueError: the folder lacks a tensor of the model, or has another one, or the model is not causal.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # by default a terminal is asked
-    return _whole_model(AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM, folder, dtype, device)
+    model = _whole_model(AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM, folder, dtype, device)
+    if device != "meta":
+        require_causal(model, folder)
+    return model
 
 
 def restore(model: nn.Module, folder: str | Path) -> bool:

@@ -12,6 +12,7 @@ from craft_trainer.anchors.features import evaluating
 from craft_trainer.evaluation.choices.images import ImageChoices, PrefixChoices
 from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.scoring import ChoiceModel
+from craft_trainer.models.causality import PREFIX_LM
 from craft_trainer.models.general import base_model
 from craft_trainer.models.pretrained import (
     checked_dtype,
@@ -23,7 +24,6 @@ from craft_trainer.models.pretrained import (
     load_processor,
 )
 
-PREFIX_LM = {"paligemma"}  # whose prompt sees itself whole
 LEROBOT_TYPES = ("pi0_fast", "smolvla")
 
 
