@@ -31,8 +31,8 @@ class LoadArguments:
         self.policy_options = json_mapping("policy_options", self.policy_options)
         self.rename = json_mapping("rename", self.rename)
 
-    def load(self, path: str, device: str | None) -> "PolicyModel":
-        """Load the checkpoint at ``path``."""
+    def load(self, path: str, device: str | None, *, whole_statistics: bool = True) -> "PolicyModel":
+        """Load the checkpoint at ``path``; see :meth:`PolicyModel.from_pretrained`."""
         from craft_trainer.models.lerobot import PolicyModel
         from craft_trainer.models.lerobot_dataset import load_metadata
 
@@ -44,4 +44,5 @@ class LoadArguments:
             options=self.policy_options,
             rename=self.rename,
             adapt_to=None if self.adapt_to is None else load_metadata(self.adapt_to),
+            whole_statistics=whole_statistics,
         )

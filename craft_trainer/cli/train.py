@@ -12,7 +12,7 @@ from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.models.lerobot_dataset import PolicyDataset
+    from craft_trainer.models.normalisation import Statistics
     from craft_trainer.training.trainer import CraftTrainer
 
 OUTSIDE_SHOWN = 5
@@ -88,19 +88,19 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
 
     set_seed(config.seed)
     quiet_in_a_pipe(config)
-    device = config.device.type
+    device, meta = config.device.type, load_metadata(arguments.dataset)
     if arguments.policy is not None:
-        model = arguments.load(arguments.policy, device)
+        model = arguments.load(arguments.policy, device, whole_statistics=arguments.statistics == "keep")
+        if arguments.statistics == "dataset":
+            take_statistics(model, meta.stats, arguments.policy_min_std)
     else:
         assert arguments.policy_type is not None
         assert isinstance(arguments.policy_options, dict)
         options = arguments.policy_options | {"device": device}
-        model = PolicyModel.from_config(
-            arguments.policy_type, load_metadata(arguments.dataset), options, min_std=arguments.policy_min_std
-        )
+        model = PolicyModel.from_config(arguments.policy_type, meta, options, min_std=arguments.policy_min_std)
     dataset = PolicyDataset.of(model, arguments.dataset)
     if arguments.policy is not None:
-        guard_normalisation(model, dataset, arguments)
+        warn_of_far_outside(model, meta.stats, arguments.dataset)
     trainer = CraftTrainer(
         model,
         config,
@@ -151,20 +151,24 @@ def ask_while_training(trainer: "CraftTrainer", model: "PolicyModel", arguments:
     trainer.add_callback(McqCallback(trainer, None, questions, steps=arguments.mcq_steps))
 
 
-def guard_normalisation(model: "PolicyModel", dataset: "PolicyDataset", arguments: TrainArguments) -> None:
-    """Keep the policy's statistics and warn of data far outside them, or replace them and say what changed."""
-    from craft_trainer.models.normalisation import far_outside, replace_statistics
+def take_statistics(model: "PolicyModel", statistics: "Statistics", min_std: float) -> None:
+    """Replace the policy's statistics and say what changed."""
+    from craft_trainer.models.normalisation import replace_statistics
 
-    statistics = {model.renamed.get(name, name): values for name, values in dataset.meta.stats.items()}
-    if arguments.statistics == "dataset":
-        for change in replace_statistics(model, statistics, min_std=arguments.policy_min_std):
-            print(f"statistics replaced: {change}")
-        return
-    outside = far_outside(model, statistics)
+    renamed = {model.renamed.get(name, name): values for name, values in statistics.items()}
+    for change in replace_statistics(model, renamed, min_std=min_std):
+        print(f"statistics replaced: {change}")
+
+
+def warn_of_far_outside(model: "PolicyModel", statistics: "Statistics", dataset: str) -> None:
+    """Warn of data that lies far outside what the policy was normalised for."""
+    from craft_trainer.models.normalisation import far_outside
+
+    outside = far_outside(model, {model.renamed.get(name, name): values for name, values in statistics.items()})
     for found in outside[:OUTSIDE_SHOWN]:
         print(
-            f"warning: {found.feature}[{found.dimension}] of {arguments.dataset} reaches {found.reached:.3g} after the "
-            f"policy's normalisation (usual: below {found.limit:g})"
+            f"warning: {found.feature}[{found.dimension}] of {dataset} reaches {found.reached:.3g} after the policy's "
+            f"normalisation (usual: below {found.limit:g})"
         )
     if outside:
         print(

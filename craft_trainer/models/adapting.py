@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType
+from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
@@ -23,6 +23,7 @@ RUN_OPTIONS = (
     "num_inference_steps",
     "validate_action_token_prefix",
 )
+TEXTS = ("string", "language")  # what a dataset calls columns of them
 Overrides = dict[str, dict[str, Any]]
 
 
@@ -42,15 +43,21 @@ def with_options(config: PreTrainedConfig, options: Mapping[str, Any]) -> PreTra
     return dataclasses.replace(config, **options)
 
 
+def observed_features(data: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:
+    """What a policy of a dataset observes: all but texts, which LeRobot takes for numbers."""
+    numbers = {name: feature for name, feature in data.features.items() if feature["dtype"] not in TEXTS}
+    features: dict[str, PolicyFeature] = dataset_to_policy_features(numbers)
+    return {name: feature for name, feature in features.items() if feature.type is not FeatureType.ACTION}
+
+
 def take_features(config: PreTrainedConfig, data: LeRobotDatasetMetadata, rename: Mapping[str, str]) -> None:
     """The features of a dataset in place of a base checkpoint's, as LeRobot's own training does it.
 
     Its actions always; what it observes only if the checkpoint does not say what it reads.
     """
     features = dataset_to_policy_features(data.features)
-    actions = {name: feature for name, feature in features.items() if feature.type is FeatureType.ACTION}
-    observed = {rename.get(name, name): feature for name, feature in features.items() if name not in actions}
-    config.output_features = actions
+    config.output_features = {name: one for name, one in features.items() if one.type is FeatureType.ACTION}
+    observed = {rename.get(name, name): feature for name, feature in observed_features(data).items()}
     config.input_features = config.input_features or observed
 
 

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors.torch import load_model
@@ -21,11 +20,18 @@ except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
 from craft_trainer.hub.resolve_path import resolve_path
-from craft_trainer.models.adapting import postprocessor_overrides, preprocessor_overrides, take_features, with_options
+from craft_trainer.models.adapting import (
+    observed_features,
+    postprocessor_overrides,
+    preprocessor_overrides,
+    take_features,
+    with_options,
+)
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
 from craft_trainer.models.noise import NOISE
+from craft_trainer.models.normalisation import check_statistics, with_floor
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
 from craft_trainer.models.remote_code import trusted_code_only
@@ -58,6 +64,7 @@ class PolicyModel(nn.Module):
         options: Mapping[str, Any] | None = None,
         rename: Mapping[str, str] | None = None,
         adapt_to: LeRobotDatasetMetadata | None = None,
+        whole_statistics: bool = True,
     ) -> Self:
         """Load a LeRobot checkpoint (a folder, ``org/name`` or ``org/name@revision``) with its processors.
 
@@ -66,10 +73,11 @@ class PolicyModel(nn.Module):
             options: fields of its configuration that say how it runs, not what it is; see :data:`RUN_OPTIONS`.
             rename: features that the data names otherwise than the policy: the data's names → the policy's.
             adapt_to: a dataset whose features and statistics a base checkpoint takes, which has none of its own.
+            whole_statistics: require every statistic that it normalises by; False if they are replaced next.
 
         Raises:
             FileNotFoundError: there is no LeRobot policy at ``path``.
-            ValueError: its weights are those of another policy, or it has no such option.
+            ValueError: its weights are those of another policy, it has no such option, or it lacks statistics.
         """
         folder = resolve_path(path, revision=revision, without=("*/*",))
         config = load_config(folder)
@@ -87,6 +95,8 @@ class PolicyModel(nn.Module):
                 postprocessor_overrides=postprocessor_overrides(config, adapt_to),
             )
         model = cls(policy, *processors)
+        if whole_statistics:
+            check_statistics(model)
         model.origin = str(path) if revision is None else f"{path}@{revision}"
         return model
 
@@ -108,10 +118,13 @@ class PolicyModel(nn.Module):
             config = draccus.decode(kind, {"push_to_hub": False, **options})
         except (KeyError, draccus.utils.ParsingError, draccus.utils.DecodingError) as error:
             raise ValueError(f"policy {policy_type!r} with options {dict(options)}: {error}") from error
+        config.input_features = config.input_features or observed_features(meta)
         statistics = with_floor(meta.stats, min_std)
         with trusted_code_only():
             policy = make_policy(config, ds_meta=meta)
-            return cls(policy, *make_pre_post_processors(config, dataset_stats=statistics))
+            model = cls(policy, *make_pre_post_processors(config, dataset_stats=statistics))
+        check_statistics(model)
+        return model
 
     @property
     def policy_config(self) -> PreTrainedConfig:
@@ -261,14 +274,3 @@ class PolicyModel(nn.Module):
 def _whole(tensor: Tensor) -> Tensor:
     """``tensor`` in memory of its own size: one gathered from shards lies in a padded buffer, which is not saved."""
     return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor
-
-
-def with_floor(statistics: Mapping[str, Mapping[str, Any]], min_std: float) -> dict[str, dict[str, Any]]:
-    """Statistics whose standard deviations of observations are at least ``min_std``."""
-    return {
-        key: {
-            name: np.maximum(value, min_std) if name == "std" and key.startswith("observation.") else value
-            for name, value in feature.items()
-        }
-        for key, feature in statistics.items()
-    }

@@ -2,7 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,16 +11,21 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.configs.types import FeatureType
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from craft_trainer.hub.resolve_path import HubPlace, parse, resolve_path
+from craft_trainer.models.adapting import TEXTS
 from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.models.normalisation import num_normalised
 
 Sample = dict[str, Any]
+READ = ("observation.", ACTION)  # how names begin of what a policy reads
 BLOCK, BLOCKS = 2**18, 64  # bytes of a block, and blocks of a video that its fingerprint is of: all of it up to 16 MiB
 
 
@@ -50,30 +56,38 @@ class PolicyDataset(Dataset[Sample]):
             delta_timestamps=resolve_delta_timestamps(config, meta),
             video_backend=None if meta.video_keys else "pyav",
         )
-        self._table = None if meta.camera_keys else FrameTable(self.frames)
+        features = meta.features.items()
+        self._texts = [name for name, feature in features if feature["dtype"] in TEXTS]
+        self._single = [name for name, feature in features if tuple(feature["shape"]) == (1,) and name.startswith(READ)]
+        self._table = None if meta.camera_keys else FrameTable(self.frames, self._texts)
 
     @classmethod
     def of(cls, model: PolicyModel, dataset: str) -> Self:
         """The samples of ``dataset`` that ``model`` trains on.
 
         Raises:
-            ValueError: its cameras are not those of the policy.
+            ValueError: its cameras are not those of the policy, or its states and actions those of another robot.
         """
         samples = cls(dataset, model.policy_config)
         check_cameras(model, dataset, samples.meta.camera_keys)
+        check_sizes(model, dataset, samples.meta.features)
         return samples
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def __getitem__(self, index: int) -> Sample:
-        sample: Sample = self.frames[index]
-        return sample
+        return self._of_policies(self.frames[index])
 
     def __getitems__(self, indices: list[int]) -> list[Sample] | Sample:
         if self._table is None:
-            return [self.frames[index] for index in indices]
-        return self._table.gather(indices)
+            return [self[index] for index in indices]
+        return self._of_policies(self._table.gather(indices))
+
+    def _of_policies(self, sample: Sample) -> Sample:
+        """What LeRobot gives as policies take it: without columns of texts, and one number as a vector of one."""
+        kept = {name: value for name, value in sample.items() if name not in self._texts}
+        return kept | {name: kept[name][..., None] for name in self._single if name in kept}
 
     def batch(self, rows: list[int]) -> Sample:
         """The samples at ``rows``, collated."""
@@ -140,11 +154,34 @@ def check_cameras(model: PolicyModel, dataset: str, cameras: Sequence[str]) -> N
         )
 
 
+def check_sizes(model: PolicyModel, dataset: str, features: Mapping[str, Mapping[str, Any]]) -> None:
+    """Compare how many numbers the states and actions in ``dataset`` are with what ``model`` reads and predicts.
+
+    Raises:
+        ValueError: one is missing, or of another robot.
+    """
+    config, normalised = model.policy_config, num_normalised(model)
+    largest = {OBS_STATE: getattr(config, "max_state_dim", 0), ACTION: getattr(config, "max_action_dim", 0)}
+    names = {new: old for old, new in model.renamed.items()}
+    for name, feature in {**config.input_features, **config.output_features}.items():
+        if name not in (OBS_STATE, ACTION) and feature.type is not FeatureType.ENV:
+            continue
+        there = features.get(names.get(name, name), {"shape": (0,)})
+        given, own = math.prod(there["shape"]), math.prod(feature.shape)
+        fits = 0 < given <= largest[name] if largest.get(name) else given == own
+        if not fits or normalised.get(name, given) != given:
+            raise ValueError(
+                f"{names.get(name, name)} is {given or 'no'} numbers in {dataset} and {normalised.get(name, own)} in "
+                "the policy: it is another robot's. Give data of the policy's own, start from a base checkpoint with "
+                f"--adapt_to {dataset}, or from a new policy (--policy_type)"
+            )
+
+
 class FrameTable:
     """All frames of an image-free LeRobotDataset as tensors, with its windows of past and future frames."""
 
-    def __init__(self, dataset: LeRobotDataset) -> None:
-        columns = dataset.hf_dataset.with_format("numpy")
+    def __init__(self, dataset: LeRobotDataset, texts: Sequence[str] = ()) -> None:
+        columns = dataset.hf_dataset.remove_columns(list(texts)).with_format("numpy")
         self._columns = {name: torch.from_numpy(np.stack(columns[name][:])) for name in columns.column_names}
         self._deltas = {key: torch.tensor(deltas) for key, deltas in (dataset.reader.delta_indices or {}).items()}
         self._tasks = list(dataset.meta.tasks.index)

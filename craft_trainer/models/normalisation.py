@@ -1,16 +1,19 @@
-"""Normalisation statistics belong to the policy: how far new data lies outside them, and what other ones change."""
+"""Normalisation statistics belong to the policy: what they lack, how far new data is outside, what others change."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from lerobot.configs.types import FeatureType, NormalizationMode
 from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
+from lerobot.utils.constants import ACTION, OBS_STATE
 from numpy.typing import NDArray
 
-from craft_trainer.models.lerobot import PolicyModel, with_floor
+if TYPE_CHECKING:
+    from craft_trainer.models.lerobot import PolicyModel
 
+type Step = NormalizerProcessorStep | UnnormalizerProcessorStep
 Statistics = Mapping[str, Mapping[str, Any]]
 DEVIATIONS = 10.0  # mean and deviation: so far outside is no noise
 RANGES = 3.0  # minimum and maximum, or quantiles, which become −1 and 1
@@ -31,17 +34,35 @@ class Outside(NamedTuple):
     limit: float
 
 
-def far_outside(model: PolicyModel, statistics: Statistics) -> list[Outside]:
+def check_statistics(model: "PolicyModel") -> None:
+    """Refuse a policy that should normalise what it has no statistics for: LeRobot hands that through as it is.
+
+    Raises:
+        ValueError: it is one; the message says which statistics are missing, and which there are.
+    """
+    for step, feature, mode in _normalised(model):
+        there = step.stats.get(feature, {})
+        missing = [name for name in CENTRE_AND_SPREAD[mode] if name not in there]
+        if missing:
+            others = ", ".join(there or step.stats) or "none"
+            raise ValueError(
+                f"{feature} is to be normalised ({mode.value}), and the policy's statistics lack its "
+                f"{' and '.join(missing)} (they have {others}). Take a dataset's: --adapt_to DATASET for a base "
+                "checkpoint, or `train --statistics dataset`. A dataset without quantiles gets them from LeRobot's "
+                "augment_dataset_quantile_stats"
+            )
+
+
+def far_outside(model: "PolicyModel", statistics: Statistics) -> list[Outside]:
     """Dimensions of a dataset with these ``statistics`` that the policy's own normalisation sends far outside.
 
     A dimension that never moved in the old data has a deviation of almost 0, and the smallest move explodes.
     """
     found = []
-    for step, feature in _normalised(model):
+    for step, feature, mode in _normalised(model):
         bounds = statistics.get(feature, {})
-        if "min" not in bounds or "max" not in bounds:
+        if isinstance(step, UnnormalizerProcessorStep) or _is_image(step, feature) or not {"min", "max"} <= set(bounds):
             continue
-        mode = step.norm_map[step.features[feature].type]
         low, high = (_numbers(step.stats[feature][name]) for name in CENTRE_AND_SPREAD[mode])
         centre, spread = (low, high) if mode is NormalizationMode.MEAN_STD else ((low + high) / 2, (high - low) / 2)
         ends = [np.abs(_numbers(bounds[name]) - centre) / (spread + step.eps) for name in ("min", "max")]
@@ -51,42 +72,76 @@ def far_outside(model: PolicyModel, statistics: Statistics) -> list[Outside]:
     return found
 
 
-def replace_statistics(model: PolicyModel, statistics: Statistics, *, min_std: float = 0.0) -> list[str]:
-    """Normalise all but images by ``statistics`` from now on; says for each feature how far its own were from them.
+def replace_statistics(model: "PolicyModel", statistics: Statistics, *, min_std: float = 0.0) -> list[str]:
+    """Normalise by ``statistics`` from now on; says for each feature how far its own were from them.
 
-    It changes what every old action of the policy means, so it is done only when it is asked for.
+    Images keep their own, if there are any. It changes what every old action of the policy means, so it is done only
+    when it is asked for.
+
+    Raises:
+        ValueError: ``statistics`` lack some that the policy needs.
     """
-    changed = {feature for _, feature in _normalised(model)}
-    new = {key: value for key, value in with_floor(statistics, min_std).items() if key in changed}
-    changes = [
-        f"{feature}: {_change(step.stats[feature], new[feature])}"
-        for step, feature in _normalised(model)
-        if feature in new
-    ]
-    for step in (*model.preprocessor.steps, *model.postprocessor.steps):
-        if isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
-            step.stats = {**step.stats, **{key: value for key, value in new.items() if key in step.features}}
+    new = with_floor(statistics, min_std)
+    changes: dict[str, str] = {}
+    for step, feature, _ in list(_normalised(model)):
+        own = step.stats.get(feature)
+        if feature in new and not (own and _is_image(step, feature)):
+            changes.setdefault(feature, f"{feature}: {_change(own, new[feature]) if own else 'it had none'}")
+            step.stats = {**step.stats, feature: new[feature]}
             step.to(device=step.device)
-    return changes
+    check_statistics(model)
+    return list(changes.values())
+
+
+def with_floor(statistics: Statistics, min_std: float) -> dict[str, dict[str, Any]]:
+    """Statistics whose standard deviations of observations are at least ``min_std``."""
+    return {
+        key: {
+            name: np.maximum(value, min_std) if name == "std" and key.startswith("observation.") else value
+            for name, value in feature.items()
+        }
+        for key, feature in statistics.items()
+    }
+
+
+def num_normalised(model: "PolicyModel") -> dict[str, int]:
+    """How many numbers the statistics of each feature are, images left out."""
+    return {
+        name: _numbers(step.stats[name][CENTRE_AND_SPREAD[mode][0]]).size
+        for step, name, mode in _normalised(model)
+        if not _is_image(step, name)
+    }
 
 
 def _change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """How the statistics of a feature that both have differ, the largest difference of any dimension."""
-    moved = {name: np.abs(_numbers(new[name]) - _numbers(old[name])).max() for name in old if name in new}
+    both = {name: (_numbers(old[name]), _numbers(new[name])) for name in old if name in new}
+    if any(mine.shape != theirs.shape for mine, theirs in both.values()):
+        return "of another number of dimensions"
+    moved = {name: np.abs(theirs - mine).max() for name, (mine, theirs) in both.items()}
     shown = [
         f"{name} by up to {moved[name]:.3g}" for name in ("mean", "std", "min", "max", "q01", "q99") if name in moved
     ]
     return ", ".join(shown)
 
 
-def _normalised(model: PolicyModel) -> Iterator[tuple[NormalizerProcessorStep, str]]:
-    """Every feature that the policy's preprocessor normalises, images left out, with the step that does."""
-    for step in model.preprocessor.steps:
-        if isinstance(step, NormalizerProcessorStep):
-            for name, feature in step.features.items():
-                mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
-                if feature.type is not FeatureType.VISUAL and mode in CENTRE_AND_SPREAD and name in step.stats:
-                    yield step, name
+def _normalised(model: "PolicyModel") -> Iterator[tuple[Step, str, NormalizationMode]]:
+    """Every feature that the policy reads or predicts and that a step of its processors should normalise, and how."""
+    config = model.policy_config
+    cameras = {} if hasattr(config, "empty_cameras") else config.image_features  # those do without some
+    for step in (*model.preprocessor.steps, *model.postprocessor.steps):
+        if not isinstance(step, NormalizerProcessorStep | UnnormalizerProcessorStep):
+            continue
+        for name, feature in step.features.items():
+            mode = step.norm_map.get(feature.type, NormalizationMode.IDENTITY)
+            read = name in (OBS_STATE, ACTION, *cameras) or feature.type is FeatureType.ENV
+            chosen = step.normalize_observation_keys is None or name in (ACTION, *step.normalize_observation_keys)
+            if mode in CENTRE_AND_SPREAD and read and chosen:
+                yield step, name, mode
+
+
+def _is_image(step: Step, feature: str) -> bool:
+    return step.features[feature].type is FeatureType.VISUAL
 
 
 def _numbers(value: Any) -> NDArray[np.float64]:

@@ -110,9 +110,8 @@ def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> ChoiceMo
             f"{folder} is a LeRobot policy of type {kind}, which has no words to choose from; "
             f"{' and '.join(LEROBOT_TYPES)} have"
         )
-    model = PolicyModel.from_pretrained(
-        folder, device=device, options={"dtype": dtype} if dtype and kind == "pi0_fast" else {}
-    )
+    options = {"dtype": dtype} if dtype and kind == "pi0_fast" else {}
+    model = PolicyModel.from_pretrained(folder, device=device, options=options, whole_statistics=False)  # it only reads
     if dtype and kind == "smolvla":
         vlm: Any = model.policy.model
         vlm.vlm_with_expert.vlm.to(getattr(torch, dtype))

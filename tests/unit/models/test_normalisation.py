@@ -123,3 +123,43 @@ def test_other_statistics_and_anchors_exclude_each_other(
     assert "statistics dataset and anchors exclude each other" in capsys.readouterr().err
     assert train(tmp_path, tiny_dataset, tmp_path / "x", "--statistics", "both") == 1
     assert "statistics is 'both': it must be keep or dataset" in capsys.readouterr().err
+
+
+def without(model: PolicyModel, feature: str, folder: Path) -> Path:
+    """A checkpoint of ``model`` whose normalisers have ``feature`` by another name, as of several datasets."""
+    for step in (*model.preprocessor.steps, *model.postprocessor.steps):
+        if hasattr(step, "stats"):
+            step.stats = {f"so100.{name}" if name == feature else name: value for name, value in step.stats.items()}
+            step.to()
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("feature", ["observation.state", "observation.environment_state", "action"])
+def test_statistics_that_are_missing_are_refused_and_can_be_given(
+    policy: PolicyModel, stats: dict[str, dict[str, Any]], feature: str, tiny_dataset: Path, tmp_path: Path
+) -> None:
+    """LeRobot's steps hand through what they have no statistics of. Even those that were asked for were not taken."""
+    folder = without(policy, feature, tmp_path)
+    with pytest.raises(ValueError, match=rf"{feature} is to be normalised .* lack its .*so100\.{feature}.*--adapt_to"):
+        PolicyModel.from_pretrained(folder)
+    adapted = PolicyModel.from_pretrained(folder, adapt_to=load_metadata(str(tiny_dataset)))
+    replaced = PolicyModel.from_pretrained(folder, whole_statistics=False)
+    with pytest.raises(ValueError, match=f"{feature} is to be normalised"):
+        replace_statistics(replaced, {})
+    assert f"{feature}: it had none" in replace_statistics(replaced, stats)
+    raw = PolicyDataset(str(tiny_dataset), policy.policy_config).batch([0, 9])
+    for name in stats.keys() & raw.keys() & {feature}:
+        seen = [model.preprocessor(dict(raw))[name] for model in (adapted, replaced)]
+        torch.testing.assert_close(*seen)
+        assert not torch.equal(seen[0], raw[name])
+
+
+def test_a_dataset_without_quantiles_is_refused_by_name(tiny_policy: MakePolicy, tiny_dataset: Path) -> None:
+    """Also for a new policy. It was ``KeyError: 'q01'``."""
+    meta = load_metadata(str(tiny_dataset))
+    for values in meta.stats.values():
+        values.pop("q99")
+    mapping = MAPPING | {"ACTION": "QUANTILES"}
+    with pytest.raises(ValueError, match=r"action is to be normalised \(QUANTILES\).* lack its q99 .*augment_dataset"):
+        PolicyModel.from_config("act", meta, {"use_vae": False, "device": "cpu", "normalization_mapping": mapping})

@@ -1,20 +1,28 @@
 """A gathered batch equals LeRobot's own items, collated, for every key and at the ends of episodes."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.factory import resolve_delta_timestamps
+from lerobot.datasets.language import language_feature_info
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch.utils.data import DataLoader, default_collate
 
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
+from craft_trainer.models.lerobot_dataset import PolicyDataset, check_sizes, collate, load_metadata
+
+TINY = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "device": "cpu"}
+TINY |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "use_vae": False, "dropout": 0.0}
 
 
 def lerobot_items(root: Path, config: object, rows: list[int]) -> dict[str, object]:
@@ -107,3 +115,78 @@ def test_another_video_of_the_same_size_is_another_dataset(
         video.write_bytes(np.random.default_rng(seed).bytes(size))
         fingerprints.append(samples.fingerprint())
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+
+
+def small_dataset(root: Path, *, state: int = 4, actions: int = 4, texts: bool = False) -> str:
+    """Folder of two episodes without cameras; ``texts`` has every kind of column of them."""
+    sizes = {"observation.state": state, "observation.environment_state": 39, "action": actions}
+    features: dict[str, Any] = {
+        name: {"dtype": "float32", "shape": (size,), "names": None} for name, size in sizes.items()
+    }
+    note = {"dtype": "string", "shape": (1,), "names": None}
+    notes = {"observation.note": note, "annotation.note": note} if texts else {}
+    data = LeRobotDataset.create(
+        "local/small", fps=80, features=features | notes, root=root, use_videos=False, video_backend="pyav"
+    )
+    generator = np.random.default_rng(0)
+    for _ in range(2):
+        for frame in range(9):
+            values = {name: generator.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+            data.add_frame(values | (dict.fromkeys(notes, f"at {frame}") if texts else {}) | {"task": "push"})
+        data.save_episode()
+    data.finalize()
+    if texts:
+        annotate(root)
+    return str(root)
+
+
+def annotate(root: Path) -> None:
+    """Add the columns of LeRobot's own annotation pipeline, of other lengths in every row."""
+    (file,) = root.glob("data/**/*.parquet")
+    table = pq.read_table(file)
+    said = {"role": "user", "content": "faster", "style": "interjection", "camera": None, "tool_calls": None}
+    rows = [[said | {"timestamp": 0.0}] * (1 + index % 3) for index in range(len(table))]
+    events = [[said] * (index % 2) for index in range(len(table))]
+    table = table.append_column("language_persistent", pa.array(rows)).append_column(
+        "language_events", pa.array(events)
+    )
+    pq.write_table(table.replace_schema_metadata(None), file)
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"] |= {name: value | {"shape": [1]} for name, value in language_feature_info().items()}
+    (root / "meta/info.json").write_text(json.dumps(info))
+
+
+def test_columns_of_texts_are_left_out_and_one_number_is_a_vector(tmp_path: Path) -> None:
+    """A new policy takes neither for what it observes; one action used to be compared with those of other samples."""
+    data = small_dataset(tmp_path / "data", actions=1, texts=True)
+    model = PolicyModel.from_config("act", load_metadata(data), TINY)
+    assert set(model.policy_config.input_features) == {"observation.state", "observation.environment_state"}
+    samples = PolicyDataset.of(model, data)
+    batch = samples.batch([0, 5, 12])
+    assert batch["action"].shape == (3, 8, 1)
+    assert not [name for name in batch if "note" in name or "language" in name]
+    one_by_one = collate([samples[row] for row in (0, 5, 12)])
+    assert_equal_batches(batch, one_by_one)
+    expected = (model.predict(model.prepare(batch)) - model.preprocessor(dict(batch))["action"]).abs()
+    valid = ~batch["action_is_pad"][..., None]
+    torch.testing.assert_close(model(**batch)["loss"], (expected * valid).sum() / valid.sum())
+
+
+@pytest.mark.parametrize(
+    ("sizes", "named"),
+    [({"state": 6}, r"observation.state is 6 numbers in .*data and 4"), ({"actions": 3}, r"action is 3 numbers .* 4")],
+)
+def test_data_of_another_robot_is_refused(
+    tiny_policy: Callable[..., PolicyModel], sizes: dict[str, int], named: str, tmp_path: Path
+) -> None:
+    """It was `operands could not be broadcast together`, without a name."""
+    with pytest.raises(ValueError, match=rf"{named} in the policy: it is another robot's.*--adapt_to .*data"):
+        PolicyDataset.of(tiny_policy(), small_dataset(tmp_path / "data", **sizes))
+
+
+def test_data_without_what_the_policy_reads_is_refused(tiny_policy: Callable[..., PolicyModel], tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "data")
+    info = json.loads(Path(data, "meta/info.json").read_text())
+    del info["features"]["observation.environment_state"]
+    with pytest.raises(ValueError, match=r"observation.environment_state is no numbers in data and 39 in the policy"):
+        check_sizes(tiny_policy(), "data", info["features"])
