@@ -6,7 +6,7 @@ from math import isfinite
 from craft_trainer.report.course import course
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.interval import percent
-from craft_trainer.report.results import Group, Results
+from craft_trainer.report.results import Results
 from craft_trainer.report.run import Run
 from craft_trainer.report.summary import plural, short, verdict
 
@@ -32,7 +32,7 @@ def demos_sentence(demos: Sequence[Demo]) -> str:
     """How far the craft results of several demos lie apart; only of those that have what is said."""
     results = [demo.results for demo in demos]
     kept = [rate for one in results if (rate := kept_share(one, "craft")) is not None]
-    reached = [rate for one in results if (rate := _rate(one, "craft", "new")) is not None]
+    reached = [rate for one in results if (rate := one.rate("craft", "new")) is not None]
     plain = [rate for one in results if (rate := kept_share(one, "plain")) is not None]
     if not kept and not reached:
         return f"{len(demos)} results compared; none of them has a CRaFT run."
@@ -44,13 +44,8 @@ def demos_sentence(demos: Sequence[Demo]) -> str:
 
 def kept_share(results: Results, method: str) -> float | None:
     """Old-task success as a share of the teacher's; None where one of them is missing or the teacher never succeeds."""
-    mine, teacher = _rate(results, method, "old"), _rate(results, "teacher", "old")
+    mine, teacher = results.rate(method, "old"), results.rate("teacher", "old")
     return None if mine is None or not teacher else mine / teacher
-
-
-def _rate(results: Results, method: str, group: Group) -> float | None:
-    count = results.count(method, group)
-    return None if count is None else count.rate
 
 
 def _range(rates: Sequence[float]) -> str:

@@ -12,8 +12,8 @@ from craft_trainer.report.results import Results
 
 type Series = NDArray[np.float64]  # shape [steps]
 
-ANGLE = "update_cosine"  # measured every tenth step by default: blank in the others, missing in old files
-COLUMNS = ("step", "retention_loss", "multiplier", "epsilon", "cosine", "conflict")
+ANGLE = "update_cosine"  # measured every tenth step by default, and blank in the others
+COLUMNS = ("step", "retention_loss", "multiplier", "epsilon", "cosine", "conflict", ANGLE)
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class History:
     def last_tenth(self) -> "History":
         """The last tenth of the steps, at least one."""
         start = len(self.step) - max(1, len(self.step) // 10)
-        return History(*(getattr(self, name)[start:] for name in (*COLUMNS, ANGLE)))
+        return History(*(getattr(self, name)[start:] for name in COLUMNS))
 
     def measured_angles(self) -> tuple[Series, Series]:
         """(steps, update_cosine) of the steps at which the optimizer's step was compared with the gradient."""
@@ -63,10 +63,7 @@ def load_history(path: Path) -> History:
         missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
         if missing:
             raise ValueError(f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        values = [
-            [*(_number(row[name], path, reader.line_num, name) for name in COLUMNS), _angle(row, path, reader.line_num)]
-            for row in reader
-        ]
+        values = [[_number(row[name], path, reader.line_num, name) for name in COLUMNS] for row in reader]
     if not values:
         raise ValueError(f"{path}: a header and no steps; remove the file to write the report without it")
     history = History(*np.array(values, dtype=np.float64).T)
@@ -82,14 +79,8 @@ def load_history(path: Path) -> History:
     return history
 
 
-def _angle(row: Mapping[str, str | None], path: Path, line: int) -> float:
-    """The cosine of one line, NaN where it is blank or the file has no such column."""
-    text = row.get(ANGLE)
-    return _number(text, path, line, ANGLE) if text else float("nan")
-
-
 def _number(text: str | None, path: Path, line: int, column: str) -> float:
     try:
-        return float(text or "")
+        return float(text or ("nan" if column == ANGLE else ""))
     except ValueError as error:
         raise ValueError(f"{path}: line {line}, column {column} is {text!r}, expected a number") from error

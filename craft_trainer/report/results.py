@@ -1,7 +1,7 @@
 """What a finished run found: the records of results.json."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -61,7 +61,7 @@ class Stream:
 class Results:
     """The whole of a results.json: ``summary`` holds fractions by method and group, ``seconds`` is by stage.
 
-    ``provenance`` says with what, where and when it was measured; files of an older version have none.
+    ``provenance`` says with what, where and when it was measured.
 
     ``seconds["total"]``, where it is given, is the time on the clock: stages run side by side.
     """
@@ -73,7 +73,7 @@ class Results:
     rows: tuple[Row, ...]
     summary: Mapping[str, Mapping[str, float]]
     seconds: Mapping[str, float]
-    provenance: Mapping[str, Json] = field(default_factory=dict)
+    provenance: Mapping[str, Json]
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -94,6 +94,11 @@ class Results:
         if not rows:
             return None
         return Count(sum(row.successes for row in rows), sum(row.episodes for row in rows))
+
+    def rate(self, method: str | None, group: Group) -> float | None:
+        """Success rate of a method over the tasks of a group; None where there is no row."""
+        count = self.count(method, group) if method else None
+        return None if count is None else count.rate
 
 
 def method_label(method: str) -> str:

@@ -1,6 +1,5 @@
 """results.json, read and checked: every complaint names the file, the place in it and what belongs there."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isclose, isfinite
@@ -8,11 +7,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from craft_trainer.report.reading import json_object
 from craft_trainer.report.results import GROUPS, Group, Results, Row, Stream
 
-SCHEMA_VERSION = 1
-OPTIONAL_KEYS = ("provenance",)
-TOP_KEYS = ("schema", "stream", "seeds", "settings", "rows", "summary", "seconds")
+SCHEMA = 1
+TOP_KEYS = ("schema", "stream", "seeds", "settings", "rows", "summary", "seconds", "provenance")
 ROW_KEYS = ("seed", "method", "task", "group", "episodes", "successes")
 SUMMARY_TOLERANCE = 1e-9
 
@@ -25,16 +24,10 @@ def load_results(path: str | PathLike[str]) -> Results:
     Σ successes / Σ episodes of the rows to 1e-9. FileNotFoundError where there is no such file.
     """
     file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such results file; pass the results.json of a finished run")
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{file}: not JSON ({error}); run the evaluation again to write it anew") from error
-    top = _Place(file, "")
-    if isinstance(data, dict) and "schema" in data and data["schema"] != SCHEMA_VERSION:
-        raise top.error("schema", data["schema"], f"{SCHEMA_VERSION}; install the craft-trainer that wrote this file")
-    fields = _mapping(data, top, TOP_KEYS, OPTIONAL_KEYS)
+    data, top = json_object(file, "pass the results.json of a finished run, or run it again"), _Place(file, "")
+    if data.get("schema", SCHEMA) != SCHEMA:
+        raise top.error("schema", data["schema"], f"{SCHEMA}; install the craft-trainer that wrote this file")
+    fields = _mapping(data, top, TOP_KEYS)
     stream = _stream(fields["stream"], top.at("stream"))
     seeds = _seeds(fields["seeds"], top)
     results = Results(
@@ -48,7 +41,7 @@ def load_results(path: str | PathLike[str]) -> Results:
             key: _number(value, top.at("seconds"), key)
             for key, value in _mapping(fields["seconds"], top.at("seconds")).items()
         },
-        provenance=_mapping(fields.get("provenance", {}), top.at("provenance")),
+        provenance=_mapping(fields["provenance"], top.at("provenance")),
     )
     _check_complete(results)
     _check_summary(results)
@@ -69,10 +62,8 @@ class _Place:
         return ValueError(f"{self.file}: {self.at(key).where} is {got!r}, expected {expected}")
 
 
-def _mapping(
-    value: Any, place: _Place, keys: tuple[str, ...] | None = None, optional: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """``value`` if it is an object, with exactly ``keys`` where they are given, and perhaps the ``optional`` ones."""
+def _mapping(value: Any, place: _Place, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
+    """``value`` if it is an object, with exactly ``keys`` where they are given."""
     if not isinstance(value, dict):
         raise ValueError(f"{place.file}: {place.where or 'the file'} is a {type(value).__name__}, expected an object")
     for key in keys or ():
@@ -81,7 +72,7 @@ def _mapping(
                 f"{place.file}: {place.at(key).where} is missing; expected the keys {', '.join(keys or ())}"
             )
     for key in value:
-        if keys is not None and key not in keys + optional:
+        if keys is not None and key not in keys:
             raise ValueError(f"{place.file}: {place.at(key).where} is unknown; expected the keys {', '.join(keys)}")
     return value
 

@@ -6,7 +6,7 @@ from math import isfinite, isnan
 from craft_trainer.report.course import angle, course
 from craft_trainer.report.history import History, history_path
 from craft_trainer.report.interval import percent
-from craft_trainer.report.results import Group, Results
+from craft_trainer.report.results import Results
 
 SENTENCE_NAMES = {"craft": "CRaFT", "plain": "plain fine-tuning", "teacher": "the teacher"}
 
@@ -30,24 +30,19 @@ def verdict(results: Results) -> str:
 
 
 def _old_clause(results: Results, subject: str, rival: str | None) -> str:
-    teacher = _rate(results, "teacher", "old")
+    teacher = results.rate("teacher", "old")
     relative = bool(teacher) and subject != "teacher"
     verb = "kept" if relative else "succeeded in"
-    mine, other = (_share(_rate(results, name, "old"), teacher if relative else None) for name in (subject, rival))
+    mine, other = (_share(results.rate(name, "old"), teacher if relative else None) for name in (subject, rival))
     aside = f" (plain fine-tuning {'kept' if relative else 'in'} {other} %)" if other else ""
     return f"{verb} {mine} % of {'old-task success' if relative else 'old-task episodes'}{aside}" if mine else ""
 
 
 def _new_clause(results: Results, subject: str, rival: str | None) -> str:
-    mine, other = (_share(_rate(results, name, "new"), None) for name in (subject, rival))
+    mine, other = (_share(results.rate(name, "new"), None) for name in (subject, rival))
     num_tasks = len(results.stream.new)
     tasks = "new task" if num_tasks == 1 else f"{num_tasks} new tasks"
     return f"reached {mine} % on the {tasks}{f' (plain {other} %)' if other else ''}" if mine else ""
-
-
-def _rate(results: Results, method: str | None, group: Group) -> float | None:
-    count = results.count(method, group) if method else None
-    return None if count is None else count.rate
 
 
 def _share(rate: float | None, whole: float | None) -> str:

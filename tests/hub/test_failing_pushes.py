@@ -262,6 +262,7 @@ def test_results_are_shown(hub, client, run):
         "rows": rows,
         "summary": summary,
         "seconds": {},
+        "provenance": {},
     }
     results = run.parent / "results.json"
     results.write_text(json.dumps(content))

@@ -44,6 +44,7 @@ def make_document() -> Document:
             "craft": {"old": 0.95, "new": 0.95},
         },
         "seconds": {"record": 12.3, "craft": 3725.0},
+        "provenance": {},
     }
 
 
@@ -73,7 +74,7 @@ def write_history(tmp_path: Path) -> Callable[..., Path]:
         path = tmp_path / f"seed{seed}" / "craft" / "lambda_history.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, [*COLUMNS, "update_cosine"])  # which is blank
             writer.writeheader()
             for step in range(1, num_steps + 1):
                 row = dict.fromkeys(COLUMNS, 0.0) | {"step": step, "retention_loss": 0.04, "epsilon": 0.05}

@@ -25,6 +25,7 @@ def write_demo(folder, *, old=("push-v3", "reach-v3"), new=("window-close-v3",),
     summary = {name: {"old": counts[0] / 20, "new": counts[1] / 20} for name, counts in METHODS.items()}
     content = {"schema": 1, "stream": {"old": list(old), "new": list(new)}, "seeds": list(seeds), "rows": rows}
     content |= {"settings": {"policy": "act", "epsilon": 0.05}, "summary": summary, "seconds": {"total": 75.0}}
+    content |= {"provenance": {}}
     for seed in seeds:
         write_history(folder / f"seed{seed}/craft", multiplier=0.3 + 0.1 * seed)
     return write_json(folder / "results.json", content | changes)

@@ -151,15 +151,6 @@ def test_an_angle_outside_its_range_is_refused(tmp_path):
         load_run(write_history(tmp_path, update_cosine=1.5))
 
 
-def test_a_history_without_angles_is_read(tmp_path):
-    """Files of an older version have no such column."""
-    path = write_history(tmp_path) / "lambda_history.csv"
-    path.write_text("\n".join(line.rpartition(",")[0] for line in path.read_text().splitlines()))
-    history = load_run(tmp_path).history
-    assert history is not None
-    assert history.measured_angles()[0].tolist() == []
-
-
 def test_a_run_that_was_cut_off_says_so(tmp_path):
     """Killed before its first checkpoint, run.json is all that tells of it. Seen to fail without `ended`."""
     folder = write_run(tmp_path / "run")

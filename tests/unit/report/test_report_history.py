@@ -24,7 +24,7 @@ def test_columns(write_history: WriteHistory) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("epsilon", "eps", "no column epsilon"),
+        ("epsilon", "eps", "no column epsilon; expected"),
         ("0.02", "lots", "line 2, column multiplier is 'lots', expected a number"),
         ("0.02", "", "line 2, column multiplier is '', expected a number"),
         ("0.02", "nan", "column multiplier has values that are not finite"),
