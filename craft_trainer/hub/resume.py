@@ -29,7 +29,10 @@ def resolve_checkpoint(place: str | Path, output_dir: Path | None = None) -> Pat
     if Path(place).exists():
         return Path(place)
     named = NAMED.fullmatch(str(place))
-    found = parse(named[1] + named[3] if named else place)
+    try:
+        found = parse(named[1] + named[3] if named else place)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Can't find a valid checkpoint at {place}: {error}") from error
     if not isinstance(found, HubPlace):
         others = ", ".join(sorted(path.name for path in found.glob("checkpoint-*"))) or "none"
         raise FileNotFoundError(f"Can't find a valid checkpoint at {place}: {found} has {others}")

@@ -17,3 +17,11 @@ def test_a_checkpoint_that_a_local_run_does_not_have(tmp_path, monkeypatch):
 def test_a_file_in_a_new_folder(tmp_path):
     write_atomically(tmp_path / "new/report.html", b"page")
     assert [path.read_bytes() for path in (tmp_path / "new").iterdir()] == [b"page"]
+
+
+def test_a_folder_that_is_not_there(tmp_path):
+    """Scripts know the first words from Trainer."""
+    with pytest.raises(
+        FileNotFoundError, match=r"^Can't find a valid checkpoint at .*checkpoint-8: there is no file or"
+    ):
+        resolve_checkpoint(tmp_path / "checkpoint-8")
