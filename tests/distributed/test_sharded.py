@@ -37,8 +37,6 @@ def test_the_gradient_core_on_shards_is_the_one_on_whole_gradients(together, cor
         assert_same_rows([step["measured"] for step in one], [step["measured"] for step in two])
         for left, right in zip(one, two, strict=True):
             scale = left["measured"]["measured_norm"]
-            known = right["measured"]["norm"]
-            assert known is None or known == pytest.approx(right["measured"]["measured_norm"], rel=1e-5)
             assert_same_tensors(relative(left["gradients"], scale), relative(right["gradients"], scale))
             assert_same_tensors(left["weights"], right["weights"])
 
