@@ -2,7 +2,8 @@
 
 import inspect
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from accelerate import Accelerator
@@ -11,11 +12,30 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from craft_trainer.models.general import base_model
+from craft_trainer.training.config import RetentionArguments
 from craft_trainer.training.distribution import is_sharded
 
 FOLLOWED = ("train", "_inner_training_loop", "training_step")  # what an optimizer step passes through
 STEP_IN_BACKWARD = ("lomo", "layerwise")  # in the names of optimizers
 FUSED_AWAY = "the optimizer steps inside the backward pass, before the two gradients meet"
+
+
+def require_own_arguments(kind: type, given: Iterable[Any]) -> None:
+    """Refuse arguments with retention that are not those of the Trainer that ``kind`` is made of.
+
+    Raises:
+        TypeError: they are of another class; the message says how the right one is made.
+    """
+    makers = (vars(owner)["__init__"] for owner in kind.__mro__ if "__init__" in vars(owner))
+    asked = (inspect.signature(maker).parameters.get("args") for maker in makers)
+    named = (re.search(r"\w+(Config|Arguments)\b", str(one.annotation)) for one in asked if one)
+    wanted = next(found[0] for found in named if found)
+    for one in given:
+        if isinstance(one, RetentionArguments) and wanted not in {owner.__name__ for owner in type(one).__mro__}:
+            raise TypeError(
+                f"{kind.__name__} takes the arguments of {wanted}, not {type(one).__name__}: make them with "
+                f"craft_trainer.retaining_config({wanted})(...)"
+            )
 
 
 def require_followed(kind: type) -> None:

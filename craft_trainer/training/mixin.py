@@ -24,7 +24,13 @@ from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistor
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import require_joined_processes, require_visible_gradients
 from craft_trainer.training.drift import TaskDrift, probe_batch
-from craft_trainer.training.guards import FiniteWeights, GradientGuard, require_exact, require_followed
+from craft_trainer.training.guards import (
+    FiniteWeights,
+    GradientGuard,
+    require_exact,
+    require_followed,
+    require_own_arguments,
+)
 from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
 from craft_trainer.training.retention import Retention
 from craft_trainer.training.run_card import run_facts
@@ -68,6 +74,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     def __init__(
         self, *args: Any, anchors: AnchorCache | AdapterAnchors | str | Path | None = None, **kwargs: Any
     ) -> None:
+        require_own_arguments(type(self), (*args, *kwargs.values()))
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
         self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from lm_folders import save_lines, save_tiny_lm
 from pages import DOCS, blocks, command_lines
 
 PAGE = DOCS / "examples.md"
 STEPS = re.compile(r"max_steps=\d+")
+FLOAT32 = "max_steps=2, bf16=False"  # TRL's default is bf16, which has its own rounding
 SENTENCES = ["push the red puck", "open the door", "push the door", "open the red door"] * 4
 QUIET = ("ignore:'pin_memory' argument is set:UserWarning",)  # as a user without a GPU sees it
 
@@ -34,9 +36,9 @@ def changed(script, diff):
     return script
 
 
-def run(text):
+def run(text, options="max_steps=2"):
     namespace = {"__name__": "__main__"}
-    exec(compile(STEPS.sub("max_steps=2", text), str(PAGE), "exec"), namespace)
+    exec(compile(STEPS.sub(options, text), str(PAGE), "exec"), namespace)
     return namespace
 
 
@@ -64,6 +66,18 @@ def save_language_model(folder):
     tokenizer.save_pretrained(folder)
 
 
+def save_classifier(folder):
+    import torch
+    from texts import text_tokenizer
+    from transformers import BertConfig, BertForSequenceClassification
+
+    torch.manual_seed(0)
+    tokenizer = text_tokenizer(num_spare=0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    BertForSequenceClassification(BertConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
 def save_vision_language_model(folder):
     import torch
     from smolvlms import save_smolvlm
@@ -86,12 +100,12 @@ def save_images(folder, seed):
     (folder / "metadata.jsonl").write_text("\n".join(rows) + "\n")
 
 
-def both(title, output):
+def both(title, output, options="max_steps=2"):
     """Runs the section's scripts: the plain one, then what the diff makes of it."""
     found = section(title)
     script, diff = found[0].text, found[-1].text
     assert (found[0].language, found[-1].language) == ("python", "diff")
-    run(script)
+    run(script, options)
     assert not list(Path().rglob("lambda_history.csv")), "the script as it was is plain training"
     for block in found[1:-1]:
         if block.language == "python":
@@ -101,12 +115,54 @@ def both(title, output):
 
             for program, *words in command_lines(block):
                 assert (program, main(words)) == ("craft-trainer", 0)
-    namespace = run(changed(script, diff))
+    namespace = run(changed(script, diff), options)
     losses = history(Path(output))
     assert len(losses) == 2
     assert losses[0] == pytest.approx(0, abs=1e-5), "it starts as its own teacher"
     assert losses[1] > max(1e-9, 3 * abs(losses[0])), "and is pulled away from it"
     return namespace
+
+
+def chats(answers):
+    """Conversations of one question and its answer."""
+    for number, answer in enumerate(answers):
+        question = {"role": "user", "content": f"Where is the puck {number}?"}
+        yield {"messages": [question, {"role": "assistant", "content": answer}]}
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_sft(place):
+    """Seen to fail without `anchors` in the diff, and with epsilon misspelt."""
+    pytest.importorskip("trl")
+    save_tiny_lm(place / "HuggingFaceTB/SmolLM2-135M-Instruct")
+    save_lines(place / "new_chats.jsonl", chats(SENTENCES))
+    save_lines(place / "old_chats.jsonl", chats(reversed(SENTENCES)))
+    trainer = both("TRL's SFTTrainer", "outputs/sft", FLOAT32)["trainer"]
+    assert type(trainer).__name__ == "CraftSFTTrainer"
+    assert (place / "outputs/sft/model.safetensors").is_file()
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_dpo(place):
+    """Seen to fail without `anchors` in the diff."""
+    pytest.importorskip("trl")
+    save_tiny_lm(place / "HuggingFaceTB/SmolLM2-135M-Instruct")
+    pair = {"prompt": "Where is the puck? ", "chosen": "left of the goal", "rejected": "open"}
+    save_lines(place / "preferences.jsonl", [pair] * 16)
+    (place / "old_texts.txt").write_text("\n".join(SENTENCES) + "\n")
+    trainer = both("TRL's DPOTrainer", "outputs/dpo", FLOAT32)["trainer"]
+    assert type(trainer).__name__ == "CraftDPOTrainer"
+
+
+@pytest.mark.filterwarnings(*QUIET)
+def test_a_classifier(place):
+    """Seen to fail without `anchors` in the diff."""
+    save_classifier(place / "distilbert/distilbert-base-uncased-finetuned-sst-2-english")
+    for name in ("new_reviews", "old_reviews"):
+        reviews = [{"text": sentence, "label": number % 2} for number, sentence in enumerate(SENTENCES)]
+        save_lines(place / f"{name}.jsonl", reviews)
+    both("A classifier", "outputs/classifier")
+    assert (place / "outputs/classifier/model.safetensors").is_file()
 
 
 @pytest.mark.slow
