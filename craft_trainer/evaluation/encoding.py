@@ -25,6 +25,7 @@ class EncodedQuestion:
         image: what the prompt shows, or None.
         num_cut: how many tokens at the end of the prompt are not in the prefix, because a choice changed them.
         num_image_tokens: how many tokens the image adds to the prefix.
+        has_marks: the prompt has its special tokens already, as a chat template writes them.
 
     Raises:
         ValueError: a choice has no token to score, or the prefix none to predict the first of them.
@@ -38,6 +39,7 @@ class EncodedQuestion:
     image: Any = None
     num_cut: int = 0
     num_image_tokens: int = 0
+    has_marks: bool = False
 
     def __post_init__(self) -> None:
         empty = [index for index, count in enumerate(self.num_tokens) if count < 1]
@@ -69,6 +71,12 @@ class EncodedQuestion:
     def length(self) -> int:
         """Tokens of the longest sequence, those of the image included."""
         return self.num_prefix_tokens + max(map(len, self.choices))
+
+
+def begins(tokenizer: Any, text: str) -> bool:
+    """Whether ``text`` has its BOS already, as what chat templates write: a tokenizer would add a second one."""
+    begin = tokenizer.bos_token
+    return bool(begin) and text.startswith(begin)
 
 
 @dataclass(frozen=True)

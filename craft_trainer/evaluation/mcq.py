@@ -105,7 +105,7 @@ def encode(model: ChoiceModel, question: Question, style: PromptStyle) -> Encode
     if question.image is not None and "{image}" not in style.template:
         raise ValueError("it has an image, and the template has no {image}")
     prompt = style.prompt(question.question, question.choices, placeholder, model.chat_templates)
-    return model.encode(prompt, style.continuations(question.choices), question.image)
+    return model.encode(prompt, style.continuations(question.choices), question.image, has_marks=style.chat)
 
 
 def choose_method(model: ChoiceModel, tokens: Sequence[EncodedQuestion], wanted: str) -> Method:

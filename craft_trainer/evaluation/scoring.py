@@ -83,8 +83,13 @@ class ChoiceModel(Protocol):
         """The longest sequence of tokens the model takes, None if it has no such limit."""
         ...
 
-    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
-        """Tokens of ``prompt`` (with the placeholder of the ``image`` in it) followed by each continuation."""
+    def encode(
+        self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
+    ) -> EncodedQuestion:
+        """Encode ``prompt`` (with the placeholder of the ``image`` in it) followed by each continuation.
+
+        ``has_marks`` is for what a chat template wrote: nothing is added in front of it.
+        """
         ...
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from craft_trainer.evaluation.encoding import boundary
+from craft_trainer.evaluation.encoding import begins, boundary
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
 from craft_trainer.language.examples import Example
@@ -141,7 +141,8 @@ class TextEncoder:
         return self._chat.marks_answers and self.settings.assistant_only is not False
 
     def _tokens(self, text: str, has_marks: bool) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=not has_marks, verbose=False).input_ids
+        add = not (has_marks or begins(self.tokenizer, text))
+        ids: list[int] = self.tokenizer(text, add_special_tokens=add, verbose=False).input_ids
         return ids
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from craft_trainer.evaluation.choices.images import OF_TOKENS, PLACEHOLDERS, TEXT_OPTIONS, opened
+from craft_trainer.evaluation.encoding import begins
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import Encoded, EncodingSettings, TextEncoder, padded
@@ -100,7 +101,9 @@ class ImageEncoder(TextEncoder):
         else:
             end = self.tokenizer.eos_token or ""
             texts = [one.text if one.has_marks or one.text.endswith(end) else one.text + end for one in examples]
-            more = {"add_special_tokens": not examples[0].has_marks}
+            more = {
+                "add_special_tokens": not (examples[0].has_marks or all(begins(self.tokenizer, one) for one in texts))
+            }
         if "mm_token_type_ids" in self._takes:
             more["return_mm_token_type_ids"] = True
         made = self.processor(

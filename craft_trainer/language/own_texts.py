@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, set_seed
 
 from craft_trainer.anchors.features import evaluating
+from craft_trainer.evaluation.encoding import begins
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import UNLEARNED, collate, padding_token
@@ -166,10 +167,14 @@ def _read(question: Callable[[Any], Example], source: Any) -> Iterator[Example |
 
 
 def _question(tokenizer: Any, question: Example) -> list[int]:
-    """Tokens of a prompt without what the tokenizer adds behind it, at least one."""
+    """Tokens of a prompt without what the tokenizer adds behind it, at least one.
+
+    Spaces at its end go to the answer, as they do where both are read: there a tokenizer puts them into its first word.
+    """
     ids: list[int] = []
-    if question.text:
-        ids = tokenizer(question.text, add_special_tokens=not question.has_marks).input_ids
+    if text := question.text.rstrip(" "):
+        add = not (question.has_marks or begins(tokenizer, text))
+        ids = tokenizer(text, add_special_tokens=add).input_ids
     if not question.has_marks and ids[-1:] == [tokenizer.eos_token_id]:
         ids = ids[:-1]
     first = [int(token) for token in (tokenizer.bos_token_id, tokenizer.eos_token_id) if token is not None]

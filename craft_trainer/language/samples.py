@@ -20,7 +20,7 @@ from craft_trainer.language.rows import Rows, image_digest, open_rows
 from craft_trainer.models.configuration import configuration_digest, image_settings, saved_digest
 from craft_trainer.models.general import base_model
 
-ENCODING = 2  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
+ENCODING = 3  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
 NO_GROUP = "old texts"
 FEATURES = datasets.Features(
     {

@@ -70,7 +70,9 @@ class ImageChoices(TextChoices):
         """The processor, if it has a chat template."""
         return self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
 
-    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
+    def encode(
+        self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
+    ) -> EncodedQuestion:
         """Prompt and continuation are tokenised together, the placeholder of the image as one token.
 
         Args:
@@ -82,13 +84,13 @@ class ImageChoices(TextChoices):
             ValueError: the image cannot be decoded, or a text holds what stands for an image.
         """
         self._check_marks(prompt, continuations, image)
-        encoded = super().encode(prompt, continuations)
+        encoded = super().encode(prompt, continuations, has_marks=has_marks)
         if image is None:
             return encoded
         size = opened(image).size
         if size not in self._image_tokens:
-            expanded = self._processed([encoded.text], [image])["input_ids"].shape[1]
-            self._image_tokens[size] = expanded - self._behind([encoded.text]) - len(encoded.prefix) - encoded.num_cut
+            expanded = self._processed([encoded], [image])["input_ids"].shape[1]
+            self._image_tokens[size] = expanded - self._behind([encoded]) - len(encoded.prefix) - encoded.num_cut
         return EncodedQuestion(**{**vars(encoded), "image": image, "num_image_tokens": self._image_tokens[size]})
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
@@ -132,9 +134,8 @@ class ImageChoices(TextChoices):
         if questions[0].image is None:
             inputs = self._text_inputs(questions)
         else:
-            texts, images = [one.text for one in questions], [one.image for one in questions]
-            inputs = self._processed(texts, images)
-            cut = torch.tensor([one.num_cut for one in questions]) + self._behind(texts)
+            inputs = self._processed(questions, [one.image for one in questions])
+            cut = torch.tensor([one.num_cut for one in questions]) + self._behind(questions)
             ends = inputs["attention_mask"].sum(dim=1) - cut
             inputs["attention_mask"] *= torch.arange(inputs["input_ids"].shape[1]) < ends[:, None]
             longest = int(ends.max())
@@ -149,24 +150,25 @@ class ImageChoices(TextChoices):
         mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
         return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
-    def _processed(self, texts: Sequence[str], images: Sequence[Any]) -> dict[str, Tensor]:
+    def _processed(self, questions: Sequence[EncodedQuestion], images: Sequence[Any]) -> dict[str, Tensor]:
         """What the processor makes of prompts with one image each, as tensors."""
         given = self.processor(
-            text=list(texts),
+            text=[one.text for one in questions],
             images=[[opened(image)] for image in images],
             **TEXT_OPTIONS,
             **({"return_mm_token_type_ids": True} if "mm_token_type_ids" in self._takes else {}),
-            **({"add_special_tokens": False} if self._all_begun(texts) else {}),
+            **({"add_special_tokens": False} if self._all_marked(questions) else {}),
         )
         return {key: value for key, value in given.items() if key != "labels"}
 
-    def _all_begun(self, texts: Sequence[str]) -> bool:
-        """Whether ``texts`` have their BOS already; a chat template writes it for all or for none."""
-        return all(map(self._begun, texts))
+    @staticmethod
+    def _all_marked(questions: Sequence[EncodedQuestion]) -> bool:
+        """Whether the prompts have their special tokens already; a chat template writes them for all or for none."""
+        return all(one.has_marks for one in questions)
 
-    def _behind(self, texts: Sequence[str]) -> int:
-        """How many tokens the processor adds behind each of ``texts``."""
-        return 0 if self._all_begun(texts) else self._num_added_behind
+    def _behind(self, questions: Sequence[EncodedQuestion]) -> int:
+        """How many tokens the processor adds behind each prompt."""
+        return 0 if self._all_marked(questions) else self._num_added_behind
 
     def _check_marks(self, prompt: str, continuations: Sequence[str], image: Any) -> None:
         """The placeholder stands in the prompt once for an image, and nothing else stands for one."""
@@ -206,8 +208,11 @@ class PrefixChoices(ImageChoices):
 
     _type_of_choices = 1
 
-    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
+    def encode(
+        self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
+    ) -> EncodedQuestion:
         """Prompt and choice are tokenised apart, as in training; a choice's leading spaces are left out."""
+        del has_marks  # its BOS stands behind the image, whoever writes the prompt
         self._check_marks(prompt, continuations, image)
         start = [] if prompt.startswith(self.placeholder) else [self.tokenizer.bos_token_id]
         choices = [self.tokenizer(text.lstrip(), add_special_tokens=False).input_ids for text in continuations]

@@ -65,12 +65,14 @@ class PI0FastChoices:
         """As many positions as PaliGemma has."""
         return int(self._vlm.config.text_config.max_position_embeddings)
 
-    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
+    def encode(
+        self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
+    ) -> EncodedQuestion:
         """Question with a line break behind it, as the policy's own prompts have; choices tokenised apart."""
         if image is not None:
             opened(image)  # it can be decoded
         bos = int(self.tokenizer.bos_token_id)
-        ids = self.tokenizer(f"{prompt}\n").input_ids
+        ids = self.tokenizer(f"{prompt}\n", add_special_tokens=not has_marks).input_ids
         choices = [(bos, *self.tokenizer(text.lstrip(), add_special_tokens=False).input_ids) for text in continuations]
         return EncodedQuestion(
             prefix=tuple(ids),

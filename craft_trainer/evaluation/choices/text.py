@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from craft_trainer.evaluation.encoding import EncodedQuestion, boundary
+from craft_trainer.evaluation.encoding import EncodedQuestion, begins, boundary
 from craft_trainer.evaluation.scoring import Method, Prefix
 from craft_trainer.evaluation.tree import TreeBatch
 from craft_trainer.models.embeddings import Embeddings
@@ -114,7 +114,9 @@ class TextChoices:
         longest = min((limit for limit in limits if limit and limit < NO_LIMIT), default=None)
         return None if longest is None else longest - self.num_virtual_tokens
 
-    def encode(self, prompt: str, continuations: Sequence[str], image: Any = None) -> EncodedQuestion:
+    def encode(
+        self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
+    ) -> EncodedQuestion:
         """Prompt and continuation are tokenised together, as they are in text.
 
         Spaces at the end of the prompt go to the continuation, as in lm-evaluation-harness. An empty prompt is the
@@ -127,8 +129,9 @@ class TextChoices:
             raise ValueError(f"{type(self._base).__name__} reads no images")
         stripped = prompt.rstrip(" ")
         spaces = prompt[len(stripped) :]
-        sequences = [self.tokens(stripped + spaces + continuation) for continuation in continuations]
-        context = self.tokens(stripped) if stripped else []
+        has_marks = has_marks or begins(self.tokenizer, prompt)
+        sequences = [self.tokens(stripped + spaces + continuation, has_marks) for continuation in continuations]
+        context = self.tokens(stripped, has_marks) if stripped else []
         found = boundary(context, sequences)
         num_prefix = found.num_prefix
         first: tuple[int, ...] = ()
@@ -143,20 +146,16 @@ class TextChoices:
             boundary_ok=found.exact,
             text=stripped,
             num_cut=len(context) - found.num_prefix,
+            has_marks=has_marks,
         )
 
-    def tokens(self, text: str) -> list[int]:
+    def tokens(self, text: str, has_marks: bool = False) -> list[int]:
         """``text`` as the tokenizer has it, without what is added behind, and with no second BOS."""
-        if self._begun(text):
+        if has_marks or begins(self.tokenizer, text):
             found: list[int] = self.tokenizer(text, add_special_tokens=False).input_ids
             return found
         ids: list[int] = self.tokenizer(text).input_ids
         return ids[: len(ids) - self._num_added_behind]
-
-    def _begun(self, text: str) -> bool:
-        """Whether ``text`` has its BOS already, as what chat templates write."""
-        begin = self.tokenizer.bos_token
-        return bool(begin) and text.startswith(begin)
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
         """Right-padded prompts, in one pass that keeps keys and values."""
