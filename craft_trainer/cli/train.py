@@ -83,6 +83,7 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
     from craft_trainer.cli.references import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
+    from craft_trainer.training.guards import FiniteWeights
     from craft_trainer.training.run_record import changed_fields
     from craft_trainer.training.trainer import CraftTrainer
 
@@ -108,6 +109,8 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
         train_dataset=dataset,
         data_collator=collate,
     )
+    if trainer.retention is None:
+        trainer.add_callback(FiniteWeights())
     trainer.record_run(changed_fields(arguments))
     if arguments.mcq_data is not None:
         ask_while_training(trainer, model, arguments)

@@ -157,6 +157,8 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
     from craft_trainer.cli.output import save_and_push
     from craft_trainer.cli.train import quiet_in_a_pipe
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
+    from craft_trainer.losses.smoothing import SmoothedLoss
+    from craft_trainer.training.guards import FiniteWeights
     from craft_trainer.training.run_record import changed_fields
     from craft_trainer.training.trainer import CraftTrainer
 
@@ -180,8 +182,11 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
         train_dataset=samples,
         eval_dataset=held_out,
         data_collator=samples.collate,
+        compute_loss_func=SmoothedLoss(smoothing) if (smoothing := config.label_smoothing_factor) else None,
         processing_class=checkpoint.processor,
     )
+    if trainer.retention is None:
+        trainer.add_callback(FiniteWeights())
     trainer.record_run(changed_fields(arguments))
     if arguments.mcq_data is not None:
         ask_while_training(trainer, checkpoint, arguments)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
@@ -72,6 +72,20 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         self.constraints = {group: Constraint(self.initial) for group in self.groups}
         self.warned = False
         self.rounding = 0.0
+        self._take_step: Callable[[], None] | None = None
+
+    def step_with_optimizer(self, take_step: Callable[[], None]) -> None:
+        """Keep the step of the multipliers for when the optimizer takes its own: a checkpoint may come before that."""
+        self._take_step = take_step
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Take the step of the multipliers."""
+        del args, state, control, kwargs
+        if self._take_step is not None:
+            self._take_step()
+            self._take_step = None
 
     @property
     def constraints(self) -> dict[str, Constraint]:

@@ -43,8 +43,11 @@ def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments)
             "--multi_gpu`) or FSDP version 2 (`fsdp_version: 2` in the accelerate configuration)"
         )
     parallel = getattr(accelerator, "parallelism_config", None)
-    if parallel is not None and (parallel.tp_enabled or parallel.cp_enabled):
-        raise ValueError("CraftTrainer with anchors does not support tensor or context parallelism: use DDP or FSDP2")
+    if parallel is not None and (parallel.tp_enabled or parallel.cp_enabled or parallel.sp_enabled):
+        raise ValueError(
+            "CraftTrainer with anchors does not support tensor, context or sequence parallelism (parallelism_config): "
+            "use DDP or FSDP2"
+        )
 
 
 def require_joined_processes(args: TrainingArguments) -> None:

@@ -7,16 +7,20 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from accelerate import Accelerator
+from accelerate.utils import DynamoBackend
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from craft_trainer.losses.replay import ReplayLoss
+from craft_trainer.losses.smoothing import SmoothedLoss
 from craft_trainer.models.general import base_model
-from craft_trainer.training.config import RetentionArguments
+from craft_trainer.training.config import RetentionArguments, retention_settings
 from craft_trainer.training.distribution import is_sharded
 
 FOLLOWED = ("train", "_inner_training_loop", "training_step")  # what an optimizer step passes through
 STEP_IN_BACKWARD = ("lomo", "layerwise")  # in the names of optimizers
+SKIPPED_AT_MOST = 100  # steps in a row; each halves the scale of fp16, which starts at 2¹⁶
 FUSED_AWAY = "the optimizer steps inside the backward pass, before the two gradients meet"
 
 
@@ -59,40 +63,54 @@ def _calls_super(function: Callable[..., Any], name: str) -> bool:
     return code is None or "super" in code.co_names or name in code.co_names
 
 
-def require_exact(args: TrainingArguments, model: nn.Module) -> None:
-    """Refuse training arguments under which the gradient that is applied is not that of the model's loss.
+def require_exact(trainer: Trainer) -> None:
+    """Refuse arguments of ``trainer`` under which the gradient that is applied is not that of the model's loss.
 
     Raises:
         ValueError: one of them is set; docs/training.md has a line for every argument of Trainer.
     """
+    args, settings = trainer.args, retention_settings(trainer.args)
     optimizer = str(getattr(args.optim, "value", args.optim))
     if any(word in optimizer for word in STEP_IN_BACKWARD):
         raise ValueError(f"optim {optimizer} cannot be used with anchors: {FUSED_AWAY}. Use optim adamw_torch")
-    require_exact_loss(args, model)
-
-
-def require_exact_loss(args: TrainingArguments, model: nn.Module) -> None:
-    """Refuse label smoothing where Trainer's loss for it is not the model's.
-
-    Trainer shifts the labels of causal language models only, so that any other model that predicts the next token would
-    learn to repeat the current one. It also leaves out the number of accumulated micro-batches.
-
-    Raises:
-        ValueError: label smoothing is asked for, and would be wrong.
-    """
-    if args.label_smoothing_factor == 0:
-        return
-    name = type(base_model(model)).__name__
-    if name not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values() and getattr(model, "can_generate", lambda: False)():
+    smoothed = args.label_smoothing_factor != 0
+    if smoothed and (fault := _fault_of_smoothing(trainer)) is not None:
         raise ValueError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}: Trainer smooths the labels of {name} without "
-            "shifting them to the next token, so the model would learn to repeat its input. Set it to 0"
+            f"label_smoothing_factor is {args.label_smoothing_factor}: {fault}. Set it to 0; for a model that predicts "
+            f"the next token, compute_loss_func=SmoothedLoss({args.label_smoothing_factor}) of "
+            "craft_trainer.losses.smoothing does it right"
         )
-    if args.gradient_accumulation_steps > 1:
+    if (smoothed or trainer.compute_loss_func is not None) and settings.recipe.loss is ReplayLoss:
         raise ValueError(
-            f"label_smoothing_factor is {args.label_smoothing_factor}: Trainer does not divide the smoothed loss by "
-            f"gradient_accumulation_steps ({args.gradient_accumulation_steps}). Set one of the two to its default"
+            f"method {settings.method} takes the model's own loss on the anchors, which label_smoothing_factor or "
+            "compute_loss_func replaces on the task: drop it, or use method craft"
         )
+
+
+def _fault_of_smoothing(trainer: Trainer) -> str | None:
+    """What is wrong with Trainer's label smoothing of this model: Trainer.compute_loss pops the labels for it."""
+    args, model, accelerator = trainer.args, base_model(trainer.model), trainer.accelerator
+    if isinstance(trainer.compute_loss_func, SmoothedLoss):
+        return None
+    name, counted = type(model).__name__, trainer.model_accepts_loss_kwargs
+    causal = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+    encodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)  # its labels are not shifted
+    renamed = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO or is_sharded(accelerator)
+    generates = getattr(model, "can_generate", lambda: False)() and not encodes
+    devices = max(accelerator.num_processes, args.n_gpu)
+    faults = {
+        "compute_loss_func replaces the loss that it would smooth": trainer.compute_loss_func is not None,
+        "Trainer leaves it out for problem_type multi_label_classification": trainer.label_smoother is None,
+        f"Trainer looks for `labels`, and a {name} takes none": "labels" not in trainer.label_names,
+        f"Trainer does not shift the labels of a {name} to the next token": generates and not causal,
+        f"Trainer does not shift the labels of a {name} under torch_compile or FSDP": causal and renamed,
+        f"Trainer does not divide its loss by gradient_accumulation_steps {args.gradient_accumulation_steps}": counted
+        and args.gradient_accumulation_steps > 1,
+        f"Trainer multiplies its loss by {devices} devices, by average_tokens_across_devices": counted
+        and args.average_tokens_across_devices
+        and devices > 1,
+    }
+    return next((fault for fault, found in faults.items() if found), None)
 
 
 class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
@@ -102,8 +120,14 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
         self._accelerator = accelerator
         self._followed = False
 
-    def follow(self) -> None:
-        """Say that the optimizer step which comes next has passed through retention's ``training_step``."""
+    def follow(self, model: nn.Module) -> None:
+        """Say that the optimizer step which comes next has passed through retention's ``training_step``.
+
+        Raises:
+            ValueError: the task's backward pass left no gradient, as LOMO does, which steps and clears them.
+        """
+        if all(parameter.grad is None for parameter in model.parameters()):
+            raise ValueError(f"the backward pass of the task left no gradient to merge: {FUSED_AWAY}. Use another")
         self._followed = True
 
     def on_train_begin(
@@ -141,7 +165,33 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
 
 
 class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Stops a run before it saves, and at its end, if a weight is not a number: a log may say that the loss is 0."""
+    """Stops a run before it saves, and at its end, if it has met what is not a number: its log may say that loss is 0.
+
+    An fp16 scaler skips the steps whose gradient is not finite. A run that it skips on and on learns nothing.
+    """
+
+    def __init__(self) -> None:
+        self._steps = self._skipped = 0
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count the steps that the fp16 scaler has skipped, one after the other.
+
+        Raises:
+            FloatingPointError: there were so many that the scale is almost nothing.
+        """
+        del args, control
+        self._steps += 1
+        self._skipped = self._skipped + 1 if getattr(kwargs["optimizer"], "step_was_skipped", False) else 0
+        if self._skipped == SKIPPED_AT_MOST:
+            self._refuse_skipped(state)
+
+    def _refuse_skipped(self, state: TrainerState) -> None:
+        raise FloatingPointError(
+            f"step {state.global_step}: the fp16 scaler has skipped the last {self._skipped} steps, so the gradient is "
+            "not finite at any scale: look for bad samples, or use bf16"
+        )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Look before a checkpoint is written.
@@ -153,6 +203,8 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
         if control.should_save:
             require_finite_weights(kwargs["model"], state.global_step)
 
+    on_epoch_end = on_step_end
+
     def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Look where the norm of the gradient was not finite; an fp16 scaler may have skipped that step.
 
@@ -163,26 +215,45 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
         if not math.isfinite(kwargs["logs"].get("grad_norm", 0.0)):
             require_finite_weights(kwargs["model"], state.global_step)
 
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Look at the loss of an evaluation, which may choose the best checkpoint.
+
+        Raises:
+            FloatingPointError: it is not finite; the weights or the data are why.
+        """
+        del args, control
+        for name, value in kwargs["metrics"].items():
+            if name.endswith("loss") and not math.isfinite(value):
+                require_finite_weights(kwargs["model"], state.global_step)
+                raise FloatingPointError(
+                    f"step {state.global_step}: {name} is {value} although every weight is finite: look for bad "
+                    "samples in what is evaluated, or for a batch of it without labels"
+                )
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Look at what will be saved.
 
         Raises:
-            FloatingPointError: a weight is not finite.
+            FloatingPointError: a weight is not finite, or every step of the run was skipped.
         """
         del args, control
         require_finite_weights(kwargs["model"], state.global_step)
+        if self._skipped and self._skipped == self._steps:
+            self._refuse_skipped(state)
 
 
 def require_finite_weights(model: nn.Module, step: int) -> None:
-    """Look at every parameter that is trained.
+    """Look at every parameter that is trained, and at the running statistics of norms, which a skipped step moves.
 
     Raises:
         FloatingPointError: one of them is infinite or not a number.
     """
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad and not parameter.detach().isfinite().all():
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    running = [(name, buffer) for name, buffer in model.named_buffers() if ".running_" in f".{name}"]
+    for name, tensor in trained + running:
+        if not tensor.detach().isfinite().all():
             raise FloatingPointError(
                 f"step {step}: {name} is not finite any more, so the model is lost: lower learning_rate, set "
                 "max_grad_norm, or look for bad samples; go on from the last checkpoint"

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +120,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         history.add_task_loss(loss)
         if self.accelerator.sync_gradients:
             task_loss = history.take_task_loss()
-            self._callback_of(GradientGuard).follow()
+            self._callback_of(GradientGuard).follow(self.model)
             if self.retention.is_due(self.state.global_step):
                 self._retention_step(self.retention, task_loss)
         return loss
@@ -147,7 +148,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
                 f"step {step + 1}: squared norms of the task and retention gradients are {merged.gram[0, 0]:.3g} and "
                 f"{merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
             )
-        retention.step(self.dual, retention_pass, finite=merged.finite)  # dual
+        self.dual.step_with_optimizer(partial(retention.step, self.dual, retention_pass, finite=merged.finite))  # dual
 
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         done = craft_step(settings, retention_pass, merged, scale=scale, step=step + 1)
@@ -173,7 +174,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """Make what depends on the model and the settings, unless it is made for them already."""
         settings = self.settings
         settings.check()
-        prepared = (self.model, self.accelerator, changed_fields(settings))
+        place = next((weight.device, weight.dtype) for weight in self.model.parameters())  # bf16_full_eval changes them
+        prepared = (self.model, self.accelerator, changed_fields(settings), place)
         if self._prepared is not None and all(a is b or a == b for a, b in zip(prepared, self._prepared, strict=True)):
             return
         self._prepared, self._untouched = prepared, True
@@ -183,7 +185,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if self.anchors is None or settings.recipe.loss is None:
             return
         require_followed(type(self))
-        require_exact(self.args, self.model)
+        require_exact(self)
         require_visible_gradients(self.accelerator, self.args)
         if settings.teacher_mismatch == "refuse" and self.accelerator.is_main_process:
             self.anchors.check_teacher(self.anchored_model)

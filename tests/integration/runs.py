@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import fields
+from pathlib import Path
 
 import torch
 from toy import ToyModel, ToyTask
@@ -25,6 +26,8 @@ BASE = {
     "update_angle_every": 1,
 }
 ONLY_CRAFT = {field.name for field in fields(CraftConfig)} - {field.name for field in fields(TrainingArguments)}
+
+TIMES = ("runtime", "per_second", "preparation_time", "flos")  # ends of names in the logs
 
 
 def run(tmp_path, anchors, *, callbacks=(), resume=None, **changes):
@@ -52,3 +55,16 @@ def assert_same_weights(left, right):
     assert left.keys() == right.keys()
     for name in left:
         assert torch.equal(left[name], right[name]), name
+
+
+def outcome(trainer):
+    """All that a run leaves: weights, logs without clocks and retention, when it ended, which checkpoint was best."""
+    state = trainer.state
+    kept = [
+        {name: value for name, value in log.items() if not name.startswith("retention/") and not name.endswith(TIMES)}
+        for log in state.log_history
+    ]
+    best = state.best_model_checkpoint and state.best_model_checkpoint.rsplit("/", maxsplit=1)[1]
+    folders = sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
+    weights = {name: value.tolist() for name, value in trainer.model.state_dict().items()}
+    return {"logs": kept, "weights": weights, "steps": state.global_step, "best": best, "checkpoints": folders}

@@ -4,10 +4,9 @@ Two runs of the same script: ``Trainer``, and ``CraftTrainer`` with anchors whos
 surgery). Every feature must give the same weights, logs and checkpoints bit for bit, and must have done something.
 """
 
-from pathlib import Path
-
 import pytest
 import torch
+from runs import TIMES, outcome
 from tiny_lm import TokenTask, collate, lm_anchors, tiny_llama
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
@@ -29,7 +28,6 @@ BASE = {
 WITHOUT_WEIGHT = {"surgery": "none", "multiplier": "fixed", "multiplier_init": 0.0, "task_kl_samples": 0}
 TERMS = {"retention_terms": ["hidden", "token_kl"], "retention_batch_size": 8}
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-TIMES = ("runtime", "per_second", "preparation_time", "flos")
 
 
 class Meddling(TrainerCallback):
@@ -126,19 +124,6 @@ def crafted(folder, anchors, feature, **craft):
     arguments, given = FEATURES[feature]
     config = CraftConfig(output_dir=str(folder), **BASE | arguments | TERMS | craft)
     return train(CraftTrainer, config, tiny_llama(), given=given, anchors=anchors)
-
-
-def outcome(trainer):
-    """All that a run leaves: weights, logs without clocks and retention, when it ended, which checkpoint was best."""
-    state = trainer.state
-    kept = [
-        {name: value for name, value in log.items() if not name.startswith("retention/") and not name.endswith(TIMES)}
-        for log in state.log_history
-    ]
-    best = state.best_model_checkpoint and state.best_model_checkpoint.rsplit("/", maxsplit=1)[1]
-    folders = sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
-    weights = {name: value.tolist() for name, value in trainer.model.state_dict().items()}
-    return {"logs": kept, "weights": weights, "steps": state.global_step, "best": best, "checkpoints": folders}
 
 
 @pytest.mark.parametrize("feature", FEATURES)
