@@ -111,5 +111,5 @@ def test_a_file_that_is_not_json_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such file; pass the results.json of a finished run"):
+    with pytest.raises(FileNotFoundError, match=r"no such file; pass the results\.json of a finished run"):
         load_results(tmp_path / "results.json")
