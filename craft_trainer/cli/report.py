@@ -59,7 +59,7 @@ def run(argv: Sequence[str]) -> None:
 
 def _write_page(evidence: "Evidence", output: str | None) -> None:
     from craft_trainer.report import format_table, write_page
-    from craft_trainer.report.headline import headlines
+    from craft_trainer.report.sentences import headlines
 
     for demo in evidence.demos.values() if len(evidence) == 1 else ():
         print(f"{format_table(demo.results, 'text')}\n")

@@ -9,11 +9,11 @@ from craft_trainer.hub import readme
 from craft_trainer.hub.facts import Retained, RunFacts, Source
 from craft_trainer.hub.loading import snippet
 from craft_trainer.hub.run_folder import HISTORIES
+from craft_trainer.report.page import write_success_figure
 from craft_trainer.report.results import Results, method_label
 from craft_trainer.report.run import teachers_scale
 from craft_trainer.report.schema import load_results
-from craft_trainer.report.table import format_table
-from craft_trainer.report.writing import write_success_figure
+from craft_trainer.report.tables import format_table
 
 RESULTS_FILE = "results.json"
 FIGURE_FILE = "figures/success.png"

@@ -5,11 +5,11 @@ optional extra ``report`` (matplotlib, jinja2); the table and the sentence do wi
 """
 
 from craft_trainer.report.evidence import Evidence, gather
+from craft_trainer.report.page import write_page, write_report, write_success_figure
 from craft_trainer.report.results import Count, Results, Row, Stream
 from craft_trainer.report.schema import load_results
-from craft_trainer.report.summary import verdict
-from craft_trainer.report.table import format_table
-from craft_trainer.report.writing import write_page, write_report, write_success_figure
+from craft_trainer.report.sentences import verdict
+from craft_trainer.report.tables import format_table
 
 __all__ = [
     "Count",

@@ -1,12 +1,10 @@
 """A trajectory in a few numbers: where L_retain and λ ended, how often the gradients conflicted, at what angles."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import acos, degrees
 
 import numpy as np
 
-from craft_trainer.report.history import History, Series
+from craft_trainer.report.history import History, Series, Trajectory
 
 NUM_MOMENTS = 11  # rows of the table that stands for a figure: start, end and every tenth between
 
@@ -38,24 +36,27 @@ class Course:
         return self.num_kept == self.num_seeds
 
 
-def course(histories: Mapping[int, History]) -> Course:
+def course(histories: Trajectory) -> Course:
     """The numbers of at least one history."""
     tails = [history.last_tenth() for history in histories.values()]
-    losses = [mean(tail.retention_loss) for tail in tails]
-    every = histories.values()
+    loss, epsilon = _joined(histories, "retention_loss"), _joined(histories, "epsilon")
     return Course(
         num_seeds=len(tails),
-        num_steps=max(len(history.step) for history in every),
-        retention_loss=float(np.median(losses)),
+        num_steps=max(len(history.step) for history in histories.values()),
+        retention_loss=float(np.median([mean(tail.retention_loss) for tail in tails])),
         epsilon=float(np.median([tail.epsilon[-1] for tail in tails])),
         multiplier=float(np.median([tail.multiplier[-1] for tail in tails])),
-        above=float(np.concatenate([~(history.retention_loss <= history.epsilon) for history in every]).mean()),
-        conflict=float(np.concatenate([history.conflict for history in every]).mean()),
-        cosine=mean(np.concatenate([history.cosine for history in every])),
-        update_cosine=mean(np.concatenate([history.update_cosine for history in every])),
+        above=float(np.mean(~(loss <= epsilon))),
+        conflict=float(_joined(histories, "conflict").mean()),
+        cosine=mean(_joined(histories, "cosine")),
+        update_cosine=mean(_joined(histories, "update_cosine")),
         num_kept=sum(_ends_within(tail) for tail in tails),
-        diverged=any(not np.all(np.isfinite(history.retention_loss)) for history in every),
+        diverged=not np.all(np.isfinite(loss)),
     )
+
+
+def _joined(histories: Trajectory, name: str) -> Series:
+    return np.concatenate([getattr(history, name) for history in histories.values()])
 
 
 def _ends_within(tail: History) -> bool:
@@ -75,30 +76,21 @@ class Moment:
     update_cosine: float
 
 
-def moments(histories: Mapping[int, History]) -> list[Moment]:
+def moments(histories: Trajectory) -> list[Moment]:
     """The first step, then at most ten equal parts of the steps, each the mean over it and over the seeds."""
     names = ("retention_loss", "epsilon", "multiplier", "conflict", "cosine", "update_cosine")
-    steps = np.unique(np.concatenate([history.step for history in histories.values()]))
+    every = _joined(histories, "step")
+    steps = np.unique(every)
     parts = [steps[:1], *(part for part in np.array_split(steps[1:], NUM_MOMENTS - 1) if len(part))]
-    found = []
-    for part in parts:
-        within = [(h.step >= part[0]) & (h.step <= part[-1]) for h in histories.values()]
-        values = (
-            mean(
-                np.concatenate([getattr(h, name)[inside] for h, inside in zip(histories.values(), within, strict=True)])
-            )
-            for name in names
-        )
-        found.append(Moment(int(part[-1]), *values))
-    return found
+    inside = [(every >= part[0]) & (every <= part[-1]) for part in parts]
+    series = [_joined(histories, name) for name in names]
+    return [
+        Moment(int(part[-1]), *(mean(one[chosen]) for one in series))
+        for part, chosen in zip(parts, inside, strict=True)
+    ]
 
 
 def mean(values: Series) -> float:
     """Mean of the finite values, NaN if there is none."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")
-
-
-def angle(cosine: float) -> float:
-    """The angle of a cosine in degrees, from 0 to 180."""
-    return degrees(acos(max(-1.0, min(1.0, cosine))))

@@ -7,17 +7,14 @@ from typing import Any
 
 from craft_trainer.report.course import course, moments
 from craft_trainer.report.evidence import Evidence
-from craft_trainer.report.headline import headlines, kept_share
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.results import GROUPS, Count, Results
-from craft_trainer.report.summary import conflict_sentence, constraint_sentence, coverage
-from craft_trainer.report.table import format_table
+from craft_trainer.report.sentences import conflict_sentence, constraint_sentence, coverage, headlines
 from craft_trainer.report.tables import (
-    Table,
     choices_table,
     demos_table,
     differing_settings,
-    markdown,
+    format_table,
     pairs_table,
     rollouts_table,
     runs_table,
@@ -31,20 +28,19 @@ MARKS = {"beware": "**Beware:**", "holds": "Holds:", "note": "Note:"}
 
 def as_document(evidence: Evidence) -> dict[str, Any]:
     """Everything the page says, as plain JSON values: rates and intervals are fractions, unknown numbers are null."""
-    return {
+    document = {
         "schema": SCHEMA,
-        "sentences": list(headlines(evidence)),
-        "remarks": [{"kind": one.kind, "about": list(one.about), "text": one.text} for one in remarks(evidence)],
+        "sentences": headlines(evidence),
+        "remarks": [one._asdict() for one in remarks(evidence)],
         "results": {name: _results(demo.results) for name, demo in evidence.demos.items()},
         "rollouts": {
-            name: {"policy": one.policy, "tasks": {task: _rate(count) for task, count in one.counts.items()}}
-            | {"all": _rate(one.total)}
+            name: {"policy": one.policy, "tasks": one.counts, "all": one.total}
             for name, one in evidence.rollouts.items()
         },
         "multiple_choice": {
             name: {
                 "checkpoints": [
-                    {"model": asked.model, "right": _rate(asked.right), "margin_gold": asked.margin_gold}
+                    {"model": asked.model, "right": asked.right, "margin_gold": asked.margin_gold}
                     for asked in one.asked
                 ],
                 "comparison": one.comparison,
@@ -52,80 +48,74 @@ def as_document(evidence: Evidence) -> dict[str, Any]:
             for name, one in evidence.asked.items()
         },
         "training": {
-            name: _finite(asdict(course(histories)) | {"moments": [asdict(one) for one in moments(histories)]})
+            name: asdict(course(histories)) | {"moments": [asdict(one) for one in moments(histories)]}
             for name, histories in evidence.trajectories.items()
         },
         "settings": evidence.settings,
         "provenance": evidence.provenance,
     }
+    return {key: _plain(value) for key, value in document.items()}
 
 
 def _results(results: Results) -> dict[str, Any]:
     """Rates by method: of each group, of each task, and the share of the teacher's old-task success."""
-    found: dict[str, Any] = {}
-    for method in results.methods:
-        groups = {group: _rate(results.count(method, group)) for group in GROUPS}
-        tasks = {
-            task: _rate(results.count(method, group, task=task))
-            for group in GROUPS
-            for task in results.stream.tasks(group)
+    tasks = [(group, task) for group in GROUPS for task in results.stream.tasks(group)]
+    methods = {
+        method: {
+            **{group: results.count(method, group) for group in GROUPS},
+            "kept": results.kept(method),
+            "tasks": {task: results.count(method, group, task=task) for group, task in tasks},
         }
-        found[method] = {**groups, "kept": kept_share(results, method), "tasks": tasks}
-    return {"seeds": list(results.seeds), "methods": found, "seconds": dict(results.seconds)}
+        for method in results.methods
+    }
+    return {"seeds": results.seeds, "methods": methods, "seconds": results.seconds}
 
 
-def _rate(count: Count | None) -> dict[str, Any] | None:
-    if count is None:
-        return None
-    return {**asdict(count), "rate": count.rate, "interval": list(count.interval)}
-
-
-def _finite(value: Any) -> Any:
-    """``value`` with null for every number that is not finite: JSON has no NaN."""
+def _plain(value: Any) -> Any:
+    """``value`` as JSON has it: a count with its rate and interval, null for every number that is not finite."""
+    if isinstance(value, Count):
+        return {**asdict(value), "rate": value.rate, "interval": list(value.interval)}
     if isinstance(value, Mapping):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
+        return {key: _plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
     return None if isinstance(value, float) and not isfinite(value) else value
 
 
 def as_markdown(evidence: Evidence) -> str:
     """The page in Markdown, without its figures."""
-    return "\n\n".join(part for part in _parts(evidence) if part) + "\n"
+    return "\n\n".join(filter(None, _parts(evidence))) + "\n"
 
 
 def _parts(evidence: Evidence) -> Iterator[str]:
     first, *others = headlines(evidence)
-    yield f"# {first}"
-    yield from others
+    yield from (f"# {first}", *others)
     yield from _findings(evidence)
     yield "## May I believe it?"
-    yield "\n".join(
-        f"- {MARKS[one.kind]} {f'{", ".join(one.about)}: ' if one.about else ''}{one.text}" for one in remarks(evidence)
-    )
+    about = ((one, f"{', '.join(one.about)}: " if one.about else "") for one in remarks(evidence))
+    yield "\n".join(f"- {MARKS[one.kind]} {names}{one.text}" for one, names in about)
     yield from _training(evidence)
     yield "## The runs" if len(evidence) > 1 else "## The run"
-    yield from map(markdown, differing_settings(evidence))
+    for table in differing_settings(evidence):
+        yield table.markdown()
     for name, values in evidence.settings.items():
-        yield markdown(pairs_table(f"Settings of {name}", values))
+        yield pairs_table(f"Settings of {name}", values).markdown()
     for name, values in evidence.provenance.items():
-        yield markdown(pairs_table(f"Where the numbers of {name} come from", values))
+        yield pairs_table(f"Where the numbers of {name} come from", values).markdown()
 
 
 def _findings(evidence: Evidence) -> Iterator[str]:
     if evidence.demos or evidence.rollouts or evidence.asked:
         yield "## Did it learn, did it forget?"
     if len(evidence.demos) > 1:
-        yield markdown(demos_table(evidence))
+        yield demos_table(evidence.demos).markdown()
     for name, demo in evidence.demos.items():
         yield f"### {name}: {coverage(demo.results)}"
         yield format_table(demo.results, "markdown")
-    tables: Iterator[Table] = (
-        make(evidence)
-        for make, found in ((rollouts_table, evidence.rollouts), (choices_table, evidence.asked))
-        if found
-    )
-    yield from map(markdown, tables)
+    if evidence.rollouts:
+        yield rollouts_table(evidence.rollouts).markdown()
+    if evidence.asked:
+        yield choices_table(evidence.asked).markdown()
 
 
 def _training(evidence: Evidence) -> Iterator[str]:
@@ -133,10 +123,10 @@ def _training(evidence: Evidence) -> Iterator[str]:
     if trajectories or evidence.runs:
         yield "## During training"
     if evidence.runs:
-        yield markdown(runs_table(evidence.runs))
+        yield runs_table(evidence.runs).markdown()
     if len(trajectories) > 1:
-        yield markdown(trajectories_table(evidence))
+        yield trajectories_table(trajectories).markdown()
     if len(trajectories) == 1:
         (histories,) = trajectories.values()
         yield f"{constraint_sentence(histories, evidence.scale)} {conflict_sentence(histories)}"
-        yield markdown(trajectory_table(histories))
+        yield trajectory_table(histories).markdown()

@@ -1,12 +1,13 @@
 """Everything that one page is about: demos, rollouts, multiple choice and training runs, each with a name."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from craft_trainer.report.choices import Choices, load_choices
-from craft_trainer.report.history import History, load_histories
+from craft_trainer.report.history import Trajectory, load_histories
 from craft_trainer.report.results import Json, Results
 from craft_trainer.report.rollouts import Rollout, load_rollout
 from craft_trainer.report.run import VARIANCE, Run, load_run, teachers_scale
@@ -15,11 +16,8 @@ from craft_trainer.report.schema import load_results
 USUAL_NAMES = ("results", "mcq", "rollout", "report")  # of files that say nothing: their folder's name is used
 RESULTS_FILE = "results.json"
 
-type Trajectory = Mapping[int, History]  # seed → history; a single training run is seed 0
 
-
-@dataclass(frozen=True)
-class Demo:
+class Demo(NamedTuple):
     """A results.json and the histories of its craft runs."""
 
     results: Results
@@ -63,7 +61,7 @@ class Evidence:
         """Settings by name, as they were recorded: of demos, of multiple choice, of training runs."""
         return (
             {name: demo.results.settings for name, demo in self.demos.items()},
-            {name: dict(one.settings) | {"data": dict(one.data)} for name, one in self.choices.items()},
+            {name: one.settings for name, one in self.choices.items()},
             {name: run.settings for name, run in self.runs.items()},
         )
 
@@ -107,15 +105,11 @@ def gather(
     names = iter(_names([entry for entries in paths.values() for entry in entries]))
     found = {kind: [(next(names), _split(entry)[1]) for entry in entries] for kind, entries in paths.items()}
     return Evidence(
-        demos=_load(found["results"], _load_demo),
-        rollouts=_load(found["rollouts"], load_rollout),
-        choices=_load(found["choices"], load_choices),
-        runs=_load(found["runs"], load_run),
+        demos={name: _load_demo(path) for name, path in found["results"]},
+        rollouts={name: load_rollout(path) for name, path in found["rollouts"]},
+        choices={name: load_choices(path) for name, path in found["choices"]},
+        runs={name: load_run(path) for name, path in found["runs"]},
     )
-
-
-def _load[Kind](named: Sequence[tuple[str, Path]], load: Callable[[Path], Kind]) -> dict[str, Kind]:
-    return {name: load(path) for name, path in named}
 
 
 def _load_demo(path: Path) -> Demo:

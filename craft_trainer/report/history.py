@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from craft_trainer.report.results import Results
 
 type Series = NDArray[np.float64]  # shape [steps]
+type Trajectory = Mapping[int, History]  # seed → history; a single training run is seed 0
 
-ANGLE = "update_cosine"  # measured every tenth step by default, and blank in the others
-COLUMNS = ("step", "retention_loss", "multiplier", "epsilon", "cosine", "conflict", ANGLE)
+COLUMNS = ("step", "retention_loss", "multiplier", "epsilon", "cosine", "conflict", "update_cosine")
+SPARSE = "update_cosine"  # measured every tenth step by default, and blank in the others
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def history_path(results: Results, seed: int) -> Path:
     return results.path.parent / f"seed{seed}" / "craft" / "lambda_history.csv"
 
 
-def load_histories(results: Results) -> Mapping[int, History]:
+def load_histories(results: Results) -> Trajectory:
     """Histories by seed; a seed without a file is left out, a damaged file is a ValueError."""
     paths = {seed: history_path(results, seed) for seed in results.seeds}
     return {seed: load_history(path) for seed, path in paths.items() if path.is_file()}
@@ -67,20 +68,22 @@ def load_history(path: Path) -> History:
     if not values:
         raise ValueError(f"{path}: a header and no steps; remove the file to write the report without it")
     history = History(*np.array(values, dtype=np.float64).T)
-    for name in ("step", "multiplier", "epsilon"):
-        if not np.all(np.isfinite(getattr(history, name))):
-            raise ValueError(f"{path}: column {name} has values that are not finite")
-    if not np.all(np.diff(history.step) > 0):
-        raise ValueError(f"{path}: column step does not ascend; two runs wrote to one file, keep one of them")
-    if not np.all((history.conflict >= 0) & (history.conflict <= 1)):
-        raise ValueError(f"{path}: column conflict has values outside [0, 1]; it is a fraction")
-    if np.any(np.abs(history.update_cosine) > 1):
-        raise ValueError(f"{path}: column {ANGLE} has values outside [-1, 1]; it is a cosine")
+    rules = {
+        f"{name} has values that are not finite": np.isfinite(getattr(history, name))
+        for name in ("step", "multiplier", "epsilon")
+    } | {
+        "step does not ascend; two runs wrote to one file, keep one of them": np.diff(history.step) > 0,
+        "conflict has values outside [0, 1]; it is a fraction": (history.conflict >= 0) & (history.conflict <= 1),
+        f"{SPARSE} has values outside [-1, 1]; it is a cosine": ~(np.abs(history.update_cosine) > 1),
+    }
+    for problem, holds in rules.items():
+        if not np.all(holds):
+            raise ValueError(f"{path}: column {problem}")
     return history
 
 
 def _number(text: str | None, path: Path, line: int, column: str) -> float:
     try:
-        return float(text or ("nan" if column == ANGLE else ""))
+        return float(text or ("nan" if column == SPARSE else ""))
     except ValueError as error:
         raise ValueError(f"{path}: line {line}, column {column} is {text!r}, expected a number") from error

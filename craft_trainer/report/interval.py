@@ -1,4 +1,4 @@
-"""How far a success rate can be trusted, and how it is written."""
+"""How far a success rate can be trusted."""
 
 from math import sqrt
 from typing import NamedTuple
@@ -25,14 +25,3 @@ def wilson(successes: int, episodes: int) -> Interval:
     half = sqrt(z2 * rate * (1 - rate) + z2**2 / 4)
     low, high = (centre - half) / (1 + z2), (centre + half) / (1 + z2)
     return Interval(0.0 if successes == 0 else low, 1.0 if successes == episodes else high)
-
-
-def percent(fraction: float) -> str:
-    """``fraction`` ≥ 0 in whole per cent, without the sign: 0.98 → ``98``.
-
-    Only an exact 0 or 1 is written 0 or 100: 299 of 300 is ``99.7``, 1 of 5000 is ``<0.1``.
-    """
-    value = 100 * fraction
-    if 0 < value < 0.5 or 99.5 <= value < 100:
-        return "<0.1" if value < 0.05 else ">99.9" if value >= 99.95 else f"{value:.1f}"
-    return f"{value:.0f}"

@@ -1,39 +1,87 @@
-"""The self-contained HTML page. Needs jinja2 and matplotlib."""
+"""Files out: the self-contained HTML page, and the figure for a README. The extra ``report`` is imported when used."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
-from typing import NamedTuple
+from os import PathLike
+from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from craft_trainer.files import write_atomically
+from craft_trainer.report.evidence import Evidence, gather
+from craft_trainer.report.remarks import remarks
+from craft_trainer.report.results import GROUPS, Results, method_label
+from craft_trainer.report.sentences import coverage, headlines
+from craft_trainer.report.tables import differing_settings, pairs_table, seed_lines, task_lines, times_table
+from craft_trainer.report.wording import duration, plural, rate
 
-from craft_trainer.report.evidence import Demo, Evidence
-from craft_trainer.report.headline import headlines
-from craft_trainer.report.pictures import (
-    choices_pictures,
-    demo_pictures,
-    rollouts_picture,
-    success_picture,
-    training_pictures,
-)
-from craft_trainer.report.remarks import Remark, remarks
-from craft_trainer.report.results import GROUPS, Count, Group, Results, method_label
-from craft_trainer.report.summary import coverage, plural
-from craft_trainer.report.table import cell_text, table_lines
-from craft_trainer.report.tables import Table, differing_settings, pairs_table
-
+EXTRA_PACKAGES = ("matplotlib", "jinja2")
+FIGURE_FORMATS = (".svg", ".png")
 MANY = 4  # things compared, from which on their remarks are folded away
 MOST_REMARKS = 6  # shown there
 
 
-class Details(NamedTuple):
-    """Tables that are folded away under a line of text."""
+def write_report(results_path: str | PathLike[str], output_path: str | PathLike[str] | None = None) -> Path:
+    """Write the self-contained HTML page of a results.json and return its path, by default report.html beside it.
 
-    summary: str
-    tables: Sequence[Table]
+    Raises what ``load_results`` raises, ValueError for
+    a damaged lambda_history.csv, ImportError without the extra ``report``.
+    """
+    evidence = gather(results=[str(results_path)])
+    return write_page(evidence, output_path or Path(results_path).with_name("report.html"))
+
+
+def write_page(evidence: Evidence, output_path: str | PathLike[str]) -> Path:
+    """Write the self-contained HTML page about ``evidence`` and return its path.
+
+    The bytes depend on the input files, their names and library versions only. ImportError without the extra
+    ``report``.
+    """
+    target = Path(output_path)
+    with report_extra():
+        write_atomically(target, render_page(evidence))
+    return target
+
+
+def write_success_figure(results: Results, path: str | PathLike[str]) -> Path:
+    """Save the success bars on white, as .svg or .png by the ending of ``path``, and return the path.
+
+    ValueError for another ending, ImportError without the extra ``report``.
+    """
+    target = Path(path)
+    if target.suffix not in FIGURE_FORMATS:
+        raise ValueError(f"{target}: ends in {target.suffix!r}, expected {' or '.join(FIGURE_FORMATS)}")
+    with report_extra():
+        from craft_trainer.report.figures.canvas import standalone_image
+        from craft_trainer.report.figures.success import success_figure
+    write_atomically(target, standalone_image(lambda: success_figure(results), target.suffix.removeprefix(".")))
+    return target
+
+
+@contextmanager
+def report_extra() -> Iterator[None]:
+    """Turn a missing matplotlib or jinja2 into an ImportError that says how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRA_PACKAGES:
+            raise
+        message = f"the report needs {package}, which is not installed: pip install 'craft-trainer[report]'"
+        raise ImportError(message, name=package) from error
 
 
 def render_page(evidence: Evidence) -> str:
     """HTML of the whole report; parts of which there is no evidence are left out."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from craft_trainer.report.pictures import (
+        choices_pictures,
+        demos_picture,
+        rollouts_picture,
+        success_picture,
+        training_pictures,
+    )
+
     environment = Environment(
         loader=PackageLoader("craft_trainer.report"),
         autoescape=True,
@@ -42,51 +90,23 @@ def render_page(evidence: Evidence) -> str:
         lstrip_blocks=True,
         finalize=_unbroken,
     )
-    found = headlines(evidence)
+    called = (coverage, duration, method_label, pairs_table, plural, rate, seed_lines, slug, task_lines, times_table)
+    environment.globals.update({one.__name__: one for one in called}, groups=GROUPS)
+    found = remarks(evidence)
+    num_shown = MOST_REMARKS if len(evidence) > MANY and len(found) > MOST_REMARKS + 1 else len(found)
     return environment.get_template("report.html.jinja").render(
-        title=_title(evidence),
-        kicker=_kicker(evidence),
-        headlines=found,
-        coverages=[(name, _coverage(demo)) for name, demo in evidence.demos.items()],
-        demos=evidence.demos,
+        evidence=evidence,
         alone=len(evidence) == 1,
-        success=success_picture(evidence),
-        compared=demo_pictures(evidence),
-        rollouts=rollouts_picture(evidence),
-        choices=choices_pictures(evidence),
-        remarks=_grouped(remarks(evidence), folded=len(evidence) > MANY),
-        training=training_pictures(evidence),
+        headlines=headlines(evidence),
+        success=success_picture(evidence.demos),
+        compared=demos_picture(evidence.demos),
+        rollouts=rollouts_picture(evidence.rollouts),
+        choices=list(choices_pictures(evidence.asked)),
+        training=list(training_pictures(evidence)),
+        remarks={"shown": found[:num_shown], "folded": found[num_shown:]},  # warnings come first
         differing=differing_settings(evidence),
-        settings=list(_settings(evidence)),
-        provenance=list(_provenance(evidence)),
-        times=list(_times(evidence)),
-        groups=GROUPS,
-        by_task=_by_task,
-        by_seed=_by_seed,
-        cell_text=cell_text,
-        label=method_label,
-        slug=slug,
         version=version("craft-trainer"),
     )
-
-
-type Line = tuple[str, bool, tuple[Count | None, ...]]  # name, whether it is a mean, a count per method
-
-
-def _by_task(results: Results) -> dict[Group, list[Line]]:
-    lines = table_lines(results)
-    return {g: [(line.label, line.is_mean, line.cells) for line in lines if line.group == g] for g in GROUPS}
-
-
-def _by_seed(results: Results) -> dict[Group, list[Line]]:
-    """Means over the tasks of a group, a line for each seed."""
-    return {
-        group: [
-            (f"seed {seed}", False, tuple(results.count(method, group, seed=seed) for method in results.methods))
-            for seed in results.seeds
-        ]
-        for group in GROUPS
-    }
 
 
 def _unbroken(value: object) -> object:
@@ -97,68 +117,3 @@ def _unbroken(value: object) -> object:
 def slug(text: str) -> str:
     """``text`` as part of an id; different texts of one page give different ids."""
     return "".join(char if char.isalnum() and char.isascii() else f"-{ord(char):x}" for char in text)
-
-
-def duration(seconds: float) -> str:
-    """A time for readers: ``4.2 s``, ``3 min 20 s``, ``1 h 05 min``."""
-    if seconds < 59.95:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def _title(evidence: Evidence) -> str:
-    if len(evidence) == 1 and evidence.demos:
-        (demo,) = evidence.demos.values()
-        return f"Learned and kept: {', '.join(demo.results.stream.new)}"
-    names = [*evidence.demos, *evidence.rollouts, *evidence.choices, *evidence.runs]
-    return f"{', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}: learned and kept"
-
-
-def _kicker(evidence: Evidence) -> str:
-    if len(evidence) == 1 and evidence.demos:
-        (demo,) = evidence.demos.values()
-        return f"Fine-tuning on {', '.join(demo.results.stream.new)}: what was learned, what was kept"
-    kinds = (
-        (len(evidence.demos), "result"),
-        (len(evidence.rollouts), "rollout"),
-        (len(evidence.choices), "multiple-choice result"),
-        (len(evidence.runs), "training run"),
-    )
-    return f"{', '.join(plural(number, noun) for number, noun in kinds if number)}: what was learned, what was kept"
-
-
-def _coverage(demo: Demo) -> str:
-    stream = demo.results.stream
-    return f"{coverage(demo.results)}; {len(stream.old)} old and {plural(len(stream.new), 'new task')}."
-
-
-def _grouped(found: Sequence[Remark], *, folded: bool) -> dict[str, Sequence[Remark]]:
-    """Remarks that are shown; where many things are compared, the first, warnings before all, and the rest folded."""
-    num_shown = MOST_REMARKS if folded and len(found) > MOST_REMARKS + 1 else len(found)
-    return {"shown": found[:num_shown], "folded": found[num_shown:]}
-
-
-def _settings(evidence: Evidence) -> Iterator[Details]:
-    for name, values in evidence.settings.items():
-        summary = "Settings" if len(evidence) == 1 else f"Settings of {name}"
-        yield Details(summary, [pairs_table(summary, values)] if values else [])
-
-
-def _provenance(evidence: Evidence) -> Iterator[Details]:
-    for name, values in evidence.provenance.items():
-        summary = "Where the numbers come from" if len(evidence) == 1 else f"Where the numbers of {name} come from"
-        yield Details(summary, [pairs_table(summary, values)])
-
-
-def _times(evidence: Evidence) -> Iterator[Details]:
-    for name, demo in evidence.demos.items():
-        seconds = demo.results.seconds
-        whole = seconds.get("total", sum(seconds.values()))
-        of = "" if len(evidence) == 1 else f" of {name}"
-        rows = tuple((stage, duration(value)) for stage, value in seconds.items())
-        yield Details(f"Time{of}: {duration(whole)}", [Table(f"Time by stage{of}", ("stage", "time"), rows)])
-    for name, run in evidence.runs.items():
-        if run.seconds is not None:
-            of = "" if len(evidence) == 1 else f" of {name}"
-            yield Details(f"Time{of}: {duration(run.seconds)}", [])

@@ -6,23 +6,23 @@ from typing import NamedTuple
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from craft_trainer.report.evidence import Evidence
-from craft_trainer.report.figures import (
-    Panel,
-    change_figure,
-    conflict_figure,
-    conflicts_figure,
-    constraint_figure,
-    constraints_figure,
-    inline_svg,
-    losses_figure,
-    rates_figure,
-    success_figure,
-)
-from craft_trainer.report.figures.comparison import MOST_NAMED, Curve
-from craft_trainer.report.headline import demos_sentence, rollouts_sentence, trajectories_sentence
+from craft_trainer.report.choices import Choices
+from craft_trainer.report.evidence import Demo, Evidence
+from craft_trainer.report.figures.canvas import inline_svg
+from craft_trainer.report.figures.changes import change_figure
+from craft_trainer.report.figures.dots import Panel, rates_figure
+from craft_trainer.report.figures.success import success_figure
+from craft_trainer.report.figures.training import MOST_NAMED, conflict_figure, constraint_figure, losses_figure
 from craft_trainer.report.results import GROUPS
-from craft_trainer.report.summary import conflict_sentence, constraint_sentence, plural, verdict
+from craft_trainer.report.rollouts import Rollout
+from craft_trainer.report.sentences import (
+    conflict_sentence,
+    constraint_sentence,
+    demos_sentence,
+    rollouts_sentence,
+    trajectories_sentence,
+    verdict,
+)
 from craft_trainer.report.tables import (
     Table,
     choices_table,
@@ -32,6 +32,7 @@ from craft_trainer.report.tables import (
     trajectories_table,
     trajectory_table,
 )
+from craft_trainer.report.wording import plural
 
 AXIS = "% (lines: 95 % interval)"
 PULL = "With dual ascent λ rises while L_retain is above its budget ε and falls while it is below."
@@ -39,44 +40,35 @@ CONFLICT = (
     "A conflict is a step on which the two gradients point apart by more than the threshold: following the new task "
     "alone would raise L_retain. The scale at the right gives the angle."
 )
-SAME_TABLE = " The numbers are in the table above."
+SAME_TABLE = "The numbers are in the table above."
 
 
 class Picture(NamedTuple):
-    """A figure ready for the page: ``sentence`` stands above it, ``caption`` below, ``table`` is read instead of it.
+    """A figure of the page: ``sentence`` stands above it, ``caption`` below, ``table`` is read instead of it.
 
     Where ``shown`` the table is part of the page, else it is folded away.
     """
 
+    draw: Callable[[], Figure]
     name: str
     title: str
-    svg: Markup
     sentence: str
-    caption: str
-    table: Table | None
+    caption: str = ""
+    table: Table | None = None
     shown: bool = False
 
-
-def _picture(
-    draw: Callable[[], Figure],
-    name: str,
-    title: str,
-    *,
-    sentence: str,
-    caption: str = "",
-    table: Table | None = None,
-    shown: bool = False,
-) -> Picture:
-    svg = Markup(inline_svg(draw, name, title, sentence))  # made by us, texts in it are escaped
-    return Picture(name, title, svg, sentence, caption, table, shown)
+    @property
+    def svg(self) -> Markup:
+        """The figure as markup: it is made by us, and texts in it are escaped."""
+        return Markup(inline_svg(self.draw, self.name, self.title, self.sentence))
 
 
-def success_picture(evidence: Evidence) -> Picture | None:
+def success_picture(demos: Mapping[str, Demo]) -> Picture | None:
     """Bars of a single demo; its table stands in the page by itself."""
-    if len(evidence.demos) != 1:
+    if len(demos) != 1:
         return None
-    (demo,) = evidence.demos.values()
-    return _picture(
+    (demo,) = demos.values()
+    return Picture(
         lambda: success_figure(demo.results),
         "success",
         "Success per task and method",
@@ -86,9 +78,8 @@ def success_picture(evidence: Evidence) -> Picture | None:
     )
 
 
-def demo_pictures(evidence: Evidence) -> Picture | None:
+def demos_picture(demos: Mapping[str, Demo]) -> Picture | None:
     """Every method of several demos, old tasks beside new ones."""
-    demos = evidence.demos
     if len(demos) < 2:
         return None
     methods = tuple(dict.fromkeys(method for demo in demos.values() for method in demo.results.methods))
@@ -98,152 +89,117 @@ def demo_pictures(evidence: Evidence) -> Picture | None:
         )
         for group in GROUPS
     ]
-    return _picture(
+    return Picture(
         lambda: rates_figure(panels, methods, f"success, {AXIS}"),
         "demos",
         "Success on old and new tasks, compared",
-        sentence=demos_sentence(list(demos.values())),
+        sentence=demos_sentence(demos),
         caption="Each mark is the success over all tasks of the group and all seeds; its line is the 95 % interval.",
-        table=demos_table(evidence),
+        table=demos_table(demos),
         shown=True,
     )
 
 
-def rollouts_picture(evidence: Evidence) -> Picture | None:
+def rollouts_picture(rollouts: Mapping[str, Rollout]) -> Picture | None:
     """Success of each policy over all its tasks; of a single one, task by task."""
-    rollouts = evidence.rollouts
     if not rollouts:
         return None
     rows = {name: [one.total] for name, one in rollouts.items()}
     if len(rollouts) == 1:
         (one,) = rollouts.values()
         rows = {task: [count] for task, count in one.counts.items()} | {"all tasks": [one.total]}
-    return _picture(
+    return Picture(
         lambda: rates_figure([Panel("Success", rows)], [""], f"success, {AXIS}"),
         "rollouts",
         "Success in rollouts",
-        sentence=rollouts_sentence(evidence),
+        sentence=rollouts_sentence(rollouts),
         caption="The line is the 95 % Wilson interval of all episodes together.",
-        table=rollouts_table(evidence),
+        table=rollouts_table(rollouts),
         shown=True,
     )
 
 
-def choices_pictures(evidence: Evidence) -> list[Picture]:
+def choices_pictures(documents: Mapping[str, Choices]) -> Iterator[Picture]:
     """Right answers of every checkpoint, and what changed in every comparison."""
-    if not evidence.asked:
-        return []
-    compared = [name for name, one in evidence.asked.items() if one.comparison is not None]
-    return [_right_answers(evidence), *([_changes(evidence)] if compared else [])]
-
-
-def _right_answers(evidence: Evidence) -> Picture:
-    several = len(evidence.asked) > 1
-    rows = {
-        f"{name}: {_end(one.model)}" if several else _end(one.model): [one.right]
-        for name, document in evidence.asked.items()
-        for one in document.asked
-    }
-    return _picture(
-        lambda: rates_figure([Panel("Right answers", rows)], [""], AXIS),
-        "choices",
-        "Multiple choice: right answers",
-        sentence=f"{plural(len(rows), 'checkpoint')} asked by likelihood of the choices.",
-        caption="The line is the 95 % Wilson interval of each checkpoint by itself; a change is judged question by "
-        "question.",
-        table=choices_table(evidence),
-        shown=True,
-    )
-
-
-def _changes(evidence: Evidence) -> Picture:
-    several = len(evidence.asked) > 1
+    several = len(documents) > 1
+    named = [(f"{name}: " if several else "", document) for name, document in documents.items()]
+    rows = {f"{name}{_end(one.model)}": [one.right] for name, document in named for one in document.asked}
     compared = {
         name if several else _end(one.asked[-1].model): one.comparison
-        for name, one in evidence.asked.items()
+        for name, one in documents.items()
         if one.comparison is not None
     }
     conclusions = [str(one.get("conclusion", "")) for one in compared.values()]
-    return _picture(
-        lambda: change_figure(compared),
-        "changes",
-        "Multiple choice: what changed",
-        sentence=conclusions[0] if len(conclusions) == 1 else f"{len(compared)} comparisons, question by question.",
-        caption="Blue: the interval lies above no change; vermillion: below; grey: it includes no change. The numbers "
-        "are in the table of right answers.",
-    )
+    if rows:
+        yield Picture(
+            lambda: rates_figure([Panel("Right answers", rows)], [""], AXIS),
+            "choices",
+            "Multiple choice: right answers",
+            sentence=f"{plural(len(rows), 'checkpoint')} asked by likelihood of the choices.",
+            caption="The line is the 95 % Wilson interval of each checkpoint by itself; a change is judged question by "
+            "question.",
+            table=choices_table(documents),
+            shown=True,
+        )
+    if compared:
+        yield Picture(
+            lambda: change_figure(compared),
+            "changes",
+            "Multiple choice: what changed",
+            sentence=conclusions[0] if len(conclusions) == 1 else f"{len(compared)} comparisons, question by question.",
+            caption="Blue: the interval lies above no change; vermillion: below; grey: it includes no change. The "
+            "numbers are in the table of right answers.",
+        )
 
 
 def _end(name: str, longest: int = 32) -> str:
     return name if len(name) <= longest else "…" + name[1 - longest :]
 
 
-def training_pictures(evidence: Evidence) -> list[Picture]:
+def training_pictures(evidence: Evidence) -> Iterator[Picture]:
     """The task loss of training runs; λ, ε and L_retain; conflicts and angles."""
     losses = {name: run.losses for name, run in evidence.runs.items() if len(run.losses[0]) > 1}
-    pictures = [_losses(evidence, losses)] if losses else []
-    if len(evidence.trajectories) == 1:
-        return [*pictures, *_single(evidence)]
-    return [*pictures, *_several(evidence)] if evidence.trajectories else pictures
+    if losses:
+        yield Picture(
+            lambda: losses_figure(losses),
+            "losses",
+            "Task loss over training",
+            sentence="The task loss says how well the training data are fitted, not how often a rollout succeeds.",
+            table=runs_table(evidence.runs),
+        )
+    if evidence.trajectories:
+        yield from _trajectories(evidence)
 
 
-def _losses(evidence: Evidence, losses: Mapping[str, Curve]) -> Picture:
-    return _picture(
-        lambda: losses_figure(losses),
-        "losses",
-        "Task loss over training",
-        sentence="The task loss says how well the training data are fitted, not how often a rollout succeeds.",
-        table=runs_table(evidence.runs),
-    )
-
-
-def _single(evidence: Evidence) -> Iterator[Picture]:
-    ((name, histories),) = evidence.trajectories.items()
-    of = "" if len(evidence) == 1 else f"{name}: "
-    window = _window(evidence)
-    rolling = f" The thick line of L_retain is a rolling mean over {window} steps." if window > 1 else ""
-    yield _picture(
-        lambda: constraint_figure(histories, window, evidence.scale),
+def _trajectories(evidence: Evidence) -> Iterator[Picture]:
+    trajectories, scale = evidence.trajectories, evidence.scale
+    (name, first), *others = trajectories.items()
+    of = "" if len(evidence) == 1 or others else f"{name}: "
+    rows = max(len(history.step) for histories in trajectories.values() for history in histories.values())
+    window = max(rows // 40, min(rows // 10, 25), 1)  # rows in a rolling mean: 1/40; of a short history 1/10, up to 25
+    rolling = f"Rolling means over {window} steps." if window > 1 else ""
+    thick = f"The thick line of L_retain is a rolling mean over {window} steps." if window > 1 else ""
+    seeds = "Of several seeds the line is the median." if any(len(one) > 1 for one in trajectories.values()) else ""
+    many = f"More than {MOST_NAMED} lines have no names: the table has each." if len(trajectories) > MOST_NAMED else ""
+    yield Picture(
+        lambda: constraint_figure(trajectories, window, scale),
         "constraint",
-        f"{of}Retention loss, its budget and the multiplier over training",
-        sentence=constraint_sentence(histories, evidence.scale),
-        caption=PULL + rolling,
-        table=trajectory_table(histories),
+        "Retention loss against its budget and the multiplier, compared"
+        if others
+        else f"{of}Retention loss, its budget and the multiplier over training",
+        sentence=trajectories_sentence(trajectories, scale) if others else constraint_sentence(first, scale),
+        caption=" ".join(filter(None, (PULL, rolling, seeds, many) if others else (PULL, thick))),
+        table=trajectories_table(trajectories) if others else trajectory_table(first),
+        shown=bool(others),
     )
-    yield _picture(
-        lambda: conflict_figure(histories, window),
+    yield Picture(
+        lambda: conflict_figure(trajectories, window),
         "conflict",
-        f"{of}Conflicts and angles of the gradients over training",
-        sentence=conflict_sentence(histories),
-        caption=(f"Rolling means over {window} steps. " if window > 1 else "") + CONFLICT + SAME_TABLE,
+        "Conflicts and angles of the gradients, compared"
+        if others
+        else f"{of}Conflicts and angles of the gradients over training",
+        sentence="How often the gradients pulled apart, at which angle, and where the optimizer's own step went."
+        if others
+        else conflict_sentence(first),
+        caption=" ".join(filter(None, (CONFLICT, rolling, many, SAME_TABLE))),
     )
-
-
-def _several(evidence: Evidence) -> Iterator[Picture]:
-    trajectories, window = evidence.trajectories, _window(evidence)
-    rolling = f" Rolling means over {window} steps." if window > 1 else ""
-    seeds = " Of several seeds the line is the median." if any(len(one) > 1 for one in trajectories.values()) else ""
-    many = f" More than {MOST_NAMED} lines have no names: the table has each." if len(trajectories) > MOST_NAMED else ""
-    yield _picture(
-        lambda: constraints_figure(trajectories, window, evidence.scale),
-        "constraint",
-        "Retention loss against its budget and the multiplier, compared",
-        sentence=trajectories_sentence(evidence),
-        caption=PULL + rolling + seeds + many,
-        table=trajectories_table(evidence),
-        shown=True,
-    )
-    yield _picture(
-        lambda: conflicts_figure(trajectories, window),
-        "conflict",
-        "Conflicts and angles of the gradients, compared",
-        sentence="How often the gradients pulled apart, at which angle, and where the optimizer's own step went.",
-        caption=CONFLICT + rolling + many + SAME_TABLE,
-    )
-
-
-def _window(evidence: Evidence) -> int:
-    """Rows in a rolling mean: 1/40 of the longest history, in a short one 1/10 up to 25 rows."""
-    rows = [len(history.step) for histories in evidence.trajectories.values() for history in histories.values()]
-    longest = max(rows, default=0)
-    return max(longest // 40, min(longest // 10, 25), 1)

@@ -1,22 +1,25 @@
 """May I believe it? What the numbers themselves say for and against what the headline says."""
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.course import course
-from craft_trainer.report.evidence import Evidence, Trajectory
-from craft_trainer.report.interval import Interval, percent
+from craft_trainer.report.evidence import Demo, Evidence
+from craft_trainer.report.history import Trajectory
 from craft_trainer.report.results import Group, Results, method_label
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run
-from craft_trainer.report.summary import missing_sentence, plural, short
+from craft_trainer.report.sentences import missing_sentence
+from craft_trainer.report.wording import percent, plural, short_percent, spread, within
 
 type Kind = Literal["holds", "beware", "note"]
+type Pairs = Iterator[tuple[Kind, str]]
 
 WIDE = 0.2  # of an interval: 20 points
 LITTLE = 0.5  # success of the teacher below which there is little to forget, or above which a task is not new
-ORDER = {"beware": 0, "holds": 1, "note": 2}
+ORDER = ("beware", "holds", "note")
 
 
 class Remark(NamedTuple):
@@ -29,54 +32,39 @@ class Remark(NamedTuple):
 
 def remarks(evidence: Evidence) -> list[Remark]:
     """Every remark once, warnings first; ``about`` is empty where there is only one thing to speak of."""
+    said = chain(
+        ((name, _of_demo(demo)) for name, demo in evidence.demos.items()),
+        ((name, _of_rollout(rollout)) for name, rollout in evidence.rollouts.items()),
+        ((name, _of_choices(choices)) for name, choices in evidence.asked.items()),
+        ((name, _of_run(run)) for name, run in evidence.runs.items()),
+    )
     found: dict[tuple[Kind, str], dict[str, None]] = {}
-    for name, pairs in _pairs(evidence):
-        for kind, text in pairs:
-            found.setdefault((kind, text), {})[name] = None
+    for name, pairs in said:
+        for pair in pairs:
+            found.setdefault(pair, {})[name] = None
     single = len(evidence) == 1
     every = [Remark(kind, () if single else tuple(names), text) for (kind, text), names in found.items()]
-    return sorted(every, key=lambda remark: ORDER[remark.kind])
+    return sorted(every, key=lambda remark: ORDER.index(remark.kind))
 
 
-type Pairs = Iterator[tuple[Kind, str]]
-
-
-def _pairs(evidence: Evidence) -> Iterator[tuple[str, Pairs]]:
-    for name, demo in evidence.demos.items():
-        yield name, _of_results(demo.results)
-        if demo.histories:
-            yield name, _of_trajectory(demo.histories)
-        if missing := missing_sentence(demo.results, demo.histories):
-            yield name, iter([("note", missing)])
-    for name, rollout in evidence.rollouts.items():
-        yield name, _of_rollout(rollout)
-    for name, choices in evidence.asked.items():
-        yield name, _of_choices(choices)
-    for name, run in evidence.runs.items():
-        yield name, _of_run(run)
-
-
-def _of_results(results: Results) -> Pairs:
-    yield from _of_teacher(results)
+def _of_demo(demo: Demo) -> Pairs:
+    results = demo.results
+    old, new = results.rate("teacher", "old"), results.rate("teacher", "new")
+    if old is None:
+        yield "beware", "The teacher was not rolled out: what was lost cannot be told from what was never known."
+    elif old < LITTLE:
+        text = f"The teacher itself succeeds in only {percent(old)} % on the old tasks: there was little to forget."
+        yield "beware", text
+    if new is not None and new >= LITTLE:
+        text = f"The teacher already succeeds in {percent(new)} % on the new task: there was little to learn."
+        yield "beware", text
     yield from _of_rivals(results, "old")
     yield from _of_rivals(results, "new")
     yield from _of_seeds(results)
-
-
-def _of_teacher(results: Results) -> Pairs:
-    old, new = results.count("teacher", "old"), results.count("teacher", "new")
-    if old is None:
-        yield "beware", "The teacher was not rolled out: what was lost cannot be told from what was never known."
-    elif old.rate < LITTLE:
-        yield (
-            "beware",
-            f"The teacher itself succeeds in only {percent(old.rate)} % on the old tasks: there was little to forget.",
-        )
-    if new is not None and new.rate >= LITTLE:
-        yield (
-            "beware",
-            f"The teacher already succeeds in {percent(new.rate)} % on the new task: there was little to learn.",
-        )
+    if demo.histories:
+        yield from _of_trajectory(demo.histories)
+    if missing := missing_sentence(results, demo.histories):
+        yield "note", missing
 
 
 def _of_rivals(results: Results, group: Group) -> Pairs:
@@ -85,7 +73,7 @@ def _of_rivals(results: Results, group: Group) -> Pairs:
     if craft is None or plain is None:
         return
     tasks = f"{group} task{'s' if len(results.stream.tasks(group)) > 1 else ''}"
-    intervals = f"{_written(craft.interval)} % against {_written(plain.interval)} %"
+    intervals = f"{within(craft.interval)} % against {within(plain.interval)} %"
     apart = craft.interval.low > plain.interval.high or craft.interval.high < plain.interval.low
     if apart and craft.rate > plain.rate:
         yield "holds", f"On the {tasks} the 95 % intervals of CRaFT and plain fine-tuning lie apart: {intervals}."
@@ -104,31 +92,29 @@ def _of_seeds(results: Results) -> Pairs:
     if len(results.seeds) == 1:
         yield "beware", "One seed: how much of this is the luck of one training run was not measured."
     elif rates:
-        spread = f"{percent(min(rates))} to {percent(max(rates))} %"
-        yield "note", f"Seed by seed, old-task success of {method_label(method)} is {spread} ({len(rates)} seeds)."
+        text = f"Seed by seed, old-task success of {method_label(method)} is {spread(rates, percent)} %"
+        yield "note", f"{text} ({len(rates)} seeds)."
     yield "note", "An interval covers the luck of the episodes. It does not cover other tasks, robots or settings."
 
 
 def _of_trajectory(histories: Trajectory) -> Pairs:
     over = course(histories)
     each = f" in {over.num_kept} of {plural(over.num_seeds, 'seed')}" if over.num_seeds > 1 else ""
-    numbers = f"{short(100 * over.retention_loss)} % against {short(100 * over.epsilon)} %"
+    numbers = f"L_retain {short_percent(over.retention_loss)} % against {short_percent(over.epsilon)} %"
     if over.diverged:
         yield "beware", "L_retain was not finite at some steps: training diverged there."
     if over.kept:
-        yield "holds", f"The constraint was met at the end of training{each}: L_retain {numbers}."
+        yield "holds", f"The constraint was met at the end of training{each}: {numbers}."
     else:
         only = f"only{each}" if over.num_kept else "not"
-        yield "beware", f"The constraint was {only} met at the end of training: L_retain {numbers}."
+        yield "beware", f"The constraint was {only} met at the end of training: {numbers}."
 
 
 def _of_rollout(rollout: Rollout) -> Pairs:
-    interval = rollout.total.interval
-    if interval.high - interval.low > WIDE:
-        yield (
-            "beware",
-            f"{plural(rollout.total.episodes, 'episode')} leave {_written(interval)} % plausible: roll out more.",
-        )
+    total = rollout.total
+    if total.interval.high - total.interval.low > WIDE:
+        plausible = f"{plural(total.episodes, 'episode')} leave {within(total.interval)} % plausible"
+        yield "beware", f"{plausible}: roll out more."
 
 
 def _of_choices(choices: Choices) -> Pairs:
@@ -154,7 +140,3 @@ def _of_run(run: Run) -> Pairs:
     if not run.recorded:
         yield "note", "No run.json: what is listed as settings is only what the trainer's state holds."
     yield "note", "Training curves show what was optimised, not what a rollout or a question would find."
-
-
-def _written(interval: Interval) -> str:
-    return f"{100 * interval.low:.0f}–{100 * interval.high:.0f}"

@@ -1,6 +1,6 @@
 """What a finished run found: the records of results.json."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -33,16 +33,19 @@ class Count:
         return wilson(self.successes, self.episodes)
 
 
+def pooled(counts: Collection[Count]) -> Count:
+    """Sum the successes and the episodes of at least one count."""
+    return Count(sum(one.successes for one in counts), sum(one.episodes for one in counts))
+
+
 @dataclass(frozen=True)
-class Row:
+class Row(Count):
     """One method, trained with one seed, rolled out on one task."""
 
     seed: int
     method: str
     task: str
     group: Group
-    episodes: int
-    successes: int
 
 
 @dataclass(frozen=True)
@@ -83,22 +86,19 @@ class Results:
 
     def count(self, method: str, group: Group, *, task: str | None = None, seed: int | None = None) -> Count | None:
         """Successes and episodes pooled over every matching row; None where there is no row."""
-        rows = [
-            row
-            for row in self.rows
-            if row.method == method
-            and row.group == group
-            and (task is None or row.task == task)
-            and (seed is None or row.seed == seed)
-        ]
-        if not rows:
-            return None
-        return Count(sum(row.successes for row in rows), sum(row.episodes for row in rows))
+        rows = [row for row in self.rows if (row.method, row.group) == (method, group)]
+        rows = [row for row in rows if task in (None, row.task) and seed in (None, row.seed)]
+        return pooled(rows) if rows else None
 
-    def rate(self, method: str | None, group: Group) -> float | None:
-        """Success rate of a method over the tasks of a group; None where there is no row."""
-        count = self.count(method, group) if method else None
+    def rate(self, method: str, group: Group) -> float | None:
+        """Success over all tasks of a group and all seeds; None where there is no row."""
+        count = self.count(method, group)
         return None if count is None else count.rate
+
+    def kept(self, method: str) -> float | None:
+        """Old-task success as a share of the teacher's; None where one is missing or the teacher never succeeds."""
+        mine, teacher = self.rate(method, "old"), self.rate("teacher", "old")
+        return None if mine is None or not teacher else mine / teacher
 
 
 def method_label(method: str) -> str:

@@ -3,12 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from craft_trainer.report.reading import json_object
-from craft_trainer.report.results import Count
-
-ROW_KEYS = ("task", "episodes", "successes")
+from craft_trainer.report.reading import Value, json_object
+from craft_trainer.report.results import Count, pooled
 
 
 @dataclass(frozen=True)
@@ -17,16 +14,12 @@ class Rollout:
 
     path: Path
     policy: str
-    seed: int
     counts: Mapping[str, Count]
 
     @property
     def total(self) -> Count:
         """Every episode of every task."""
-        return Count(
-            sum(count.successes for count in self.counts.values()),
-            sum(count.episodes for count in self.counts.values()),
-        )
+        return pooled(self.counts.values())
 
 
 def load_rollout(path: Path) -> Rollout:
@@ -37,20 +30,9 @@ def load_rollout(path: Path) -> Rollout:
             f"{path}: is no result of craft-trainer rollout (no policy, or no rows); pass the file it wrote"
         )
     counts: dict[str, Count] = {}
-    for index, row in enumerate(document["rows"]):
-        task, count = _row(row, f"{path}: rows[{index}]")
+    for row in Value(path, document["rows"], "rows").items("row"):
+        task, episodes = row.field("task").text(), row.field("episodes").integer(1)
         if task in counts:
-            raise ValueError(f"{path}: rows[{index}] repeats {task!r}; keep one of the two")
-        counts[task] = count
-    return Rollout(path, str(document["policy"]), document.get("seed", 0), counts)
-
-
-def _row(row: Any, where: str) -> tuple[str, Count]:
-    if not isinstance(row, dict) or any(key not in row for key in ROW_KEYS):
-        raise ValueError(f"{where} is {row!r}, expected an object with {', '.join(ROW_KEYS)}")
-    episodes, successes = row["episodes"], row["successes"]
-    if type(episodes) is not int or type(successes) is not int or not 0 <= successes <= episodes or episodes < 1:
-        raise ValueError(
-            f"{where} has {successes!r} successes of {episodes!r} episodes, expected 0 ≤ successes ≤ episodes"
-        )
-    return str(row["task"]), Count(successes, episodes)
+            raise ValueError(f"{path}: {row.place} repeats {task!r}; keep one of the two")
+        counts[task] = Count(row.field("successes").integer(0, episodes), episodes)
+    return Rollout(path, str(document["policy"]), counts)

@@ -65,12 +65,11 @@ def load_run(folder: Path) -> Run:
         raise FileNotFoundError(f"{folder}: no such folder; pass the output_dir of a training run")
     history, record, choices = (folder / name for name in (HISTORY_FILE, RECORD_FILE, CHOICES_FILE))
     state = _newest_state(folder)
-    files = tuple(path for path in (history, state, record, choices) if path is not None and path.is_file())
-    if not set(files) & {history, state, record}:
+    files = tuple(path for path in (history, state, record, choices) if path.is_file())
+    if not {history, state, record} & set(files):
         names = f"{HISTORY_FILE}, {STATE_FILE}, {RECORD_FILE}"
         raise ValueError(f"{folder}: holds none of {names}; pass the output_dir of a training run")
-    trained = {} if state is None else json_object(state, WITHOUT_IT)
-    told = json_object(record, WITHOUT_IT) if record in files else {}
+    trained, told = (json_object(path, WITHOUT_IT) if path in files else {} for path in (state, record))
     log = [entry for entry in trained.get("log_history", []) if isinstance(entry, dict)]
     return Run(
         path=folder,
@@ -90,22 +89,19 @@ def load_run(folder: Path) -> Run:
     )
 
 
-def _newest_state(folder: Path) -> Path | None:
-    """trainer_state.json of the finished run, or else of its last checkpoint."""
-    if (folder / STATE_FILE).is_file():
-        return folder / STATE_FILE
+def _newest_state(folder: Path) -> Path:
+    """trainer_state.json of the finished run, or else of its last checkpoint, if there is one."""
     found = [path for path in folder.glob(f"checkpoint-*/{STATE_FILE}") if path.parent.name[11:].isdigit()]
-    return max(found, key=lambda path: int(path.parent.name[11:]), default=None)
+    newest = max(found, key=lambda path: int(path.parent.name[11:]), default=folder / STATE_FILE)
+    return folder / STATE_FILE if (folder / STATE_FILE).is_file() else newest
 
 
 def _logged(log: list[dict[str, Any]], name: str) -> tuple[Series, Series]:
     """(steps, values) of one logged number; what is not finite is left out."""
     pairs = [(entry["step"], entry[name]) for entry in log if name in entry and "step" in entry]
-    points = [
-        (float(step), float(value)) for step, value in pairs if isinstance(value, int | float) and isfinite(value)
-    ]
-    table = np.array(points, dtype=np.float64).reshape(-1, 2)
-    return table[:, 0], table[:, 1]
+    points = [pair for pair in pairs if isinstance(pair[1], int | float) and isfinite(pair[1])]
+    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
 
 
 def _whole(value: Any) -> int | None:

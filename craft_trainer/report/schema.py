@@ -1,14 +1,11 @@
 """results.json, read and checked: every complaint names the file, the place in it and what belongs there."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import isclose, isfinite
+from math import isclose
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
-from craft_trainer.report.reading import json_object
-from craft_trainer.report.results import GROUPS, Group, Results, Row, Stream
+from craft_trainer.report.reading import Value, json_object
+from craft_trainer.report.results import GROUPS, Results, Row, Stream
 
 SCHEMA = 1
 TOP_KEYS = ("schema", "stream", "seeds", "settings", "rows", "summary", "seconds", "provenance")
@@ -24,155 +21,76 @@ def load_results(path: str | PathLike[str]) -> Results:
     Σ successes / Σ episodes of the rows to 1e-9. FileNotFoundError where there is no such file.
     """
     file = Path(path)
-    data, top = json_object(file, "pass the results.json of a finished run, or run it again"), _Place(file, "")
-    if data.get("schema", SCHEMA) != SCHEMA:
-        raise top.error("schema", data["schema"], f"{SCHEMA}; install the craft-trainer that wrote this file")
-    fields = _mapping(data, top, TOP_KEYS)
-    stream = _stream(fields["stream"], top.at("stream"))
-    seeds = _seeds(fields["seeds"], top)
+    top = Value(file, json_object(file, "pass the results.json of a finished run, or run it again"))
+    if top.found.get("schema", SCHEMA) != SCHEMA:
+        raise top.field("schema").wrong(f"{SCHEMA}", "install the craft-trainer that wrote this file")
+    fields = top.exactly(*TOP_KEYS)
+    objects = {key: fields[key].fields() for key in ("settings", "summary", "seconds", "provenance")}
+    stream, seeds = _stream(fields["stream"]), _seeds(fields["seeds"])
     results = Results(
         path=file,
         stream=stream,
         seeds=seeds,
-        settings=_mapping(fields["settings"], top.at("settings")),
-        rows=_rows(fields["rows"], top, stream, seeds),
-        summary=_summary(fields["summary"], top.at("summary")),
-        seconds={
-            key: _number(value, top.at("seconds"), key)
-            for key, value in _mapping(fields["seconds"], top.at("seconds")).items()
+        settings=fields["settings"].found,
+        rows=_rows(fields["rows"], stream, seeds),
+        summary={
+            method: {group: rate.number(0, 1) for group, rate in groups.fields().items()}
+            for method, groups in objects["summary"].items()
         },
-        provenance=_mapping(fields["provenance"], top.at("provenance")),
+        seconds={stage: value.number(0) for stage, value in objects["seconds"].items()},
+        provenance=fields["provenance"].found,
     )
     _check_complete(results)
     _check_summary(results)
     return results
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A position in a file, for its error messages."""
-
-    file: Path
-    where: str
-
-    def at(self, key: str) -> "_Place":
-        return _Place(self.file, f"{self.where}.{key}" if self.where else key)
-
-    def error(self, key: str, got: object, expected: str) -> ValueError:
-        return ValueError(f"{self.file}: {self.at(key).where} is {got!r}, expected {expected}")
-
-
-def _mapping(value: Any, place: _Place, keys: tuple[str, ...] | None = None) -> dict[str, Any]:
-    """``value`` if it is an object, with exactly ``keys`` where they are given."""
-    if not isinstance(value, dict):
-        raise ValueError(f"{place.file}: {place.where or 'the file'} is a {type(value).__name__}, expected an object")
-    for key in keys or ():
-        if key not in value:
-            raise ValueError(
-                f"{place.file}: {place.at(key).where} is missing; expected the keys {', '.join(keys or ())}"
-            )
-    for key in value:
-        if keys is not None and key not in keys:
-            raise ValueError(f"{place.file}: {place.at(key).where} is unknown; expected the keys {', '.join(keys)}")
-    return value
-
-
-def _list(value: Any, place: _Place, key: str, of: str) -> list[Any]:
-    if not isinstance(value, list) or not value:
-        raise place.error(key, value, f"a list of at least one {of}")
-    return value
-
-
-def _text(value: Any, place: _Place, key: str) -> str:
-    if not isinstance(value, str) or not value:
-        raise place.error(key, value, "a name")
-    return value
-
-
-def _integer(value: Any, place: _Place, key: str, low: int, high: int | None = None) -> int:
-    if type(value) is not int or value < low or (high is not None and value > high):
-        raise place.error(key, value, f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}")
-    return value
-
-
-def _number(value: Any, place: _Place, key: str, high: float | None = None) -> float:
-    if type(value) not in (int, float) or not isfinite(value) or value < 0 or (high is not None and value > high):
-        raise place.error(key, value, "a number ≥ 0" if high is None else f"a number from 0 to {high:g}")
-    return float(value)
-
-
-def _stream(value: Any, place: _Place) -> Stream:
-    fields = _mapping(value, place, GROUPS)
-    old, new = (tuple(_text(task, place, g) for task in _list(fields[g], place, g, "task")) for g in GROUPS)
+def _stream(value: Value) -> Stream:
+    fields = value.exactly(*GROUPS)
+    old, new = (tuple(task.text() for task in fields[group].items("task")) for group in GROUPS)
     for task in (*old, *new):
         if (*old, *new).count(task) > 1:
-            raise ValueError(f"{place.file}: {place.where} lists {task!r} twice; a task is either old or new, once")
+            raise ValueError(f"{value.file}: stream lists {task!r} twice; a task is either old or new, once")
     return Stream(old, new)
 
 
-def _seeds(value: Any, top: _Place) -> tuple[int, ...]:
-    seeds = tuple(_integer(seed, top, f"seeds[{i}]", 0) for i, seed in enumerate(_list(value, top, "seeds", "seed")))
+def _seeds(value: Value) -> tuple[int, ...]:
+    seeds = tuple(seed.integer(0) for seed in value.items("seed"))
     if len(set(seeds)) < len(seeds):
-        raise top.error("seeds", list(seeds), "every seed once")
+        raise value.wrong("every seed once")
     return seeds
 
 
-def _rows(value: Any, top: _Place, stream: Stream, seeds: tuple[int, ...]) -> tuple[Row, ...]:
+def _rows(value: Value, stream: Stream, seeds: tuple[int, ...]) -> tuple[Row, ...]:
     rows: dict[tuple[int, str, str], Row] = {}
-    for index, item in enumerate(_list(value, top, "rows", "row")):
-        place = top.at(f"rows[{index}]")
-        row = _row(item, place, stream, seeds)
+    for item in value.items("row"):
+        row = _row(item, stream, seeds)
         identity = (row.seed, row.method, row.task)
         if identity in rows:
-            raise ValueError(
-                f"{place.file}: {place.where} repeats seed, method and task {identity}; keep one of the two"
-            )
+            raise ValueError(f"{item.file}: {item.place} repeats seed, method and task {identity}; keep one of the two")
         rows[identity] = row
     return tuple(rows.values())
 
 
-def _row(value: Any, place: _Place, stream: Stream, seeds: tuple[int, ...]) -> Row:
-    fields = _mapping(value, place, ROW_KEYS)
-    group = _group(fields["group"], place)
-    seed = _integer(fields["seed"], place, "seed", 0)
-    if seed not in seeds:
-        raise place.error("seed", seed, f"one of seeds {list(seeds)}")
-    task = _text(fields["task"], place, "task")
-    if task not in stream.tasks(group):
-        raise place.error("task", task, f"one of stream.{group} {list(stream.tasks(group))}")
-    episodes = _integer(fields["episodes"], place, "episodes", 1)
+def _row(value: Value, stream: Stream, seeds: tuple[int, ...]) -> Row:
+    fields = value.exactly(*ROW_KEYS)
+    group = fields["group"].one_of(GROUPS, "old or new")
+    tasks = stream.tasks(group)
+    episodes = fields["episodes"].integer(1)
     return Row(
-        seed=seed,
-        method=_text(fields["method"], place, "method"),
-        task=task,
+        seed=fields["seed"].one_of(seeds, f"one of seeds {list(seeds)}"),
+        method=fields["method"].text(),
+        task=fields["task"].one_of(tasks, f"one of stream.{group} {list(tasks)}"),
         group=group,
         episodes=episodes,
-        successes=_integer(fields["successes"], place, "successes", 0, episodes),
+        successes=fields["successes"].integer(0, episodes),
     )
-
-
-def _group(value: Any, place: _Place) -> Group:
-    for group in GROUPS:
-        if value == group:
-            return group
-    raise place.error("group", value, "old or new")
-
-
-def _summary(value: Any, place: _Place) -> dict[str, Mapping[str, float]]:
-    return {
-        method: {
-            group: _number(fraction, place.at(method), group, 1.0)
-            for group, fraction in _mapping(groups, place.at(method)).items()
-        }
-        for method, groups in _mapping(value, place).items()
-    }
 
 
 def _check_complete(results: Results) -> None:
     """A mean over two tasks of three cannot be compared with a mean over three."""
-    missing_seeds = set(results.seeds) - {row.seed for row in results.rows}
-    if missing_seeds:
-        missing = sorted(missing_seeds)
+    missing = sorted(set(results.seeds) - {row.seed for row in results.rows})
+    if missing:
         raise ValueError(f"{results.path}: rows has none for seeds {missing}; evaluate them or drop them from seeds")
     seen = {(row.method, row.seed, row.task) for row in results.rows}
     for method, seed, group in sorted({(row.method, row.seed, row.group) for row in results.rows}):
@@ -186,8 +104,8 @@ def _check_complete(results: Results) -> None:
 
 def _check_summary(results: Results) -> None:
     """``summary`` must be what the rows say: Σ successes / Σ episodes by method and group."""
-    pooled = {(method, str(group)): results.count(method, group) for method in results.methods for group in GROUPS}
-    expected = {key: count.rate for key, count in pooled.items() if count is not None}
+    rates = {(method, str(group)): results.rate(method, group) for method in results.methods for group in GROUPS}
+    expected = {key: rate for key, rate in rates.items() if rate is not None}
     given = {(method, group): value for method, groups in results.summary.items() for group, value in groups.items()}
     for method, group in sorted(expected.keys() | given.keys()):
         place = f"{results.path}: summary.{method}.{group}"

@@ -1,172 +1,225 @@
-"""Tables of a page, as plain texts: for HTML and for Markdown alike."""
+"""Tables, as plain texts: for HTML, for Markdown and for the terminal."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from craft_trainer.report.course import Course, angle, course, moments
-from craft_trainer.report.evidence import Evidence, Trajectory
-from craft_trainer.report.headline import kept_share
-from craft_trainer.report.interval import percent
-from craft_trainer.report.results import GROUPS, Count, Json, method_label
+from craft_trainer.report.choices import CHANGES, Choices
+from craft_trainer.report.course import Course, Moment, course, moments
+from craft_trainer.report.evidence import Demo, Evidence
+from craft_trainer.report.history import Trajectory
+from craft_trainer.report.results import GROUPS, Count, Group, Json, Results, method_label
+from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run
-from craft_trainer.report.summary import short, signed
-from craft_trainer.report.table import cell_text
+from craft_trainer.report.sentences import coverage
+from craft_trainer.report.wording import DASH, angle, duration, percent, rate, short, short_percent, signed
 
-DASH = "–"
 MOST_NAMED = 4  # in a caption
+PULLS = ("conflicts, % of steps", "angle of the gradients", "angle of the step to retention")
+
+type Row = tuple[str, ...]
+type TableKind = Literal["text", "markdown"]
 
 
 class Table(NamedTuple):
     """``caption`` says what it holds; the first cell of every row names the row; ``numbers`` are set right."""
 
     caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
+    columns: Row
+    rows: Sequence[Row]
     numbers: bool = True
 
+    def markdown(self) -> str:
+        """The table in Markdown, its caption above it."""
+        mark = "---:|" if self.numbers else "---|"
+        head, *body = (f"| {' | '.join(map(_escaped, line))} |" for line in (self.columns, *self.rows))
+        caption = [f"{self.caption}:", ""] if self.caption else []
+        return "\n".join([*caption, head, f"|---|{mark * (len(self.columns) - 1)}", *body])
 
-def rate_text(count: Count | None) -> str:
-    """``93 (84–97)``: success and its 95 % interval in %."""
-    value, interval = cell_text(count)
-    return f"{value} ({interval})" if interval else value
+
+def _escaped(cell: str) -> str:
+    return " ".join(cell.replace("|", "\\|").split())
 
 
-def demos_table(evidence: Evidence) -> Table:
+class Line(NamedTuple):
+    """Success on a task, or the mean of its group: one cell per method, None where it was not evaluated."""
+
+    label: str
+    group: Group
+    is_mean: bool
+    cells: tuple[Count | None, ...]
+
+
+def task_lines(results: Results) -> Iterator[Line]:
+    """Old tasks, mean old, new tasks, mean new; every cell pooled over seeds, the means over tasks as well."""
+    for group in GROUPS:
+        for task in results.stream.tasks(group):
+            yield Line(task, group, False, tuple(results.count(name, group, task=task) for name in results.methods))
+        yield Line(f"mean {group}", group, True, tuple(results.count(name, group) for name in results.methods))
+
+
+def seed_lines(results: Results) -> Iterator[Line]:
+    """Means over the tasks of a group, a line for each seed."""
+    for group in GROUPS:
+        for seed in results.seeds:
+            cells = tuple(results.count(name, group, seed=seed) for name in results.methods)
+            yield Line(f"seed {seed}", group, False, cells)
+
+
+def format_table(results: Results, kind: TableKind = "text") -> str:
+    """Success per task as ``text`` (aligned, for a terminal) or ``markdown``; ValueError for any other kind."""
+    lines, labels = list(task_lines(results)), tuple(map(method_label, results.methods))
+    if kind == "markdown":
+        rows = [(_bold(line.label, line), *(_bold(rate(cell), line) for cell in line.cells)) for line in lines]
+        table = Table("", ("success in %", *labels), rows).markdown()
+        return f"{table}\n\nIn brackets the 95 % Wilson interval; {coverage(results)}."
+    if kind != "text":
+        raise ValueError(f"kind is {kind!r}, expected 'text' or 'markdown'")
+    names = ["", *(line.label for line in lines)]
+    columns = [
+        [f"{name:<{max(map(len, names))}}" for name in names],
+        *(_aligned(label, [line.cells[index] for line in lines]) for index, label in enumerate(labels)),
+    ]
+    head, *body = [f"  {'   '.join(cells)}".rstrip() for cells in zip(*columns, strict=True)]
+    rule = "  " + "─" * (max(map(len, (head, *body))) - 2)
+    out = [head]
+    for line, text in zip(lines, body, strict=True):
+        starts_group = line.label in (results.stream.old[0], results.stream.new[0]) and not line.is_mean
+        out += [rule, text] if starts_group else [text]
+    return "\n".join([*out, rule, f"  success in % (95 % interval), {coverage(results)}"])
+
+
+def _bold(text: str, line: Line) -> str:
+    """``**98** (91–99)`` in the line of a mean."""
+    value, bracket, interval = text.partition(" (")
+    return f"**{value}**{bracket}{interval}" if line.is_mean else text
+
+
+def _aligned(header: str, counts: Sequence[Count | None]) -> list[str]:
+    """Cells of one width: the numbers end, and the intervals begin, one under the other."""
+    texts = [rate(count).partition(" ") for count in counts]
+    left = max(len(value) for value, *_ in texts)
+    cells = [header, *(f"{value:>{left}} {interval}" for value, _, interval in texts)]
+    return [f"{cell:<{max(map(len, cells))}}" for cell in cells]
+
+
+def demos_table(demos: Mapping[str, Demo]) -> Table:
     """Old and new success of every method of every demo."""
-    rows = []
-    for name, demo in evidence.demos.items():
-        for method in demo.results.methods:
-            share = kept_share(demo.results, method)
-            cells = [rate_text(demo.results.count(method, group)) for group in GROUPS]
-            kept = DASH if share is None or method == "teacher" else percent(share)
-            rows.append((f"{name}: {method_label(method)}", *cells, kept, str(len(demo.results.seeds))))
+    rows = [
+        (
+            f"{name}: {method_label(method)}",
+            *(rate(results.count(method, group)) for group in GROUPS),
+            DASH if method == "teacher" else percent(results.kept(method)),
+            str(len(results.seeds)),
+        )
+        for name, (results, _) in demos.items()
+        for method in results.methods
+    ]
     columns = ("results: method", "old tasks, %", "new tasks, %", "kept of the teacher, %", "seeds")
-    return Table("Success of every method (95 % interval)", columns, tuple(rows))
+    return Table("Success of every method (95 % interval)", columns, rows)
 
 
-def rollouts_table(evidence: Evidence) -> Table:
+def rollouts_table(rollouts: Mapping[str, Rollout]) -> Table:
     """A row for each policy, a column for each task that any of them was rolled out on."""
-    tasks = list(dict.fromkeys(task for one in evidence.rollouts.values() for task in one.counts))
-    rows = tuple(
-        (name, *(rate_text(one.counts.get(task)) for task in tasks), rate_text(one.total), str(one.total.episodes))
-        for name, one in evidence.rollouts.items()
-    )
+    tasks = dict.fromkeys(task for one in rollouts.values() for task in one.counts)
+    rows = [
+        (name, *(rate(one.counts.get(task)) for task in tasks), rate(one.total), str(one.total.episodes))
+        for name, one in rollouts.items()
+    ]
     return Table("Success in % of episodes (95 % interval)", ("policy", *tasks, "all tasks", "episodes"), rows)
 
 
-def choices_table(evidence: Evidence) -> Table:
+def choices_table(documents: Mapping[str, Choices]) -> Table:
     """A row for each checkpoint; behind the second of two, what changed."""
-    return Table(
-        "Multiple choice by likelihood: right answers and what changed (95 % intervals)",
-        ("checkpoint", "right, %", "questions", "gold margin, nats", "change, points", "change of margin, nats"),
-        tuple(row for name in evidence.asked for row in _choices_rows(name, evidence)),
-    )
+    rows = [
+        (
+            one.model if len(documents) == 1 else f"{name}: {one.model}",
+            *(rate(one.right), str(one.right.episodes), signed(one.margin_gold)),
+            *(_change(document.comparison if number else None, change) for change in CHANGES),
+        )
+        for name, document in documents.items()
+        for number, one in enumerate(document.asked)
+    ]
+    columns = ("checkpoint", "right, %", "questions", "gold margin, nats", "change, points", "change of margin, nats")
+    return Table("Multiple choice by likelihood: right answers and what changed (95 % intervals)", columns, rows)
 
 
-def _choices_rows(name: str, evidence: Evidence) -> Iterator[tuple[str, ...]]:
-    one = evidence.asked[name]
-    for number, asked in enumerate(one.asked):
-        label = asked.model if len(evidence.asked) == 1 else f"{name}: {asked.model}"
-        cells = (label, rate_text(asked.right), str(asked.right.episodes), signed(asked.margin_gold))
-        if one.comparison is None or number == 0:
-            yield (*cells, DASH, DASH)
-        else:
-            yield (
-                *cells,
-                _change(one.comparison, "accuracy_difference", 100),
-                _change(one.comparison, "margin_gold_change"),
-            )
-
-
-def _change(comparison: Mapping[str, Any], key: str, factor: float = 1.0) -> str:
-    values = (comparison[key], *comparison[f"{key}_ci"])
-    texts = [f"{factor * value:+.2f}".replace("-", "−") for value in values]
-    return f"{texts[0]} ({texts[1]} to {texts[2]})"
+def _change(comparison: Mapping[str, Any] | None, key: str) -> str:
+    if comparison is None:
+        return DASH
+    factor = 100 if key == "accuracy_difference" else 1
+    change, low, high = (signed(factor * one, "+.2f") for one in (comparison[key], *comparison[f"{key}_ci"]))
+    return f"{change} ({low} to {high})"
 
 
 def trajectory_table(histories: Trajectory) -> Table:
     """What both training figures show, at eleven moments."""
-    rows = tuple(
-        (
-            str(moment.step),
-            _percents(moment.retention_loss),
-            _percents(moment.epsilon),
-            short(moment.multiplier),
-            percent(moment.conflict),
-            degrees_text(moment.cosine),
-            degrees_text(moment.update_cosine),
-        )
-        for moment in moments(histories)
-    )
-    columns = (
-        *("until step", "L_retain, %", "ε, %", "λ", "conflicts, % of steps"),
-        *("angle of the gradients", "angle of the step to retention"),
-    )
+    rows = [(str(one.step), *_budget(one), short(one.multiplier), *_pulls(one)) for one in moments(histories)]
     seeds = f", {len(histories)} seeds" if len(histories) > 1 else ""
-    return Table(f"The constraint during training: means since the row before{seeds}", columns, rows)
+    caption = f"The constraint during training: means since the row before{seeds}"
+    return Table(caption, ("until step", "L_retain, %", "ε, %", "λ", *PULLS), rows)
 
 
-def trajectories_table(evidence: Evidence) -> Table:
+def trajectories_table(trajectories: Mapping[str, Trajectory]) -> Table:
     """One row for each trajectory: how it ended, and its means over all steps."""
-    rows = tuple((name, *_course_cells(course(histories))) for name, histories in evidence.trajectories.items())
-    columns = (
-        *("run", "steps", "L_retain at the end, %", "ε, %", "within ε", "λ at the end", "steps above ε, %"),
-        *("conflicts, % of steps", "angle of the gradients", "angle of the step to retention"),
-    )
+    rows = [
+        (
+            *(name, str(one.num_steps), *_budget(one), _within(one)),
+            *(short(one.multiplier), percent(one.above), *_pulls(one)),
+        )
+        for name, one in ((name, course(histories)) for name, histories in trajectories.items())
+    ]
+    columns = ("run", "steps", "L_retain at the end, %", "ε, %", "within ε", "λ at the end", "steps above ε, %", *PULLS)
     return Table("How the constraint ended in each run, and means over its steps", columns, rows)
 
 
-def _course_cells(ended: Course) -> tuple[str, ...]:
-    within = "yes" if ended.kept else "no" if ended.num_seeds == 1 else f"{ended.num_kept} of {ended.num_seeds} seeds"
-    return (
-        str(ended.num_steps),
-        _percents(ended.retention_loss),
-        _percents(ended.epsilon),
-        within,
-        short(ended.multiplier),
-        percent(ended.above),
-        percent(ended.conflict),
-        degrees_text(ended.cosine),
-        degrees_text(ended.update_cosine),
-    )
+def _budget(one: Course | Moment) -> Row:
+    return tuple(DASH if isnan(value) else short_percent(value) for value in (one.retention_loss, one.epsilon))
+
+
+def _within(ended: Course) -> str:
+    return "yes" if ended.kept else "no" if ended.num_seeds == 1 else f"{ended.num_kept} of {ended.num_seeds} seeds"
+
+
+def _pulls(one: Course | Moment) -> Row:
+    return percent(one.conflict), angle(one.cosine), angle(one.update_cosine)
 
 
 def runs_table(runs: Mapping[str, Run]) -> Table:
     """How far each run came and where its task loss ended."""
-    rows = tuple(
-        (
-            name,
-            DASH if run.step is None else f"{run.step} of {run.max_steps}",
-            *(f"{values[index]:.3g}" if len(values) else DASH for values in (run.losses[1],) for index in (0, -1)),
-            percent(run.known[1][-1]) if len(run.known[1]) else DASH,
-        )
-        for name, run in runs.items()
-    )
+    rows = []
+    for name, run in runs.items():
+        losses, known = run.losses[1], run.known[1]
+        made = DASH if run.step is None else f"{run.step} of {run.max_steps}"
+        ends = (f"{losses[0]:.3g}", f"{losses[-1]:.3g}") if len(losses) else (DASH, DASH)
+        rows.append((name, made, *ends, percent(known[-1] if len(known) else None)))
     columns = ("run", "steps made", "first task loss", "last task loss", "answers kept, %")
     return Table("Task loss as it was logged, and questions still answered right", columns, rows)
 
 
+def times_table(caption: str, seconds: Mapping[str, float]) -> Table:
+    """How long each stage took."""
+    return Table(caption, ("stage", "time"), [(stage, duration(value)) for stage, value in seconds.items()])
+
+
 def differing_settings(evidence: Evidence) -> list[Table]:
     """For each kind of thing compared, a row for each of them and a column for each setting in which they differ."""
-    return [table for settings in evidence.settings_by_kind if (table := _differing(settings)) is not None]
-
-
-def _differing(settings: Mapping[str, Mapping[str, Json]]) -> Table | None:
-    flat = {name: dict(flattened(own)) for name, own in settings.items()}
-    keys = list(dict.fromkeys(key for own in flat.values() for key in own))
-    differing = [key for key in keys if len({own.get(key) for own in flat.values()}) > 1]
-    if len(flat) < 2 or not differing:
-        return None
-    rows = tuple((name, *(own.get(key, DASH) for key in differing)) for name, own in flat.items())
-    some = ", ".join(list(flat)[:MOST_NAMED]) + (" and others" if len(flat) > MOST_NAMED else "")
-    return Table(f"Settings in which {some} differ", ("name", *differing), rows, numbers=False)
+    found = []
+    for settings in evidence.settings_by_kind:
+        flat = {name: dict(flattened(own)) for name, own in settings.items()}
+        keys = dict.fromkeys(key for own in flat.values() for key in own)
+        differing = [key for key in keys if len({own.get(key) for own in flat.values()}) > 1]
+        some = ", ".join(list(flat)[:MOST_NAMED]) + (" and others" if len(flat) > MOST_NAMED else "")
+        rows = [(name, *(own.get(key, DASH) for key in differing)) for name, own in flat.items()]
+        table = Table(f"Settings in which {some} differ", ("name", *differing), rows, numbers=False)
+        found += [table] if differing else []
+    return found
 
 
 def pairs_table(caption: str, values: Mapping[str, Json]) -> Table:
     """Names and values of a nested mapping."""
-    return Table(caption, ("name", "value"), tuple(flattened(values)), numbers=False)
+    return Table(caption, ("name", "value"), list(flattened(values)), numbers=False)
 
 
 def flattened(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -176,24 +229,3 @@ def flattened(values: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[st
             yield from flattened(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def markdown(table: Table) -> str:
-    """The table in Markdown, its caption above it."""
-    mark = "---:" if table.numbers else "---"
-    lines: Sequence[Sequence[str]] = (table.columns, *table.rows)
-    head, *body = ["| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in lines]
-    return "\n".join([f"{table.caption}:", "", head, f"|---|{f'{mark}|' * (len(table.columns) - 1)}", *body])
-
-
-def _escaped(cell: str) -> str:
-    return " ".join(cell.replace("|", "\\|").split())
-
-
-def _percents(fraction: float) -> str:
-    return DASH if isnan(fraction) else short(100 * fraction)
-
-
-def degrees_text(cosine: float) -> str:
-    """The angle of a cosine, ``96°``; a dash where it was not measured."""
-    return DASH if isnan(cosine) else f"{angle(cosine):.0f}°"

@@ -6,10 +6,9 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
 
 from craft_trainer.report.figures.canvas import BLUE, blank_figure
-from craft_trainer.report.figures.success import method_colours
+from craft_trainer.report.figures.success import frame_rates, method_colours
 from craft_trainer.report.results import Count, method_label
 
 MARKERS = ("s", "D", "o", "^", "v", "P", "X", "*")  # the second cue beside colour
@@ -40,7 +39,9 @@ def rates_figure(panels: Sequence[Panel], series: Sequence[str], label: str) -> 
         for row, counts in enumerate(panel.rows.values()):
             for index, (count, colour, marker) in enumerate(zip(counts, colours, markers, strict=True)):
                 _mark(axes, row * lines + index, count, colour, marker)
-        _frame(axes, panel.title, label)
+        frame_rates(axes)
+        axes.set_title(panel.title)
+        axes.set_xlabel(label)
     middle = (len(series) - 1) / 2
     every[0].set_yticks([row * lines + middle for row in range(len(names))], names)
     every[0].set_ylim(len(names) * lines - ROW_GAP / 2 - 0.2, -0.5 - ROW_GAP / 2)
@@ -59,13 +60,3 @@ def _mark(axes: Axes, position: float, count: Count | None, colour: str, marker:
         return
     axes.plot(count.interval, (position, position), color=colour, lw=1.6, solid_capstyle="round", clip_on=False)
     axes.plot([count.rate], [position], marker, color=colour, ms=5, clip_on=False)
-
-
-def _frame(axes: Axes, title: str, label: str) -> None:
-    axes.set_title(title)
-    axes.set_xlim(0, 1)
-    axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
-    axes.set_xlabel(label)
-    axes.grid(axis="x")
-    axes.tick_params(length=0)
-    axes.spines["bottom"].set_visible(False)

@@ -6,6 +6,8 @@ import numpy as np
 
 from craft_trainer.report.history import Series
 
+type Curve = tuple[Series, Series]  # steps, values
+
 MAX_BINS = 600  # of a line: more than the points a page is wide, in bins of two
 
 
@@ -25,7 +27,7 @@ def rolling_mean(values: Series, window: int) -> Series:
     return means
 
 
-def median_over_seeds(series: Mapping[int, tuple[Series, Series]]) -> tuple[Series, Series]:
+def median_over_seeds(series: Mapping[int, Curve]) -> Curve:
     """(steps, median): at every step that any seed has, the median over the seeds that have it, NaN left out."""
     steps = np.unique(np.concatenate([own for own, _ in series.values()]))
     table = np.full((len(series), len(steps)), np.nan)
@@ -37,7 +39,7 @@ def median_over_seeds(series: Mapping[int, tuple[Series, Series]]) -> tuple[Seri
     return steps, median
 
 
-def thinned(steps: Series, values: Series) -> tuple[Series, Series]:
+def thinned(steps: Series, values: Series) -> Curve:
     """At most 1202 points that draw the same line: lowest and highest value of each of 600 bins, and both ends."""
     if len(values) <= 2 * MAX_BINS:
         return steps, values

@@ -10,9 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from craft_trainer.report.figures.canvas import BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, YELLOW, blank_figure
-from craft_trainer.report.interval import percent
 from craft_trainer.report.results import GROUPS, Count, Group, Results, method_label
-from craft_trainer.report.table import Line, table_lines
+from craft_trainer.report.tables import Line, task_lines
+from craft_trainer.report.wording import percent
 
 LEADING_COLOURS = {"teacher": GREY, "plain": VERMILLION, "craft": BLUE}
 HATCHES = {"plain": "////"}  # the second cue beside colour, between the two that are compared
@@ -42,7 +42,7 @@ def success_figure(results: Results) -> Figure:
 
 def _shown(results: Results, group: Group) -> list[Line]:
     """The lines of a group; the mean of a single task would only repeat it."""
-    lines = [line for line in table_lines(results) if line.group == group]
+    lines = [line for line in task_lines(results) if line.group == group]
     return lines if len(lines) > 2 else lines[:1]
 
 
@@ -73,6 +73,11 @@ def _label(axes: Axes, lines: Sequence[Line]) -> None:
     for label, line in zip(axes.get_yticklabels(), lines, strict=True):
         label.set_fontweight("bold" if line.is_mean else "normal")
     axes.set_ylim(len(lines) - 0.5, -0.5)
+    frame_rates(axes)
+
+
+def frame_rates(axes: Axes) -> None:
+    """An axis of rates from 0 to 100 %, with nothing around it but its grid."""
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1, symbol=None))
     axes.grid(axis="x")
@@ -82,8 +87,7 @@ def _label(axes: Axes, lines: Sequence[Line]) -> None:
 
 def _mark(axes: Axes, position: float, count: Count | None) -> None:
     """The interval of one bar, and its success in % at the right; a dash where nothing was measured."""
-    text = percent(count.rate) if count else "–"
-    beside = axes.get_yaxis_transform()
+    beside, text = axes.get_yaxis_transform(), percent(count.rate if count else None)
     axes.text(1.045, position, text, transform=beside, ha="right", va="center_baseline", fontsize=8)
     if count:
         ink, paper = axes.xaxis.label.get_color(), rcParams["patch.edgecolor"]

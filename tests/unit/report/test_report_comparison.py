@@ -14,21 +14,20 @@ import craft_trainer.report
 from craft_trainer.report import gather, write_page
 from craft_trainer.report.course import course, moments
 from craft_trainer.report.document import as_document, as_markdown
-from craft_trainer.report.figures import (
+from craft_trainer.report.figures.canvas import BLUE, GREY, THEMED, VERMILLION
+from craft_trainer.report.figures.dots import Panel, rates_figure
+from craft_trainer.report.figures.training import (
+    MOST_NAMED,
     conflict_figure,
     constraint_figure,
-    constraints_figure,
     losses_figure,
-    rates_figure,
+    styles,
 )
-from craft_trainer.report.figures.canvas import BLUE, GREY, THEMED, VERMILLION
-from craft_trainer.report.figures.comparison import MOST_NAMED, styles
-from craft_trainer.report.figures.dots import Panel
-from craft_trainer.report.headline import headlines
 from craft_trainer.report.history import load_history
 from craft_trainer.report.interval import wilson
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.results import Count
+from craft_trainer.report.sentences import headlines
 from craft_trainer.report.tables import differing_settings, rollouts_table, trajectories_table, trajectory_table
 
 
@@ -110,7 +109,7 @@ def test_a_language_model_is_held_in_units_of_its_entropy(tmp_path):
     text = as_markdown(alone)
     assert "averages 2 % of the teacher's mean entropy against" in text
     assert "teacher's variance" not in text
-    figure = constraint_figure(alone.trajectories["lm"], 1, alone.scale)
+    figure = constraint_figure(alone.trajectories, 1, alone.scale)
     assert figure.axes[0].get_title(loc="left") + figure.axes[0].get_title() == (
         "Retention loss L_retain, % of the teacher's mean entropy, and its budget ε"
     )
@@ -199,13 +198,13 @@ def test_tables_have_every_number(tmp_path):
     assert table.columns[-1] == "angle of the step to retention"
     assert table.rows[0] == ("1", "2", "5", "0.5", "100", "107°", "78°")  # cos 107° = −0.3, cos 78° = 0.2
     evidence = runs(write_run(tmp_path / "in"), write_run(tmp_path / "out", retention_loss=0.06, update_cosine=""))
-    assert trajectories_table(evidence).rows == (
+    assert trajectories_table(evidence.trajectories).rows == [
         ("in", "60", "2", "5", "yes", "0.5", "0", "50", "107°", "78°"),
         ("out", "60", "6", "5", "no", "0.5", "100", "50", "107°", "–"),
-    )
+    ]
     rollouts = gather(rollouts=[str(write_rollout(tmp_path / f"{n}.json", tasks=(n, "both"))) for n in "xy"])
-    assert rollouts_table(rollouts).columns == ("policy", "x", "both", "y", "all tasks", "episodes")
-    assert rollouts_table(rollouts).rows[1][1] == "–"
+    assert rollouts_table(rollouts.rollouts).columns == ("policy", "x", "both", "y", "all tasks", "episodes")
+    assert rollouts_table(rollouts.rollouts).rows[1][1] == "–"
 
 
 def test_settings_that_differ_are_found_among_things_of_one_kind(tmp_path):
@@ -217,7 +216,7 @@ def test_settings_that_differ_are_found_among_things_of_one_kind(tmp_path):
     evidence = gather(runs=[str(same), str(other)], results=[str(write_demo(tmp_path / "demo"))])
     (table,) = differing_settings(evidence)
     assert table.columns == ("name", "epsilon", "seed")
-    assert table.rows == (("a", "0.05", "–"), ("b", "0.01", "3"))
+    assert table.rows == [("a", "0.05", "–"), ("b", "0.01", "3")]
 
 
 def everything(folder):
@@ -292,26 +291,26 @@ def test_lines_are_told_apart_by_colour_and_dashes():
     """Twelve styles, none twice; beyond that no style pretends to name a line."""
     names = [str(n) for n in range(MOST_NAMED)]
     assert len({(colour, str(dashes)) for colour, dashes in styles(names).values()}) == MOST_NAMED == 12
-    assert {style.colour for style in styles([*names, "more"]).values()} == {GREY}
+    assert {style.color for style in styles([*names, "more"]).values()} == {GREY}
 
 
 def test_the_comparison_is_in_units_of_the_budget(tmp_path):
     """L_retain 0.02 of ε 0.05 is 0.4. Where a budget is 0 there is no such unit, so per cent."""
     histories = {"a": {0: history(tmp_path / "a")}, "b": {0: history(tmp_path / "b", epsilon=0.01)}}
-    loss, multiplier = constraints_figure(histories, 1).axes
+    loss, multiplier = constraint_figure(histories, 1).axes
     assert [set(np.round(line.get_ydata(), 9)) for line in loss.lines] == [{0.4}, {2.0}, {1.0}]
     assert [to_hex(line.get_color()).upper() for line in multiplier.lines] == [BLUE, VERMILLION]
-    loss, _ = constraints_figure(histories | {"c": {0: history(tmp_path / "c", epsilon=0)}}, 1).axes
+    loss, _ = constraint_figure(histories | {"c": {0: history(tmp_path / "c", epsilon=0)}}, 1).axes
     assert [set(np.round(line.get_ydata(), 9)) for line in loss.lines] == [{2.0}] * 3
 
 
 def test_the_angle_of_the_step_has_a_panel_where_it_was_measured(tmp_path):
     """Its line goes through the measured steps only. Seen to fail with blanks drawn as 0."""
-    *_, step_axes = conflict_figure({0: history(tmp_path / "with")}, 1).axes
+    *_, step_axes = conflict_figure({"run": {0: history(tmp_path / "with")}}, 1).axes
     thick = step_axes.lines[1]
     assert thick.get_xdata().tolist() == [1, 11, 21, 31, 41, 51]
     assert set(thick.get_ydata()) == {0.2}
-    assert len(conflict_figure({0: history(tmp_path / "without", update_cosine="")}, 1).axes) == 2
+    assert len(conflict_figure({"run": {0: history(tmp_path / "without", update_cosine="")}}, 1).axes) == 2
 
 
 def test_dots_stand_at_the_rates_with_their_intervals():

@@ -55,9 +55,15 @@ def test_what_is_no_run_is_refused(tmp_path):
     ("changes", "message"),
     [
         ({"rows": []}, "is no result of craft-trainer rollout"),
-        ({"rows": [{"task": "push-v3", "episodes": 20}]}, "rows[0] is {'task'"),
-        ({"rows": [{"task": "a", "episodes": 20, "successes": 21}]}, "rows[0] has 21 successes of 20 episodes"),
-        ({"rows": [{"task": "a", "episodes": 0, "successes": 0}]}, "rows[0] has 0 successes of 0 episodes"),
+        (
+            {"rows": [{"task": "push-v3", "episodes": 20}]},
+            "rows[0].successes is missing",
+        ),
+        (
+            {"rows": [{"task": "a", "episodes": 20, "successes": 21}]},
+            "rows[0].successes is 21, expected an integer from 0 to 20",
+        ),
+        ({"rows": [{"task": "a", "episodes": 0, "successes": 0}]}, "rows[0].episodes is 0, expected an integer ≥ 1"),
         ({"rows": [{"task": "a", "episodes": 2, "successes": 1}] * 2}, "rows[1] repeats 'a'"),
     ],
 )
@@ -73,7 +79,7 @@ def test_a_damaged_rollout_is_refused(tmp_path, changes, message):
     ("changes", "message"),
     [
         ({"schema": 2}, "is no result of craft-trainer mcq of schema 1"),
-        ({"items": []}, "org/teacher has no items"),
+        ({"items": []}, "items is [], expected a list of at least one question"),
         ({"metrics": {"margin_gold": float("nan")}}, "metrics.margin_gold is nan, expected a finite number"),
         ({"comparison": {"accuracy_difference": None}}, "comparison.accuracy_difference is None"),
         (

@@ -15,7 +15,7 @@ import pytest
 
 import craft_trainer.report
 from craft_trainer.report import Results, load_results, verdict, write_report, write_success_figure
-from craft_trainer.report.page import duration
+from craft_trainer.report.wording import duration
 
 type Document = dict[str, Any]
 type Write = Callable[[Document], Path]

@@ -9,7 +9,7 @@ from report_inputs import write_history
 
 from craft_trainer.report import Results, load_results, verdict
 from craft_trainer.report.history import load_histories, load_history
-from craft_trainer.report.summary import conflict_sentence, constraint_sentence, missing_sentence
+from craft_trainer.report.sentences import conflict_sentence, constraint_sentence, missing_sentence
 
 type Document = dict[str, Any]
 type Write = Callable[[Document], Path]

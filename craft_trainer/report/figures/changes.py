@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from craft_trainer.report.figures.canvas import BLUE, GREY, VERMILLION, blank_figure
+from craft_trainer.report.wording import signed
 
 ROW_INCHES = 0.34
 FRAME_INCHES = 1.05
@@ -43,5 +44,4 @@ def _mark(axes: Axes, row: int, change: float, interval: list[float]) -> None:
     colour = VERMILLION if high < 0 else BLUE if low > 0 else GREY
     axes.plot([low, high], [row, row], color=colour, lw=2, solid_capstyle="round")
     axes.plot([change], [row], "o", color=colour, ms=6)
-    text = f"{change:+.2g}".replace("-", "−")
-    axes.annotate(text, (change, row), xytext=(0, 6), textcoords="offset points", ha="center", fontsize=8)
+    axes.annotate(signed(change, "+.2g"), (change, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)

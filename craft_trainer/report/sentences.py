@@ -1,0 +1,194 @@
+"""The outcome in plain sentences: a headline for each kind of evidence, of one thing or of many."""
+
+from collections.abc import Mapping
+from math import isfinite, isnan
+
+from craft_trainer.report.choices import Choices
+from craft_trainer.report.course import course
+from craft_trainer.report.evidence import Demo, Evidence
+from craft_trainer.report.history import Trajectory, history_path
+from craft_trainer.report.results import Results
+from craft_trainer.report.rollouts import Rollout
+from craft_trainer.report.run import VARIANCE, Run
+from craft_trainer.report.wording import angle, percent, plural, short, short_percent, signed, spread
+
+SENTENCE_NAMES = {"craft": "CRaFT", "plain": "plain fine-tuning", "teacher": "the teacher"}
+ENDINGS = {"craft": "", "teacher": "; no other method is in these results"}
+
+
+def headlines(evidence: Evidence) -> tuple[str, ...]:
+    """One sentence for each kind of evidence there is: demos, rollouts, multiple choice, training runs."""
+    found = []
+    if evidence.demos:
+        found.append(demos_sentence(evidence.demos))
+    if evidence.rollouts:
+        found.append(rollouts_sentence(evidence.rollouts))
+    if evidence.asked:
+        found.append(choices_sentence(evidence.asked))
+    if evidence.runs:
+        found.append(runs_sentence(evidence.runs))
+    return tuple(found)
+
+
+def verdict(results: Results) -> str:
+    """One sentence: what share of the teacher's old-task success was kept, and what was reached on the new task.
+
+    Kept is (old success of the method) / (old success of the teacher), both pooled over tasks and seeds; without a
+    teacher that succeeds, the success itself is given. The subject is craft, or else plain, or else the first other
+    method; plain is the comparison.
+    """
+    students = [name for name in results.methods if name != "teacher"]
+    subject = "craft" if "craft" in students else next(iter(students), "teacher")
+    rival = "plain" if subject == "craft" else ""
+    clauses = []
+    relative = subject != "teacher" and results.kept(subject) is not None
+    mine, other = (results.kept(name) if relative else results.rate(name, "old") for name in (subject, rival))
+    if mine is not None:
+        verb, of = ("kept", "old-task success") if relative else ("succeeded in", "old-task episodes")
+        aside = _aside(f"plain fine-tuning {verb.removeprefix('succeeded ')}", other)
+        clauses.append(f"{verb} {percent(mine)} % of {of}{aside}")
+    mine, other = results.rate(subject, "new"), results.rate(rival, "new")
+    if mine is not None:
+        tasks = "new task" if len(results.stream.new) == 1 else f"{len(results.stream.new)} new tasks"
+        clauses.append(f"reached {percent(mine)} % on the {tasks}{_aside('plain', other)}")
+    name = SENTENCE_NAMES.get(subject, subject)
+    ending = ENDINGS.get(subject, "; no CRaFT run is in these results")
+    return f"{name[0].upper()}{name[1:]} {' and '.join(clauses)}{ending}."
+
+
+def _aside(text: str, rate: float | None) -> str:
+    return "" if rate is None else f" ({text} {percent(rate)} %)"
+
+
+def coverage(results: Results) -> str:
+    """How much was measured: seeds, tasks and episodes, with the methods that have fewer seeds named."""
+    each = spread([row.episodes for row in results.rows], str)
+    num_seeds = {name: len({row.seed for row in results.rows if row.method == name}) for name in results.methods}
+    fewer = [f"{name}: {plural(num, 'seed')}" for name, num in num_seeds.items() if num < len(results.seeds)]
+    text = f"{plural(len(results.seeds), 'seed')} × {each} episodes per task"
+    return f"{text} ({', '.join(fewer)})" if fewer else text
+
+
+def demos_sentence(demos: Mapping[str, Demo]) -> str:
+    """The verdict of one demo, or how far the craft results of several lie apart; only of those that have any."""
+    results = [demo.results for demo in demos.values()]
+    if len(results) == 1:
+        return verdict(results[0])
+    kept, plain = ([rate for one in results if (rate := one.kept(name)) is not None] for name in ("craft", "plain"))
+    reached = [rate for one in results if (rate := one.rate("craft", "new")) is not None]
+    if not kept and not reached:
+        return f"{len(demos)} results compared; none of them has a CRaFT run."
+    clauses = [f"kept {spread(kept, percent)} % of old-task success"] if kept else []
+    clauses += [f"reached {spread(reached, percent)} % on the new tasks"] if reached else []
+    aside = f"; plain fine-tuning kept {spread(plain, percent)} %" if kept and plain else ""
+    return f"{len(demos)} results compared: CRaFT {' and '.join(clauses)}{aside}."
+
+
+def rollouts_sentence(rollouts: Mapping[str, Rollout]) -> str:
+    """Successes of one policy, or how far those of several lie apart."""
+    totals = {name: one.total for name, one in rollouts.items()}
+    if len(totals) == 1:
+        ((name, total),) = totals.items()
+        return f"{name} succeeded in {total.successes} of {total.episodes} episodes."
+    rates = spread([count.rate for count in totals.values()], percent)
+    return f"{len(totals)} policies succeeded in {rates} % of their episodes."
+
+
+def choices_sentence(asked: Mapping[str, Choices]) -> str:
+    """The conclusion of a single comparison; of several, how many changed for sure."""
+    compared = [one.comparison for one in asked.values() if one.comparison is not None]
+    if len(compared) == 1 and "conclusion" in compared[0]:
+        return str(compared[0]["conclusion"])
+    first = [one.asked[0].right for one in asked.values()]
+    if len(first) == 1:
+        return f"{first[0].successes} of {plural(first[0].episodes, 'multiple-choice question')} were answered right."
+    if not compared:
+        rates = spread([right.rate for right in first], percent)
+        return f"{len(first)} checkpoints answered {rates} % of their multiple-choice questions right."
+    intervals = [one["accuracy_difference_ci"] for one in compared]
+    worse, better = sum(high < 0 for _, high in intervals), sum(low > 0 for low, _ in intervals)
+    unsure = len(intervals) - worse - better
+    rest = f"; in {unsure} its 95 % interval includes no change" if unsure else ""
+    number = plural(len(intervals), "multiple-choice comparison")
+    return f"{number}: accuracy fell in {worse} and rose in {better}{rest}."
+
+
+def runs_sentence(runs: Mapping[str, Run]) -> str:
+    """Where L_retain and the task loss of one run ended; of several, how many kept to their budget."""
+    held = [course({0: run.history}) for run in runs.values() if run.history is not None]
+    if len(runs) == 1:
+        (run,) = runs.values()
+        losses = run.losses[1]
+        fell = f", and a task loss that went from {losses[0]:.3g} to {losses[-1]:.3g}" if len(losses) > 1 else ""
+        if not held:
+            return f"A training run without a retention history{fell}."
+        (ended,) = held
+        return (
+            f"Training ended with L_retain at {short_percent(ended.retention_loss)} % of the teacher's {run.scale}, "
+            f"{'within' if ended.kept else 'above'} its budget ε of {short_percent(ended.epsilon)} %{fell}."
+        )
+    if not held:
+        return f"{len(runs)} training runs compared; none of them has a retention history."
+    aside = f" ({len(runs) - len(held)} without a retention history)" if len(held) < len(runs) else ""
+    return (
+        f"{len(runs)} training runs compared{aside}: L_retain ended within its budget ε in "
+        f"{sum(one.kept for one in held)} of {len(held)}."
+    )
+
+
+def trajectories_sentence(trajectories: Mapping[str, Trajectory], scale: str) -> str:
+    """How far apart several trajectories ended."""
+    ended = [course(histories) for histories in trajectories.values()]
+    losses = [one.retention_loss for one in ended if isfinite(one.retention_loss)]
+    loss = f"L_retain ended at {spread(losses, short_percent)} % of the teacher's {scale} and " if losses else ""
+    multipliers = spread([one.multiplier for one in ended], short)
+    kept = sum(one.kept for one in ended)
+    return f"{loss}λ at {multipliers}; {kept} of {len(ended)} ended within their budget ε."
+
+
+def constraint_sentence(histories: Trajectory, scale: str = VARIANCE) -> str:
+    """Where L_retain, a fraction of the teacher's ``scale``, and λ ended, and how often the budget was exceeded.
+
+    Needs at least one history.
+    """
+    ended = course(histories)
+    over_seeds = f" (medians over {ended.num_seeds} seeds)" if ended.num_seeds > 1 else ""
+    return (
+        f"In the last tenth of training L_retain averages {short_percent(ended.retention_loss)} % "
+        f"of the teacher's {scale} against a budget ε of {short_percent(ended.epsilon)} %, "
+        f"and λ ends at {short(ended.multiplier)}{over_seeds}. "
+        f"L_retain was above ε in {percent(ended.above)} % of all steps."
+    )
+
+
+def conflict_sentence(histories: Trajectory) -> str:
+    """How often the two gradients conflicted, and the mean angles. Needs at least one history."""
+    over = course(histories)
+    first = (
+        f"The gradients conflicted in {percent(over.conflict)} % of all steps; the mean cosine between them was "
+        f"{_cosine(over.cosine)}."
+    )
+    if isnan(over.update_cosine):
+        return first
+    cosine = _cosine(over.update_cosine)
+    second = f"{first} That between the optimizer's own step and the retention gradient was {cosine}"
+    if over.update_cosine == 0:  # all that was measured is the first step, at which nothing has moved
+        return f"{second}, a right angle."
+    side, effect = ("below", "raised") if over.update_cosine > 0 else ("above", "lowered")
+    return f"{second}: {side} a right angle, so on average the step {effect} L_retain."
+
+
+def _cosine(value: float) -> str:
+    return signed(value) if isnan(value) else f"{signed(value)} ({angle(value)})"
+
+
+def missing_sentence(results: Results, histories: Trajectory) -> str:
+    """Which seeds have no lambda_history.csv, and where it was expected; empty if none is missing."""
+    missing = [seed for seed in results.seeds if seed not in histories]
+    if not missing:
+        return ""
+    expected = history_path(results, missing[0]).relative_to(results.path.parent).as_posix()
+    if histories:
+        seeds = ", ".join(map(str, missing))
+        return f"Without a history, and so without a line here: seed {seeds} (expected {expected})."
+    return f"What the constraint did during training is not shown: no {expected} beside {results.path.name}."
