@@ -34,6 +34,7 @@ NAMES: dict[str, dict[str, Rule]] = {
         "policy.use_amp": "bf16",
         "policy.push_to_hub": "push_to_hub",
         "policy.repo_id": "hub_model_id",
+        "policy.private": "hub_private_repo",
         "steps": "max_steps",
         "batch_size": "per_device_train_batch_size",
         "num_workers": "dataloader_num_workers",
@@ -83,9 +84,18 @@ WITHOUT: dict[str, dict[str, str]] = {  # a name of LeRobot's, or how several be
         "policy.optimizer": OPTIMIZER,
         "scheduler": SCHEDULER,
         "policy.scheduler": SCHEDULER,
+        "policy.tags": "`craft-trainer push` writes the card and its tags",
+        "policy.license": "`craft-trainer push` writes the card: add the license to README.md",
+        "policy.pretrained_revision": "--policy takes org/name@revision",
+        "policy.use_peft": "adapters of policies are not trained by this command",
         "use_policy_training_preset": "there are no presets: give --learning_rate, --optim and --lr_scheduler_type",
         "wandb": "set WANDB_PROJECT, WANDB_ENTITY and WANDB_MODE in the environment; --run_name names the run",
         "dataset": "--dataset takes a folder or a Hub repository; `lerobot-edit-dataset` makes one of some episodes",
+        "dataset.revision": "--dataset takes org/name@revision",
+        "dataset.image_transforms": "images are learned as they were recorded",
+        "dataset.use_imagenet_stats": "cameras are normalised by the dataset's own statistics",
+        "dataset.eval_split": "no part of the dataset is held out by this command",
+        "dataset.streaming": "a dataset is downloaded whole",
         "max_eval_samples": "no part of the dataset is held out by this command",
         "peft": "adapters of policies are not trained by this command",
         "job": "it runs here: start it where it is to run",
@@ -128,7 +138,7 @@ def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
             words += option
         elif name in NAMES[command]:
             (at_the_end if name == ROOT else words).extend(_renamed(NAMES[command][name], option))
-        elif mapping is not None and _preset(command, name) is None:
+        elif mapping is not None and _preset(command, name) is None and name not in WITHOUT[command]:
             entries.setdefault(mapping, {})[name.partition(".")[2]] = yaml.safe_load(" ".join(_values(option)))
         else:
             _refuse_without_counterpart(command, name)
@@ -183,8 +193,23 @@ def _preset(command: str, name: str) -> str | None:
     return beginning if "." in beginning and beginning in WITHOUT[command] else None
 
 
+def refuse_without_effect(options: Mapping[str, object]) -> None:
+    """Refuse entries of ``policy_options`` that `lerobot-train` reads of a policy's configuration and `train` does not.
+
+    Raises:
+        ValueError: there is one; the message says what there is instead.
+    """
+    for name in options:
+        rule = NAMES["train"].get(f"policy.{name}")
+        if rule is not None:
+            ours = rule if isinstance(rule, str) else "use_cpu"
+            raise ValueError(f"policy_options: {name} has no effect there: give it as --{ours}")
+        _refuse_without_counterpart("train", f"policy.{name}")
+
+
 def _refuse_without_counterpart(command: str, name: str) -> None:
-    for candidate in (name, _preset(command, name), name.partition(".")[0]):
+    parts = [name.rpartition(".")[0]] if name.count(".") > 1 else []
+    for candidate in (name, *parts, _preset(command, name), name.partition(".")[0]):
         if candidate in WITHOUT[command]:
             raise ValueError(
                 f"--{name} is LeRobot's and has no counterpart in `{command}`: {WITHOUT[command][candidate]}"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import parse_all
+from craft_trainer.cli.lerobot_names import refuse_without_effect
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import option
 from craft_trainer.training.config import CraftConfig
@@ -50,6 +51,7 @@ class TrainArguments(LoadArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        refuse_without_effect(self.policy_options)  # type: ignore[arg-type]  # a mapping from here on
         if (self.policy is None) == (self.policy_type is None):
             raise ValueError("give either policy (a checkpoint to start from) or policy_type (a new policy)")
         if self.policy is None and (self.rename or self.adapt_to):
@@ -102,11 +104,16 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
     dataset = PolicyDataset.of(model, arguments.dataset)
     if arguments.policy is not None:
         warn_of_far_outside(model, meta.stats, arguments.dataset)
+    if hasattr(model.policy, "update"):
+        raise ValueError(
+            f"a {model.policy_config.type} updates another network after every step of LeRobot's own training, which "
+            "Trainer does not: train it by `lerobot-train`"
+        )
     trainer = CraftTrainer(
         model,
         config,
         anchors=None if arguments.anchors is None else open_cache(arguments.anchors, model, arguments.anchors_dataset),
-        train_dataset=dataset,
+        train_dataset=dataset.without_last_frames(),
         data_collator=collate,
     )
     if trainer.retention is None:

@@ -17,7 +17,7 @@ from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.constants import ACTION, OBS_STATE
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset, Subset, default_collate
 
 from craft_trainer.hub.resolve_path import HubPlace, parse, resolve_path
 from craft_trainer.models.adapting import TEXTS
@@ -56,6 +56,7 @@ class PolicyDataset(Dataset[Sample]):
             delta_timestamps=resolve_delta_timestamps(config, meta),
             video_backend=None if meta.video_keys else "pyav",
         )
+        self._num_dropped: int = getattr(config, "drop_n_last_frames", 0)
         features = meta.features.items()
         self._texts = [name for name, feature in features if feature["dtype"] in TEXTS]
         self._single = [name for name, feature in features if tuple(feature["shape"]) == (1,) and name.startswith(READ)]
@@ -88,6 +89,20 @@ class PolicyDataset(Dataset[Sample]):
         """What LeRobot gives as policies take it: without columns of texts, and one number as a vector of one."""
         kept = {name: value for name, value in sample.items() if name not in self._texts}
         return kept | {name: kept[name][..., None] for name in self._single if name in kept}
+
+    def without_last_frames(self) -> "Dataset[Sample]":
+        """What LeRobot trains on: all but the last ``drop_n_last_frames`` of every episode, of policies that say so.
+
+        Raises:
+            ValueError: no frame is left.
+        """
+        if not self._num_dropped:
+            return self
+        ends = np.asarray(self.meta.episodes["dataset_to_index"])[self.episode_of_frame]
+        kept = np.flatnonzero(np.arange(len(self)) < ends - self._num_dropped)
+        if not len(kept):
+            raise ValueError(f"{self.source}: no episode has more than drop_n_last_frames = {self._num_dropped} frames")
+        return Subset(self, kept.tolist())
 
     def batch(self, rows: list[int]) -> Sample:
         """The samples at ``rows``, collated."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lerobot.policies.act.modeling_act import ACTPolicy
 
 from craft_trainer.cli.main import main
 
@@ -214,6 +215,14 @@ def test_a_mistake_is_one_line_that_names_it(teacher, anchors, tiny_dataset, tmp
     given = {"policy": teacher, "anchors": anchors, "dataset": tiny_dataset, "output_dir": tmp_path, **TRAIN}
     assert main(["train", *flags(**given | change)]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_policy_with_a_second_network_is_left_to_lerobot(teacher, tiny_dataset, tmp_path, capsys, monkeypatch):
+    """LeRobot's training calls ``update`` after every step: TD-MPC's target network would never have moved."""
+    monkeypatch.setattr(ACTPolicy, "update", lambda _: None, raising=False)
+    given = flags(policy=teacher, dataset=tiny_dataset, output_dir=tmp_path / "out", **TRAIN)
+    assert main(["train", *given]) == 1
+    assert "updates another network after every step" in capsys.readouterr().err
 
 
 def test_training_from_another_teacher_is_refused(teacher, anchors, tiny_dataset, tiny_policy, tmp_path, capsys):

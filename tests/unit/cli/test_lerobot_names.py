@@ -1,5 +1,6 @@
 """A command line of `lerobot-train` or `lerobot-eval` means the same here, or the error says what to do."""
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,10 @@ def test_a_line_of_lerobot_eval_is_understood() -> None:
         ("train", "--policy.scheduler_warmup_steps=9", "--lr_scheduler_type"),
         ("train", "--wandb.project=x", "WANDB_PROJECT"),
         ("train", "--dataset.episodes=[0,1]", "lerobot-edit-dataset"),
+        ("train", "--dataset.revision=v1", "org/name@revision"),
+        ("train", "--dataset.use_imagenet_stats=true", "the dataset's own statistics"),
+        ("train", "--dataset.image_transforms.enable=true", "as they were recorded"),
+        ("train", "--policy.tags=[robot]", "card"),
         ("train", "--policy_options={} --policy.dtype=float32", "use one of the two"),
         ("rollout", "--eval.use_async_envs=true", "lerobot-eval"),
         ("cache build", "--policy.dtype=float32", "--policy_options"),
@@ -137,3 +142,25 @@ def test_a_false_of_lerobots_wins_over_the_file(tmp_path: Path) -> None:
     line = f"--config {tmp_path / 'run.yaml'} --policy.path=p --dataset.root=d --output_dir out --use_cpu"
     values = parsed("train", f"{line} --policy.push_to_hub=false --policy.use_amp=false")
     assert (values["push_to_hub"], values["bf16"]) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "way_out"),
+    [
+        ("optimizer_lr_backbone", "--learning_rate"),
+        ("scheduler_warmup_steps", "--warmup_steps"),
+        ("use_amp", "--bf16"),
+        ("device", "--use_cpu"),
+        ("push_to_hub", "--push_to_hub"),
+        ("private", "--hub_private_repo"),
+        ("license", "card"),
+        ("pretrained_path", "--policy"),
+        ("pretrained_revision", "org/name@revision"),
+        ("use_peft", "adapters"),
+    ],
+)
+def test_an_option_that_only_lerobots_training_reads_is_refused(name: str, way_out: str) -> None:
+    """They were taken into the configuration of a new policy, and nothing came of them."""
+    line = f"--policy_type act --dataset d --output_dir out --use_cpu --policy_options='{json.dumps({name: 1})}'"
+    with pytest.raises(ValueError, match=way_out):
+        parsed("train", line)

@@ -15,6 +15,7 @@ from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.language import language_feature_info
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch.utils.data import DataLoader, default_collate
 
@@ -190,3 +191,17 @@ def test_data_without_what_the_policy_reads_is_refused(tiny_policy: Callable[...
     del info["features"]["observation.environment_state"]
     with pytest.raises(ValueError, match=r"observation.environment_state is no numbers in data and 39 in the policy"):
         check_sizes(tiny_policy(), "data", info["features"])
+
+
+def test_frames_that_lerobot_does_not_train_on_are_left_out(tmp_path: Path) -> None:
+    """The oracle is LeRobot's own sampler."""
+    data = small_dataset(tmp_path / "data")
+    meta = load_metadata(data)
+    samples = PolicyDataset(data, DiffusionConfig(device="cpu", drop_n_last_frames=3))
+    bounds = meta.episodes["dataset_from_index"], meta.episodes["dataset_to_index"]
+    expected = list(EpisodeAwareSampler(*bounds, drop_n_last_frames=3))
+    assert [int(index) for row in samples.without_last_frames() for index in [row["index"]]] == expected
+    none = PolicyDataset(data, DiffusionConfig(device="cpu", drop_n_last_frames=0))
+    assert none.without_last_frames() is none
+    with pytest.raises(ValueError, match="no episode has more than drop_n_last_frames = 9 frames"):
+        PolicyDataset(data, DiffusionConfig(device="cpu", drop_n_last_frames=9)).without_last_frames()
