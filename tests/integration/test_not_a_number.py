@@ -60,10 +60,7 @@ def test_between_two_retention_passes(anchors, tmp_path):
     ],
 )
 def test_without_anchors_before_it_is_saved(key, when, step, tmp_path):
-    """At the next log, at the end, before a checkpoint, and before that of an epoch's end.
-
-    Seen to fail with the callback left out, and the last with no look at the end of an epoch.
-    """
+    """At the next log, at the end, before a checkpoint, and before that of an epoch's end."""
     trainer = plain(tmp_path, train_dataset=bad_task(key), **when)
     with pytest.raises(FloatingPointError, match=rf"step {step}: .* is not finite any more"):
         trainer.train()

@@ -194,7 +194,6 @@ def test_every_line_is_shown():
 
 @pytest.mark.parametrize("run", [*EXACT, *GIVEN])
 def test_with_anchors_it_is_trainers(run, anchors, untouched, tmp_path):
-    """Seen to fail with λ = 1, for every run."""
     options, given = EXACT.get(run, {}), GIVEN.get(run)
     theirs = outcome(plain(tmp_path / "plain", options, given))
     ours = outcome(crafted(tmp_path / "craft", anchors, options, given=given))
@@ -238,7 +237,6 @@ class StepsItself(Trainer):
 
 
 def test_a_gradient_that_is_gone_is_refused(anchors, tmp_path):
-    """Seen to fail, with λ = 0 and λ = 10 giving the same weights, when nobody looks."""
     trainer = made(retaining(StepsItself), CraftConfig(str(tmp_path), **BASE | TERMS), anchors=anchors)
     with pytest.raises(ValueError, match="the backward pass of the task left no gradient to merge"):
         trainer.train()
@@ -255,7 +253,6 @@ def test_a_gradient_that_is_gone_is_refused(anchors, tmp_path):
     ],
 )
 def test_label_smoothing_that_would_be_wrong_is_refused(options, given, fault, anchors, tmp_path):
-    """Of each it was seen that Trainer's loss is another, or unsmoothed."""
     config = CraftConfig(str(tmp_path), **BASE | TERMS | {"label_smoothing_factor": 0.1} | options)
     if "model" in given:
         given, config.teacher_mismatch = {"model": vlm_and_processor(given["model"])[0]}, "allow"
@@ -314,7 +311,7 @@ class Terminated(TrainerCallback):
 
 
 def test_a_checkpoint_before_the_optimizers_step_holds_the_multiplier_before_it(anchors, tmp_path):
-    """Of enable_jit_checkpoint. Seen to fail with λ stepped before the optimizer: the resumed run left a pass out."""
+    """Of enable_jit_checkpoint."""
     options = {"gradient_accumulation_steps": 2, "max_steps": 4, "enable_jit_checkpoint": True, "multiplier_lr": 5.0}
     whole = crafted(tmp_path / "whole", anchors, options, {})
     cut = made(CraftTrainer, CraftConfig(str(tmp_path / "cut"), **BASE | TERMS | options), anchors=anchors)

@@ -39,7 +39,6 @@ def accelerator(mode=DistributedType.NO, fsdp_version=None, parallelism=None):
     ],
 )
 def test_what_hides_gradients_is_refused(seen, gpus, fault):
-    """Seen to fail for sequence parallelism, which trained."""
     with pytest.raises(ValueError, match=fault):
         require_visible_gradients(accelerator(**seen), SimpleNamespace(n_gpu=gpus))
 
