@@ -3,6 +3,7 @@
 import pytest
 import torch
 from runs import BASE
+from safetensors.torch import load_file
 from torch import nn
 from toy import ToyModel, ToyTask, toy_anchors
 
@@ -138,10 +139,13 @@ def test_in_what_the_teacher_said(tmp_path):
 
 
 def test_in_train(tiny_policy, tiny_dataset, tmp_path, capsys):
-    """Exit status 1, and no checkpoint."""
+    """Exit status 1, no result, and no checkpoint that is not finite: after step 1 the weights are only huge."""
     tiny_policy().save_pretrained(tmp_path / "policy")
     words = ["train", "--policy", str(tmp_path / "policy"), "--dataset", str(tiny_dataset), "--use_cpu", "true"]
     words += ["--output_dir", str(tmp_path / "out"), "--max_steps", "3", "--report_to", "none", "--max_grad_norm", "0"]
     assert main([*words, "--learning_rate", "1e30", "--save_steps", "1"]) == 1
     assert "is not finite any more, so the model is lost" in capsys.readouterr().err
-    assert not list((tmp_path / "out").glob("**/model.safetensors"))
+    assert not (tmp_path / "out" / "model.safetensors").exists()
+    saved = list((tmp_path / "out").glob("checkpoint-*/model.safetensors"))
+    assert [path.parent.name for path in saved] == ["checkpoint-1"]
+    assert all(value.isfinite().all() for value in load_file(saved[0]).values())
