@@ -1,7 +1,7 @@
 """Build an anchor cache: a ``datasets`` map job in shards that survive a kill and that processes share."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -70,18 +70,9 @@ def build_anchor_cache(
         RuntimeError: another build of the same cache is at work.
     """
     _refuse_finished(output_dir)
-    for name, value, known in (("inputs", inputs, INPUTS), ("dtype", dtype, DTYPES)):
-        if value not in known:
-            raise ValueError(f"{name} is {value!r}: it must be one of {', '.join(known)}")
-    if not specs and not output:
-        raise ValueError("neither hidden features nor the output are asked for: name a layer, or keep the output")
-    storage: dict[str, Any] = {
-        "inputs": inputs,
-        "output": output,
-        "dtype": dtype,
-        "num_tokens": num_tokens,
-        "batch_size": batch_size,
-    }
+    storage: dict[str, Any] = {"inputs": inputs, "output": output, "dtype": dtype}
+    storage |= {"num_tokens": num_tokens, "batch_size": batch_size}
+    _require_possible(storage, specs)
     provenance = Provenance(
         teacher=teacher.fingerprint() | {"path": teacher_path},
         data={"revision": "", "fingerprint": "", **source, "rows": rows_digest(rows)},
@@ -128,6 +119,14 @@ def _main_process_first(processes: PartialState | None) -> Iterator[bool]:
     yield is_main
     if processes is not None and is_main:
         processes.wait_for_everyone()
+
+
+def _require_possible(storage: Mapping[str, Any], specs: Sequence[FeatureSpec]) -> None:
+    for name, known in (("inputs", INPUTS), ("dtype", DTYPES)):
+        if storage[name] not in known:
+            raise ValueError(f"{name} is {storage[name]!r}: it must be one of {', '.join(known)}")
+    if not specs and not storage["output"]:
+        raise ValueError("neither hidden features nor the output are asked for: name a layer, or keep the output")
 
 
 def _refuse_finished(output_dir: Path) -> None:

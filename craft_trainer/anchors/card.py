@@ -7,10 +7,44 @@ from torch import Tensor
 from craft_trainer.anchors.provenance import DIGESTS, Provenance
 
 CARD_FILE = "README.md"
+PAGE = """---
+tags: [craft_trainer, continual-learning, anchors]
+configs:
+- config_name: default
+  data_files: '*.arrow'
+---
+
+# Anchors
+
+Samples of tasks that a model already knows, with what its teacher makes of them. Fine-tuning with
+`craft-trainer train --anchors FOLDER` (of a language model `train-lm`) keeps the student close to the
+teacher on them.
+
+| | |
+|---|---|
+{made}
+
+| old task | anchors |
+|---|---:|
+{groups}
+
+| feature | mean | variance |
+|---|---:|---:|
+{scales}
+
+| column | bytes per anchor |
+|---|---:|
+{sizes}
+
+`craft-trainer cache verify --cache FOLDER` checks the bytes of {files}.
+Their checksums are in `anchors.json`; its fingerprint covers these and what decides them, not places and
+versions. This page is not checked. Fingerprint:
+`{fingerprint}`
+"""
 
 
 def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
-    """What the cache was made from, what it holds, and how to use it, as a dataset card."""
+    """Say what the cache was made from, what it holds, and how to use it, as a dataset card."""
     teacher, data, storage = provenance.teacher, provenance.data, provenance.storage
     num_anchors = sum(provenance.groups.values())
     made = {
@@ -23,45 +57,19 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
         "tokens kept per position, of a teacher that predicts tokens": storage["num_tokens"],
         "made with": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),
     }
-    scales = [
-        f"| `{name}` | {statistics[f'mean/{name}'].mean():.4g} | {statistics[f'variance/{name}'].mean():.4g} |"
-        for name in sorted(key.removeprefix("mean/") for key in statistics if key.startswith("mean/"))
-    ]
-    lines = [
-        "---",
-        "tags: [craft_trainer, continual-learning, anchors]",
-        "configs:",
-        "- config_name: default",
-        "  data_files: '*.arrow'",
-        "---",
-        "",
-        "# Anchors",
-        "",
-        "Samples of tasks that a model already knows, with what its teacher makes of them. Fine-tuning with",
-        "`craft-trainer train --anchors FOLDER` (of a language model `train-lm`) keeps the student close to the",
-        "teacher on them.",
-        "",
-        "| | |",
-        "|---|---|",
-        *(f"| {name} | {value} |" for name, value in made.items()),
-        "",
-        "| old task | anchors |",
-        "|---|---:|",
-        *(f"| {group} | {count} |" for group, count in provenance.groups.items()),
-        "",
-        "| feature | mean | variance |",
-        "|---|---:|---:|",
-        *scales,
-        "",
-        "| column | bytes per anchor |",
-        "|---|---:|",
-        *(f"| `{name}` | {size / num_anchors:,.0f} |" for name, size in provenance.sizes.items()),
-        "",
-        "`craft-trainer cache verify --cache FOLDER` checks the bytes of "
-        + ", ".join(f"`{name}`" for name in sorted(provenance.files))
-        + ".",
-        "Their checksums are in `anchors.json`; its fingerprint covers these and what decides them, not places and",
-        "versions. This page is not checked. Fingerprint:",
-        f"`{provenance.compute_fingerprint()}`",
-    ]
-    return "\n".join(lines) + "\n"
+    named = {key.removeprefix("mean/") for key in statistics if key.startswith("mean/")}
+    scales = {
+        f"`{name}`": [f"{statistics[f'{kind}/{name}'].mean():.4g}" for kind in ("mean", "variance")] for name in named
+    }
+    return PAGE.format(
+        made=_rows(made),
+        groups=_rows(provenance.groups),
+        scales="\n".join(f"| {name} | {' | '.join(scales[name])} |" for name in sorted(scales)),
+        sizes=_rows({f"`{name}`": f"{size / num_anchors:,.0f}" for name, size in provenance.sizes.items()}),
+        files=", ".join(f"`{name}`" for name in sorted(provenance.files)),
+        fingerprint=provenance.compute_fingerprint(),
+    )
+
+
+def _rows(values: Mapping[str, object]) -> str:
+    return "\n".join(f"| {name} | {value} |" for name, value in values.items())
