@@ -36,8 +36,9 @@ class ReportArguments:
 def run(argv: Sequence[str]) -> None:
     """Read everything, then write or print the report."""
     arguments = parse("report", EXAMPLE, ReportArguments, joined(argv))
-    from craft_trainer.report.document import as_document, as_markdown
+    from craft_trainer.report.document import as_document
     from craft_trainer.report.evidence import gather
+    from craft_trainer.report.page import as_markdown
 
     evidence = gather(
         results=split_list(arguments.results),

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from craft_trainer.report.reading import Value, json_object
+from craft_trainer.report.reading import FLAG, NAME, Rule, Schema, check, json_object, number
 from craft_trainer.report.results import Count, Json
 
 SCHEMA = 1
 CHANGES = ("accuracy_difference", "margin_gold_change")
+CHECKPOINT: dict[str, Schema] = {"model": NAME, "items": [{"correct": FLAG}], "metrics": {"margin_gold": number()}}
+ENDS = Rule("two ends in order", lambda ends: isinstance(ends, list) and len(ends) == 2 and _ascend(*ends))
+COMPARISON = {key: rule for name in CHANGES for key, rule in ((name, number()), (f"{name}_ci", ENDS))}
+OPTIONAL: dict[str, Schema] = {"compare": CHECKPOINT, "comparison": COMPARISON}
 
 
 @dataclass(frozen=True)
@@ -38,33 +42,21 @@ def load_choices(path: Path) -> Choices:
     content = json_object(path, "pass what craft-trainer mcq wrote, or run it again")
     if content.get("schema") != SCHEMA or "metrics" not in content:
         raise ValueError(f"{path}: is no result of craft-trainer mcq of schema {SCHEMA}; pass the file it wrote")
-    document = Value(path, content)
-    if content.get("comparison") is not None:
-        _check(document.field("comparison"))
+    schema = CHECKPOINT | {key: kind for key, kind in OPTIONAL.items() if content.get(key) is not None}
+    check(content, schema, f"{path}: ")
     return Choices(
         path=path,
-        asked=tuple(map(_asked, [document, *([document.field("compare")] if "compare" in content else [])])),
+        asked=tuple(map(_asked, [content, *([content["compare"]] if content.get("compare") else [])])),
         comparison=content.get("comparison"),
         settings=(content.get("settings") or {}) | {"data": content.get("data") or {}},
         num_refused=len({one.get("row") for one in content.get("refused") or []}),
     )
 
 
-def _asked(value: Value) -> Asked:
-    right = [bool(item.field("correct").found) for item in value.field("items").items("question")]
-    return Asked(
-        model=value.field("model").text(),
-        fingerprint=str(value.found.get("fingerprint", "")),
-        right=Count(sum(right), len(right)),
-        margin_gold=value.field("metrics").field("margin_gold").number(),
-    )
+def _asked(found: Mapping[str, Any]) -> Asked:
+    right = Count(sum(item["correct"] for item in found["items"]), len(found["items"]))
+    return Asked(found["model"], str(found.get("fingerprint", "")), right, float(found["metrics"]["margin_gold"]))
 
 
-def _check(comparison: Value) -> None:
-    """Refuse a change that is no number, or whose interval is not two numbers in order."""
-    for name in CHANGES:
-        comparison.field(name).number()
-        interval = comparison.field(f"{name}_ci")
-        ends = [end.number() for end in interval.items("number")]
-        if len(ends) != 2 or ends[0] > ends[1]:
-            raise interval.wrong("two ends in order")
+def _ascend(low: Any, high: Any) -> bool:
+    return number().holds(low) and number(low).holds(high)

@@ -4,14 +4,15 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from craft_trainer.report.choices import Choices, load_choices
-from craft_trainer.report.history import Trajectory, load_histories
+from craft_trainer.report.history import Series, Trajectory, load_histories
 from craft_trainer.report.results import Json, Results
 from craft_trainer.report.rollouts import Rollout, load_rollout
 from craft_trainer.report.run import VARIANCE, Run, load_run, teachers_scale
 from craft_trainer.report.schema import load_results
+from craft_trainer.report.wording import shortened
 
 USUAL_NAMES = ("results", "mcq", "rollout", "report")  # of files that say nothing: their folder's name is used
 RESULTS_FILE = "results.json"
@@ -55,6 +56,21 @@ class Evidence:
         return dict(self.choices) | {
             f"{name}/mcq" if name in self.choices else name: one for name, one in inside.items()
         }
+
+    @property
+    def compared(self) -> Mapping[str, Mapping[str, Any]]:
+        """Comparisons of two checkpoints on multiple choice; a single one by the name of what was compared."""
+        several = len(self.asked) > 1
+        return {
+            name if several else shortened(one.asked[-1].model): one.comparison
+            for name, one in self.asked.items()
+            if one.comparison is not None
+        }
+
+    @property
+    def losses(self) -> Mapping[str, tuple[Series, Series]]:
+        """The task losses of the training runs that logged more than one, as (steps, values)."""
+        return {name: run.losses for name, run in self.runs.items() if len(run.losses[0]) > 1}
 
     @property
     def settings_by_kind(self) -> tuple[Mapping[str, Mapping[str, Json]], ...]:

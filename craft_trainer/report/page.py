@@ -1,23 +1,20 @@
-"""Files out: the self-contained HTML page, and the figure for a README. The extra ``report`` is imported when used."""
+"""The page in HTML and in Markdown, and the figure for a README. The extra ``report`` is imported when it is used."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 
 from craft_trainer.files import write_atomically
+from craft_trainer.report import sentences, tables, wording
 from craft_trainer.report.evidence import Evidence, gather
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.results import GROUPS, Results, method_label
-from craft_trainer.report.sentences import coverage, headlines
-from craft_trainer.report.tables import differing_settings, pairs_table, seed_lines, task_lines, times_table
-from craft_trainer.report.wording import duration, plural, rate
 
 EXTRA_PACKAGES = ("matplotlib", "jinja2")
 FIGURE_FORMATS = (".svg", ".png")
-MANY = 4  # things compared, from which on their remarks are folded away
-MOST_REMARKS = 6  # shown there
 
 
 def write_report(results_path: str | PathLike[str], output_path: str | PathLike[str] | None = None) -> Path:
@@ -37,8 +34,7 @@ def write_page(evidence: Evidence, output_path: str | PathLike[str]) -> Path:
     ``report``.
     """
     target = Path(output_path)
-    with report_extra():
-        write_atomically(target, render_page(evidence))
+    write_atomically(target, as_html(evidence))
     return target
 
 
@@ -70,43 +66,52 @@ def report_extra() -> Iterator[None]:
         raise ImportError(message, name=package) from error
 
 
-def render_page(evidence: Evidence) -> str:
-    """HTML of the whole report; parts of which there is no evidence are left out."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
+def as_html(evidence: Evidence) -> str:
+    """The self-contained page."""
+    with report_extra():
+        from markupsafe import Markup
 
-    from craft_trainer.report.pictures import (
-        choices_pictures,
-        demos_picture,
-        rollouts_picture,
-        success_picture,
-        training_pictures,
+        from craft_trainer.report.figures import canvas, changes, dots, success, training
+    return render(
+        "report.html.jinja",
+        evidence,
+        figures={"changes": changes, "dots": dots, "success": success, "training": training},
+        svg=lambda *described: Markup(canvas.inline_svg(*described)),  # made by us, texts in it are escaped
     )
 
+
+def as_markdown(evidence: Evidence) -> str:
+    """The page in Markdown, without its figures."""
+    return render("report.md.jinja", evidence)
+
+
+def render(template: str, evidence: Evidence, **figures: object) -> str:
+    """Fill a template; parts of which there is no evidence are left out."""
+    with report_extra():
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    html = template.endswith(".html.jinja")
     environment = Environment(
         loader=PackageLoader("craft_trainer.report"),
-        autoescape=True,
+        autoescape=html,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_unbroken,
+        finalize=_unbroken if html else None,
     )
-    called = (coverage, duration, method_label, pairs_table, plural, rate, seed_lines, slug, task_lines, times_table)
-    environment.globals.update({one.__name__: one for one in called}, groups=GROUPS)
-    found = remarks(evidence)
-    num_shown = MOST_REMARKS if len(evidence) > MANY and len(found) > MOST_REMARKS + 1 else len(found)
-    return environment.get_template("report.html.jinja").render(
+    environment.globals.update(
         evidence=evidence,
-        alone=len(evidence) == 1,
-        headlines=headlines(evidence),
-        success=success_picture(evidence.demos),
-        compared=demos_picture(evidence.demos),
-        rollouts=rollouts_picture(evidence.rollouts),
-        choices=list(choices_pictures(evidence.asked)),
-        training=list(training_pictures(evidence)),
-        remarks={"shown": found[:num_shown], "folded": found[num_shown:]},  # warnings come first
-        differing=differing_settings(evidence),
+        remarks=remarks(evidence),
         version=version("craft-trainer"),
+        GROUPS=GROUPS,
+        method_label=method_label,
+        partial=partial,
+        slug=slug,
+        sentences=sentences,
+        tables=tables,
+        wording=wording,
+        **figures,
     )
+    return environment.get_template(template).render()
 
 
 def _unbroken(value: object) -> object:

@@ -1,11 +1,38 @@
-"""A JSON file that a command wrote, value by value, or where in it something is wrong."""
+"""A JSON file that a command wrote, checked against what should be in it."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """What one value must be, in words and as a test."""
+
+    expected: str
+    holds: Callable[[Any], bool]
+
+
+type Schema = Rule | Mapping[str, Schema] | Sequence[Schema]  # of a list: the schema of each item
+
+NAME = Rule("a name", lambda value: isinstance(value, str) and value != "")
+ANY_KEY = "*"
+ANYTHING = Rule("anything", lambda _: True)
+FLAG = Rule("true or false", lambda value: type(value) is bool)
+
+
+def integer(low: int, high: float = inf) -> Rule:
+    """Make the rule of an integer from ``low`` to ``high``, both included."""
+    expected = f"an integer ≥ {low}" if high == inf else f"an integer from {low} to {high}"
+    return Rule(expected, lambda value: type(value) is int and low <= value <= high)
+
+
+def number(low: float = -inf, high: float = inf) -> Rule:
+    """Make the rule of a finite number from ``low`` to ``high``, both included."""
+    bounds = f"a number ≥ {low:g}" if high == inf else f"a number from {low:g} to {high:g}"
+    expected = "a finite number" if low == -inf else bounds
+    return Rule(expected, lambda value: type(value) in (int, float) and isfinite(value) and low <= value <= high)
 
 
 def json_object(path: Path, way_out: str) -> dict[str, Any]:
@@ -26,72 +53,29 @@ def json_object(path: Path, way_out: str) -> dict[str, Any]:
     return content
 
 
-@dataclass(frozen=True)
-class Value:
-    """The value at one place of a JSON file.
+def check(value: Any, schema: Schema, place: str, *, exact: bool = False) -> None:
+    """Raise a ValueError that begins with ``place`` unless ``value`` is as the ``schema`` says.
 
-    Every method but ``wrong`` returns it as one type; a value that does not fit is a ValueError of file and place.
+    An object must have the keys of its schema, and no others where it is ``exact``; the key ANY_KEY stands for any. A
+    list must have an item.
     """
-
-    file: Path
-    found: Any
-    place: str = ""
-
-    def wrong(self, expected: str, way_out: str = "write the file again") -> ValueError:
-        """Make the error that names the file, the place, what is there, what was expected and what to do."""
-        return ValueError(f"{self.file}: {self.place} is {self.found!r}, expected {expected}; {way_out}")
-
-    def fields(self) -> dict[str, "Value"]:
-        """Return the members of an object."""
-        if not isinstance(self.found, dict):
-            raise ValueError(f"{self.file}: {self.place} is a {type(self.found).__name__}, expected an object")
-        return {key: Value(self.file, found, self._inside(key)) for key, found in self.found.items()}
-
-    def exactly(self, *keys: str) -> dict[str, "Value"]:
-        """Return the members of an object that has these ``keys`` and no other."""
-        for key in self.fields():
-            if key not in keys:
-                raise ValueError(f"{self.file}: {self._inside(key)} is unknown; expected the keys {', '.join(keys)}")
-        return {key: self.field(key) for key in keys}
-
-    def field(self, key: str) -> "Value":
-        """Return one member of an object."""
-        fields = self.fields()
-        if key not in fields:
-            raise ValueError(f"{self.file}: {self._inside(key)} is missing; write the file again")
-        return fields[key]
-
-    def _inside(self, key: str) -> str:
-        return f"{self.place}.{key}" if self.place else key
-
-    def items(self, noun: str) -> list["Value"]:
-        """Return the items of a list, of which there is at least one."""
-        if not isinstance(self.found, list) or not self.found:
-            raise self.wrong(f"a list of at least one {noun}")
-        return [Value(self.file, found, f"{self.place}[{index}]") for index, found in enumerate(self.found)]
-
-    def text(self) -> str:
-        """Return a text that is not empty."""
-        if not isinstance(self.found, str) or not self.found:
-            raise self.wrong("a name")
-        return self.found
-
-    def integer(self, low: int, high: int | None = None) -> int:
-        """Return an integer from ``low`` to ``high``, both included."""
-        if type(self.found) is not int or self.found < low or (high is not None and self.found > high):
-            raise self.wrong(f"an integer ≥ {low}" if high is None else f"an integer from {low} to {high}")
-        return self.found
-
-    def number(self, low: float = -inf, high: float = inf) -> float:
-        """Return a finite number from ``low`` to ``high``, both included."""
-        if type(self.found) not in (int, float) or not isfinite(self.found) or not low <= self.found <= high:
-            bounds = f"a number ≥ {low:g}" if high == inf else f"a number from {low:g} to {high:g}"
-            raise self.wrong("a finite number" if low == -inf else bounds)
-        return float(self.found)
-
-    def one_of[Kind](self, allowed: Sequence[Kind], expected: str) -> Kind:
-        """Return the one of ``allowed`` that it is."""
-        for one in allowed:
-            if one == self.found and type(one) is type(self.found):
-                return one
-        raise self.wrong(expected)
+    again = "write the file again"
+    if isinstance(schema, Rule):
+        if not schema.holds(value):
+            raise ValueError(f"{place} is {value!r}, expected {schema.expected}; {again}")
+    elif isinstance(schema, Mapping):
+        if not isinstance(value, dict):
+            raise ValueError(f"{place} is a {type(value).__name__}, expected an object; {again}")
+        inside = place if place.endswith(": ") else f"{place}."
+        for key in dict.fromkeys((*schema, *value)):
+            if key not in value and key != ANY_KEY:
+                raise ValueError(f"{inside}{key} is missing; expected the keys {', '.join(schema)}")
+            if key in value and (key in schema or ANY_KEY in schema):
+                check(value[key], schema.get(key, schema.get(ANY_KEY, {})), f"{inside}{key}", exact=exact)
+            elif key in value and exact and schema:
+                raise ValueError(f"{inside}{key} is unknown; expected the keys {', '.join(schema)}")
+    else:
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{place} is {value!r}, expected a list of at least one; {again}")
+        for index, one in enumerate(value):
+            check(one, schema[0], f"{place}[{index}]", exact=exact)

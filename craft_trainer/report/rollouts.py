@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.report.reading import Value, json_object
+from craft_trainer.report.reading import ANYTHING, NAME, Schema, check, integer, json_object
 from craft_trainer.report.results import Count, pooled
+
+ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": ANYTHING}
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,17 @@ class Rollout:
 
 def load_rollout(path: Path) -> Rollout:
     """Read ``path``; FileNotFoundError where there is none, ValueError where it is not what ``rollout`` writes."""
-    document = json_object(path, "pass what craft-trainer rollout wrote, or run it again")
-    if "policy" not in document or not document.get("rows"):
+    content = json_object(path, "pass what craft-trainer rollout wrote, or run it again")
+    if "policy" not in content or not content.get("rows"):
         raise ValueError(
             f"{path}: is no result of craft-trainer rollout (no policy, or no rows); pass the file it wrote"
         )
+    check(content, {"rows": [ROW]}, f"{path}: ")
     counts: dict[str, Count] = {}
-    for row in Value(path, document["rows"], "rows").items("row"):
-        task, episodes = row.field("task").text(), row.field("episodes").integer(1)
-        if task in counts:
-            raise ValueError(f"{path}: {row.place} repeats {task!r}; keep one of the two")
-        counts[task] = Count(row.field("successes").integer(0, episodes), episodes)
-    return Rollout(path, str(document["policy"]), counts)
+    for index, row in enumerate(content["rows"]):
+        place = f"{path}: rows[{index}]"
+        check(row["successes"], integer(0, row["episodes"]), f"{place}.successes")
+        if row["task"] in counts:
+            raise ValueError(f"{place} repeats {row['task']!r}; keep one of the two")
+        counts[row["task"]] = Count(row["successes"], row["episodes"])
+    return Rollout(path, str(content["policy"]), counts)

@@ -4,13 +4,29 @@ from math import isclose
 from os import PathLike
 from pathlib import Path
 
-from craft_trainer.report.reading import Value, json_object
+from craft_trainer.report.reading import ANY_KEY, ANYTHING, NAME, Rule, Schema, check, integer, json_object, number
 from craft_trainer.report.results import GROUPS, Results, Row, Stream
 
-SCHEMA = 1
-TOP_KEYS = ("schema", "stream", "seeds", "settings", "rows", "summary", "seconds", "provenance")
-ROW_KEYS = ("seed", "method", "task", "group", "episodes", "successes")
+VERSION = 1
 SUMMARY_TOLERANCE = 1e-9
+ROW: Schema = {
+    "seed": integer(0),
+    "method": NAME,
+    "task": NAME,
+    "group": Rule("old or new", lambda value: value in GROUPS),
+    "episodes": integer(1),
+    "successes": ANYTHING,  # checked with the episodes of its row
+}
+SCHEMA: dict[str, Schema] = {
+    "schema": Rule(f"{VERSION}; install the craft-trainer that wrote this file, or", lambda value: value == VERSION),
+    "stream": {"old": [NAME], "new": [NAME]},
+    "seeds": [integer(0)],
+    "settings": {},
+    "rows": [ROW],
+    "summary": {ANY_KEY: {ANY_KEY: number(0, 1)}},
+    "seconds": {ANY_KEY: number(0)},
+    "provenance": {},
+}
 
 
 def load_results(path: str | PathLike[str]) -> Results:
@@ -21,70 +37,45 @@ def load_results(path: str | PathLike[str]) -> Results:
     Σ successes / Σ episodes of the rows to 1e-9. FileNotFoundError where there is no such file.
     """
     file = Path(path)
-    top = Value(file, json_object(file, "pass the results.json of a finished run, or run it again"))
-    if top.found.get("schema", SCHEMA) != SCHEMA:
-        raise top.field("schema").wrong(f"{SCHEMA}", "install the craft-trainer that wrote this file")
-    fields = top.exactly(*TOP_KEYS)
-    objects = {key: fields[key].fields() for key in ("settings", "summary", "seconds", "provenance")}
-    stream, seeds = _stream(fields["stream"]), _seeds(fields["seeds"])
+    content = json_object(file, "pass the results.json of a finished run, or run it again")
+    check(content.get("schema", VERSION), SCHEMA["schema"], f"{file}: schema")
+    check(content, SCHEMA, f"{file}: ", exact=True)
     results = Results(
         path=file,
-        stream=stream,
-        seeds=seeds,
-        settings=fields["settings"].found,
-        rows=_rows(fields["rows"], stream, seeds),
-        summary={
-            method: {group: rate.number(0, 1) for group, rate in groups.fields().items()}
-            for method, groups in objects["summary"].items()
-        },
-        seconds={stage: value.number(0) for stage, value in objects["seconds"].items()},
-        provenance=fields["provenance"].found,
+        stream=Stream(**{group: tuple(content["stream"][group]) for group in GROUPS}),
+        seeds=tuple(content["seeds"]),
+        rows=tuple(Row(**row) for row in content["rows"]),
+        **{key: content[key] for key in ("settings", "summary", "seconds", "provenance")},
     )
+    _check_once(results)
+    _check_rows(results)
     _check_complete(results)
     _check_summary(results)
     return results
 
 
-def _stream(value: Value) -> Stream:
-    fields = value.exactly(*GROUPS)
-    old, new = (tuple(task.text() for task in fields[group].items("task")) for group in GROUPS)
-    for task in (*old, *new):
-        if (*old, *new).count(task) > 1:
-            raise ValueError(f"{value.file}: stream lists {task!r} twice; a task is either old or new, once")
-    return Stream(old, new)
+def _check_once(results: Results) -> None:
+    """Every task is named once, and every seed."""
+    every_task = (*results.stream.old, *results.stream.new)
+    for task in every_task:
+        if every_task.count(task) > 1:
+            raise ValueError(f"{results.path}: stream lists {task!r} twice; a task is either old or new, once")
+    if len(set(results.seeds)) < len(results.seeds):
+        raise ValueError(f"{results.path}: seeds is {list(results.seeds)!r}, expected every seed once")
 
 
-def _seeds(value: Value) -> tuple[int, ...]:
-    seeds = tuple(seed.integer(0) for seed in value.items("seed"))
-    if len(set(seeds)) < len(seeds):
-        raise value.wrong("every seed once")
-    return seeds
-
-
-def _rows(value: Value, stream: Stream, seeds: tuple[int, ...]) -> tuple[Row, ...]:
-    rows: dict[tuple[int, str, str], Row] = {}
-    for item in value.items("row"):
-        row = _row(item, stream, seeds)
+def _check_rows(results: Results) -> None:
+    """Every row is of a seed and a task that are listed, and once there."""
+    seen = set()
+    for index, row in enumerate(results.rows):
+        place, tasks = f"{results.path}: rows[{index}]", results.stream.tasks(row.group)
+        check(row.seed, Rule(f"one of seeds {list(results.seeds)}", results.seeds.__contains__), f"{place}.seed")
+        check(row.task, Rule(f"one of stream.{row.group} {list(tasks)}", tasks.__contains__), f"{place}.task")
+        check(row.successes, integer(0, row.episodes), f"{place}.successes")
         identity = (row.seed, row.method, row.task)
-        if identity in rows:
-            raise ValueError(f"{item.file}: {item.place} repeats seed, method and task {identity}; keep one of the two")
-        rows[identity] = row
-    return tuple(rows.values())
-
-
-def _row(value: Value, stream: Stream, seeds: tuple[int, ...]) -> Row:
-    fields = value.exactly(*ROW_KEYS)
-    group = fields["group"].one_of(GROUPS, "old or new")
-    tasks = stream.tasks(group)
-    episodes = fields["episodes"].integer(1)
-    return Row(
-        seed=fields["seed"].one_of(seeds, f"one of seeds {list(seeds)}"),
-        method=fields["method"].text(),
-        task=fields["task"].one_of(tasks, f"one of stream.{group} {list(tasks)}"),
-        group=group,
-        episodes=episodes,
-        successes=fields["successes"].integer(0, episodes),
-    )
+        if identity in seen:
+            raise ValueError(f"{place} repeats seed, method and task {identity}; keep one of the two")
+        seen.add(identity)
 
 
 def _check_complete(results: Results) -> None:

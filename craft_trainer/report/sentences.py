@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from math import isfinite, isnan
+from typing import Any
 
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.course import course
@@ -111,6 +112,12 @@ def choices_sentence(asked: Mapping[str, Choices]) -> str:
     rest = f"; in {unsure} its 95 % interval includes no change" if unsure else ""
     number = plural(len(intervals), "multiple-choice comparison")
     return f"{number}: accuracy fell in {worse} and rose in {better}{rest}."
+
+
+def changes_sentence(compared: Mapping[str, Mapping[str, Any]]) -> str:
+    """What one comparison of checkpoints concludes, or how many there are."""
+    conclusions = [str(one.get("conclusion", "")) for one in compared.values()]
+    return conclusions[0] if len(conclusions) == 1 else f"{len(compared)} comparisons, question by question."
 
 
 def runs_sentence(runs: Mapping[str, Run]) -> str:

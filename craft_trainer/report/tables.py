@@ -59,14 +59,6 @@ def task_lines(results: Results) -> Iterator[Line]:
         yield Line(f"mean {group}", group, True, tuple(results.count(name, group) for name in results.methods))
 
 
-def seed_lines(results: Results) -> Iterator[Line]:
-    """Means over the tasks of a group, a line for each seed."""
-    for group in GROUPS:
-        for seed in results.seeds:
-            cells = tuple(results.count(name, group, seed=seed) for name in results.methods)
-            yield Line(f"seed {seed}", group, False, cells)
-
-
 def format_table(results: Results, kind: TableKind = "text") -> str:
     """Success per task as ``text`` (aligned, for a terminal) or ``markdown``; ValueError for any other kind."""
     lines, labels = list(task_lines(results)), tuple(map(method_label, results.methods))

@@ -63,6 +63,11 @@ def plural(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def shortened(name: str, longest: int = 32) -> str:
+    """The end of a name: ``…that/is/longer``."""
+    return name if len(name) <= longest else "…" + name[1 - longest :]
+
+
 def duration(seconds: float) -> str:
     """A time: ``4.2 s``, ``3 min 20 s``, ``1 h 05 min``."""
     if seconds < 59.95:

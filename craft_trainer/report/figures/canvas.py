@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from html import escape
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
@@ -18,15 +19,11 @@ PAPER_INK = "#1f2328"
 PAGE_PAPER = "#040506"  # the same for what is as light as the paper: becomes the card of the page
 WIDTH_INCHES = 8.0
 PNG_DPI = 200
-INKED = (
-    "text.color",
-    "axes.labelcolor",
-    "axes.edgecolor",
-    "axes.titlecolor",
-    "xtick.color",
-    "ytick.color",
-    "grid.color",
+ROOT = (
+    'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
+    'aria-labelledby="{0}-title {0}-description"><title id="{0}-title">{1}</title><desc id="{0}-description">{2}</desc>'
 )
+STYLE = Path(__file__).parents[1] / "templates/figure.mplstyle"
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # no clock, no version: same input, same bytes
 
 # Okabe & Ito 2008, "Color Universal Design": told apart with any common colour blindness.
@@ -50,7 +47,7 @@ def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
 
     Colours are ``var(--blue)`` and so on, so that each theme has shades that stand out from its paper.
     """
-    svg = _save(draw, "svg", _theme(PAGE_INK, PAGE_PAPER, "none", name)).decode()
+    svg = _save(draw, "svg", ink=PAGE_INK, paper=PAGE_PAPER, background="none", salt=name).decode()
     svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor").replace(PAGE_PAPER, "var(--card, white)")
     for variable, colour in THEMED.items():
         svg = svg.replace(colour.lower(), f"var(--{variable}, {colour})")
@@ -59,12 +56,7 @@ def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box, "matplotlib wrote an SVG without a viewBox"
-    head = (
-        f'<svg {view_box[0]} xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
-        f'aria-labelledby="{name}-title {name}-description">'
-        f'<title id="{name}-title">{escape(title)}</title><desc id="{name}-description">{escape(description)}</desc>'
-    )
-    return head + svg[svg.index(">") + 1 :]
+    return f"<svg {view_box[0]} {ROOT.format(name, escape(title), escape(description))}{svg[svg.index('>') + 1 :]}"
 
 
 def _shortened(path: re.Match[str]) -> str:
@@ -74,45 +66,15 @@ def _shortened(path: re.Match[str]) -> str:
 
 def standalone_image(draw: Draw, file_format: str) -> bytes:
     """The figure on white, as ``svg`` or ``png`` bytes."""
-    return _save(draw, file_format, _theme(PAPER_INK, "white", "white", "figure"))
+    return _save(draw, file_format, ink=PAPER_INK, paper="white", background="white", salt="figure")
 
 
-def _save(draw: Draw, file_format: str, theme: dict[Any, Any]) -> bytes:
+def _save(draw: Draw, file_format: str, **named: str) -> bytes:
+    """The figure in the style of figure.mplstyle, filled in with what is ``named``."""
+    style = STYLE.read_text("utf-8").format(**named)
+    theme: dict[Any, Any] = dict(line.split(": ", 1) for line in style.splitlines() if line)
+    png = {"dpi": PNG_DPI, "metadata": {"Software": None}}
     buffer = BytesIO()
     with rc_context(theme):
-        metadata = NO_METADATA if file_format == "svg" else {"Software": None}
-        draw().savefig(buffer, format=file_format, dpi=PNG_DPI if file_format == "png" else "figure", metadata=metadata)
+        draw().savefig(buffer, format=file_format, **(png if file_format == "png" else {"metadata": NO_METADATA}))
     return buffer.getvalue()
-
-
-def _theme(ink: str, paper: str, background: str, salt: str) -> dict[Any, Any]:
-    return {
-        **dict.fromkeys(INKED, ink),
-        "patch.edgecolor": paper,
-        "figure.facecolor": background,
-        "savefig.facecolor": background,
-        "axes.facecolor": "none",
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.linewidth": 0.6,
-        "axes.axisbelow": True,
-        "axes.titlelocation": "left",
-        "axes.titlesize": 9.5,
-        "axes.titleweight": "bold",
-        "axes.titlepad": 8,
-        "axes.labelsize": 9,
-        "grid.linewidth": 0.5,
-        "grid.alpha": 0.18,
-        "xtick.labelsize": 8.5,
-        "ytick.labelsize": 8.5,
-        "xtick.major.width": 0.6,
-        "ytick.major.width": 0.6,
-        "hatch.linewidth": 0.6,
-        "legend.frameon": False,
-        "legend.fontsize": 9,
-        "font.size": 9,
-        "font.family": ["DejaVu Sans"],
-        "text.parse_math": False,
-        "svg.fonttype": "none",
-        "svg.hashsalt": f"craft-trainer-{salt}",
-    }

@@ -7,14 +7,19 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from craft_trainer.report.choices import Choices
+from craft_trainer.report.evidence import Demo
 from craft_trainer.report.figures.canvas import BLUE, blank_figure
 from craft_trainer.report.figures.success import frame_rates, method_colours
-from craft_trainer.report.results import Count, method_label
+from craft_trainer.report.results import GROUPS, Count, method_label
+from craft_trainer.report.rollouts import Rollout
+from craft_trainer.report.wording import shortened
 
 MARKERS = ("s", "D", "o", "^", "v", "P", "X", "*")  # the second cue beside colour
 LINE_INCHES = 0.16
 ROW_GAP = 0.6  # of a line, between rows
 FRAME_INCHES = 1.15
+AXIS = "% (lines: 95 % interval)"
 
 
 class Panel(NamedTuple):
@@ -53,6 +58,32 @@ def rates_figure(panels: Sequence[Panel], series: Sequence[str], label: str) -> 
         labels = [method_label(name) for name in series]
         figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(series)), handlelength=2)
     return figure
+
+
+def demos_figure(demos: Mapping[str, Demo]) -> Figure:
+    """Every method of several demos, old tasks beside new ones."""
+    methods = tuple(dict.fromkeys(method for demo in demos.values() for method in demo.results.methods))
+    panels = [
+        Panel(f"{g.capitalize()} tasks", {n: [d.results.count(m, g) for m in methods] for n, d in demos.items()})
+        for g in GROUPS
+    ]
+    return rates_figure(panels, methods, f"success, {AXIS}")
+
+
+def rollouts_figure(rollouts: Mapping[str, Rollout]) -> Figure:
+    """Success of each policy over all its tasks; of a single one, task by task."""
+    rows = {name: [one.total] for name, one in rollouts.items()}
+    if len(rollouts) == 1:
+        (one,) = rollouts.values()
+        rows = {task: [count] for task, count in one.counts.items()} | {"all tasks": [one.total]}
+    return rates_figure([Panel("Success", rows)], [""], f"success, {AXIS}")
+
+
+def answers_figure(documents: Mapping[str, Choices]) -> Figure:
+    """Right answers of every checkpoint."""
+    named = [(f"{name}: " if len(documents) > 1 else "", document) for name, document in documents.items()]
+    rows = {f"{name}{shortened(one.model)}": [one.right] for name, document in named for one in document.asked}
+    return rates_figure([Panel("Right answers", rows)], [""], AXIS)
 
 
 def _mark(axes: Axes, position: float, count: Count | None, colour: str, marker: str) -> None:

@@ -1,7 +1,7 @@
 """What one run or many did over optimizer steps: L_retain and ε, λ, conflicts, angles, task loss."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -23,18 +23,18 @@ MOST_NAMED = len(COLOURS) * len(DASHES)  # lines that a reader can still tell ap
 PANEL_INCHES, LOSS_INCHES = 2.3, 2.6
 
 
-class Style(NamedTuple):
-    """How one line looks."""
-
-    color: str
-    ls: Any
-
-
-def styles(names: Sequence[str]) -> dict[str, Style]:
+def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A style for each name: colours first, then dashes; beyond twelve all are one grey, and a table has the names."""
-    if len(names) > MOST_NAMED:
-        return dict.fromkeys(names, Style(GREY, "solid"))
-    return {name: Style(COLOURS[i % len(COLOURS)], DASHES[i // len(COLOURS)]) for i, name in enumerate(names)}
+    looks = [{"color": colour, "ls": dashes} for dashes in DASHES for colour in COLOURS]
+    grey = [{"color": GREY, "ls": "solid"}] * len(list(names))
+    return dict(zip(names, looks if len(grey) <= MOST_NAMED else grey, strict=False))
+
+
+def rolling_window(trajectories: Mapping[str, Trajectory]) -> int:
+    """Rows in a rolling mean: 1/40 of the longest history, in a short one 1/10 up to 25 rows."""
+    rows = [len(history.step) for histories in trajectories.values() for history in histories.values()]
+    longest = max(rows, default=0)
+    return max(longest // 40, min(longest // 10, 25), 1)
 
 
 def constraint_figure(trajectories: Mapping[str, Trajectory], window: int, scale: str = "variance") -> Figure:
@@ -133,11 +133,11 @@ def _draw(axes: Axes, curves: Curves, colour: str, window: int = 1) -> None:
 
     A single one has ``colour``, and under it a thin line for each seed; several are told apart by their styles.
     """
-    looks = styles(list(curves))
+    looks = styles(curves)
     for name, seeds in curves.items():
         if not seeds:
             continue
-        look = looks[name]._asdict() | {"lw": 0.8 if len(curves) > MOST_NAMED else 1.6}
+        look = looks[name] | {"lw": 0.8 if len(curves) > MOST_NAMED else 1.6}
         if len(curves) == 1:
             look = {"color": colour, "lw": 1.7}
             for steps, values in seeds.values():
@@ -179,7 +179,7 @@ def _legend(figure: Figure, curves: Mapping[str, Mapping[int, Any]]) -> None:
         median = f"median of {num_seeds} seeds"
         looks = {"one seed": {"color": ink, "lw": 0.6, "alpha": 0.6}, median: {"color": ink, "lw": 1.6}}
     elif 1 < len(curves) <= MOST_NAMED:
-        looks = {name: style._asdict() | {"lw": 1.8} for name, style in styles(list(curves)).items()}
+        looks = {name: style | {"lw": 1.8} for name, style in styles(curves).items()}
     if not looks:
         return
     handles = [Line2D([], [], **look) for look in looks.values()]

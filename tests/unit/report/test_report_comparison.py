@@ -13,7 +13,7 @@ from report_inputs import write_demo, write_history, write_mcq, write_rollout, w
 import craft_trainer.report
 from craft_trainer.report import gather, write_page
 from craft_trainer.report.course import course, moments
-from craft_trainer.report.document import as_document, as_markdown
+from craft_trainer.report.document import as_document
 from craft_trainer.report.figures.canvas import BLUE, GREY, THEMED, VERMILLION
 from craft_trainer.report.figures.dots import Panel, rates_figure
 from craft_trainer.report.figures.training import (
@@ -25,6 +25,7 @@ from craft_trainer.report.figures.training import (
 )
 from craft_trainer.report.history import load_history
 from craft_trainer.report.interval import wilson
+from craft_trainer.report.page import as_markdown
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.results import Count
 from craft_trainer.report.sentences import headlines
@@ -290,8 +291,8 @@ def test_the_shortest_runs_make_pages(tmp_path, steps):
 def test_lines_are_told_apart_by_colour_and_dashes():
     """Twelve styles, none twice; beyond that no style pretends to name a line."""
     names = [str(n) for n in range(MOST_NAMED)]
-    assert len({(colour, str(dashes)) for colour, dashes in styles(names).values()}) == MOST_NAMED == 12
-    assert {style.color for style in styles([*names, "more"]).values()} == {GREY}
+    assert len({str(style) for style in styles(names).values()}) == MOST_NAMED == 12
+    assert {style["color"] for style in styles([*names, "more"]).values()} == {GREY}
 
 
 def test_the_comparison_is_in_units_of_the_budget(tmp_path):

@@ -79,7 +79,7 @@ def test_a_damaged_rollout_is_refused(tmp_path, changes, message):
     ("changes", "message"),
     [
         ({"schema": 2}, "is no result of craft-trainer mcq of schema 1"),
-        ({"items": []}, "items is [], expected a list of at least one question"),
+        ({"items": []}, "items is [], expected a list of at least one"),
         ({"metrics": {"margin_gold": float("nan")}}, "metrics.margin_gold is nan, expected a finite number"),
         ({"comparison": {"accuracy_difference": None}}, "comparison.accuracy_difference is None"),
         (
