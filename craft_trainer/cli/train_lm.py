@@ -157,10 +157,10 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
     from craft_trainer.cli.output import save_and_push
     from craft_trainer.cli.train import quiet_in_a_pipe
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
+    from craft_trainer.language.trainer import TextTrainer
     from craft_trainer.losses.smoothing import SmoothedLoss
     from craft_trainer.training.guards import FiniteWeights
     from craft_trainer.training.run_record import changed_fields
-    from craft_trainer.training.trainer import CraftTrainer
 
     set_seed(config.seed)
     quiet_in_a_pipe(config)
@@ -175,7 +175,7 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
     if config.process_index == 0:
         print(samples.report())
         print("" if held_out is None else f"evaluated on: {held_out.report()}\n", end="")
-    trainer = CraftTrainer(
+    trainer = TextTrainer(
         checkpoint.model,
         config,
         anchors=anchors_of(arguments, config, checkpoint),

@@ -179,14 +179,14 @@ def eval_losses(folder):
 
 
 def test_other_texts_are_evaluated_on(place, tmp_path, capsys):
-    """The loss that Trainer logs is the mean over all of them, by the weights of that step. Seen to fail with the texts
-    that are learned evaluated on."""
+    """The loss that is logged is the mean over all their tokens, by the weights of that step. Seen to fail with the
+    texts that are learned evaluated on, and with Trainer's own mean, in which a batch counts by its samples."""
     held_out = [
-        {"prompt": f"Where is the goal {n}?", "completion": " right of the puck" * (1 + n % 2)} for n in range(6)
+        {"prompt": f"Where is the goal {n}?", "completion": " right of the puck" * (1 + n // 3)} for n in range(6)
     ]
     save_lines(tmp_path / "held_out.jsonl", held_out)
     options = {"eval_dataset": tmp_path / "held_out.jsonl", "eval_strategy": "steps", "eval_steps": 2}
-    assert train(place, tmp_path / "run", **options, per_device_eval_batch_size=6) == 0
+    assert train(place, tmp_path / "run", **options, per_device_eval_batch_size=4) == 0
     assert "evaluated on: 6 samples of" in capsys.readouterr().out
     logged = eval_losses(tmp_path / "run")
     assert list(logged) == [2, 4]
