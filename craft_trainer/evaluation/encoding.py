@@ -19,8 +19,6 @@ class EncodedQuestion:
         choices: the tokens of each choice after the prefix.
         starts: of each choice, the index of its first scored token; more than 0 where another choice shares less
             with the prompt.
-        boundary_ok: whether the prompt's own tokens are a prefix of every sequence, so that exactly the choice is
-            scored.
         text: the prompt the prefix was made from.
         image: what the prompt shows, or None.
         num_cut: how many tokens at the end of the prompt are not in the prefix, because a choice changed them.
@@ -34,7 +32,6 @@ class EncodedQuestion:
     prefix: Tokens
     choices: tuple[Tokens, ...]
     starts: Tokens
-    boundary_ok: bool = True
     text: str = ""
     image: Any = None
     num_cut: int = 0
@@ -47,6 +44,11 @@ class EncodedQuestion:
             raise ValueError(f"choices {empty} have no token to score, after {self.text!r}: leave them out")
         if not self.prefix:
             raise ValueError("the prefix has no token: begin with BOS")
+
+    @property
+    def boundary_ok(self) -> bool:
+        """Whether the prompt's own tokens are a prefix of every sequence, so that exactly the choice is scored."""
+        return not self.num_cut
 
     @property
     def num_tokens(self) -> list[int]:
@@ -79,26 +81,16 @@ def begins(tokenizer: Any, text: str) -> bool:
     return bool(begin) and text.startswith(begin)
 
 
-@dataclass(frozen=True)
-class Boundary:
-    """Where the sequences of one question part from its prompt; see :func:`boundary`."""
+def boundary(prompt: Sequence[int], sequences: Sequence[Sequence[int]]) -> tuple[int, Tokens]:
+    """How many tokens ``sequences`` (prompt and choice, tokenised together) share with the prompt; where choices begin.
 
-    num_prefix: int
-    starts: Tokens
-    exact: bool
-
-
-def boundary(prompt: Sequence[int], sequences: Sequence[Sequence[int]]) -> Boundary:
-    """Which tokens of ``sequences`` (prompt and choice, tokenised together) belong to the choices.
-
-    A tokenizer may merge the end of the prompt with the beginning of a choice; then the tokens of the prompt are no
-    prefix of the sequence, and what is scored begins where the two part. Scoring ``sequence[len(prompt):]`` instead, as
-    lm-evaluation-harness does, would skip tokens of the choice, or have none left.
+    Where the choice of each sequence begins is counted from the end of what all of them share. A tokenizer may merge
+    the end of the prompt with the beginning of a choice; then the tokens of the prompt are no prefix of the sequence,
+    and what is scored begins where the two part. Scoring ``sequence[len(prompt):]`` instead, as lm-evaluation-harness
+    does, would skip tokens of the choice, or have none left.
     """
     common = [_common(prompt, sequence) for sequence in sequences]
-    num_prefix = min(common)
-    starts = tuple(count - num_prefix for count in common)
-    return Boundary(num_prefix, starts, exact=num_prefix == len(prompt))
+    return min(common), tuple(count - min(common) for count in common)
 
 
 def _common(prompt: Sequence[int], sequence: Sequence[int]) -> int:

@@ -12,6 +12,7 @@ from craft_trainer.evaluation.metrics.mcq_likelihood.likelihoods import ItemLike
 from craft_trainer.evaluation.progress_file import ProgressFile
 from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.question_images import StoredImage
+from craft_trainer.evaluation.question_rows import Refused
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.evaluation.scoring import ChoiceModel, Method, agrees, score
 from craft_trainer.models.embeddings import Embeddings
@@ -39,15 +40,6 @@ class McqSettings:
     def decisive(self) -> dict[str, Any]:
         """What of the settings decides the results."""
         return {**asdict(self.style), "pmi": self.pmi, "method": self.method}
-
-
-@dataclass(frozen=True)
-class Refused:
-    """A question that was left out."""
-
-    row: int
-    id: str
-    reason: str
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,16 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from craft_trainer.evaluation.choices.opening import open_choices
-from craft_trainer.evaluation.mcq import Encoded, McqSettings, Refused, encode_all, score_questions
+from craft_trainer.evaluation.mcq import McqSettings, encode_all, score_questions
 from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
 from craft_trainer.evaluation.progress_file import ProgressFile
+from craft_trainer.evaluation.question_rows import Refused, listed
 from craft_trainer.evaluation.questions import Questions
 from craft_trainer.files import write_json
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.configuration import configuration_digest, saved_digest
 
 SCHEMA = 1
-SHOWN = 10  # refused questions in an error
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
     if run.output.is_dir():
         raise ValueError(f"{run.output} is a folder: name the JSON file for the result")
     parts: list[dict[str, Any]] = []
-    refused = [asdict(Refused(row, "", reason)) | {"model": None} for row, reason in run.questions.refused]
+    refused = [asdict(one) | {"model": None} for one in run.questions.refused]
     for number, name in enumerate(names):
         part, left_out = _evaluate(name, number, run)
         parts.append(part)
@@ -106,7 +106,8 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
     model = open_choices(name, dtype=run.dtype, device=run.device)
     encoded = encode_all(model, run.questions.items, run.settings.style)
     if encoded.refused and not run.skip_bad:
-        raise _cannot_take(name, encoded)
+        head = f"{name} cannot take {len(encoded.refused)} of the questions:"
+        raise ValueError("\n".join([head, *listed(encoded.refused), "leave them out with --on_bad_row skip"]))
     belongs_to = {
         "weights": weights_digest(model.network),
         "configuration": _configuration(model.network),
@@ -138,14 +139,3 @@ def _configuration(network: Any) -> str:
         for name, adapter in getattr(network, "peft_config", {}).items()
     }
     return configuration_digest({"model": repr(network.config), "adapters": adapters})
-
-
-def _cannot_take(name: str, encoded: Encoded) -> ValueError:
-    lines = [f"  row {one.row} ({one.id}): {one.reason}" for one in encoded.refused[:SHOWN]]
-    more = len(encoded.refused) - len(lines)
-    lines += [f"  … and {more} more"] if more else []
-    return ValueError(
-        f"{name} cannot take {len(encoded.refused)} of the questions:\n"
-        + "\n".join(lines)
-        + "\nleave them out with --on_bad_row skip"
-    )

@@ -37,7 +37,7 @@ class ImageFolder:
 
     def __init__(self, roots: Sequence[Path]) -> None:
         self.roots = [root.resolve() for root in roots]
-        self._checked: dict[str, Path | BadRowError] = {}
+        self._checked: dict[str, Path] = {}
 
     def find(self, image: Any) -> Path | StoredImage | None:
         """A file, or an image of the dataset itself; it is decoded when it is used.
@@ -56,10 +56,7 @@ class ImageFolder:
             raise BadRowError(f"image_path must be text, not {shown(image)}")
         if image not in self._checked:
             self._checked[image] = self._named(image)
-        found = self._checked[image]
-        if isinstance(found, BadRowError):
-            raise BadRowError(*found.args)
-        return found
+        return self._checked[image]
 
     def _stored(self, image: Mapping[str, Any]) -> Path | StoredImage | None:
         if isinstance(image.get("bytes"), bytes):
@@ -67,22 +64,20 @@ class ImageFolder:
             stored.open()
             return stored
         if isinstance(image.get("path"), str):
-            path = self._inside(Path(image["path"]), image["path"])
-            open_image(path, f"the image {shown(image['path'])}").close()
-            return path
+            return self._image_at(Path(image["path"]), image["path"])
         raise BadRowError(f"image has neither bytes nor a path: {shown(dict(image))}")
 
-    def _named(self, name: str) -> Path | BadRowError:
-        try:
-            windows, posix = PureWindowsPath(name), PurePosixPath(name)
-            if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
-                raise BadRowError(f"image_path {shown(name)} must be relative to the data and stay inside its folder")
-            if not self.roots:
-                raise BadRowError("the data has no folder for image_path: use an image column")
-            path = self._inside(self.roots[0] / name, name)
-            open_image(path, f"the image {shown(name)}").close()
-        except BadRowError as reason:
-            return reason
+    def _named(self, name: str) -> Path:
+        windows, posix = PureWindowsPath(name), PurePosixPath(name)
+        if posix.is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+            raise BadRowError(f"image_path {shown(name)} must be relative to the data and stay inside its folder")
+        if not self.roots:
+            raise BadRowError("the data has no folder for image_path: use an image column")
+        return self._image_at(self.roots[0] / name, name)
+
+    def _image_at(self, path: Path, name: str) -> Path:
+        path = self._inside(path, name)
+        open_image(path, f"the image {shown(name)}").close()
         return path
 
     def _inside(self, path: Path, name: str) -> Path:

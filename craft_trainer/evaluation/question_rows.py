@@ -1,30 +1,37 @@
 """One row of multiple-choice data: its fields, or why it is no question."""
 
 import reprlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 FIELDS = ("question", "choices", "answer_index", "id", "image_path", "image")
+MOST_LISTED = 10  # rows in an error
 
 
 class BadRowError(ValueError):
     """Why a row is no question, in words that can be printed and written as JSON."""
 
 
-class Fields(NamedTuple):
-    """The checked values of a row; ``image`` is still as the data has it."""
+@dataclass(frozen=True)
+class Refused:
+    """A row or question that was left out, and why."""
 
+    row: int
     id: str
-    question: str
-    choices: tuple[str, ...]
-    answer_index: int
-    image: Any
+    reason: str
 
 
-def checked_fields(row: Any, names: Mapping[str, str], number: int) -> Fields:
+def listed(refused: Sequence[Refused]) -> list[str]:
+    """A line for each of the first ``MOST_LISTED``, and one for how many more there are."""
+    lines = [f"  row {one.row}{f' ({one.id})' if one.id else ''}: {one.reason}" for one in refused[:MOST_LISTED]]
+    return lines + ([f"  … and {len(refused) - MOST_LISTED} more"] if len(refused) > MOST_LISTED else [])
+
+
+def checked_fields(row: Any, names: Mapping[str, str], number: int) -> dict[str, Any]:
     """The fields of ``row``, whose columns are ``names``; ``number`` is its id where it has none.
 
-    ``names`` says one column for the image, under ``image``, whatever it holds.
+    ``names`` says one column for the image, under ``image``, which is still as the data has it.
 
     Raises:
         BadRowError: a missing field, a wrong type, blank text, fewer than two choices, two that are the same, an
@@ -32,21 +39,17 @@ def checked_fields(row: Any, names: Mapping[str, str], number: int) -> Fields:
     """
     if not isinstance(row, Mapping):
         raise BadRowError(f"it is {kind_of(row)}, not an object with question, choices and answer_index")
-    question = checked_text(_field(row, names, "question"), "question")
-    choices = _choices(_field(row, names, "choices"))
-    answer = _answer(_field(row, names, "answer_index"), len(choices))
-    return Fields(_id(row.get(names["id"]), number), question, choices, answer, row.get(names["image"]))
+    for field in ("question", "choices", "answer_index"):
+        if names[field] not in row:
+            raise BadRowError(f"it has no {names[field]!r}")
+    question, choices = checked_text(row[names["question"]], "question"), _choices(row[names["choices"]])
+    answer, name = _answer(row[names["answer_index"]], len(choices)), _id(row.get(names["id"]), number)
+    return {"id": name, "question": question, "choices": choices, "answer_index": answer, "row": number}
 
 
 def shown(value: Any) -> str:
     """``value`` in a few printable characters, whatever it holds."""
     return reprlib.repr(value)
-
-
-def _field(row: Mapping[str, Any], names: Mapping[str, str], field: str) -> Any:
-    if names[field] not in row:
-        raise BadRowError(f"it has no {names[field]!r}")
-    return row[names[field]]
 
 
 def checked_text(value: Any, what: str) -> str:

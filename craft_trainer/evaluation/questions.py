@@ -3,13 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 from craft_trainer.evaluation.question_data import QuestionData, Row, open_data
 from craft_trainer.evaluation.question_images import ImageFolder, StoredImage
-from craft_trainer.evaluation.question_rows import FIELDS, BadRowError, checked_fields, shown
-
-MOST_LISTED = 10  # bad rows in an error
+from craft_trainer.evaluation.question_rows import FIELDS, BadRowError, Refused, checked_fields, listed, shown
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,6 @@ class Question:
     row: int
 
 
-class Refusal(NamedTuple):
-    """A row that is no question, and why."""
-
-    row: int
-    reason: str
-
-
 @dataclass(frozen=True)
 class Questions:
     """The questions of a data set, in its order.
@@ -53,7 +44,7 @@ class Questions:
     """
 
     items: tuple[Question, ...]
-    refused: tuple[Refusal, ...]
+    refused: tuple[Refused, ...]
     source: dict[str, str | int | None]
 
 
@@ -95,43 +86,33 @@ def read_questions(
     names = _columns(columns or {}, source)
     items, refused = _check_rows(source.rows, names, ImageFolder(source.roots))
     if refused and on_bad_row == "error":
-        raise ValueError(_listed(refused, source))
+        num_bad = f"{len(refused)} bad row" + ("s" if len(refused) > 1 else "")
+        way_out = "Mend them, or leave them out with --on-bad-row skip; the result then lists them."
+        raise ValueError("\n".join([f"{source.place} has {num_bad}:", *listed(refused), way_out]))
     if not items:
-        raise ValueError(f"{source.place}: no question can be used, of {len(refused)} rows{_first(refused)}")
+        first = "".join(f"; row {one.row}: {one.reason}" for one in refused[:1])
+        raise ValueError(f"{source.place}: no question can be used, of {len(refused)} rows{first}")
     return Questions(items=tuple(items), refused=tuple(refused), source=source.description)
 
 
 def _check_rows(
     rows: Iterable[Row], names: Mapping[str, str], images: ImageFolder
-) -> tuple[list[Question], list[Refusal]]:
-    items: list[Question] = []
-    refused: list[Refusal] = []
-    seen: dict[str, int] = {}
+) -> tuple[list[Question], list[Refused]]:
+    items: dict[str, Question] = {}
+    refused: list[Refused] = []
     for number, row in rows:
         try:
-            item = _question(number, row, names, images)
-            if item.id in seen:
-                raise BadRowError(f"its id {shown(item.id)} is that of row {seen[item.id]}")
+            if isinstance(row, BadRowError):
+                raise row
+            fields = checked_fields(row, names, number)
+            item = Question(**fields, image=images.find(row.get(names["image"])))
+            if item.id in items:
+                raise BadRowError(f"its id {shown(item.id)} is that of row {items[item.id].row}")
         except BadRowError as reason:
-            refused.append(Refusal(number, str(reason)))
+            refused.append(Refused(number, "", str(reason)))
         else:
-            seen[item.id] = number
-            items.append(item)
-    return items, refused
-
-
-def _question(number: int, row: Any, names: Mapping[str, str], images: ImageFolder) -> Question:
-    if isinstance(row, BadRowError):
-        raise row
-    fields = checked_fields(row, names, number)
-    return Question(
-        id=fields.id,
-        question=fields.question,
-        choices=fields.choices,
-        answer_index=fields.answer_index,
-        image=images.find(fields.image),
-        row=number,
-    )
+            items[item.id] = item
+    return list(items.values()), refused
 
 
 def _columns(chosen: Mapping[str, str], source: QuestionData) -> dict[str, str]:
@@ -148,16 +129,3 @@ def _columns(chosen: Mapping[str, str], source: QuestionData) -> dict[str, str]:
         raise ValueError("columns: a question has one image; choose image or image_path")
     has_images = "image" in chosen or (source.has_images and "image_path" not in chosen)
     return names if has_images else names | {"image": names["image_path"]}
-
-
-def _listed(refused: list[Refusal], source: QuestionData) -> str:
-    lines = [f"  row {row}: {reason}" for row, reason in refused[:MOST_LISTED]]
-    if len(refused) > MOST_LISTED:
-        lines.append(f"  … and {len(refused) - MOST_LISTED} more")
-    num_bad = f"{len(refused)} bad row" + ("s" if len(refused) > 1 else "")
-    way_out = "Mend them, or leave them out with --on-bad-row skip; the result then lists them."
-    return "\n".join([f"{source.place} has {num_bad}:", *lines, way_out])
-
-
-def _first(refused: list[Refusal]) -> str:
-    return f"; row {refused[0].row}: {refused[0].reason}" if refused else ""

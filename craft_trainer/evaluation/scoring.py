@@ -1,7 +1,7 @@
 """Log-likelihoods of choices: log P(choice | image, question) by teacher forcing, each prompt computed once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -36,52 +36,29 @@ class Prefix:
 
 
 class ChoiceModel(Protocol):
-    """What scoring needs of a model, whatever its family."""
+    """What scoring needs of a model, whatever its family.
 
-    @property
-    def chat_templates(self) -> Any:
-        """What has the chat template: the tokenizer or the processor."""
-        ...
+    Attributes:
+        chat_templates: what has the chat template, the tokenizer or the processor.
+        network: what has the weights.
+        placeholder: what stands for an image in a prompt; nothing, if the image has its place without.
+        method: the fastest exact way to score with this model. ``packed``: prompt and choices in one pass, as a tree
+            (text, causal attention); ``prefix``: the prompt in the model's own way, with images and attention as in its
+            training, and the choices in a second pass that attends to it; ``separate``: one whole pass per choice.
+        dtype: of the weights.
+        window: longer sequences are scored separately: layers with a sliding window would see other tokens of a tree.
+        vocabulary: how many logits a token has.
+        max_length: the longest sequence of tokens the model takes, None if it has no such limit.
+    """
 
-    @property
-    def network(self) -> nn.Module:
-        """What has the weights."""
-        ...
-
-    @property
-    def placeholder(self) -> str:
-        """What stands for an image in a prompt; nothing, if the image has its place without."""
-        ...
-
-    @property
-    def method(self) -> Method:
-        """The fastest exact way to score with this model.
-
-        ``packed``: prompt and choices in one pass, as a tree (text, causal attention); ``prefix``: the prompt in the
-        model's own way, with images and attention as in its training, and the choices in a second pass that attends to
-        it; ``separate``: one whole pass per choice.
-        """
-        ...
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the weights."""
-        ...
-
-    @property
-    def window(self) -> int | None:
-        """Longer sequences are scored separately: layers with a sliding window would see other tokens of a tree."""
-        ...
-
-    @property
-    def vocabulary(self) -> int:
-        """How many logits a token has."""
-        ...
-
-    @property
-    def max_length(self) -> int | None:
-        """The longest sequence of tokens the model takes, None if it has no such limit."""
-        ...
+    chat_templates: Any
+    network: nn.Module
+    placeholder: str
+    method: Method
+    dtype: torch.dtype
+    window: int | None
+    vocabulary: int
+    max_length: int | None
 
     def encode(
         self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
@@ -128,23 +105,14 @@ def score(
         The questions of a batch, when it is done; not in the order of ``questions``.
     """
     method = method or model.method
-    for group, how in _by_method(model, questions, method):
+    whole = [i for i, one in enumerate(questions) if model.window is None or one.length <= model.window]
+    ways: dict[Method, list[int]] = {"separate": sorted(set(range(len(questions))) - set(whole))}
+    for how, group in (*ways.items(), (method, whole)):
         for batch in batches([questions[index] for index in group], batch_tokens, how, model.vocabulary):
             indices = [group[place] for place in batch]
             chosen = [questions[index] for index in indices]
             found = [_separate(model, one) for one in chosen] if how == "separate" else _shared(model, chosen, how)
             yield from map(Scored, indices, found)
-
-
-def _by_method(
-    model: ChoiceModel, questions: Sequence[EncodedQuestion], method: Method
-) -> list[tuple[list[int], Method]]:
-    """Indices of the questions, by how they can be scored."""
-    window = model.window
-    long = {index for index, one in enumerate(questions) if window is not None and one.length > window}
-    groups: list[tuple[list[int], Method]] = [(sorted(long), "separate")]
-    groups.append(([index for index in range(len(questions)) if index not in long], method))
-    return [(group, how) for group, how in groups if group]
 
 
 def batches(
@@ -213,13 +181,8 @@ def _after_prompts(
         return model.tree_logits(trees, prefix)
     logits = prefix.logits[trees.rows[:, 0].to(prefix.logits.device)]
     if inside.any():
-        logits[inside.to(logits.device)] = model.tree_logits(_only(trees, inside), prefix)
+        logits[inside.to(logits.device)] = model.tree_logits(replace(trees, rows=trees.rows[inside]), prefix)
     return logits
-
-
-def _only(trees: TreeBatch, wanted: Bool[Tensor, " rows"]) -> TreeBatch:
-    """``trees`` whose ``rows`` are the ``wanted`` ones."""
-    return TreeBatch(**{**vars(trees), "rows": trees.rows[wanted]})
 
 
 def _log_likelihoods(

@@ -133,7 +133,7 @@ class TextEncoder:
             ids = [*ids, end]
         if example.prompt is None or not self.settings.completion_only:
             return ids, [True] * len(ids)
-        start = boundary(self._tokens(example.prompt, example.has_marks), [ids]).num_prefix
+        start = boundary(self._tokens(example.prompt, example.has_marks), [ids])[0]
         return ids, [place >= start for place in range(len(ids))]
 
     @property

@@ -450,6 +450,7 @@ def test_a_chat_template_of_parts_is_given_parts(name):
     choices = reader(model, processor)
     processor.chat_template = CHAT.replace("IMAGE", choices.placeholder)
     processor.tokenizer.chat_template = None
+    choices = reader(model, processor)
     style = PromptStyle("{image}{question}", chat=True)
     asked = [Question("0", TEXTS[0][0], ("red puck", "door"), 0, picture(0), 1)]
     asked.append(replace(asked[0], id="1", image=None))

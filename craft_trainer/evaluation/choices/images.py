@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from craft_trainer.evaluation.choices.text import TextChoices, head_of_rows
+from craft_trainer.evaluation.choices.text import TextChoices, head_of_rows, padded_prompts
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.question_images import UNREADABLE, StoredImage
-from craft_trainer.evaluation.scoring import Method, Prefix
+from craft_trainer.evaluation.scoring import Prefix
 
 PLACEHOLDERS = {  # of families whose processor's ``image_token`` is not what one writes in a text
     "gemma3": "<start_of_image>",
@@ -52,23 +52,12 @@ class ImageChoices(TextChoices):
                 "which has no place for images: ask a vision-language model with LoRA, or without an adapter"
             )
         self.processor = processor
+        self.chat_templates = processor if getattr(processor, "chat_template", None) else self.tokenizer
+        self.placeholder = PLACEHOLDERS.get(self._base.config.model_type) or str(processor.image_token)
+        if self.method == "packed":
+            self.method = "prefix"  # images are embedded, and attend to each other, as the model has it
         self._takes = set(inspect.signature(type(self._base).forward).parameters)
         self._image_tokens: dict[tuple[int, int], int] = {}
-
-    @property
-    def method(self) -> Method:
-        """``prefix``: images are embedded, and attend to each other, as the model has it."""
-        return "prefix" if super().method == "packed" else "separate"
-
-    @property
-    def placeholder(self) -> str:
-        """What stands for an image in a prompt."""
-        return PLACEHOLDERS.get(self._base.config.model_type) or str(self.processor.image_token)
-
-    @property
-    def chat_templates(self) -> Any:
-        """The processor, if it has a chat template."""
-        return self.processor if getattr(self.processor, "chat_template", None) else self.tokenizer
 
     def encode(
         self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
@@ -132,7 +121,8 @@ class ImageChoices(TextChoices):
     def _inputs(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
         """The model's inputs for the prompts, without the tokens that are cut off."""
         if questions[0].image is None:
-            inputs = self._text_inputs(questions)
+            ids, valid = padded_prompts(questions)
+            inputs = {"input_ids": ids, "attention_mask": valid.long(), "token_type_ids": torch.zeros_like(ids)}
         else:
             inputs = self._processed(questions, [one.image for one in questions])
             cut = torch.tensor([one.num_cut for one in questions]) + self._behind(questions)
@@ -142,13 +132,6 @@ class ImageChoices(TextChoices):
             for key in inputs.keys() & {"input_ids", *OF_TOKENS}:
                 inputs[key] = inputs[key][:, :longest]
         return {key: value for key, value in inputs.items() if key in self._takes}
-
-    def _text_inputs(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
-        rows = [torch.tensor(question.prefix) for question in questions]
-        ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows])
-        mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
-        return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
 
     def _processed(self, questions: Sequence[EncodedQuestion], images: Sequence[Any]) -> dict[str, Tensor]:
         """What the processor makes of prompts with one image each, as tensors."""

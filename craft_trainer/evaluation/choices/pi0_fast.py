@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from craft_trainer.evaluation.choices.images import opened
-from craft_trainer.evaluation.choices.text import additive, head_of_rows, tree_mask
+from craft_trainer.evaluation.choices.text import additive, head_of_rows, padded_prompts, tree_mask
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.scoring import Method, Prefix
 from craft_trainer.evaluation.tree import TreeBatch
@@ -35,35 +35,13 @@ class PI0FastChoices:
         self._policy: Any = model.eval().policy
         self._model: Any = self._policy.model
         self._vlm: Any = self._model.paligemma_with_expert.paligemma
-        self.tokenizer: Any = self._model._paligemma_tokenizer
         self._cameras = list(self._policy.config.image_features)
-
-    @property
-    def chat_templates(self) -> Any:
-        """The tokenizer."""
-        return self.tokenizer
-
-    @property
-    def network(self) -> nn.Module:
-        """The policy."""
-        network: nn.Module = self._policy
-        return network
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the language model."""
-        dtype: torch.dtype = self._vlm.model.language_model.layers[0].self_attn.q_proj.weight.dtype
-        return dtype
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the head."""
-        return int(self._vlm.lm_head.weight.shape[0])
-
-    @property
-    def max_length(self) -> int | None:
-        """As many positions as PaliGemma has."""
-        return int(self._vlm.config.text_config.max_position_embeddings)
+        self.network: nn.Module = self._policy
+        self.tokenizer: Any = self._model._paligemma_tokenizer
+        self.chat_templates = self.tokenizer
+        self.dtype: torch.dtype = self._vlm.model.language_model.layers[0].self_attn.q_proj.weight.dtype
+        self.vocabulary = int(self._vlm.lm_head.weight.shape[0])
+        self.max_length: int | None = self._vlm.config.text_config.max_position_embeddings
 
     def encode(
         self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
@@ -127,10 +105,7 @@ class PI0FastChoices:
     def _prompts(self, questions: Sequence[EncodedQuestion]) -> tuple[Any, Any, Tensor, Tensor]:
         """What the policy's model takes: images and their masks for each camera, tokens and their mask."""
         device = self._vlm.lm_head.weight.device
-        rows = [torch.tensor(question.prefix) for question in questions]
-        tokens = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(device)
-        lengths = torch.tensor([len(row) for row in rows], device=device)
-        masks = torch.arange(tokens.shape[1], device=device) < lengths[:, None]
+        tokens, masks = (part.to(device) for part in padded_prompts(questions))
         resolution = self._policy.config.image_resolution
         pictures = [_picture(question.image, resolution) for question in questions]
         images, image_masks = self._policy._preprocess_images({self._cameras[0]: torch.stack(pictures).to(device)})

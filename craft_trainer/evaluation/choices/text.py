@@ -30,55 +30,39 @@ class TextChoices:
     """
 
     def __init__(self, model: nn.Module, tokenizer: Any) -> None:
-        self.model: Any = model.eval()
-        self.tokenizer = tokenizer
         base: Any = base_model(model)
-        self._base = base
-        self._text_config = base.config.get_text_config()
+        embeddings = base.get_input_embeddings().weight
+        self._base, self._text_config = base, base.config.get_text_config()
+        self.model: Any = model.eval()
+        self.network: nn.Module = model
+        self.tokenizer = self.chat_templates = tokenizer
+        self.placeholder = ""
+        self.dtype: torch.dtype = embeddings.dtype
+        self.device: torch.device = embeddings.device
+        self.vocabulary = int(self._text_config.vocab_size)
+        # the length of the prompt that a PEFT adapter puts in front of every sequence
+        self.num_virtual_tokens = int(getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", 0) or 0)
+        self.window, self.max_length = self._window(), self._max_length()
+        self.method: Method = "packed" if self._takes_trees() else "separate"
         self._num_added_behind = _num_added_behind(tokenizer)
 
-    @property
-    def placeholder(self) -> str:
-        """There are no images."""
-        return ""
-
-    @property
-    def chat_templates(self) -> Any:
-        """The tokenizer."""
-        return self.tokenizer
-
-    @property
-    def network(self) -> nn.Module:
-        """What has the weights, adapters included."""
-        network: nn.Module = self.model
-        return network
-
-    @property
-    def method(self) -> Method:
-        """``packed`` for attention that takes any mask and positions; ``separate`` for others and recurrent layers.
+    def _takes_trees(self) -> bool:
+        """Attention that takes any mask and positions does; recurrent layers do not.
 
         A trained prompt (prompt tuning, prefix tuning, p-tuning) is put in front by the model's own forward alone.
         """
-        takes = inspect.signature(type(self._base).forward).parameters
         named = [getattr(self._text_config, name, None) for name in KINDS_OF_LAYERS]
         kinds = {kind for kinds in named for kind in kinds or ()}
-        tree = (
+        return (
             not self.num_virtual_tokens
-            and {"position_ids", "attention_mask"} <= set(takes)
+            and {"position_ids", "attention_mask"} <= set(inspect.signature(type(self._base).forward).parameters)
             and kinds <= {"full_attention", "sliding_attention"}
             and not getattr(self._base, "_is_stateful", False)  # recurrent layers, whatever its layers are called
             and not getattr(self._text_config, "alibi", False)  # distances in order of memory, not of positions
             and self._base.config._attn_implementation in TAKES_MASKS
         )
-        return "packed" if tree else "separate"
 
-    @property
-    def num_virtual_tokens(self) -> int:
-        """Length of the prompt that a PEFT adapter puts in front of every sequence."""
-        return int(getattr(getattr(self.model, "active_peft_config", None), "num_virtual_tokens", None) or 0)
-
-    @property
-    def window(self) -> int | None:
+    def _window(self) -> int | None:
         """How far back the layers with the shortest sight see, or up to which length rotations do not depend on it."""
         rope = getattr(self._text_config, "rope_parameters", None) or {}
         long = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
@@ -86,25 +70,7 @@ class TextChoices:
             (limit for limit in (getattr(self._text_config, "sliding_window", None), long) if limit), default=None
         )
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the embeddings."""
-        dtype: torch.dtype = self._base.get_input_embeddings().weight.dtype
-        return dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the embeddings are."""
-        device: torch.device = self._base.get_input_embeddings().weight.device
-        return device
-
-    @property
-    def vocabulary(self) -> int:
-        """Rows of the head."""
-        return int(self._text_config.vocab_size)
-
-    @property
-    def max_length(self) -> int | None:
+    def _max_length(self) -> int | None:
         """The smaller of what the model's positions and the tokenizer allow."""
         limits = [
             getattr(self._text_config, "max_position_embeddings", None),
@@ -123,7 +89,7 @@ class TextChoices:
         tokenizer's BOS, or EOS.
 
         Raises:
-            ValueError: there is an image.
+            ValueError: there is an image; or the prompt is empty, and the tokenizer has neither BOS nor EOS.
         """
         if image is not None:
             raise ValueError(f"{type(self._base).__name__} reads no images")
@@ -132,20 +98,22 @@ class TextChoices:
         has_marks = has_marks or begins(self.tokenizer, prompt)
         sequences = [self.tokens(stripped + spaces + continuation, has_marks) for continuation in continuations]
         context = self.tokens(stripped, has_marks) if stripped else []
-        found = boundary(context, sequences)
-        num_prefix = found.num_prefix
+        num_common, starts = boundary(context, sequences)
+        num_prefix: int = num_common
         first: tuple[int, ...] = ()
         if not num_prefix:
-            begin = self._first_token()
+            own = (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id)
+            begin = next((token for token in own if token is not None), None)
+            if begin is None:
+                raise ValueError("an empty prompt needs a tokenizer with a BOS or EOS token")
             there = all(sequence[0] == begin for sequence in sequences)  # the tokenizer has put it there
             num_prefix, first = (1, ()) if there else (0, (begin,))
         return EncodedQuestion(
             prefix=(*first, *sequences[0][:num_prefix]),
             choices=tuple(tuple(sequence[num_prefix:]) for sequence in sequences),
-            starts=found.starts,
-            boundary_ok=found.exact,
+            starts=starts,
             text=stripped,
-            num_cut=len(context) - found.num_prefix,
+            num_cut=len(context) - num_common,
             has_marks=has_marks,
         )
 
@@ -159,11 +127,8 @@ class TextChoices:
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
         """Right-padded prompts, in one pass that keeps keys and values."""
-        lengths = torch.tensor([len(question.prefix) for question in questions])
-        ids = torch.zeros(len(questions), int(lengths.max()), dtype=torch.long)
-        for row, question in enumerate(questions):
-            ids[row, : len(question.prefix)] = torch.tensor(question.prefix)
-        valid = torch.arange(ids.shape[1]) < lengths[:, None]
+        ids, valid = padded_prompts(questions)
+        lengths = valid.sum(dim=1)
         last = torch.stack([torch.arange(len(questions)), lengths - 1], dim=1)
         with head_of_rows(self._base, last):
             output = self.model(
@@ -194,16 +159,14 @@ class TextChoices:
         logits: Tensor = self.model(input_ids=ids[None], use_cache=False).logits
         return logits[0, question.rows_of(choice)]
 
-    def _first_token(self) -> int:
-        """What a text begins with that has nothing before it.
 
-        Raises:
-            ValueError: the tokenizer has neither BOS nor EOS.
-        """
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        raise ValueError("an empty prompt needs a tokenizer with a BOS or EOS token")
+def padded_prompts(
+    questions: Sequence[EncodedQuestion],
+) -> tuple[Int[Tensor, "batch tokens"], Bool[Tensor, "batch tokens"]]:
+    """Tokens of the prompts, padded at the end, and which of them are no padding."""
+    lengths = torch.tensor([len(question.prefix) for question in questions])
+    ids = nn.utils.rnn.pad_sequence([torch.tensor(question.prefix) for question in questions], batch_first=True)
+    return ids, torch.arange(ids.shape[1]) < lengths[:, None]
 
 
 @contextmanager

@@ -39,7 +39,7 @@ def write(folder, *rows, name="questions.jsonl"):
 
 
 def refused(path, **options):
-    return [reason for _, reason in read_questions(path, on_bad_row="skip", **options).refused]
+    return [one.reason for one in read_questions(path, on_bad_row="skip", **options).refused]
 
 
 def test_questions_are_what_the_file_says(folder):
@@ -137,7 +137,7 @@ def test_a_bad_row_has_a_reason(folder, name):
     row, reason = BAD_ROWS[name]
     questions = read_questions(write(folder, GOOD, row, GOOD), on_bad_row="skip")
     assert [item.row for item in questions.items] == [1, 3]
-    ((number, said),) = questions.refused
+    ((number, said),) = [(one.row, one.reason) for one in questions.refused]
     assert number == 2
     assert reason in said
     assert said.isprintable()
@@ -156,7 +156,7 @@ def test_ids_are_unique_also_against_row_numbers(folder):
     path = write(folder, GOOD | {"id": "a"}, GOOD | {"id": "a"}, GOOD | {"id": "4"}, GOOD, GOOD | {"id": 4})
     questions = read_questions(path, on_bad_row="skip")
     assert [item.id for item in questions.items] == ["a", "4"]
-    assert [row for row, _ in questions.refused] == [2, 4, 5]
+    assert [one.row for one in questions.refused] == [2, 4, 5]
     assert "that of row 3" in questions.refused[1].reason
 
 
@@ -183,7 +183,7 @@ def test_a_file_without_questions_is_refused(folder, content, on_bad_row):
 def test_the_limit_counts_rows(folder):
     path = write(folder, GOOD, b"{", b"", GOOD, GOOD, b"{")
     questions = read_questions(path, on_bad_row="skip", limit=3)
-    assert ([item.row for item in questions.items], [row for row, _ in questions.refused]) == ([1, 4], [2])
+    assert ([item.row for item in questions.items], [one.row for one in questions.refused]) == ([1, 4], [2])
     assert questions.source["num_rows"] == 3
 
 
@@ -278,10 +278,10 @@ def test_ten_thousand_bad_rows_each_have_a_reason(folder):
     assert {(item.question, item.choices, item.answer_index) for item in questions.items} == {
         (GOOD["question"], tuple(GOOD["choices"]), 1)
     }
-    assert [row for row, _ in questions.refused] == list(range(1, 20_000, 2))
-    assert all(reason.isprintable() and 5 < len(reason) < 300 for _, reason in questions.refused)
-    assert len({reason for _, reason in questions.refused}) > 50
-    json.dumps([tuple(entry) for entry in questions.refused]).encode()
+    assert [one.row for one in questions.refused] == list(range(1, 20_000, 2))
+    assert all(one.reason.isprintable() and 5 < len(one.reason) < 300 for one in questions.refused)
+    assert len({one.reason for one in questions.refused}) > 50
+    json.dumps([vars(one) for one in questions.refused]).encode()
 
 
 def test_bytes_of_any_kind_are_never_a_traceback_as_image(folder):
@@ -302,7 +302,7 @@ def test_bytes_of_any_kind_are_never_a_traceback_as_image(folder):
     questions = read_questions(write(folder, GOOD, *rows), on_bad_row="skip")
     assert len(questions.items) + len(questions.refused) == 1001
     assert len(questions.refused) > 200
-    assert all(reason.isprintable() for _, reason in questions.refused)
+    assert all(one.reason.isprintable() for one in questions.refused)
 
 
 # ---------------------------------------------------------------- datasets
@@ -332,7 +332,7 @@ def check_items(questions):
         ("One?", ("x", "y"), 0, 1),
         ("Two?", ("x", "y", "z"), 2, 2),
     ]
-    assert questions.refused == ((3, "choices 0 and 1 are the same: 'x'"),)
+    assert [(one.row, one.reason) for one in questions.refused] == [(3, "choices 0 and 1 are the same: 'x'")]
     image = questions.items[0].image
     assert image.open().convert("RGB").getpixel((0, 0)) == (255, 0, 0)
     assert image.open().size == (6, 4)

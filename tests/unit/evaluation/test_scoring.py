@@ -319,9 +319,9 @@ def test_a_model_with_a_state_is_scored_one_choice_at_a_time_whatever_its_layers
 
 
 def test_attention_that_takes_no_mask_is_scored_one_choice_at_a_time():
-    choices = reader(llama())
-    choices.model.config._attn_implementation = "flash_attention_2"
-    assert choices.method == "separate"
+    model = llama()
+    model.config._attn_implementation = "flash_attention_2"
+    assert reader(model).method == "separate"
 
 
 @pytest.mark.parametrize("method", METHODS)
