@@ -109,8 +109,8 @@ def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
         max_steps=arguments.max_steps,
         options=arguments.env_options,
     ):
-        rows.append(counted(outcomes[0].task, [outcome.success for outcome in outcomes]))
-        episodes += [outcome._asdict() for outcome in outcomes]
+        rows.append(counted(outcomes[0]["task"], [outcome["success"] for outcome in outcomes]))
+        episodes += outcomes
     return {"env": arguments.env, "max_steps": arguments.max_steps, "rows": rows, "per_episode": episodes}
 
 

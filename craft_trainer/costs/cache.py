@@ -1,16 +1,15 @@
 """What an anchor cache costs beyond the teacher's forward passes."""
 
+import itertools
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
-from craft_trainer.anchors.building import build_anchor_cache
-from craft_trainer.anchors.features import FeatureSpec, evaluating
-from craft_trainer.costs.llama import Size, language_model, token_batch
+from craft_trainer.anchors.features import evaluating
+from craft_trainer.costs.llama import Size, anchor_cache, language_model, token_batch
 from craft_trainer.costs.measurement import Figure, Measured, Quantity, Step, paired_ratios, using_threads
-from craft_trainer.models.families import as_anchored_model
 
 BATCHES = 64
 QUANTITIES = (
@@ -23,7 +22,7 @@ QUANTITIES = (
 
 
 def measure(size: Size, *, repeats: int, threads: int) -> Measured:
-    """Every one of ``QUANTITIES``: builds beside bare forward passes over the same batches, everything counted."""
+    """Every one of ``QUANTITIES``: builds beside bare forward passes over as much, all of it counted."""
     torch.manual_seed(0)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = language_model(size).to(device)
@@ -57,24 +56,11 @@ def bare_forward(model: Any, size: Size, device: torch.device) -> Step:
 
 
 def build(model: Any, size: Size, folder: Path, *, output: bool) -> Step:
-    """A whole cache of the same batches, from the fingerprint of the teacher to the checksums."""
-    samples, view = token_batch(size, BATCHES * size.samples), as_anchored_model(model)
-    path, number = view.module_path(-1), 0
+    """A whole cache of as many random tokens, from the fingerprint of the teacher to the checksums."""
+    numbers = itertools.count()
 
     def step() -> None:
-        nonlocal number
-        number += 1
-        build_anchor_cache(
-            view,
-            lambda rows: {key: value[rows] for key, value in samples.items()},
-            folder / f"{output}-{number}",
-            rows=range(BATCHES * size.samples),
-            groups=["random"] * (BATCHES * size.samples),
-            specs=[FeatureSpec(path, "mean_masked"), FeatureSpec(path, "last_token")],
-            batch_size=size.samples,
-            source={"dataset": "random tokens", "frames": BATCHES * size.samples},
-            teacher_path="random weights",
-            output=output,
-        )
+        path, poolings = folder / f"{output}-{next(numbers)}", ("mean_masked", "last_token")
+        anchor_cache(model, path, size, BATCHES * size.samples, poolings=poolings, output=output)
 
     return step

@@ -1,6 +1,6 @@
 """A causal language model of Llama's shape with random weights, its batches and its anchors, to measure steps on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,17 @@ def token_batch(size: Size, num_samples: int) -> dict[str, Tensor]:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def anchor_cache(teacher: Any, folder: Path, size: Size, num_anchors: int, *, layer: int = -1) -> AnchorCache:
-    """Anchors of random tokens, of 16 groups in turn, with every token's hidden state after ``layer``."""
+def anchor_cache(
+    teacher: Any,
+    folder: Path,
+    size: Size,
+    num_anchors: int,
+    *,
+    layer: int = -1,
+    poolings: Sequence[str] = ("none",),
+    output: bool = True,
+) -> AnchorCache:
+    """Anchors of random tokens, of 16 groups in turn, with the hidden states after ``layer``: by default every one."""
     view, samples = as_anchored_model(teacher), token_batch(size, num_anchors)
     return build_anchor_cache(
         view,
@@ -71,10 +80,11 @@ def anchor_cache(teacher: Any, folder: Path, size: Size, num_anchors: int, *, la
         folder,
         rows=range(num_anchors),
         groups=[f"task {row % NUM_GROUPS}" for row in range(num_anchors)],
-        specs=[FeatureSpec(view.module_path(layer), "none")],
+        specs=[FeatureSpec(view.module_path(layer), pooling) for pooling in poolings],
         batch_size=size.samples,
         source={"dataset": "random tokens", "frames": num_anchors},
         teacher_path="random weights",
+        output=output,
     )
 
 

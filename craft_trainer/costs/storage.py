@@ -1,6 +1,5 @@
 """Bytes per anchor at the shape of PI0-FAST, as the cache really writes them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.models.base import Batch, TokenLayout
+from craft_trainer.models.general import GeneralModel
 
 CAMERAS, IMAGE_TOKENS, TEXT_TOKENS, ACTION_TOKENS, WIDTH = 2, 256, 200, 256, 2048
 VOCABULARY = 1024  # an index takes four bytes whatever it is
@@ -18,19 +18,17 @@ NUM_ANCHORS = 8
 POOLED, EVERY = FeatureSpec("layer", "mean_image_tokens"), FeatureSpec("layer", "none")
 
 
-class Shape(nn.Module):
+class Shape(GeneralModel):
     """Hidden states and logits of PI0-FAST's shape: two cameras, text and action tokens; the numbers are random."""
 
-    output_kind = "logits"
-
     def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.parameter = nn.Identity(), nn.Parameter(torch.zeros(1))
+        self._layer = nn.Identity()
+        self._model = nn.ModuleDict({"layer": self._layer, "weights": nn.Linear(1, 1)})
 
     @property
-    def network(self) -> nn.Module:
-        """Itself."""
-        return self
+    def output_kind(self) -> str:
+        """Of tokens."""
+        return "logits"
 
     def prepare(self, batch: Batch) -> Batch:
         """Nothing to prepare."""
@@ -39,13 +37,8 @@ class Shape(nn.Module):
     def predict(self, inputs: Batch) -> Tensor:
         """Random hidden states go through the layer; random logits come out."""
         num_samples = len(inputs["row"])
-        self.layer(torch.randn(num_samples, CAMERAS * IMAGE_TOKENS + TEXT_TOKENS + ACTION_TOKENS, WIDTH))
+        self._layer(torch.randn(num_samples, CAMERAS * IMAGE_TOKENS + TEXT_TOKENS + ACTION_TOKENS, WIDTH))
         return torch.randn(num_samples, ACTION_TOKENS, VOCABULARY)
-
-    def module_path(self, layer: int | str) -> str:
-        """There is one."""
-        del layer
-        return "layer"
 
     def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
         """Images first."""
@@ -55,20 +48,6 @@ class Shape(nn.Module):
     def input_keys(self) -> list[str]:
         """Nothing that would be stored: inputs are the same whatever is held."""
         return ["row"]
-
-    def image_keys(self) -> list[str]:
-        """None."""
-        return []
-
-    def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """None."""
-        del rows
-        return {}
-
-    def packed(self, batch: Batch) -> dict[str, list[int]]:
-        """None."""
-        del batch
-        return {}
 
     def fingerprint(self) -> dict[str, str]:
         """Of nothing."""

@@ -84,19 +84,20 @@ class Asker:
 
     def task(self, facts: Facts, generator: np.random.Generator) -> Question | None:
         """Which task the scene is made for."""
-        if facts.object is None:
-            return None
-        others = tuple(self._describe(task) for task in self.other_tasks(facts.task, generator))
-        question, answer = "Which task is this robot's workplace set up for?", self._describe(facts.task)
-        return Question("task", question, answer, others, OBJECT_OF[facts.task], "")
+        question = "Which task is this robot's workplace set up for?"
+        return self._which("task", question, self._describe, facts, generator)
 
     def object(self, facts: Facts, generator: np.random.Generator) -> Question | None:
         """What the robot handles."""
+        return self._which("object", "What is the robot here to handle?", OBJECT_OF.__getitem__, facts, generator)
+
+    def _which(
+        self, kind: str, question: str, name: Callable[[str], str], facts: Facts, generator: np.random.Generator
+    ) -> Question | None:
         if facts.object is None:
             return None
-        others = tuple(OBJECT_OF[task] for task in self.other_tasks(facts.task, generator))
-        noun = OBJECT_OF[facts.task]
-        return Question("object", "What is the robot here to handle?", noun, others, noun, "")
+        others = tuple(map(name, self.other_tasks(facts.task, generator)))
+        return Question(kind, question, name(facts.task), others, OBJECT_OF[facts.task], "")
 
     def opening(self, facts: Facts, _generator: np.random.Generator) -> Question | None:
         """Whether the gripper is open."""

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from craft_trainer.simulation.camera import Camera
 from craft_trainer.simulation.embodied import Facts
-from craft_trainer.simulation.metaworld import TASK_NAMES, Goal, check_task, draw_goals
-from craft_trainer.simulation.players import OBJECT, Astray, Bystander, Held, Player, Quiet
+from craft_trainer.simulation.metaworld import TASK_NAMES, Expert, Goal, check_task, draw_goals
+from craft_trainer.simulation.players import OBJECT, Player, astray, bystander, held
 
 Style = Literal["expert", "stopped", "astray", "bystander"]
 STYLES: tuple[Style, ...] = ("expert", "stopped", "astray", "bystander")  # of the episodes of a task, in turn
@@ -83,14 +83,14 @@ class Stage:
 
     def play(self, goal: Goal, style: Style, generator: np.random.Generator) -> list[Moment]:
         """One episode: of the expert, of one stopped midway, of one astray, or of a bystander."""
+        expert = Expert(self.task).act
         if style == "bystander":
-            return self.roll(goal, Bystander(generator), int(generator.integers(40, 100)), settle=False)
+            return self.roll(goal, bystander(generator), int(generator.integers(40, 100)), settle=False)
         if style == "stopped":
-            whole = len(self.roll(goal, Quiet(self.task), MAX_ACTIONS)) - 1
+            whole = len(self.roll(goal, expert, MAX_ACTIONS)) - 1
             num_actions = max(1, int(generator.uniform(0.2, 0.8) * (whole - SETTLING)))
-            return self.roll(goal, Held(self.task, generator), num_actions, settle=False)
-        player = Astray(self.task, generator) if style == "astray" else Quiet(self.task)
-        return self.roll(goal, player, MAX_ACTIONS)
+            return self.roll(goal, held(expert, generator), num_actions, settle=False)
+        return self.roll(goal, astray(expert, generator) if style == "astray" else expert, MAX_ACTIONS)
 
     def roll(self, goal: Goal, player: Player, num_actions: int, *, settle: bool = True) -> list[Moment]:
         """What happens in ``num_actions``, or up to a few actions after the first success if it is to ``settle``."""
@@ -98,7 +98,7 @@ class Stage:
         observation, _ = self._env.reset()
         moments = [self._moment(observation, {})]
         while len(moments) <= num_actions:
-            observation, _, _, _, info = self._env.step(player.act(observation).astype(np.float32))
+            observation, _, _, _, info = self._env.step(player(observation).astype(np.float32))
             moments.append(self._moment(observation, info))
             if settle and moments[-1].success:
                 settle, num_actions = False, min(num_actions, len(moments) - 1 + SETTLING)

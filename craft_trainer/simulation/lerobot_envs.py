@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, NamedTuple
+from typing import Any
 
 from lerobot.configs.types import FeatureType
 from lerobot.envs.configs import EnvConfig
@@ -15,19 +15,10 @@ from lerobot.utils.random_utils import set_seed
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.simulation import camera
 
+OUTCOME = ("seed", "success", "max_reward", "sum_reward")
 EPISODE_LIMIT = "_max_episode_steps"  # where LeRobot's loop reads it
 RENDERED_BY_MUJOCO = ("metaworld", "aloha", "libero")
 SEEN_BY_NAME = (FeatureType.VISUAL, FeatureType.ENV)  # what an environment may show under another name, or not at all
-
-
-class Outcome(NamedTuple):
-    """One episode: its task, the seed that the environment was reset with, and what came of it."""
-
-    task: str
-    seed: int
-    success: bool
-    max_reward: float
-    sum_reward: float
 
 
 def environment_config(env: str, task: str | None, options: Mapping[str, Any]) -> EnvConfig:
@@ -74,9 +65,10 @@ def roll_out(
     seed: int,
     max_steps: int | None = None,
     options: Mapping[str, Any] | None = None,
-) -> Iterator[list[Outcome]]:
+) -> Iterator[list[dict[str, Any]]]:
     """The outcomes of ``num_episodes`` episodes of each task, with the seeds ``seed``, ``seed`` + 1, …
 
+    A row for each episode: its task, the seed that the environment was reset with, and what came of it (OUTCOME).
     Without ``tasks`` it is the environment's own default task. An episode ends after ``max_steps`` actions, by default
     after as many as LeRobot allows.
 
@@ -104,7 +96,7 @@ def roll_out(
                     start_seed=seed,
                 )
             yield [
-                Outcome(name, one["seed"], bool(one["success"]), one["max_reward"], one["sum_reward"])
+                {"task": name} | {key: one[key] for key in OUTCOME} | {"success": bool(one["success"])}
                 for one in done["per_episode"]
             ]
 

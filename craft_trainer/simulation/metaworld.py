@@ -5,6 +5,7 @@ same goals in the same order. Goals are therefore drawn explicitly (:func:`draw_
 """
 
 import difflib
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -145,5 +146,6 @@ class Expert:
         self._policy = ENV_POLICY_MAP[check_task(task)]()
 
     def act(self, observation: Float64[np.ndarray[Any, Any], " 39"]) -> Float64[np.ndarray[Any, Any], " 4"]:
-        """The expert's action, clipped to the environment's range [-1, 1]."""
-        return np.asarray(np.clip(self._policy.get_action(observation), -1.0, 1.0), dtype=np.float64)
+        """The expert's action, clipped to the environment's range [-1, 1]; metaworld warns of those beyond it."""
+        with warnings.catch_warnings(action="ignore", category=UserWarning):
+            return np.asarray(np.clip(self._policy.get_action(observation), -1.0, 1.0), dtype=np.float64)

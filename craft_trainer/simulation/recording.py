@@ -1,6 +1,5 @@
 """Demonstrations of Meta-World's scripted experts, recorded into a LeRobotDataset (v3)."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -33,6 +32,7 @@ FEATURES = {
     ENVIRONMENT_STATE: {"dtype": "float32", "shape": (OBSERVATION_SIZE,), "names": None},
     "action": {"dtype": "float32", "shape": (ACTION_SIZE,), "names": ["dx", "dy", "dz", "effort"]},
 }
+IMAGE = {"dtype": "image", "names": ["height", "width", "channel"]}  # stored one by one
 ATTEMPTS_PER_EPISODE = 4
 
 Frame = dict[str, NDArray[Any] | str]
@@ -67,7 +67,9 @@ def record_demonstrations(
         raise ValueError(f"image_size is {image_size}: give the number of rows and columns, or drop it")
     if image_size is None and not environment_state:
         raise ValueError("environment_state false leaves the gripper alone to be seen: give image_size as well")
-    features = FEATURES if image_size is None else FEATURES | {camera.KEY: image_feature(image_size)}
+    features = (
+        FEATURES if image_size is None else FEATURES | {camera.KEY: IMAGE | {"shape": (image_size, image_size, 3)}}
+    )
     stored = {name: feature for name, feature in features.items() if environment_state or name != ENVIRONMENT_STATE}
     repo_id = f"local/{output_dir.name}"
     with (
@@ -86,32 +88,20 @@ def record_demonstrations(
             video_backend="pyav",  # nothing is decoded; this keeps LeRobot from probing for FFmpeg
         )
         for task in tasks:
-            episodes = successful_episodes(
-                task, num_episodes, seed=seed, action_noise=action_noise, image_size=image_size
-            )
-            for frames in episodes:
-                for frame in frames:
-                    dataset.add_frame({name: frame[name] for name in (*stored, "task")})
-                dataset.save_episode()
-                progress.update()
+            with closing(MetaWorldEnvs(task, num_envs=1, image_size=image_size)) as envs:
+                for frames in successful_episodes(envs, num_episodes, seed=seed, action_noise=action_noise):
+                    for frame in frames:
+                        dataset.add_frame({name: frame[name] for name in (*stored, "task")})
+                    dataset.save_episode()
+                    progress.update()
         dataset.finalize()
     return LeRobotDataset(repo_id, root=output_dir, video_backend="pyav")
 
 
-def image_feature(size: int) -> dict[str, Any]:
-    """How LeRobot describes images of ``size`` rows and columns that are stored one by one."""
-    return {"dtype": "image", "shape": (size, size, 3), "names": ["height", "width", "channel"]}
-
-
 def successful_episodes(
-    task: str, num_episodes: int, *, seed: int, action_noise: float, image_size: int | None = None
+    envs: MetaWorldEnvs, num_episodes: int, *, seed: int, action_noise: float
 ) -> Iterator[list[Frame]]:
     """Yield the frames of ``num_episodes`` episodes in which the noisy expert succeeded."""
-    with closing(MetaWorldEnvs(task, num_envs=1, image_size=image_size)) as envs:
-        yield from _successes(envs, num_episodes, seed=seed, action_noise=action_noise)
-
-
-def _successes(envs: MetaWorldEnvs, num_episodes: int, *, seed: int, action_noise: float) -> Iterator[list[Frame]]:
     task = envs.task
     expert = Expert(task)
     goals = draw_goals(task, num_episodes * ATTEMPTS_PER_EPISODE, seed, "record")
@@ -139,9 +129,7 @@ def demonstrate(
     frames: list[Frame] = []
     for _ in range(HORIZON):
         state = observation[ENVIRONMENT_STATE][0]
-        with warnings.catch_warnings():  # metaworld warns of expert actions beyond [-1, 1], which are clipped here
-            warnings.simplefilter("ignore", UserWarning)
-            action = expert.act(state.astype(np.float64))
+        action = expert.act(state.astype(np.float64))
         frames.append(
             {
                 **{name: values[0] for name, values in observation.items()},

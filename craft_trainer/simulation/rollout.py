@@ -1,50 +1,22 @@
 """Closed-loop success of a policy: many environments at once, one batched forward pass for all of them."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-Observation = dict[str, Float32[np.ndarray[Any, Any], "envs dim"] | UInt8[np.ndarray[Any, Any], "envs rows columns 3"]]
-
-
-class Environments(Protocol):
-    """Simulators of one task that are stepped together; ``craft_trainer.simulation.metaworld`` has one kind."""
-
-    description: str
-
-    def __len__(self) -> int: ...
-
-    def reset(self, goals: Sequence[Any]) -> Observation:
-        """Start one episode per goal."""
-        ...
-
-    def step(
-        self, actions: Float[np.ndarray[Any, Any], "episodes dim"]
-    ) -> tuple[Observation, Bool[np.ndarray[Any, Any], " episodes"]]:
-        """Observations and success flags after one action per episode."""
-        ...
-
-
-class ActingPolicy(Protocol):
-    """A policy that queues chunks of actions by itself; ``PolicyModel`` is one."""
-
-    def reset(self) -> None:
-        """Forget queued actions."""
-        ...
-
-    def select_action(self, batch: dict[str, Any]) -> Float[Tensor, "batch dim"]:
-        """The next action for a batch of raw observations."""
-        ...
+if TYPE_CHECKING:
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.simulation.metaworld import MetaWorldEnvs, Observation
 
 
 def rollout(
-    policy: ActingPolicy,
-    envs: Environments,
+    policy: "PolicyModel",
+    envs: "MetaWorldEnvs",
     goals: Sequence[Any],
     *,
     max_steps: int,
@@ -53,7 +25,8 @@ def rollout(
     """Whether the policy solved each goal within ``max_steps`` actions, by the simulator's own success flag.
 
     ``len(envs)`` episodes run in lockstep, so the policy predicts one batch per chunk of actions. ``on_episode`` is
-    called with the outcome of every finished episode.
+    called with the outcome of every finished episode. ``policy`` needs ``reset`` and ``select_action``; ``envs`` needs
+    ``description``, a length, ``reset`` and ``step`` as ``MetaWorldEnvs`` has them.
 
     Raises:
         ValueError: two goals start in the same state, so they are one episode counted twice.
@@ -77,7 +50,9 @@ def rollout(
 
 
 @torch.inference_mode()
-def run_block(policy: ActingPolicy, envs: Environments, observation: Observation, *, max_steps: int) -> list[bool]:
+def run_block(
+    policy: "PolicyModel", envs: "MetaWorldEnvs", observation: "Observation", *, max_steps: int
+) -> list[bool]:
     """Outcomes of the episodes that ``observation`` starts, stepped together until all succeed or time is up."""
     num_episodes = len(next(iter(observation.values())))
     solved = np.zeros(num_episodes, dtype=bool)

@@ -4,14 +4,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerContext, SpawnContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+from accelerate.utils import patch_environment
 from tqdm.auto import tqdm
 
 Execute = Callable[[Sequence[str]], int]
@@ -60,7 +60,7 @@ def run_jobs(
     context: ForkServerContext | SpawnContext = ForkServerContext() if sys.platform == "linux" else SpawnContext()
     context.set_forkserver_preload(list(preload))
     with (
-        _one_thread_each(),
+        patch_environment(OMP_NUM_THREADS=1),  # of the processes started inside
         tqdm(total=len(jobs), initial=len(done), unit="job", desc="demo", disable=None) as progress,
     ):
         try:
@@ -89,19 +89,6 @@ def run_jobs(
             for _, process, _ in running.values():
                 process.terminate()
     return seconds
-
-
-@contextmanager
-def _one_thread_each() -> Iterator[None]:
-    """Processes started inside use one thread for tensors."""
-    previous = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = "1"
-    try:
-        yield
-    finally:
-        del os.environ["OMP_NUM_THREADS"]
-        if previous is not None:
-            os.environ["OMP_NUM_THREADS"] = previous
 
 
 def _run_logged(execute: Execute, argv: Sequence[str], log: Path) -> None:

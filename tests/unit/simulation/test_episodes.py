@@ -23,8 +23,7 @@ from craft_trainer.simulation.episodes import (
     has_colour,
     outcome,
 )
-from craft_trainer.simulation.metaworld import MetaWorldEnvs, draw_goals
-from craft_trainer.simulation.players import Quiet
+from craft_trainer.simulation.metaworld import Expert, MetaWorldEnvs, draw_goals
 
 TASK = "push-v3"
 SIZE = 200
@@ -168,7 +167,7 @@ def test_the_gripper_is_open_or_closed_as_it_was_told_to(stage: Stage) -> None:
     goal = draw_goals(TASK, 1, 0, "evaluate")[0]
     opening, widths = [], []
     for effort in (-1.0, 1.0):
-        moments = stage.roll(goal, Still(effort), 30)
+        moments = stage.roll(goal, Still(effort).act, 30)
         picture, facts = stage.see(moments, 30)
         red, green, blue = (picture[..., channel].astype(int) for channel in range(3))
         cyan = (green > 100) & (blue > 100) & (red < 0.6 * green)
@@ -195,7 +194,7 @@ def test_success_is_that_of_another_simulator(shots: list[Shot]) -> None:
     """The expert's episodes, replayed by the environments of rollouts."""
     goals = draw_goals(TASK, len(STYLES), 0, "evaluate")
     experts = [index for index, style in enumerate(STYLES) if style == "expert"]
-    envs, expert = MetaWorldEnvs(TASK, 1), Quiet(TASK)
+    envs, expert = MetaWorldEnvs(TASK, 1), Expert(TASK)
     for index in experts:
         observation, succeeded = envs.reset([goals[index]]), False
         for _ in range(150):
