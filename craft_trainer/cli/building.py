@@ -1,6 +1,6 @@
 """What the commands that build an anchor cache have in common: their options, and the build."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -77,25 +77,19 @@ class CacheArguments:
         Raises:
             ValueError: unknown rule, or more anchors than samples.
         """
-        from accelerate.utils import broadcast_object_list
-
         from craft_trainer.anchors.selection import chosen_rows
         from craft_trainer.anchors.teacher_pass import candidate_features
 
-        chosen: list[Any] = [None]
-        if processes.is_main_process:
-            chosen = [
-                chosen_rows(
-                    self.selection,
-                    strata,
-                    self.anchors,
-                    seed=self.seed,
-                    features=lambda: candidate_features(
-                        teacher, samples.batch, len(samples), batch_size=self.batch_size
-                    ),
-                )
-            ]
-        return list(broadcast_object_list(chosen)[0])
+        return once(
+            processes,
+            lambda: chosen_rows(
+                self.selection,
+                strata,
+                self.anchors,
+                seed=self.seed,
+                features=lambda: candidate_features(teacher, samples.batch, len(samples), batch_size=self.batch_size),
+            ),
+        )
 
     def build(self, teacher: "AnchoredModel", samples: Any, processes: "PartialState", **where: Any) -> "AnchorCache":
         """Run the teacher over the rows of ``samples``; ``where`` are the other arguments of ``build_anchor_cache``."""
@@ -115,3 +109,12 @@ class CacheArguments:
             processes=processes,
             **where,
         )
+
+
+def once[Made](processes: "PartialState", make: Callable[[], Made]) -> Made:
+    """What ``make`` gives in the main process, in every process."""
+    from accelerate.utils import broadcast_object_list
+
+    made: list[Any] = [make() if processes.is_main_process else None]
+    given: Made = broadcast_object_list(made)[0]
+    return given

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import parse
-from craft_trainer.cli.building import BATCH_HELP, LAYERS_HELP, POOLING_HELP, CacheArguments
+from craft_trainer.cli.building import BATCH_HELP, LAYERS_HELP, POOLING_HELP, CacheArguments, once
 from craft_trainer.cli.texts import TextArguments
 from craft_trainer.options import option
 
@@ -89,25 +89,21 @@ def texts_of_the_teacher(
     arguments: BuildLmArguments, checkpoint: "Checkpoint", processes: "PartialState"
 ) -> "tuple[OwnTexts, list[int], dict[str, str | int]]":
     """Let the teacher write texts; with their order and where they come from, the same in every process."""
-    from accelerate.utils import broadcast_object_list
-
     from craft_trainer.language.anchoring import by_length, own_texts
 
     source = arguments.source(arguments.group_column) if arguments.dataset is not None else None
-    made: list[Any] = [None]
-    if processes.is_main_process:
-        made = [
-            own_texts(
-                checkpoint,
-                source,
-                arguments.anchors,
-                new_tokens=arguments.own_tokens,
-                batch_size=arguments.batch_size,
-                seed=arguments.seed,
-                temperature=arguments.own_temperature,
-            )
-        ]
-    texts = broadcast_object_list(made)[0]
+    texts = once(
+        processes,
+        lambda: own_texts(
+            checkpoint,
+            source,
+            arguments.anchors,
+            new_tokens=arguments.own_tokens,
+            batch_size=arguments.batch_size,
+            seed=arguments.seed,
+            temperature=arguments.own_temperature,
+        ),
+    )
     where = "written by the teacher" if source is None else f"written by the teacher after prompts of {source.dataset}"
     described: dict[str, str | int] = {"dataset": where, "frames": len(texts), "fingerprint": texts.fingerprint()}
     return texts, by_length(texts, range(len(texts))), described

@@ -1,6 +1,6 @@
 """``craft-trainer cache info``: what a cache was made from, and its bytes per anchor."""
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -39,14 +39,9 @@ def run(argv: Sequence[str]) -> None:
     for name, value in rows.items():
         print(f"{name:<12} {value}")
     print("\nbytes per anchor")
-    for part, size in bytes_by_part(made.sizes).items():
+    parts: Counter[str] = Counter()
+    for name, size in made.sizes.items():
+        parts[PARTS.get(name.partition("/")[0], "row and group")] += size
+    for part, size in parts.items():
         print(f"{part:<16} {size / total:>12,.0f}")
     print(f"{'in all':<16} {sum(made.sizes.values()) / total:>12,.0f}")
-
-
-def bytes_by_part(sizes: dict[str, int]) -> dict[str, int]:
-    """Sum the bytes of the columns by what they are."""
-    parts: dict[str, int] = defaultdict(int)
-    for name, size in sizes.items():
-        parts[PARTS.get(name.split("/", maxsplit=1)[0], "row and group")] += size
-    return dict(parts)

@@ -59,7 +59,7 @@ def with_teacher(arguments: VerifyArguments, cache: "AnchorCache") -> "tuple[Anc
     Raises:
         ValueError: it is another.
     """
-    from craft_trainer.cli.references import open_cache
+    from craft_trainer.cli.loading import open_cache
     from craft_trainer.language.source import followed, holds_texts, teacher_dtype
 
     assert arguments.teacher is not None

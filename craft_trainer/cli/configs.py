@@ -19,18 +19,12 @@ class ConfigsArguments:
 
 
 def run(argv: Sequence[str]) -> None:
-    """Write them, and print one line per file."""
-    arguments = parse("configs", EXAMPLE, ConfigsArguments, argv)
-    for path in write_configs(Path(arguments.output_dir)):
-        print(path)
-
-
-def write_configs(folder: Path) -> list[Path]:
-    """Copy all shipped configurations into ``folder``; files that are the same already stay as they are.
+    """Copy all of them into the folder, and print one line per file; those that are the same already stay as they are.
 
     Raises:
         FileExistsError: a file there says something else; then nothing is written.
     """
+    folder = Path(parse("configs", EXAMPLE, ConfigsArguments, argv).output_dir)
     texts = {folder / path.relative_to(SHIPPED): path.read_text() for path in sorted(SHIPPED.rglob("*.yaml"))}
     for path, text in texts.items():
         if path.exists() and path.read_text() != text:
@@ -38,4 +32,4 @@ def write_configs(folder: Path) -> list[Path]:
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    return list(texts)
+        print(path)

@@ -1,4 +1,4 @@
-"""How the commands load a checkpoint: the options that `train`, `cache build` and `cache verify` have in common."""
+"""How `train`, `cache build` and `cache verify` load a checkpoint, by the same options, and open an anchor cache."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from craft_trainer.options import json_mapping, option
 
 if TYPE_CHECKING:
+    from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.models.lerobot import PolicyModel
 
 
@@ -46,3 +47,22 @@ class LoadArguments:
             adapt_to=None if self.adapt_to is None else load_metadata(self.adapt_to),
             whole_statistics=whole_statistics,
         )
+
+
+def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -> "AnchorCache":
+    """Open the anchor cache ``folder``, or that of a Hub repository, for ``policy``; its data is now at ``dataset``.
+
+    Raises:
+        ValueError: it holds references to another revision of the dataset.
+    """
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.teacher_pass import raw_inputs
+    from craft_trainer.hub.resolve_path import resolve_path
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    cache = AnchorCache(resolve_path(folder, "dataset"))
+    if cache.provenance.storage["inputs"] == "embedded":
+        return cache
+    samples = PolicyDataset.of(policy, dataset or str(cache.provenance.data["dataset"]))
+    cache.check_data(samples.fingerprint())
+    return cache.following(raw_inputs(policy, samples.batch))

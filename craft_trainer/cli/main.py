@@ -27,6 +27,7 @@ COMMANDS = {
 USAGE = "usage: craft-trainer COMMAND [--config FILE.yaml] [--key value ...]\n\ncommands:\n"
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in a pipe
 TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
+# errors whose message, without the traceback, tells a user what to change
 MISTAKES = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError)
 OUTSIDE = ("wandb", "trackio", "safetensors")  # whose own errors are of use as well: no login, a full disk
 
@@ -53,17 +54,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join([f"craft-trainer {command}: interrupted", *notes]), file=sys.stderr)
         return 130  # what a shell reports for SIGINT
     except Exception as error:
-        if os.environ.get(TRACEBACK_VARIABLE) or not _is_of_use(error):
+        is_of_use = isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in OUTSIDE
+        if os.environ.get(TRACEBACK_VARIABLE) or not is_of_use:
             raise
         print("\n".join([f"craft-trainer {command}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         print(f"({type(error).__name__}; set {TRACEBACK_VARIABLE}=1 to see where it was raised)", file=sys.stderr)
         return 1
     return 0
-
-
-def _is_of_use(error: Exception) -> bool:
-    """Ask whether its message, without the traceback, tells a user what to change."""
-    return isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in OUTSIDE
 
 
 def help_text() -> str:

@@ -1,6 +1,5 @@
 """``craft-trainer train``: train or fine-tune a LeRobot policy; with anchors, by CRaFT."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -8,13 +7,13 @@ from typing import TYPE_CHECKING
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.lerobot_names import refuse_without_effect
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.training import AskArguments, begin, train_and_save
 from craft_trainer.options import option
 from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.normalisation import Statistics
-    from craft_trainer.training.trainer import CraftTrainer
 
 OUTSIDE_SHOWN = 5
 OF_LANGUAGE_MODELS = {  # Trainer's, which no policy has → what there is instead
@@ -26,7 +25,7 @@ EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaw
 
 
 @dataclass(kw_only=True)
-class TrainArguments(LoadArguments):
+class TrainArguments(AskArguments, LoadArguments):
     """What is trained, on what, held by what."""
 
     dataset: str = option("LeRobot dataset of the task to learn: a folder or a Hub repository")
@@ -42,12 +41,6 @@ class TrainArguments(LoadArguments):
         "anchor cache of the old tasks, a folder or a Hub repository; without it this is plain fine-tuning", None
     )
     anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
-    mcq_data: str | None = option(
-        "multiple-choice questions to ask while training (pi0_fast and smolvla): JSON lines, a folder or a Hub dataset",
-        None,
-    )
-    mcq_steps: int = option("optimizer steps from one time they are asked to the next; ≥ 1", 500)
-    mcq_limit: int = option("only so many questions, from the start", 100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -79,18 +72,12 @@ def run(argv: Sequence[str]) -> None:
 
 def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None) -> None:
     """Train from the beginning or from ``checkpoint``, save, say what comes next."""
-    from transformers import set_seed
-
-    from craft_trainer.cli.output import save_and_push
-    from craft_trainer.cli.references import open_cache
+    from craft_trainer.cli.loading import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
-    from craft_trainer.training.guards import FiniteWeights
-    from craft_trainer.training.run_record import changed_fields
     from craft_trainer.training.trainer import CraftTrainer
 
-    set_seed(config.seed)
-    quiet_in_a_pipe(config)
+    begin(config)
     device, meta = config.device.type, load_metadata(arguments.dataset)
     if arguments.policy is not None:
         model = arguments.load(arguments.policy, device, whole_statistics=arguments.statistics == "keep")
@@ -116,13 +103,7 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
         train_dataset=dataset.without_last_frames(),
         data_collator=collate,
     )
-    if trainer.retention is None:
-        trainer.add_callback(FiniteWeights())
-    trainer.record_run(changed_fields(arguments))
-    if arguments.mcq_data is not None:
-        ask_while_training(trainer, model, arguments)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    save_and_push(trainer)
+    train_and_save(trainer, arguments, checkpoint)
     if trainer.is_world_process_zero():
         print(f"LeRobot checkpoint: {config.output_dir}")
         print(f"next: craft-trainer rollout --policy {config.output_dir} --tasks TASK")
@@ -143,22 +124,6 @@ def refuse_of_language_models(config: CraftConfig) -> None:
             "eval_strategy and eval_on_start: no part of the dataset is held out; `craft-trainer rollout` on the "
             "checkpoints evaluates a policy, and mcq_data asks one with a language model while it trains"
         )
-
-
-def ask_while_training(trainer: "CraftTrainer", model: "PolicyModel", arguments: TrainArguments) -> None:
-    """Log what the policy's language model knows, from before the first step to after the last.
-
-    Raises:
-        ValueError: the policy has no language model, or a question is bad.
-    """
-    from craft_trainer.evaluation.choices.opening import policy_reader
-    from craft_trainer.evaluation.mcq_callback import McqCallback
-    from craft_trainer.evaluation.questions import read_questions
-
-    assert arguments.mcq_data is not None
-    policy_reader(model)
-    questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
-    trainer.add_callback(McqCallback(trainer, None, questions, steps=arguments.mcq_steps))
 
 
 def take_statistics(model: "PolicyModel", statistics: "Statistics", min_std: float) -> None:
@@ -185,9 +150,3 @@ def warn_of_far_outside(model: "PolicyModel", statistics: "Statistics", dataset:
             f"warning: {len(outside)} dimension(s) lie far outside the data that the policy was normalised for: train "
             "it with a larger policy_min_std, or give statistics: dataset if its old tasks do not matter"
         )
-
-
-def quiet_in_a_pipe(config: CraftConfig) -> None:
-    """No progress bar where nobody watches it; Trainer then prints its logs a line each."""
-    if not sys.stderr.isatty():
-        config.disable_tqdm = True

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
+from craft_trainer.cli.training import AskArguments, begin, train_and_save
 from craft_trainer.language.config import LanguageConfig
 from craft_trainer.options import option, pairs_or_json, split_list
 
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from craft_trainer.anchors.live import AdapterAnchors
     from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.language.source import TextSource
-    from craft_trainer.training.trainer import CraftTrainer
 
 ADAPTER = "adapter"
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
@@ -26,7 +26,7 @@ EXAMPLE = "accelerate launch -m craft_trainer train-lm --config configs/train/lm
 
 
 @dataclass(kw_only=True)
-class TrainLmArguments(TextArguments):
+class TrainLmArguments(AskArguments, TextArguments):
     """What is trained, on what, held by what."""
 
     model: str = option(
@@ -61,11 +61,6 @@ class TrainLmArguments(TextArguments):
     layers: list[str] = option("hidden layers held with anchors: adapter; a cache has its own", ["none"])
     pooling: list[str] = option("of every layer, with anchors: adapter", ["mean_masked"])
     num_tokens: int = option("likeliest tokens per position, with anchors: adapter", 32)
-    mcq_data: str | None = option(
-        "multiple-choice questions to ask while training: JSON lines, a folder or a Hub dataset", None
-    )
-    mcq_steps: int = option("optimizer steps from one time they are asked to the next; ≥ 1", 500)
-    mcq_limit: int = option("only so many questions, from the start", 100)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,19 +117,15 @@ class TrainLmArguments(TextArguments):
 
     def anchor_texts(self) -> "TextSource":
         """The texts that the model without its adapter reads."""
-        from craft_trainer.language.source import TextSource
-
         assert self.anchors_dataset is not None
         assert isinstance(self.anchors_columns, dict)
-        return TextSource(
-            self.anchors_dataset,
-            self.anchors_config,
-            self.anchors_split,
-            self.anchors_columns,
-            self.encoding,
-            self.group_column,
-            self.anchors_chat,
-            self.on_bad_row,
+        return replace(
+            self.source(self.group_column),
+            dataset=self.anchors_dataset,
+            config=self.anchors_config,
+            split=self.anchors_split,
+            columns=self.anchors_columns,
+            chat=self.anchors_chat,
         )
 
 
@@ -152,18 +143,11 @@ def run(argv: Sequence[str]) -> None:
 
 def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | None) -> None:
     """Train from the beginning or from the checkpoint ``resumed``, save, say what comes next."""
-    from transformers import set_seed
-
-    from craft_trainer.cli.output import save_and_push
-    from craft_trainer.cli.train import quiet_in_a_pipe
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
     from craft_trainer.language.trainer import TextTrainer
     from craft_trainer.losses.smoothing import SmoothedLoss
-    from craft_trainer.training.guards import FiniteWeights
-    from craft_trainer.training.run_record import changed_fields
 
-    set_seed(config.seed)
-    quiet_in_a_pipe(config)
+    begin(config)
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)
     lora = None if rank is None else Lora(rank, arguments.lora_alpha, targets, arguments.lora_dropout)
     checkpoint = load_checkpoint(arguments.model, dtype=arguments.dtype, lora=lora, trainable=True)
@@ -185,13 +169,7 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
         compute_loss_func=SmoothedLoss(smoothing) if (smoothing := config.label_smoothing_factor) else None,
         processing_class=checkpoint.processor,
     )
-    if trainer.retention is None:
-        trainer.add_callback(FiniteWeights())
-    trainer.record_run(changed_fields(arguments))
-    if arguments.mcq_data is not None:
-        ask_while_training(trainer, checkpoint, arguments)
-    trainer.train(resume_from_checkpoint=resumed)
-    save_and_push(trainer)
+    train_and_save(trainer, arguments, resumed, checkpoint.processor)
     if trainer.is_world_process_zero():
         kind = "PEFT adapter" if hasattr(checkpoint.model, "peft_config") else "checkpoint"
         print(f"{kind}: {config.output_dir}")
@@ -227,17 +205,3 @@ def anchors_of(
         split_list(arguments.pooling),
         num_tokens=arguments.num_tokens,
     )
-
-
-def ask_while_training(trainer: "CraftTrainer", checkpoint: "Checkpoint", arguments: TrainLmArguments) -> None:
-    """Log what the model knows, from before the first step to after the last.
-
-    Raises:
-        ValueError: a question is bad.
-    """
-    from craft_trainer.evaluation.mcq_callback import McqCallback
-    from craft_trainer.evaluation.questions import read_questions
-
-    assert arguments.mcq_data is not None
-    questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
-    trainer.add_callback(McqCallback(trainer, checkpoint.processor, questions, steps=arguments.mcq_steps))

@@ -36,14 +36,17 @@ def plain_errors(repo: str, kind: str, revision: str | None = None, token: str |
         ConnectionError: the Hub could not be reached, or broke off, or did not answer, or failed: what may pass.
         OSError: it refused for good; or what failed was not the Hub, such as a full disk.
     """
-    _end_silence()
+    session = get_session()
+    if session.timeout.read is None:  # between two signs of life: uploads have no limit by default
+        session.timeout = float(os.environ.get(SECONDS_VARIABLE, SECONDS))
     try:
         yield
     except (HTTPError, OSError, RuntimeError) as error:
         answer = _answer(error)
         if answer is not None:
             raise _refusal(answer, repo, kind, revision, token) from error
-        if isinstance(error, OSError) and not isinstance(error, ConnectionError | TimeoutError) and not _broken(error):
+        is_broken = any(isinstance(one, HTTPError | ConnectionError | TimeoutError) for one in _chain(error))
+        if isinstance(error, OSError) and not is_broken:
             raise
         if status := STATUS.search(str(error)):
             raise _meaning(f"{repo}: the Hub answered {status[1]}", int(status[1])) from error
@@ -62,13 +65,6 @@ def retry_after(error: BaseException) -> float:
 def masked(text: str) -> str:
     """``text`` without tokens."""
     return SECRET.sub("hf_…", text)
-
-
-def _end_silence() -> None:
-    """Give the session a limit between two signs of life, unless it has one: uploads have none by default."""
-    session = get_session()
-    if session.timeout.read is None:
-        session.timeout = float(os.environ.get(SECONDS_VARIABLE, SECONDS))
 
 
 def _refusal(answer: Any, repo: str, kind: str, revision: str | None, token: str | None) -> OSError:
@@ -106,11 +102,6 @@ def _revisions(repo: str, kind: str, token: str | None) -> str:
 def _answer(error: BaseException | None) -> Any:
     """The response that ``error`` is about, or None if there was none."""
     return next((found for e in _chain(error) if (found := getattr(e, "response", None)) is not None), None)
-
-
-def _broken(error: BaseException) -> bool:
-    """Whether a broken connection is behind ``error``."""
-    return any(isinstance(e, HTTPError | ConnectionError | TimeoutError) for e in _chain(error))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

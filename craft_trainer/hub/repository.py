@@ -1,6 +1,8 @@
 """A repository of the Hub to write to: made if it is not there, and one commit for everything that belongs together."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
@@ -9,9 +11,11 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
 
-from craft_trainer.hub.attempts import with_retries
-from craft_trainer.hub.errors import plain_errors
+from craft_trainer.hub.errors import plain_errors, retry_after
 
+PAUSES = (5.0, 20.0)  # seconds before the second and before the third attempt
+LONGEST_PAUSE = 120.0  # even if the Hub asks for more
+logger = logging.getLogger(__name__)
 Files = Mapping[str, Path | bytes]
 
 
@@ -79,3 +83,18 @@ class Repository:
 
     def _errors(self) -> AbstractContextManager[None]:
         return plain_errors(self.name, self.kind, self.revision, self.token)
+
+
+def with_retries[Result](call: Callable[[], Result]) -> Result:
+    """What ``call`` returns, tried again after each of :data:`PAUSES` while it raises ConnectionError.
+
+    Other errors are raised at once, and that of the last attempt.
+    """
+    for pause in PAUSES:
+        try:
+            return call()
+        except ConnectionError as error:
+            seconds = max(pause, min(retry_after(error), LONGEST_PAUSE))
+            logger.warning("%s (once more in %.0f s)", error, seconds)
+        time.sleep(seconds)
+    return call()

@@ -41,24 +41,19 @@ def resolve_checkpoint(place: str | Path, output_dir: Path | None = None) -> Pat
         there = [name.removesuffix(f"/{STATE_FILE}") for name in files if name.endswith(f"/{STATE_FILE}")]
         if not there or (named and named[2] not in there):
             raise _no_checkpoint(found, there)
-        chosen = named[2] if named else _newest(found, there)
+        if named:
+            chosen = named[2]
+        else:
+            states = _download(found, [f"{name}/{STATE_FILE}" for name in there])
+            steps = {name: json.loads((states / name / STATE_FILE).read_text())["global_step"] for name in there}
+            chosen = max(there, key=lambda name: int(steps[name]))
         snapshot = _download(found, [f"{chosen}/*", *HISTORIES])
     if output_dir is not None:
-        _continue_histories(snapshot, output_dir)
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for name in HISTORIES:
+            if (snapshot / name).is_file() and not (output_dir / name).is_file():
+                shutil.copyfile(snapshot / name, output_dir / name)
     return snapshot / chosen
-
-
-def _continue_histories(snapshot: Path, output_dir: Path) -> None:
-    output_dir.mkdir(parents=True, exist_ok=True)
-    for name in HISTORIES:
-        if (snapshot / name).is_file() and not (output_dir / name).is_file():
-            shutil.copyfile(snapshot / name, output_dir / name)
-
-
-def _newest(place: HubPlace, there: list[str]) -> str:
-    """The checkpoint with the most steps."""
-    snapshot = _download(place, [f"{name}/{STATE_FILE}" for name in there])
-    return max(there, key=lambda name: int(json.loads((snapshot / name / STATE_FILE).read_text())["global_step"]))
 
 
 def _download(place: HubPlace, patterns: list[str]) -> Path:

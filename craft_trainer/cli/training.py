@@ -1,0 +1,60 @@
+"""What `train` and `train-lm` have in common: the questions asked while training, and the training itself."""
+
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from craft_trainer.options import option
+
+if TYPE_CHECKING:
+    from craft_trainer.training.config import CraftConfig
+    from craft_trainer.training.trainer import CraftTrainer
+
+
+@dataclass(kw_only=True)
+class AskArguments:
+    """Questions that show what the model still knows."""
+
+    mcq_data: str | None = option(
+        "multiple-choice questions to ask while training (of policies pi0_fast and smolvla): JSON lines, a folder or a "
+        "Hub dataset",
+        None,
+    )
+    mcq_steps: int = option("optimizer steps from one time they are asked to the next; ≥ 1", 500)
+    mcq_limit: int = option("only so many questions, from the start", 100)
+
+
+def begin(config: "CraftConfig") -> None:
+    """Seed everything; without a terminal show no progress bar, and Trainer prints its logs a line each."""
+    from transformers import set_seed
+
+    set_seed(config.seed)
+    if not sys.stderr.isatty():
+        config.disable_tqdm = True
+
+
+def train_and_save(
+    trainer: "CraftTrainer", arguments: AskArguments, resumed: str | None, processor: Any = None
+) -> None:
+    """Train, from the checkpoint ``resumed`` if there is one, asking the questions of ``mcq_data``; save and push.
+
+    Raises:
+        ValueError: a question is bad, or the policy has no language model to ask.
+    """
+    from craft_trainer.cli.output import save_and_push
+    from craft_trainer.evaluation.choices.opening import policy_reader
+    from craft_trainer.evaluation.mcq_callback import McqCallback
+    from craft_trainer.evaluation.questions import read_questions
+    from craft_trainer.training.guards import FiniteWeights
+    from craft_trainer.training.run_record import changed_fields
+
+    if trainer.retention is None:
+        trainer.add_callback(FiniteWeights())
+    trainer.record_run(changed_fields(arguments))
+    if arguments.mcq_data is not None:
+        if processor is None:
+            policy_reader(trainer.model)
+        questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
+        trainer.add_callback(McqCallback(trainer, processor, questions, steps=arguments.mcq_steps))
+    trainer.train(resume_from_checkpoint=resumed)
+    save_and_push(trainer)
