@@ -26,7 +26,7 @@ from craft_trainer.evaluation.mcq_table import table
 from craft_trainer.evaluation.questions import read_questions
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.report.figures.canvas import standalone_image
-from craft_trainer.report.figures.changes import change_figure
+from craft_trainer.report.figures.dots import change_figure
 
 TOKENS = 64  # of a sample
 NUM_ANCHORS = 256

@@ -4,19 +4,16 @@ Reads files only: nothing here imports the trainer, torch, transformers or lerob
 optional extra ``report`` (matplotlib, jinja2); the table and the sentence do without.
 """
 
-from craft_trainer.report.evidence import Evidence, gather
+from craft_trainer.report.evidence import gather
 from craft_trainer.report.page import write_page, write_report, write_success_figure
-from craft_trainer.report.results import Count, Results, Row, Stream
+from craft_trainer.report.results import Results, Row
 from craft_trainer.report.schema import load_results
 from craft_trainer.report.sentences import verdict
 from craft_trainer.report.tables import format_table
 
 __all__ = [
-    "Count",
-    "Evidence",
     "Results",
     "Row",
-    "Stream",
     "format_table",
     "gather",
     "load_results",

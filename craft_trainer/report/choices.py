@@ -21,7 +21,6 @@ class Asked:
     """One checkpoint: how many questions it has right, and its mean gold margin in nats (answer − best other)."""
 
     model: str
-    fingerprint: str
     right: Count
     margin_gold: float
 
@@ -34,6 +33,7 @@ class Choices:
     asked: tuple[Asked, ...]
     comparison: Mapping[str, Any] | None
     settings: Mapping[str, Json]
+    fingerprints: dict[str, Json]  # of weights
     num_refused: int
 
 
@@ -44,18 +44,21 @@ def load_choices(path: Path) -> Choices:
         raise ValueError(f"{path}: is no result of craft-trainer mcq of schema {SCHEMA}; pass the file it wrote")
     schema = CHECKPOINT | {key: kind for key, kind in OPTIONAL.items() if content.get(key) is not None}
     check(content, schema, f"{path}: ")
+    checkpoints = [content, *([content["compare"]] if content.get("compare") else [])]
+    weights = {f"weights of {one['model']}": one.get("fingerprint") for one in checkpoints}
     return Choices(
         path=path,
-        asked=tuple(map(_asked, [content, *([content["compare"]] if content.get("compare") else [])])),
+        asked=tuple(map(_asked, checkpoints)),
         comparison=content.get("comparison"),
         settings=(content.get("settings") or {}) | {"data": content.get("data") or {}},
+        fingerprints={name: found for name, found in weights.items() if found},
         num_refused=len({one.get("row") for one in content.get("refused") or []}),
     )
 
 
 def _asked(found: Mapping[str, Any]) -> Asked:
     right = Count(sum(item["correct"] for item in found["items"]), len(found["items"]))
-    return Asked(found["model"], str(found.get("fingerprint", "")), right, float(found["metrics"]["margin_gold"]))
+    return Asked(found["model"], right, float(found["metrics"]["margin_gold"]))
 
 
 def _ascend(low: Any, high: Any) -> bool:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from craft_trainer.report.history import History, Series, Trajectory
+from craft_trainer.report.history import Series, Trajectory
 
+MEASURED = ("retention_loss", "epsilon", "multiplier", "conflict", "cosine", "update_cosine")
 NUM_MOMENTS = 11  # rows of the table that stands for a figure: start, end and every tenth between
 
 
@@ -50,7 +51,7 @@ def course(histories: Trajectory) -> Course:
         conflict=float(_joined(histories, "conflict").mean()),
         cosine=mean(_joined(histories, "cosine")),
         update_cosine=mean(_joined(histories, "update_cosine")),
-        num_kept=sum(_ends_within(tail) for tail in tails),
+        num_kept=sum(bool(np.mean(tail.retention_loss) <= np.mean(tail.epsilon)) for tail in tails),
         diverged=not np.all(np.isfinite(loss)),
     )
 
@@ -59,35 +60,20 @@ def _joined(histories: Trajectory, name: str) -> Series:
     return np.concatenate([getattr(history, name) for history in histories.values()])
 
 
-def _ends_within(tail: History) -> bool:
-    return bool(np.all(np.isfinite(tail.retention_loss)) and mean(tail.retention_loss) <= mean(tail.epsilon))
+def moments(histories: Trajectory) -> list[dict[str, float]]:
+    """The first step, then at most ten equal parts of the steps: where each ends, and means over it and the seeds.
 
-
-@dataclass(frozen=True)
-class Moment:
-    """The mean over a part of training that ends at ``step``; NaN where nothing was measured in it."""
-
-    step: int
-    retention_loss: float
-    epsilon: float
-    multiplier: float
-    conflict: float
-    cosine: float
-    update_cosine: float
-
-
-def moments(histories: Trajectory) -> list[Moment]:
-    """The first step, then at most ten equal parts of the steps, each the mean over it and over the seeds."""
-    names = ("retention_loss", "epsilon", "multiplier", "conflict", "cosine", "update_cosine")
+    A mean is NaN where nothing was measured.
+    """
     every = _joined(histories, "step")
     steps = np.unique(every)
     parts = [steps[:1], *(part for part in np.array_split(steps[1:], NUM_MOMENTS - 1) if len(part))]
-    inside = [(every >= part[0]) & (every <= part[-1]) for part in parts]
-    series = [_joined(histories, name) for name in names]
-    return [
-        Moment(int(part[-1]), *(mean(one[chosen]) for one in series))
-        for part, chosen in zip(parts, inside, strict=True)
-    ]
+    found = []
+    for part in parts:
+        inside = (every >= part[0]) & (every <= part[-1])
+        means = {name: mean(_joined(histories, name)[inside]) for name in MEASURED}
+        found.append({"step": int(part[-1]), **means})
+    return found
 
 
 def mean(values: Series) -> float:

@@ -1,7 +1,6 @@
 """The report for programs: one JSON document."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from math import isfinite
 from typing import Any
 
@@ -12,6 +11,7 @@ from craft_trainer.report.results import GROUPS, Count, Results
 from craft_trainer.report.sentences import headlines
 
 SCHEMA = 1
+SHOWN = ("model", "right", "margin_gold")  # of a checkpoint that was asked
 
 
 def as_document(evidence: Evidence) -> dict[str, Any]:
@@ -27,18 +27,12 @@ def as_document(evidence: Evidence) -> dict[str, Any]:
         },
         "multiple_choice": {
             name: {
-                "checkpoints": [
-                    {"model": asked.model, "right": asked.right, "margin_gold": asked.margin_gold}
-                    for asked in one.asked
-                ],
+                "checkpoints": [{key: vars(asked)[key] for key in SHOWN} for asked in one.asked],
                 "comparison": one.comparison,
             }
             for name, one in evidence.asked.items()
         },
-        "training": {
-            name: asdict(course(histories)) | {"moments": [asdict(one) for one in moments(histories)]}
-            for name, histories in evidence.trajectories.items()
-        },
+        "training": {n: vars(course(h)) | {"moments": moments(h)} for n, h in evidence.trajectories.items()},
         "settings": evidence.settings,
         "provenance": evidence.provenance,
     }
@@ -62,7 +56,7 @@ def _results(results: Results) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     """``value`` as JSON has it: a count with its rate and interval, null for every number that is not finite."""
     if isinstance(value, Count):
-        return {**asdict(value), "rate": value.rate, "interval": list(value.interval)}
+        return {**vars(value), "rate": value.rate, "interval": list(value.interval)}
     if isinstance(value, Mapping):
         return {key: _plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):

@@ -38,10 +38,8 @@ class Evidence:
     def trajectories(self) -> Mapping[str, Trajectory]:
         """What the constraint did, by the name of the demo or the run; those without a history are left out."""
         demos = {name: demo.histories for name, demo in self.demos.items() if demo.histories}
-        runs: dict[str, Trajectory] = {
-            name: {0: run.history} for name, run in self.runs.items() if run.history is not None
-        }
-        return demos | runs
+        runs = {name: {0: run.history} for name, run in self.runs.items() if run.history is not None}
+        return {**demos, **runs}
 
     @property
     def scale(self) -> str:
@@ -52,10 +50,9 @@ class Evidence:
     @property
     def asked(self) -> Mapping[str, Choices]:
         """Multiple choice that was given, and what lies as mcq.json in the folder of a run."""
-        inside = {name: run.choices for name, run in self.runs.items() if run.choices is not None}
-        return dict(self.choices) | {
-            f"{name}/mcq" if name in self.choices else name: one for name, one in inside.items()
-        }
+        names = {name: f"{name}/mcq" if name in self.choices else name for name in self.runs}
+        inside = {names[name]: run.choices for name, run in self.runs.items() if run.choices is not None}
+        return {**self.choices, **inside}
 
     @property
     def compared(self) -> Mapping[str, Mapping[str, Any]]:
@@ -92,7 +89,7 @@ class Evidence:
         return {
             **{name: dict(d.results.provenance) | _checksums([d.results.path]) for name, d in self.demos.items()},
             **{name: {"policy": one.policy} | _checksums([one.path]) for name, one in self.rollouts.items()},
-            **{name: _fingerprints(one) | _checksums([one.path]) for name, one in self.choices.items()},
+            **{name: one.fingerprints | _checksums([one.path]) for name, one in self.choices.items()},
             **{name: dict(run.provenance) | _checksums(run.files) for name, run in self.runs.items()},
         }
 
@@ -109,28 +106,22 @@ def gather(
         ValueError: nothing is given, a name or path comes twice, or a file is not what it should be.
         FileNotFoundError: there is no such file or folder.
     """
-    demo_folders = [entry for entry in runs if (_split(entry)[1] / RESULTS_FILE).is_file()]
-    paths = {
-        "results": [*results, *demo_folders],
-        "rollouts": rollouts,
-        "choices": choices,
-        "runs": [entry for entry in runs if entry not in demo_folders],
-    }
-    if not any(paths.values()):
+    kinds = {"results": results, "rollouts": rollouts, "choices": choices, "runs": runs}
+    given = [(kind, *_split(entry)) for kind, entries in kinds.items() for entry in entries]
+    if not given:
         raise ValueError("nothing to report: name at least one of --results, --run, --rollout, --mcq")
-    names = iter(_names([entry for entries in paths.values() for entry in entries]))
-    found = {kind: [(next(names), _split(entry)[1]) for entry in entries] for kind, entries in paths.items()}
+    found: dict[str, dict[str, Path]] = {kind: {} for kind in kinds}
+    for name, (kind, _, path) in zip(_names([entry[1:] for entry in given]), given, strict=True):
+        is_demo = kind == "runs" and (path / RESULTS_FILE).is_file()
+        found["results" if is_demo else kind][name] = path
+    files = {name: path / RESULTS_FILE if path.is_dir() else path for name, path in found["results"].items()}
+    demos = {name: load_results(path) for name, path in files.items()}
     return Evidence(
-        demos={name: _load_demo(path) for name, path in found["results"]},
-        rollouts={name: load_rollout(path) for name, path in found["rollouts"]},
-        choices={name: load_choices(path) for name, path in found["choices"]},
-        runs={name: load_run(path) for name, path in found["runs"]},
+        demos={name: Demo(one, load_histories(one)) for name, one in demos.items()},
+        rollouts={name: load_rollout(path) for name, path in found["rollouts"].items()},
+        choices={name: load_choices(path) for name, path in found["choices"].items()},
+        runs={name: load_run(path) for name, path in found["runs"].items()},
     )
-
-
-def _load_demo(path: Path) -> Demo:
-    results = load_results(path / RESULTS_FILE if path.is_dir() else path)
-    return Demo(results, load_histories(results))
 
 
 def _split(entry: str) -> tuple[str, Path]:
@@ -139,9 +130,8 @@ def _split(entry: str) -> tuple[str, Path]:
     return (name, Path(path)) if equals and not Path(entry).exists() else ("", Path(entry))
 
 
-def _names(entries: Sequence[str]) -> list[str]:
-    """The name of each entry: the given one, or the shortest end of its path that no other shares."""
-    given = [_split(entry) for entry in entries]
+def _names(given: Sequence[tuple[str, Path]]) -> list[str]:
+    """The name of each (name, path): the given one, or the shortest end of its path that no other shares."""
     parts = [_telling(path) for _, path in given]
     depth = next((n for n in range(1, 1 + max(map(len, parts))) if len({p[-n:] for p in parts}) == len(parts)), None)
     if depth is None:
@@ -159,10 +149,6 @@ def _telling(path: Path) -> tuple[str, ...]:
     whole = path.resolve()
     named = whole.with_suffix("") if whole.suffix == ".json" else whole
     return (named.parts[1:-1] if named.name in USUAL_NAMES and whole.suffix else named.parts[1:]) or (named.name,)
-
-
-def _fingerprints(choices: Choices) -> dict[str, Json]:
-    return {f"weights of {one.model}": one.fingerprint for one in choices.asked if one.fingerprint}
 
 
 def _checksums(paths: Sequence[Path]) -> dict[str, Json]:

@@ -20,8 +20,7 @@ FIGURE_FORMATS = (".svg", ".png")
 def write_report(results_path: str | PathLike[str], output_path: str | PathLike[str] | None = None) -> Path:
     """Write the self-contained HTML page of a results.json and return its path, by default report.html beside it.
 
-    Raises what ``load_results`` raises, ValueError for
-    a damaged lambda_history.csv, ImportError without the extra ``report``.
+    Raises what ``load_results`` raises, ValueError for a damaged lambda_history.csv, ImportError without the extra.
     """
     evidence = gather(results=[str(results_path)])
     return write_page(evidence, output_path or Path(results_path).with_name("report.html"))
@@ -71,11 +70,11 @@ def as_html(evidence: Evidence) -> str:
     with report_extra():
         from markupsafe import Markup
 
-        from craft_trainer.report.figures import canvas, changes, dots, success, training
+        from craft_trainer.report.figures import canvas, dots, success, training
     return render(
         "report.html.jinja",
         evidence,
-        figures={"changes": changes, "dots": dots, "success": success, "training": training},
+        figures={"dots": dots, "success": success, "training": training},
         svg=lambda *described: Markup(canvas.inline_svg(*described)),  # made by us, texts in it are escaped
     )
 
@@ -98,20 +97,10 @@ def render(template: str, evidence: Evidence, **figures: object) -> str:
         lstrip_blocks=True,
         finalize=_unbroken if html else None,
     )
-    environment.globals.update(
-        evidence=evidence,
-        remarks=remarks(evidence),
-        version=version("craft-trainer"),
-        GROUPS=GROUPS,
-        method_label=method_label,
-        partial=partial,
-        slug=slug,
-        sentences=sentences,
-        tables=tables,
-        wording=wording,
-        **figures,
-    )
-    return environment.get_template(template).render()
+    named = {"GROUPS": GROUPS, "method_label": method_label, "partial": partial, "slug": slug}
+    modules = {"sentences": sentences, "tables": tables, "wording": wording}
+    environment.globals |= {"evidence": evidence, "remarks": remarks(evidence), **named, **modules, **figures}
+    return environment.get_template(template).render(version=version("craft-trainer"))
 
 
 def _unbroken(value: object) -> object:

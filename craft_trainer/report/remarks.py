@@ -92,8 +92,8 @@ def _of_seeds(results: Results) -> Pairs:
     if len(results.seeds) == 1:
         yield "beware", "One seed: how much of this is the luck of one training run was not measured."
     elif rates:
-        text = f"Seed by seed, old-task success of {method_label(method)} is {spread(rates, percent)} %"
-        yield "note", f"{text} ({len(rates)} seeds)."
+        success = f"{spread(rates, percent)} % ({len(rates)} seeds)"
+        yield "note", f"Seed by seed, old-task success of {method_label(method)} is {success}."
     yield "note", "An interval covers the luck of the episodes. It does not cover other tasks, robots or settings."
 
 
@@ -113,8 +113,8 @@ def _of_trajectory(histories: Trajectory) -> Pairs:
 def _of_rollout(rollout: Rollout) -> Pairs:
     total = rollout.total
     if total.interval.high - total.interval.low > WIDE:
-        plausible = f"{plural(total.episodes, 'episode')} leave {within(total.interval)} % plausible"
-        yield "beware", f"{plausible}: roll out more."
+        episodes = plural(total.episodes, "episode")
+        yield "beware", f"{episodes} leave {within(total.interval)} % plausible: roll out more."
 
 
 def _of_choices(choices: Choices) -> Pairs:

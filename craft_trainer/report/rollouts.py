@@ -28,9 +28,8 @@ def load_rollout(path: Path) -> Rollout:
     """Read ``path``; FileNotFoundError where there is none, ValueError where it is not what ``rollout`` writes."""
     content = json_object(path, "pass what craft-trainer rollout wrote, or run it again")
     if "policy" not in content or not content.get("rows"):
-        raise ValueError(
-            f"{path}: is no result of craft-trainer rollout (no policy, or no rows); pass the file it wrote"
-        )
+        wrong = "is no result of craft-trainer rollout (no policy, or no rows)"
+        raise ValueError(f"{path}: {wrong}; pass the file it wrote")
     check(content, {"rows": [ROW]}, f"{path}: ")
     counts: dict[str, Count] = {}
     for index, row in enumerate(content["rows"]):

@@ -43,11 +43,6 @@ class Run:
     ended: bool | None
     choices: Choices | None
 
-    @property
-    def scale(self) -> str:
-        """What of the teacher L_retain is a fraction of."""
-        return teachers_scale(self.units)
-
 
 def teachers_scale(units: Iterable[str]) -> str:
     """Name what of the teacher L_retain is a fraction of, if its terms have ``units``; a variance if none is known."""

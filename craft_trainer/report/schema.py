@@ -47,26 +47,20 @@ def load_results(path: str | PathLike[str]) -> Results:
         rows=tuple(Row(**row) for row in content["rows"]),
         **{key: content[key] for key in ("settings", "summary", "seconds", "provenance")},
     )
-    _check_once(results)
     _check_rows(results)
     _check_complete(results)
     _check_summary(results)
     return results
 
 
-def _check_once(results: Results) -> None:
-    """Every task is named once, and every seed."""
-    every_task = (*results.stream.old, *results.stream.new)
+def _check_rows(results: Results) -> None:
+    """Every task and every seed is listed once, and every row is of a listed one, and there once."""
+    every_task, seen = (*results.stream.old, *results.stream.new), set()
     for task in every_task:
         if every_task.count(task) > 1:
             raise ValueError(f"{results.path}: stream lists {task!r} twice; a task is either old or new, once")
     if len(set(results.seeds)) < len(results.seeds):
         raise ValueError(f"{results.path}: seeds is {list(results.seeds)!r}, expected every seed once")
-
-
-def _check_rows(results: Results) -> None:
-    """Every row is of a seed and a task that are listed, and once there."""
-    seen = set()
     for index, row in enumerate(results.rows):
         place, tasks = f"{results.path}: rows[{index}]", results.stream.tasks(row.group)
         check(row.seed, Rule(f"one of seeds {list(results.seeds)}", results.seeds.__contains__), f"{place}.seed")

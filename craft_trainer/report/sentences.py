@@ -1,6 +1,6 @@
 """The outcome in plain sentences: a headline for each kind of evidence, of one thing or of many."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import isfinite, isnan
 from typing import Any
 
@@ -10,7 +10,7 @@ from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.history import Trajectory, history_path
 from craft_trainer.report.results import Results
 from craft_trainer.report.rollouts import Rollout
-from craft_trainer.report.run import VARIANCE, Run
+from craft_trainer.report.run import VARIANCE, Run, teachers_scale
 from craft_trainer.report.wording import angle, percent, plural, short, short_percent, signed, spread
 
 SENTENCE_NAMES = {"craft": "CRaFT", "plain": "plain fine-tuning", "teacher": "the teacher"}
@@ -19,16 +19,11 @@ ENDINGS = {"craft": "", "teacher": "; no other method is in these results"}
 
 def headlines(evidence: Evidence) -> tuple[str, ...]:
     """One sentence for each kind of evidence there is: demos, rollouts, multiple choice, training runs."""
-    found = []
-    if evidence.demos:
-        found.append(demos_sentence(evidence.demos))
-    if evidence.rollouts:
-        found.append(rollouts_sentence(evidence.rollouts))
-    if evidence.asked:
-        found.append(choices_sentence(evidence.asked))
-    if evidence.runs:
-        found.append(runs_sentence(evidence.runs))
-    return tuple(found)
+    kinds: list[tuple[Mapping[str, Any], Callable[[Any], str]]] = [
+        *((evidence.demos, demos_sentence), (evidence.rollouts, rollouts_sentence)),
+        *((evidence.asked, choices_sentence), (evidence.runs, runs_sentence)),
+    ]
+    return tuple(say(found) for found, say in kinds if found)
 
 
 def verdict(results: Results) -> str:
@@ -130,17 +125,14 @@ def runs_sentence(runs: Mapping[str, Run]) -> str:
         if not held:
             return f"A training run without a retention history{fell}."
         (ended,) = held
-        return (
-            f"Training ended with L_retain at {short_percent(ended.retention_loss)} % of the teacher's {run.scale}, "
-            f"{'within' if ended.kept else 'above'} its budget ε of {short_percent(ended.epsilon)} %{fell}."
-        )
+        loss = f"{short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
+        budget = f"{'within' if ended.kept else 'above'} its budget ε of {short_percent(ended.epsilon)} %"
+        return f"Training ended with L_retain at {loss}, {budget}{fell}."
     if not held:
         return f"{len(runs)} training runs compared; none of them has a retention history."
     aside = f" ({len(runs) - len(held)} without a retention history)" if len(held) < len(runs) else ""
-    return (
-        f"{len(runs)} training runs compared{aside}: L_retain ended within its budget ε in "
-        f"{sum(one.kept for one in held)} of {len(held)}."
-    )
+    kept = f"{sum(one.kept for one in held)} of {len(held)}"
+    return f"{len(runs)} training runs compared{aside}: L_retain ended within its budget ε in {kept}."
 
 
 def trajectories_sentence(trajectories: Mapping[str, Trajectory], scale: str) -> str:
@@ -171,10 +163,8 @@ def constraint_sentence(histories: Trajectory, scale: str = VARIANCE) -> str:
 def conflict_sentence(histories: Trajectory) -> str:
     """How often the two gradients conflicted, and the mean angles. Needs at least one history."""
     over = course(histories)
-    first = (
-        f"The gradients conflicted in {percent(over.conflict)} % of all steps; the mean cosine between them was "
-        f"{_cosine(over.cosine)}."
-    )
+    first = f"The gradients conflicted in {percent(over.conflict)} % of all steps; the mean cosine between them was "
+    first += f"{_cosine(over.cosine)}."
     if isnan(over.update_cosine):
         return first
     cosine = _cosine(over.update_cosine)

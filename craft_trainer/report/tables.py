@@ -6,7 +6,7 @@ from math import isnan
 from typing import Any, Literal, NamedTuple
 
 from craft_trainer.report.choices import CHANGES, Choices
-from craft_trainer.report.course import Course, Moment, course, moments
+from craft_trainer.report.course import Course, course, moments
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.history import Trajectory
 from craft_trainer.report.results import GROUPS, Count, Group, Json, Results, method_label
@@ -19,7 +19,6 @@ MOST_NAMED = 4  # in a caption
 PULLS = ("conflicts, % of steps", "angle of the gradients", "angle of the step to retention")
 
 type Row = tuple[str, ...]
-type TableKind = Literal["text", "markdown"]
 
 
 class Table(NamedTuple):
@@ -33,13 +32,10 @@ class Table(NamedTuple):
     def markdown(self) -> str:
         """The table in Markdown, its caption above it."""
         mark = "---:|" if self.numbers else "---|"
-        head, *body = (f"| {' | '.join(map(_escaped, line))} |" for line in (self.columns, *self.rows))
+        escaped = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in (self.columns, *self.rows)]
+        head, *body = (f"| {' | '.join(line)} |" for line in escaped)
         caption = [f"{self.caption}:", ""] if self.caption else []
         return "\n".join([*caption, head, f"|---|{mark * (len(self.columns) - 1)}", *body])
-
-
-def _escaped(cell: str) -> str:
-    return " ".join(cell.replace("|", "\\|").split())
 
 
 class Line(NamedTuple):
@@ -59,7 +55,7 @@ def task_lines(results: Results) -> Iterator[Line]:
         yield Line(f"mean {group}", group, True, tuple(results.count(name, group) for name in results.methods))
 
 
-def format_table(results: Results, kind: TableKind = "text") -> str:
+def format_table(results: Results, kind: Literal["text", "markdown"] = "text") -> str:
     """Success per task as ``text`` (aligned, for a terminal) or ``markdown``; ValueError for any other kind."""
     lines, labels = list(task_lines(results)), tuple(map(method_label, results.methods))
     if kind == "markdown":
@@ -147,7 +143,7 @@ def _change(comparison: Mapping[str, Any] | None, key: str) -> str:
 
 def trajectory_table(histories: Trajectory) -> Table:
     """What both training figures show, at eleven moments."""
-    rows = [(str(one.step), *_budget(one), short(one.multiplier), *_pulls(one)) for one in moments(histories)]
+    rows = [(str(one["step"]), *_budget(one), short(one["multiplier"]), *_pulls(one)) for one in moments(histories)]
     seeds = f", {len(histories)} seeds" if len(histories) > 1 else ""
     caption = f"The constraint during training: means since the row before{seeds}"
     return Table(caption, ("until step", "L_retain, %", "ε, %", "λ", *PULLS), rows)
@@ -157,8 +153,8 @@ def trajectories_table(trajectories: Mapping[str, Trajectory]) -> Table:
     """One row for each trajectory: how it ended, and its means over all steps."""
     rows = [
         (
-            *(name, str(one.num_steps), *_budget(one), _within(one)),
-            *(short(one.multiplier), percent(one.above), *_pulls(one)),
+            *(name, str(one.num_steps), *_budget(vars(one)), _within(one)),
+            *(short(one.multiplier), percent(one.above), *_pulls(vars(one))),
         )
         for name, one in ((name, course(histories)) for name, histories in trajectories.items())
     ]
@@ -166,16 +162,17 @@ def trajectories_table(trajectories: Mapping[str, Trajectory]) -> Table:
     return Table("How the constraint ended in each run, and means over its steps", columns, rows)
 
 
-def _budget(one: Course | Moment) -> Row:
-    return tuple(DASH if isnan(value) else short_percent(value) for value in (one.retention_loss, one.epsilon))
+def _budget(numbers: Mapping[str, float]) -> Row:
+    loss, epsilon = numbers["retention_loss"], numbers["epsilon"]  # ε is always finite
+    return DASH if isnan(loss) else short_percent(loss), short_percent(epsilon)
 
 
 def _within(ended: Course) -> str:
     return "yes" if ended.kept else "no" if ended.num_seeds == 1 else f"{ended.num_kept} of {ended.num_seeds} seeds"
 
 
-def _pulls(one: Course | Moment) -> Row:
-    return percent(one.conflict), angle(one.cosine), angle(one.update_cosine)
+def _pulls(numbers: Mapping[str, float]) -> Row:
+    return percent(numbers["conflict"]), angle(numbers["cosine"]), angle(numbers["update_cosine"])
 
 
 def runs_table(runs: Mapping[str, Run]) -> Table:

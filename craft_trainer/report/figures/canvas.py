@@ -51,17 +51,12 @@ def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
     svg = svg[svg.index("<svg") :].replace(PAGE_INK, "currentColor").replace(PAGE_PAPER, "var(--card, white)")
     for variable, colour in THEMED.items():
         svg = svg.replace(colour.lower(), f"var(--{variable}, {colour})")
-    svg = re.sub(r' d="[^"]*"', _shortened, svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)  # hundredths of a point
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(href="#|url\(#)', rf"\g<1>{name}-", svg)
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box, "matplotlib wrote an SVG without a viewBox"
     return f"<svg {view_box[0]} {ROOT.format(name, escape(title), escape(description))}{svg[svg.index('>') + 1 :]}"
-
-
-def _shortened(path: re.Match[str]) -> str:
-    """A path in hundredths of a point, finer than any screen."""
-    return re.sub(r"(\.\d\d)\d+", r"\1", path[0])
 
 
 def standalone_image(draw: Draw, file_format: str) -> bytes:

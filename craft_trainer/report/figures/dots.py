@@ -1,7 +1,7 @@
-"""Rates with their 95 % intervals as dots on lines: one row per thing compared, one mark per method."""
+"""Rates and changes with their 95 % intervals, as dots on lines: one row per thing compared, one mark per method."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,17 +9,22 @@ from matplotlib.lines import Line2D
 
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.evidence import Demo
-from craft_trainer.report.figures.canvas import BLUE, blank_figure
+from craft_trainer.report.figures.canvas import BLUE, GREY, VERMILLION, blank_figure
 from craft_trainer.report.figures.success import frame_rates, method_colours
 from craft_trainer.report.results import GROUPS, Count, method_label
 from craft_trainer.report.rollouts import Rollout
-from craft_trainer.report.wording import shortened
+from craft_trainer.report.wording import shortened, signed
 
 MARKERS = ("s", "D", "o", "^", "v", "P", "X", "*")  # the second cue beside colour
 LINE_INCHES = 0.16
 ROW_GAP = 0.6  # of a line, between rows
 FRAME_INCHES = 1.15
 AXIS = "% (lines: 95 % interval)"
+CHANGE_INCHES = 0.34
+CHANGES = (  # key in the comparison, title, factor, label of the axis
+    ("accuracy_difference", "Accuracy", 100.0, "change, points (lines: 95 % interval)"),
+    ("margin_gold_change", "Gold margin", 1.0, "change, nats per question"),
+)
 
 
 class Panel(NamedTuple):
@@ -51,10 +56,8 @@ def rates_figure(panels: Sequence[Panel], series: Sequence[str], label: str) -> 
     every[0].set_yticks([row * lines + middle for row in range(len(names))], names)
     every[0].set_ylim(len(names) * lines - ROW_GAP / 2 - 0.2, -0.5 - ROW_GAP / 2)
     if len(series) > 1:
-        handles = [
-            Line2D([], [], color=colour, marker=marker, ms=5, lw=1.6)
-            for colour, marker in zip(colours, markers, strict=True)
-        ]
+        looks = zip(colours, markers, strict=True)
+        handles = [Line2D([], [], color=colour, marker=marker, ms=5, lw=1.6) for colour, marker in looks]
         labels = [method_label(name) for name in series]
         figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(series)), handlelength=2)
     return figure
@@ -84,6 +87,33 @@ def answers_figure(documents: Mapping[str, Choices]) -> Figure:
     named = [(f"{name}: " if len(documents) > 1 else "", document) for name, document in documents.items()]
     rows = {f"{name}{shortened(one.model)}": [one.right] for name, document in named for one in document.asked}
     return rates_figure([Panel("Right answers", rows)], [""], AXIS)
+
+
+def change_figure(comparisons: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """One row for each comparison (``comparison`` of the documents of ``craft-trainer mcq``), by what it is called.
+
+    Left the change of accuracy, right that of the gold margin (right answer − best other choice); blue where the
+    interval lies above 0 and vermillion where it lies below.
+    """
+    figure = blank_figure(1.05 + CHANGE_INCHES * len(comparisons))
+    panels = figure.subplots(1, len(CHANGES), sharey=True)
+    for axes, (key, title, factor, label) in zip(panels, CHANGES, strict=True):
+        for row, comparison in enumerate(comparisons.values()):
+            low, high = (factor * end for end in comparison[f"{key}_ci"])
+            change, colour = factor * comparison[key], VERMILLION if high < 0 else BLUE if low > 0 else GREY
+            axes.plot([low, high], [row, row], color=colour, lw=2, solid_capstyle="round")
+            axes.plot([change], [row], "o", color=colour, ms=6)
+            above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}
+            axes.annotate(signed(change, "+.2g"), (change, row), **above)
+        axes.axvline(0, color=GREY, lw=0.8, zorder=0)
+        axes.set_title(title)
+        axes.set_xlabel(label)
+        axes.grid(axis="x")
+        axes.tick_params(length=0)
+        axes.margins(x=0.12)
+    panels[0].set_yticks(range(len(comparisons)), list(comparisons))
+    panels[0].set_ylim(len(comparisons) - 0.5, -0.5)
+    return figure
 
 
 def _mark(axes: Axes, position: float, count: Count | None, colour: str, marker: str) -> None:

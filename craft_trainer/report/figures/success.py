@@ -25,7 +25,8 @@ FRAME_INCHES = 1.35
 
 def success_figure(results: Results) -> Figure:
     """Grouped horizontal bars with 95 % Wilson error bars; one panel per group, success in % beside every bar."""
-    lines = {group: _shown(results, group) for group in GROUPS}
+    lines = {group: [line for line in task_lines(results) if line.group == group] for group in GROUPS}
+    lines = {group: own if len(own) > 2 else own[:1] for group, own in lines.items()}  # a mean of one task repeats it
     block_inches = BAR_INCHES * len(results.methods) / BLOCK
     figure = blank_figure(FRAME_INCHES + block_inches * sum(map(len, lines.values())))
     panels = figure.subplots(2, 1, sharex=True, height_ratios=[len(lines[group]) for group in GROUPS])
@@ -40,12 +41,6 @@ def success_figure(results: Results) -> Figure:
     return figure
 
 
-def _shown(results: Results, group: Group) -> list[Line]:
-    """The lines of a group; the mean of a single task would only repeat it."""
-    lines = [line for line in task_lines(results) if line.group == group]
-    return lines if len(lines) > 2 else lines[:1]
-
-
 def _draw_panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> list[BarContainer]:
     height = BLOCK / len(methods)
     bars = []
@@ -58,7 +53,11 @@ def _draw_panel(axes: Axes, lines: Sequence[Line], methods: Sequence[str]) -> li
             bar.set(hatch=HATCHES.get(method), edgecolor=rcParams["patch.edgecolor"])
         for position, count in counts.items():
             _mark(axes, position, count)
-    _label(axes, lines)
+    axes.set_yticks(range(len(lines)), [line.label for line in lines])
+    for label, line in zip(axes.get_yticklabels(), lines, strict=True):
+        label.set_fontweight("bold" if line.is_mean else "normal")
+    axes.set_ylim(len(lines) - 0.5, -0.5)
+    frame_rates(axes)
     return bars
 
 
@@ -66,14 +65,6 @@ def method_colours(methods: Sequence[str]) -> list[str]:
     """A colour for each method: those of teacher, plain and craft are always the same."""
     others = cycle(OTHER_COLOURS)
     return [LEADING_COLOURS.get(method) or next(others) for method in methods]
-
-
-def _label(axes: Axes, lines: Sequence[Line]) -> None:
-    axes.set_yticks(range(len(lines)), [line.label for line in lines])
-    for label, line in zip(axes.get_yticklabels(), lines, strict=True):
-        label.set_fontweight("bold" if line.is_mean else "normal")
-    axes.set_ylim(len(lines) - 0.5, -0.5)
-    frame_rates(axes)
 
 
 def frame_rates(axes: Axes) -> None:

@@ -32,8 +32,7 @@ def styles(names: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 def rolling_window(trajectories: Mapping[str, Trajectory]) -> int:
     """Rows in a rolling mean: 1/40 of the longest history, in a short one 1/10 up to 25 rows."""
-    rows = [len(history.step) for histories in trajectories.values() for history in histories.values()]
-    longest = max(rows, default=0)
+    longest = max((len(history.step) for found in trajectories.values() for history in found.values()), default=0)
     return max(longest // 40, min(longest // 10, 25), 1)
 
 
@@ -73,7 +72,7 @@ def conflict_figure(trajectories: Mapping[str, Trajectory], window: int) -> Figu
     The first two are rolling means over ``window`` rows, the third over as much of training.
     """
     steps = {
-        name: {seed: angles for seed, h in histories.items() if len((angles := _step_angles(h, window))[0])}
+        name: {seed: _step_angles(h, window) for seed, h in histories.items() if len(h.measured_angles()[0])}
         for name, histories in trajectories.items()
     }
     figure, (rate_axes, *angle_axes) = _stacked(3 if any(steps.values()) else 2)
@@ -123,8 +122,6 @@ def _curves(trajectories: Mapping[str, Trajectory], values: Callable[[History], 
 def _step_angles(history: History, window: int) -> Curve:
     """The measured ones, each a rolling mean that covers as many steps as ``window`` rows do."""
     steps, values = history.measured_angles()
-    if not len(steps):
-        return steps, values
     return steps, rolling_mean(values, max(1, round(window * len(steps) / len(history.step))))
 
 
@@ -155,19 +152,15 @@ def _mark_right_angle(axes: Axes) -> None:
     """A line at cosine 0, and the angle in degrees at the right."""
     axes.axhline(0, color=axes.xaxis.label.get_color(), lw=0.8, alpha=0.6)
     axes.margins(y=0.12)
-    degrees = axes.secondary_yaxis("right", functions=(_to_degrees, _to_cosine))
+    degrees = axes.secondary_yaxis("right", functions=(_degrees, lambda angle: np.cos(np.radians(angle))))
     degrees.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
     degrees.yaxis.set_major_formatter("{x:.0f}°")
     degrees.tick_params(length=0)
     degrees.spines["right"].set_visible(False)
 
 
-def _to_degrees(cosine: ArrayLike) -> ArrayLike:
+def _degrees(cosine: ArrayLike) -> ArrayLike:
     return np.asarray(np.degrees(np.arccos(np.clip(cosine, -1, 1))))
-
-
-def _to_cosine(degrees: ArrayLike) -> ArrayLike:
-    return np.asarray(np.cos(np.radians(degrees)))
 
 
 def _legend(figure: Figure, curves: Mapping[str, Mapping[int, Any]]) -> None:

@@ -3,7 +3,7 @@
 from matplotlib.colors import to_hex
 
 from craft_trainer.report.figures.canvas import BLUE, GREY, VERMILLION
-from craft_trainer.report.figures.changes import change_figure
+from craft_trainer.report.figures.dots import change_figure
 
 
 def comparison(difference, interval, margin, margins):

@@ -72,12 +72,12 @@ def test_moments_cover_every_step_once(tmp_path):
     """Their means, weighted by their lengths, are the mean over all steps."""
     own = history(tmp_path, num_steps=47)
     found = moments({0: own})
-    ends = [one.step for one in found]
+    ends = [one["step"] for one in found]
     assert (ends[0], ends[-1], len(ends)) == (1, 47, 11)
     lengths = np.diff([0, *ends])
-    assert np.average([one.conflict for one in found], weights=lengths) == pytest.approx(own.conflict.mean())
-    assert [one.step for one in moments({0: history(tmp_path / "short", num_steps=2)})] == [1, 2]
-    assert isnan(moments({0: history(tmp_path / "bare", update_cosine="")})[0].update_cosine)
+    assert np.average([one["conflict"] for one in found], weights=lengths) == pytest.approx(own.conflict.mean())
+    assert [one["step"] for one in moments({0: history(tmp_path / "short", num_steps=2)})] == [1, 2]
+    assert isnan(moments({0: history(tmp_path / "bare", update_cosine="")})[0]["update_cosine"])
 
 
 @pytest.mark.parametrize(
