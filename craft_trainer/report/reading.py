@@ -74,8 +74,8 @@ def check(value: Any, schema: Schema, place: str, *, exact: bool = False) -> Non
                 check(value[key], schema.get(key, schema.get(ANY_KEY, {})), f"{inside}{key}", exact=exact)
             elif key in value and exact and schema:
                 raise ValueError(f"{inside}{key} is unknown; expected the keys {', '.join(schema)}")
+    elif not isinstance(value, list) or not value:
+        raise ValueError(f"{place} is {value!r}, expected a list of at least one; {again}")
     else:
-        if not isinstance(value, list) or not value:
-            raise ValueError(f"{place} is {value!r}, expected a list of at least one; {again}")
         for index, one in enumerate(value):
             check(one, schema[0], f"{place}[{index}]", exact=exact)

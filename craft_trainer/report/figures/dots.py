@@ -52,8 +52,7 @@ def rates_figure(panels: Sequence[Panel], series: Sequence[str], label: str) -> 
         frame_rates(axes)
         axes.set_title(panel.title)
         axes.set_xlabel(label)
-    middle = (len(series) - 1) / 2
-    every[0].set_yticks([row * lines + middle for row in range(len(names))], names)
+    every[0].set_yticks([row * lines + (len(series) - 1) / 2 for row in range(len(names))], names)
     every[0].set_ylim(len(names) * lines - ROW_GAP / 2 - 0.2, -0.5 - ROW_GAP / 2)
     if len(series) > 1:
         looks = zip(colours, markers, strict=True)
