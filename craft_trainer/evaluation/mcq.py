@@ -218,20 +218,14 @@ def _likelihoods(
 
 def _item(question: Question, encoding: EncodedQuestion, tokens: Sums, one: ItemLikelihoods) -> dict[str, Any]:
     """One entry of ``items``."""
-    scores = item_scores(one, question.id)
+    scores, given = asdict(item_scores(one, question.id)), asdict(one)
     return {
         "id": question.id,
         "row": question.row,
-        "log_likelihoods": list(one.log_likelihoods),
+        **{name: given[name] for name in ("log_likelihoods", "num_tokens", "num_chars", "num_bytes")},
         "token_log_likelihoods": tokens,
-        "num_tokens": one.num_tokens,
-        "num_chars": one.num_chars,
-        "num_bytes": one.num_bytes,
         "unconditional_log_likelihoods": one.unconditional,
-        "predicted_index": scores.predicted_index,
         "answer_index": question.answer_index,
-        "correct": scores.correct,
-        "margin_gold": scores.margin_gold,
-        "margin_top2": scores.margin_top2,
+        **{name: scores[name] for name in ("predicted_index", "correct", "margin_gold", "margin_top2")},
         "boundary_ok": encoding.boundary_ok,
     }

@@ -81,20 +81,17 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
         self._last_step = -1
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """What it knows before."""
+        """What it knows before, and after."""
         del args, control
         self._ask(state.global_step)
+
+    on_train_end = on_train_begin
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Every so often."""
         del args, control
         if state.global_step % self._steps == 0:
             self._ask(state.global_step)
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """What it knows after."""
-        del args, control
-        self._ask(state.global_step)
 
     def _ask(self, step: int) -> None:
         if step == self._last_step:
