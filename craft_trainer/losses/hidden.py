@@ -32,7 +32,6 @@ def cosine(
     student: Float[Tensor, "batch *rest dim"], teacher: Float[Tensor, "batch *rest dim"], variance: Float[Tensor, ""]
 ) -> Float[Tensor, " batch"]:
     """Compute mean(1 − cos(s, t)) over the last dimension, in [0, 2]; it has no unit, so ``variance`` is not used."""
-    del variance
     return _mean_tokens(1 - torch.cosine_similarity(student.float(), teacher, dim=-1), teacher)
 
 

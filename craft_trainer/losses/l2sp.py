@@ -33,13 +33,11 @@ class L2SPLoss(RetentionLoss):
 
     def __call__(self, model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, " 1"]:
         """Compute the penalty, whatever the anchors."""
-        del anchors
         squares = [(name, (value - self._start[name]).square()) for name, value in trainable(model.network)]
         return torch.stack([self._weighted(name, square).sum() for name, square in squares]).sum().view(1) / 2
 
     def _weighted(self, name: str, square: Tensor) -> Tensor:
         """Weigh the squares of the parameter ``name`` by how much each matters: here all the same."""
-        del name
         return square
 
 

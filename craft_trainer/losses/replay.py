@@ -23,7 +23,6 @@ class ReplayLoss(RetentionLoss):
     @classmethod
     def begin(cls, start: TrainingStart) -> Self:
         """Make it; nothing has to be known of the run."""
-        del start
         return cls()
 
     def __call__(self, model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, " 1"]:

@@ -51,7 +51,6 @@ class RetentionTerm(ABC):
     @classmethod
     def configured(cls, settings: TermSettings) -> Self:
         """Make the term as ``settings`` say."""
-        del settings
         return cls()
 
     @abstractmethod

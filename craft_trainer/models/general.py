@@ -106,7 +106,6 @@ class GeneralModel:
 
     def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
         """Hidden states are (batch, tokens, dim); the attention mask says which tokens are padding."""
-        del path, shape
         mask = inputs.get("attention_mask")
         return TokenLayout(valid=None if mask is None else mask.bool())
 
@@ -122,12 +121,10 @@ class GeneralModel:
 
     def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Nothing random goes into it."""
-        del rows
         return {}
 
     def packed(self, batch: Batch) -> dict[str, list[int]]:
         """Every tensor has one entry per sample."""
-        del batch
         return {}
 
     def fingerprint(self) -> dict[str, str]:

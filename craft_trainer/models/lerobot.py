@@ -151,7 +151,6 @@ class PolicyModel(nn.Module):
 
         ``return_loss`` is how Trainer recognises a model that computes a loss without labels when it evaluates.
         """
-        del return_loss
         raw = {key: value for key, value in batch.items() if not key.startswith(NOISE)}  # the loss draws its own
         loss, _ = self.policy(self.preprocessor(raw))
         return {"loss": loss}
@@ -226,7 +225,6 @@ class PolicyModel(nn.Module):
 
     def packed(self, batch: Batch) -> dict[str, list[int]]:
         """All inputs are batch-first."""
-        del batch
         return {}
 
     def fingerprint(self) -> dict[str, str]:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from torch import Tensor
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from craft_trainer.files import write_atomically
@@ -78,11 +78,8 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         """Keep the step of the multipliers for when the optimizer takes its own: a checkpoint may come before that."""
         self._take_step = take_step
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Take the step of the multipliers."""
-        del args, state, control, kwargs
         if self._take_step is not None:
             self._take_step()
             self._take_step = None
@@ -112,9 +109,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
             "attributes": {"constraints": saved, **plain},
         }
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Start λ anew, or take it from the checkpoint that is resumed.
 
         Trainer itself would restore it only together with the settings of every other callback.
@@ -122,7 +117,6 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         Raises:
             ValueError: the checkpoint that is resumed holds no λ.
         """
-        del args, control, kwargs
         name = type(self).__name__
         if state.global_step == 0:
             self._begin()
@@ -142,11 +136,8 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
             for attribute, value in saved.items():
                 setattr(self, attribute, value)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Leave the final λ in the state that Trainer saves."""
-        del args, control, kwargs
         state.stateful_callbacks[type(self).__name__] = self.state()
 
 
@@ -164,11 +155,8 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         self._task_loss: Tensor | None = None
         self._pending: tuple[CraftStep, UpdateAngle | None] | None = None
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Start the files, or drop what a killed run wrote after the checkpoint that is being resumed."""
-        del control, kwargs
         self._since_log, self._groups_since_log, self._task_loss, self._pending = [], [], None, None
         if not state.is_world_process_zero:
             return
@@ -187,11 +175,8 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         if self._folder is not None:
             _append(self._folder / GROUP_HISTORY_FILE, [(step.step, *row) for row in groups])
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
         """Write the line of this step's retention pass, if there was one: at once, so that a killed run leaves it."""
-        del args, state, control, kwargs
         if self._pending is None:
             return
         (step, angle), self._pending = self._pending, None

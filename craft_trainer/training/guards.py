@@ -130,15 +130,12 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
             raise ValueError(f"the backward pass of the task left no gradient to merge: {FUSED_AWAY}. Use another")
         self._followed = True
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
         """Look at the optimizers that there are.
 
         Raises:
             ValueError: there are several, or a parameter is stepped in its backward pass.
         """
-        del args, state, control
         optimizers = len(self._accelerator._optimizers)
         if optimizers > 1:
             raise ValueError(f"{optimizers} optimizers were prepared: retention merges the gradients of one")
@@ -147,15 +144,12 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
         if hooked:
             raise ValueError(f"{hooked[0]} has a hook that runs when its gradient is ready: {FUSED_AWAY}")
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Make sure that retention saw the step.
 
         Raises:
             RuntimeError: ``training_step`` was replaced on the trainer.
         """
-        del args, control, kwargs
         if not self._followed:
             raise RuntimeError(
                 f"optimizer step {state.global_step + 1} did not pass through CraftTrainer.training_step, so nothing "
@@ -173,15 +167,12 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
     def __init__(self) -> None:
         self._steps = self._skipped = 0
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Count the steps that the fp16 scaler has skipped, one after the other.
 
         Raises:
             FloatingPointError: there were so many that the scale is almost nothing.
         """
-        del args, control
         self._steps += 1
         self._skipped = self._skipped + 1 if getattr(kwargs["optimizer"], "step_was_skipped", False) else 0
         if self._skipped == SKIPPED_AT_MOST:
@@ -199,29 +190,26 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
         Raises:
             FloatingPointError: a weight is not finite.
         """
-        del args
         if control.should_save:
             require_finite_weights(kwargs["model"], state.global_step)
 
     on_epoch_end = on_step_end
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Look where the norm of the gradient was not finite; an fp16 scaler may have skipped that step.
 
         Raises:
             FloatingPointError: a weight is not finite.
         """
-        del args, control
         if not math.isfinite(kwargs["logs"].get("grad_norm", 0.0)):
             require_finite_weights(kwargs["model"], state.global_step)
 
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Look at the loss of an evaluation, which may choose the best checkpoint.
 
         Raises:
             FloatingPointError: it is not finite; the weights or the data are why.
         """
-        del args, control
         for name, value in kwargs["metrics"].items():
             if name.endswith("loss") and not math.isfinite(value):
                 require_finite_weights(kwargs["model"], state.global_step)
@@ -230,15 +218,12 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
                     "samples in what is evaluated, or for a batch of it without labels"
                 )
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Look at what will be saved.
 
         Raises:
             FloatingPointError: a weight is not finite, or every step of the run was skipped.
         """
-        del args, control
         require_finite_weights(kwargs["model"], state.global_step)
         if self._skipped and self._skipped == self._steps:
             self._refuse_skipped(state)

@@ -41,9 +41,8 @@ class EpochOrder(TrainerCallback, ExportableState):  # type: ignore[misc]  # tra
         """What Trainer writes into ``trainer_state.json``."""
         return {"args": {}, "attributes": {"epoch_begun_from": self._begun_from, "saved_at": _now()}}
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Take from the checkpoint that is resumed how its epoch began, or how the next one is to begin."""
-        del args, control
         name, self._resumes = type(self).__name__, False
         saved = state.stateful_callbacks.get(name)
         state.stateful_callbacks[name] = self.state()
@@ -66,7 +65,6 @@ class EpochOrder(TrainerCallback, ExportableState):  # type: ignore[misc]  # tra
         **_: Any,
     ) -> None:
         """Keep the generator's state, or bring that of the interrupted epoch back."""
-        del args, control
         if not self._resumes:
             self._begun_from = _now()
             return

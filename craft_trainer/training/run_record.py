@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from craft_trainer.files import write_json
 from craft_trainer.hub.run_folder import remove_earlier_results
@@ -41,11 +41,8 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         self.anchored = anchored
         self._starts: list[dict[str, Any]] = []
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Write settings, machine and the time of the start; a resumed run adds its start to those of the file."""
-        del control, kwargs
         if not self._writes(state):
             return
         if state.global_step == 0:
@@ -54,11 +51,8 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": _now()}]
         self._write(path, args, None)
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Write the time of the end; without it the run was ended by something else."""
-        del control, kwargs
         if self._writes(state):
             self._write(Path(args.output_dir) / RUN_FILE, args, {"step": state.global_step, "time": _now()})
 

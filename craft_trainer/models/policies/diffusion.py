@@ -50,7 +50,6 @@ def noise(policy: PreTrainedPolicy, rows: Sequence[int]) -> dict[str, Tensor]:
 
 def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
     """Hidden states are (batch, channels, time steps); images are seen as one vector, not as tokens."""
-    del policy, inputs, shape
     return TokenLayout(channels_first=bool(path))
 
 

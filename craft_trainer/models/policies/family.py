@@ -14,12 +14,10 @@ from craft_trainer.models.base import Batch, TokenLayout
 
 
 def _as_it_is(policy: PreTrainedPolicy, batch: Batch) -> Batch:
-    del policy
     return batch
 
 
 def _no_noise(policy: PreTrainedPolicy, rows: Sequence[int]) -> dict[str, Tensor]:
-    del policy, rows
     return {}
 
 

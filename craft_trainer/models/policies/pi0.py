@@ -45,7 +45,6 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
 
 def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
     """The backbone's tokens are those of each camera, then the text; the expert sees neither."""
-    del policy
     if path.startswith(BACKBONE):
         return cameras_first(inputs["image_masks"], [inputs["token_masks"]], shape[1])
     if path.startswith(EXPERT) or not path:

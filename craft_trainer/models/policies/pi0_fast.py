@@ -42,7 +42,6 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
 
 def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
     """Tokens are those of each camera, the text, the actions; a logit counts if it predicts a token of the actions."""
-    del policy
     if not path:
         following: Tensor = inputs["action_masks"][:, 1:]
         return TokenLayout(valid=torch.cat([following, torch.zeros_like(following[:, :1])], dim=1))
