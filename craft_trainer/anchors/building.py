@@ -65,8 +65,7 @@ def build_anchor_cache(
     Raises:
         FileExistsError: ``output_dir`` exists.
         ValueError: a feature of the teacher is constant over the anchors (seen as soon as there are some of every old
-            task), or ``<output_dir>.partial`` holds shards of
-            another cache.
+            task), or ``<output_dir>.partial`` holds shards of another cache.
         RuntimeError: another build of the same cache is at work.
     """
     _refuse_finished(output_dir)

@@ -49,10 +49,10 @@ class AnchorCache:
         self._load_batch = load_batch
         self._columns = open_columns(self.dataset)
         statistics = load_file(self.folder / STATISTICS_FILE)
-        self.mean = {key.removeprefix("mean/"): v for key, v in statistics.items() if key.startswith("mean/")}
-        self.variance = {
-            key.removeprefix("variance/"): v for key, v in statistics.items() if key.startswith("variance/")
-        }
+        self.mean, self.variance = (
+            {key.removeprefix(kind): value for key, value in statistics.items() if key.startswith(kind)}
+            for kind in ("mean/", "variance/")
+        )
         self._token_scale = statistics.get(SCALE_PREFIX + TOKEN_SCALE)
         self.groups: list[str] = list(self.dataset[GROUP_COLUMN])
         if len(self.groups) != sum(self.provenance.groups.values()):

@@ -51,23 +51,22 @@ class StringColumn:
     def __init__(self, column: pa.ChunkedArray) -> None:
         self._column, self._starts = column, _starts(column)
 
-    def gather(self, rows: Sequence[int]) -> list[str]:
-        """The strings at ``rows``."""
-        return _values(self._column, self._starts, rows)
+    def gather(self, rows: Sequence[int]) -> Any:
+        """The strings at ``rows``, one by one: Arrow's ``take`` would join all chunks first, memory or not."""
+        chunk_of_row = np.searchsorted(self._starts, rows, side="right") - 1
+        places = zip(chunk_of_row, rows, strict=True)
+        return [self._column.chunk(c)[int(row - self._starts[c])].as_py() for c, row in places]
 
 
-class ImageColumn:
+class ImageColumn(StringColumn):
     """A column of encoded images, one or a list of them in every row."""
 
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self._column, self._starts = column, _starts(column)
-
-    def gather(self, rows: Sequence[int]) -> NDArray[np.float32]:
+    def gather(self, rows: Sequence[int]) -> Any:
         """The images at ``rows``: (rows, 3, height, width), or (rows, images, 3, height, width), in [0, 1]."""
-        return np.stack([_decoded(value) for value in _values(self._column, self._starts, rows)])
+        return np.stack([_decoded(value) for value in super().gather(rows)])
 
 
-type Column = ArrayColumn | RaggedColumn | StringColumn | ImageColumn
+type Column = ArrayColumn | RaggedColumn | StringColumn
 
 
 def open_columns(dataset: datasets.Dataset) -> dict[str, Column]:
@@ -108,18 +107,9 @@ def _open(column: pa.ChunkedArray, feature: Any) -> Column:
         return StringColumn(column)
     if isinstance(getattr(feature, "feature", feature), datasets.Image):
         return ImageColumn(column)
-    storages = [_storage(chunk) for chunk in column.chunks]
-    ragged = any(pa.types.is_list(storage.type) for storage in storages)
-    lengths = {
-        length for storage in storages if ragged for length in pc.unique(pc.list_value_length(storage)).to_pylist()
-    }
+    lists = [storage for storage in map(_storage, column.chunks) if pa.types.is_list(storage.type)]
+    lengths = {length for storage in lists for length in pc.unique(pc.list_value_length(storage)).to_pylist()}
     return RaggedColumn(column) if len(lengths) > 1 else ArrayColumn(column)
-
-
-def _values(column: pa.ChunkedArray, starts: NDArray[Any], rows: Sequence[int]) -> list[Any]:
-    """The values at ``rows``, one by one: Arrow's ``take`` would join all chunks first, memory or not."""
-    chunk_of_row = np.searchsorted(starts, rows, side="right") - 1
-    return [column.chunk(c)[int(row - starts[c])].as_py() for c, row in zip(chunk_of_row, rows, strict=True)]
 
 
 def _starts(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """Hidden states by module path, pooled. The one code path for the teacher's cache and for the student in training."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -29,11 +29,7 @@ class FeatureSpec(NamedTuple):
 
 
 def layer_paths(model: AnchoredModel, names: Sequence[str]) -> dict[str, str]:
-    """Each of ``names``, an index like ``-1`` or a module path → the path of that layer's module.
-
-    Raises:
-        ValueError: ``model`` has no such layer.
-    """
+    """Each of ``names``, an index like ``-1`` or a module path of ``model`` → the path of that layer's module."""
     named = [name for name in names if name != NO_LAYER]
     return {name: model.module_path(int(name) if name.lstrip("-").isdigit() else name) for name in named}
 
@@ -101,11 +97,9 @@ def _extract(model: AnchoredModel, inputs: Batch, specs: Sequence[FeatureSpec], 
     module = model.network
     states: dict[str, Tensor] = {}
     prediction: Tensor | None = None
-    with evaluating(module), capture(module, {spec.path for spec in specs}, states, stop=not output):
-        try:
-            prediction = model.predict(inputs)
-        except _AllCapturedError:
-            prediction = None
+    watched = capture(module, {spec.path for spec in specs}, states, stop=not output)
+    with suppress(_AllCapturedError), evaluating(module), watched:
+        prediction = model.predict(inputs)
     hidden = {spec.column: _pooled(model, inputs, states[spec.path], spec) for spec in specs}
     return Features(hidden, prediction if output else None)
 

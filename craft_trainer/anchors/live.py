@@ -9,14 +9,7 @@ from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor
 
-from craft_trainer.anchors.features import (
-    DEFAULT_TOP_K,
-    TOKEN_SCALE,
-    AnchorBatch,
-    Features,
-    FeatureSpec,
-    teacher_features,
-)
+from craft_trainer.anchors.features import DEFAULT_TOP_K, TOKEN_SCALE, AnchorBatch, FeatureSpec, teacher_features
 from craft_trainer.anchors.statistics import feature_statistics, token_scale
 from craft_trainer.anchors.teacher_pass import target_columns
 from craft_trainer.models.base import COPY, AnchoredModel, Batch
@@ -74,15 +67,13 @@ class AdapterAnchors:
     def scales(self) -> dict[str, Float[Tensor, ""]]:
         """The units of the retention losses, from up to 256 anchors spread over all."""
         chosen = torch.linspace(0, len(self) - 1, min(len(self), SCALE_ANCHORS)).long().tolist()
-        teachers = [
-            self.batch(chosen[start : start + self._batch_size]).teacher
-            for start in range(0, len(chosen), self._batch_size)
-        ]
-        parts = [target_columns(Features(teacher.hidden, teacher.output)) for teacher in teachers]
-        columns = {name: [part[name] for part in parts] for name in parts[0]}
-        scales = {
-            name: feature_statistics(name, values.copy)[f"variance/{name}"].mean() for name, values in columns.items()
-        }
+        starts = range(0, len(chosen), self._batch_size)
+        teachers = [self.batch(chosen[start : start + self._batch_size]).teacher for start in starts]
+        parts = [target_columns(teacher._replace(tokens=None)) for teacher in teachers]
+        scales = {}
+        for name in parts[0]:
+            values = [part[name] for part in parts]
+            scales[name] = feature_statistics(name, values.copy)[f"variance/{name}"].mean()
         tokens = [teacher.tokens for teacher in teachers if teacher.tokens is not None]
         if tokens:
             flat = [(part.entropy.flatten()[None], part.valid.flatten()[None]) for part in tokens]
@@ -100,8 +91,7 @@ class AdapterAnchors:
             raise ValueError("these anchors were made for another model object: pass the model that is trained to both")
         trained = [name for name, parameter in self._model.network.named_parameters() if parameter.requires_grad]
         prefix = self._peft_model.base_model.prefix
-        outside = [name for name in trained if prefix not in name and not COPY.search(name)]
-        if outside:
+        if outside := [name for name in trained if prefix not in name and not COPY.search(name)]:
             raise ValueError(
                 f"{outside[0]} is trained but is not part of the adapter, so the base model would not stay the "
                 "teacher: freeze it, or build an anchor cache"
@@ -122,8 +112,7 @@ def _without_adapter(peft_model: Any) -> Iterator[None]:
 
 def _peft_model(model: AnchoredModel) -> Any:
     """The ``PeftModel`` around, or directly inside, the network of ``model``."""
-    candidates = [getattr(model, "wrapper", None), model.network, *model.network.children()]
-    for candidate in candidates:
+    for candidate in (getattr(model, "wrapper", None), model.network, *model.network.children()):
         if hasattr(candidate, "disable_adapter"):
             return candidate
     raise TypeError(f"{type(model.network).__name__} has no disable_adapter: wrap it by peft.get_peft_model")

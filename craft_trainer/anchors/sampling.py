@@ -7,15 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 
-def anchor_rows(
-    num_anchors: int, batch_size: int, *, seed: int, draw: int, rank: int = 0, world_size: int = 1
-) -> list[int]:
-    """Rows of the anchor batch number ``draw`` (0, 1, …) of ``rank``: each epoch is a new permutation of all anchors.
+def anchor_rows(num_anchors: int, batch_size: int, *, seed: int, draw: int) -> list[int]:
+    """Rows of the anchor batch number ``draw`` (0, 1, …): each epoch is a new permutation of all anchors.
 
-    The batches of all ranks are consecutive slices of one endless sequence, so that within an epoch no anchor is seen
-    twice, on any rank.
+    Batches are consecutive slices of one endless sequence, so that within an epoch no anchor is seen twice.
     """
-    start = (draw * world_size + rank) * batch_size
+    start = draw * batch_size
     epochs, offsets = np.divmod(np.arange(start, start + batch_size), num_anchors)
     return [int(_permutation(num_anchors, seed, int(e))[o]) for e, o in zip(epochs, offsets, strict=True)]
 

@@ -41,11 +41,7 @@ def chosen_rows(
 
 
 def uniform_rows(num_samples: int, num_rows: int, *, seed: int) -> list[int]:
-    """``num_rows`` distinct rows of ``num_samples``, all equally likely; sorted.
-
-    Raises:
-        ValueError: there are fewer rows than asked for.
-    """
+    """``num_rows`` distinct rows of ``num_samples``, all equally likely; sorted."""
     _require_enough(num_samples, num_rows)
     return sorted(np.random.default_rng(seed).choice(num_samples, num_rows, replace=False).tolist())
 
@@ -72,9 +68,6 @@ def k_center_rows(features: Float[Tensor, "samples dim"], num_rows: int, *, seed
     features with unit variance. The largest distance of any sample to its nearest anchor is then at most twice the
     smallest possible. Source: Gonzalez 1985, "Clustering to minimize the maximum intercluster distance"; as a coreset
     of training data in Sener & Savarese 2018, arXiv 1708.00489.
-
-    Raises:
-        ValueError: there are fewer rows than asked for.
     """
     _require_enough(len(features), num_rows)
     scaled = features / features.var(dim=0, correction=0).clamp_min(1e-12).sqrt()

@@ -87,9 +87,8 @@ class Shards:
 
     def done(self) -> int:
         """The number of rows in finished shards."""
-        return sum(
-            min(self.size, self._num_rows - n * self.size) for n in range(self._number()) if self._path(n).exists()
-        )
+        finished = [number for number in range(self._number()) if self._path(number).exists()]
+        return sum(min(self.size, self._num_rows - number * self.size) for number in finished)
 
     def missing(self, rank: int, world: int) -> list[int]:
         """The shards that this process still has to make."""

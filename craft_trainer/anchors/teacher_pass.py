@@ -14,15 +14,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from craft_trainer.anchors.cache import (
-    GROUP_COLUMN,
-    INPUT_PREFIX,
-    OUTPUT_COLUMN,
-    PACKED_PREFIX,
-    ROW_COLUMN,
-    TOKEN_COLUMNS,
-    LoadBatch,
-)
+from craft_trainer.anchors.cache import GROUP_COLUMN as GROUP
+from craft_trainer.anchors.cache import INPUT_PREFIX, OUTPUT_COLUMN, PACKED_PREFIX, TOKEN_COLUMNS, LoadBatch
+from craft_trainer.anchors.cache import ROW_COLUMN as ROW
 from craft_trainer.anchors.columns import encoded
 from craft_trainer.anchors.features import Features, FeatureSpec, extract, teacher_features
 from craft_trainer.models.base import AnchoredModel
@@ -47,7 +41,7 @@ class TeacherPass:
 
     def run(self, rows: list[int], groups: list[str], progress: Any) -> datasets.Dataset:
         """The anchors of ``rows``."""
-        index = datasets.Dataset.from_dict({ROW_COLUMN: rows, GROUP_COLUMN: groups})
+        index = datasets.Dataset.from_dict({ROW: rows, GROUP: groups})
         size = self._storage["batch_size"]
         batches = DataLoader(
             _Batches(raw_inputs(self._teacher, self._load_batch), rows, size),
@@ -63,8 +57,8 @@ class TeacherPass:
         def teach(columns: dict[str, list[Any]]) -> dict[str, Any]:
             made = first.pop() if first else self._columns(next(loaded))
             self._check_types(made)
-            _check_numbers(made, columns[ROW_COLUMN])
-            progress.update(len(columns[ROW_COLUMN]))
+            _check_numbers(made, columns[ROW])
+            progress.update(len(columns[ROW]))
             return made
 
         return index.map(
@@ -125,11 +119,7 @@ class TeacherPass:
 
 
 def _check_numbers(columns: dict[str, Any], rows: list[int]) -> None:
-    """Refuse samples, and what the teacher makes of them, with numbers that are none.
-
-    Raises:
-        ValueError: one is NaN, or a feature is infinite.
-    """
+    """Refuse samples with a number that is NaN, and features of the teacher that are NaN or infinite."""
     for name, values in columns.items():
         good = np.isfinite if name == OUTPUT_COLUMN or name.startswith("hidden/") else lambda value: ~np.isnan(value)
         for row, value in zip(rows, values, strict=True):
@@ -173,11 +163,9 @@ def candidate_features(
     spec = FeatureSpec(teacher.module_path(-1), "mean_masked")
     load, device, parts = raw_inputs(teacher, load_batch), next(teacher.network.parameters()).device, []
     for start in tqdm(range(0, num_rows, batch_size), desc="candidates", unit="batch", disable=None):
-        rows = list(range(start, min(start + batch_size, num_rows)))
-        raw = load(rows)
-        parts.append(
-            extract(teacher, send_to_device(raw, device), [spec], output=False).hidden[spec.column].float().cpu()
-        )
+        raw = load(list(range(start, min(start + batch_size, num_rows))))
+        features = extract(teacher, send_to_device(raw, device), [spec], output=False)
+        parts.append(features.hidden[spec.column].float().cpu())
     return torch.cat(parts)
 
 

@@ -1,6 +1,7 @@
 """Anchors of language models: what is held of a teacher, on which texts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from craft_trainer.anchors.features import DEFAULT_TOP_K, feature_specs, layer_paths
 from craft_trainer.anchors.live import AdapterAnchors
@@ -19,44 +20,19 @@ def by_length(samples: TextSamples | OwnTexts, rows: Sequence[int]) -> list[int]
 
 
 def own_texts(
-    checkpoint: Checkpoint,
-    prompts: TextSource | None,
-    count: int,
-    *,
-    new_tokens: int,
-    batch_size: int,
-    seed: int,
-    temperature: float,
+    checkpoint: Checkpoint, prompts: TextSource | None, count: int, *, seed: int, **settings: Any
 ) -> OwnTexts:
     """``count`` texts that the teacher writes: answers to ``prompts``, drawn evenly from its groups, or from nothing.
 
-    Raises:
-        ValueError: there are fewer prompts.
+    ``settings`` are those of :func:`written_by`; a ValueError if there are fewer prompts.
     """
     if prompts is None:
         questions = from_nothing(count)
     else:
-        every = read_questions_of(
-            prompts.dataset,
-            checkpoint.processor,
-            config=prompts.config,
-            split=prompts.split,
-            columns=prompts.columns,
-            group_column=prompts.group_column,
-            chat=prompts.chat,
-            on_bad_row=prompts.on_bad_row,
-        )
+        every = read_questions_of(prompts, checkpoint.processor)
         rows = stratified_rows([(question.group,) for question in every], count, seed=seed)
         questions = [every[row] for row in rows]
-    return written_by(
-        checkpoint.model,
-        checkpoint.processor,
-        questions,
-        new_tokens=new_tokens,
-        batch_size=batch_size,
-        seed=seed,
-        temperature=temperature,
-    )
+    return written_by(checkpoint.model, checkpoint.processor, questions, seed=seed, **settings)
 
 
 def adapter_anchors(

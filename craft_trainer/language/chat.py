@@ -7,17 +7,14 @@ from typing import Any
 from craft_trainer.evaluation.question_rows import BadRowError, checked_text, kind_of, shown
 
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template says which tokens are the assistant's
-ASSISTANT = "assistant"
 PIXELS = ("image", "path", "url", "base64")  # under which a part of a message may bring its own image
 Messages = list[dict[str, Any]]
-Variables = Mapping[
-    str, Any
-]  # what a chat template is given beside the messages: tools, documents, settings of its own
+Variables = Mapping[str, Any]  # what a template is given beside the messages: tools, documents, settings of its own
 NOTHING: Variables = {}
 
 
 class Chat:
-    """The chat template of a tokenizer or processor.
+    """The chat template of a tokenizer or processor; a BadRowError says what it does not take.
 
     Args:
         processor: what has the template.
@@ -34,11 +31,7 @@ class Chat:
 
     @property
     def template(self) -> str:
-        """Its text.
-
-        Raises:
-            ValueError: there is none, so that messages cannot be written.
-        """
+        """Its text; a ValueError if there is none, so that messages cannot be written."""
         if not isinstance(self._template, str):
             raise ValueError(
                 "the model has no chat template for messages: give text, or prompt and completion, or add a template "
@@ -52,13 +45,8 @@ class Chat:
         return isinstance(self._template, str) and MARK.search(self._template) is not None
 
     def text(self, messages: Messages, variables: Variables = NOTHING, *, answer_next: bool = False) -> str:
-        """The conversation as a text; with ``answer_next`` it ends where the assistant's next message begins.
-
-        Raises:
-            BadRowError: the template does not take these messages.
-        """
-        written: str = self._apply(messages, variables, tokenize=False, add_generation_prompt=answer_next)
-        return written
+        """The conversation as a text; with ``answer_next`` it ends where the assistant's next message begins."""
+        return str(self._apply(messages, variables, tokenize=False, add_generation_prompt=answer_next))
 
     def tokens(self, messages: Messages, variables: Variables = NOTHING) -> tuple[list[int], list[bool]]:
         """Tokens of the conversation, images as their placeholder, and which of them the template marks."""
@@ -66,11 +54,7 @@ class Chat:
         return list(made["input_ids"]), [bool(mark) for mark in made["assistant_masks"]]
 
     def checked(self, value: Any, what: str) -> Messages:
-        """``value`` as messages: objects with ``role`` and ``content``, parts of content as the template takes them.
-
-        Raises:
-            BadRowError: it is something else.
-        """
+        """``value`` as messages: objects with ``role`` and ``content``, parts of content as the template takes them."""
         if not isinstance(value, list | tuple) or not value:
             raise BadRowError(f"{what} must be a list of messages, not {kind_of(value)}")
         return [self._message(one, f"{what}[{index}]") for index, one in enumerate(value)]
@@ -89,9 +73,9 @@ class Chat:
             return message | {"role": role, "content": checked_text(content, f"the content of {what}")}
         if not content:
             raise BadRowError(f"the content of {what} is empty")
-        if self._placeholder:
-            return message | {"role": role, "content": [_part(part, what) for part in content]}
         parts = [_part(part, what) for part in content]
+        if self._placeholder:
+            return message | {"role": role, "content": parts}
         if any(part["type"] != "text" for part in parts):
             raise BadRowError(f"{what} has parts that are not text, which the model does not take")
         return message | {"role": role, "content": "".join(part["text"] for part in parts)}
@@ -134,11 +118,6 @@ def with_images(messages: Messages, num_images: int) -> Messages:
     ]
 
 
-def before_last_answer(messages: Messages) -> Messages:
-    """The messages up to the assistant's last one; all of them if it has not spoken last."""
-    return messages[:-1] if messages[-1]["role"] == ASSISTANT else messages
-
-
 def _parts(message: Mapping[str, Any]) -> list[dict[str, Any]]:
     content = message["content"]
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
@@ -155,16 +134,3 @@ def _part(value: Any, what: str) -> dict[str, Any]:
             raise BadRowError(f"{what} brings an image of its own ({own[0]}): put it into the column images")
         return {"type": "image"}
     raise BadRowError(f"{what} has a part that is neither text nor image: {shown(value)}")
-
-
-def answered(prompt: str, whole: str) -> str:
-    """``whole`` if it begins with ``prompt``.
-
-    Raises:
-        BadRowError: it does not: the template writes an earlier message otherwise when another follows it.
-    """
-    if not whole.startswith(prompt):
-        raise BadRowError(
-            "the chat template writes the prompt otherwise when the completion follows it: give the row as messages"
-        )
-    return whole

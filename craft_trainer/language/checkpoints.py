@@ -6,15 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from craft_trainer.hub.resolve_path import parse
+from craft_trainer.models import pretrained
 from craft_trainer.models.embeddings import Embeddings
-from craft_trainer.models.pretrained import (
-    checked_dtype,
-    checkpoint_folder,
-    is_adapter,
-    load_adapter,
-    load_model,
-    load_processor,
-)
 
 
 class Checkpoint(NamedTuple):
@@ -81,22 +74,22 @@ def load_checkpoint(
         FileNotFoundError: there is no such model, or it has no tokenizer.
         ValueError: it is a LeRobot policy, has an adapter already and is to get another, or could not be saved.
     """
-    checked_dtype(dtype)
+    pretrained.checked_dtype(dtype)
     place = parse(name)
-    folder = checkpoint_folder(name)
-    if is_adapter(folder):
+    folder = pretrained.checkpoint_folder(name)
+    if pretrained.is_adapter(folder):
         if lora is not None:
             raise ValueError(f"{name} is a PEFT adapter, which goes on being trained: leave lora_rank out")
-        model, base = load_adapter(folder, dtype, trainable=trainable)
-        return Checkpoint(_placed(model, device), load_processor(model, folder, base))
+        model, base = pretrained.load_adapter(folder, dtype, trainable=trainable)
+        return Checkpoint(_placed(model, device), pretrained.load_processor(model, folder, base))
     try:
-        model = load_model(folder, dtype)
+        model = pretrained.load_model(folder, dtype)
     except ValueError as error:
         raise ValueError(
             f"{name} is no language or vision-language model of HuggingFace (policies of LeRobot are for "
             f"`craft-trainer train` and `cache build`): {error}"
         ) from error
-    processor = load_processor(model, folder)
+    processor = pretrained.load_processor(model, folder)
     if trainable and lora is None:
         _require_savable(model, processor, name)
     # what an adapter calls its base model: not the folder of the download
@@ -106,11 +99,9 @@ def load_checkpoint(
 
 
 def _require_savable(model: Any, processor: Any, name: str) -> None:
-    """Look for what ``save_pretrained`` refuses, or ``from_pretrained`` afterwards: better before the training.
+    """Refuse, before the training, what ``save_pretrained`` refuses, or ``from_pretrained`` afterwards.
 
-    Raises:
-        ValueError: generation_config.json contradicts itself, or a special token has no row (Trainer writes its number
-            into config.json).
+    Trainer writes the numbers of special tokens into config.json, even of one that has no row.
     """
     tokenizer = getattr(processor, "tokenizer", processor)
     special = (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)

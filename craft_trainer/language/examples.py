@@ -8,16 +8,7 @@ from typing import Any, NamedTuple
 
 from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.question_rows import BadRowError, checked_text, kind_of
-from craft_trainer.language.chat import (
-    NOTHING,
-    Chat,
-    Messages,
-    Variables,
-    answered,
-    before_last_answer,
-    with_images,
-    without_nulls,
-)
+from craft_trainer.language.chat import NOTHING, Chat, Messages, Variables, with_images, without_nulls
 from craft_trainer.language.rows import Rows
 
 Image = Path | StoredImage
@@ -78,14 +69,13 @@ class Columns:
         Raises:
             ValueError: there is no text in them, or one that is named is not there.
         """
-        for ours, theirs in mapping.items():
+        for ours in mapping:
             if ours not in FIELDS:
                 raise ValueError(f"columns names {ours!r}; it can name {', '.join(FIELDS)}")
+        group = mapping.get("group", group)
+        for theirs in (*mapping.values(), *([] if group is None else [group])):
             if theirs not in rows.columns:
                 raise ValueError(f"{rows.place} has no column {theirs!r}; its columns are {', '.join(rows.columns)}")
-        group = mapping.get("group", group)
-        if group is not None and group not in rows.columns:
-            raise ValueError(f"{rows.place} has no column {group!r}; its columns are {', '.join(rows.columns)}")
         names = {field: mapping.get(field, field) for field in FIELDS}
         named = [format_ for format_ in FORMATS if format_ in mapping]
         there = named or [format_ for format_ in FORMATS if names[format_] in rows.columns]
@@ -117,27 +107,18 @@ class ExampleReader:
         self._chat, self._placeholder = chat, placeholder
 
     def read(self, raw: Mapping[str, Any]) -> Example:
-        """The example that the row ``raw`` of the source is.
-
-        Raises:
-            BadRowError: it is none.
-        """
+        """The example that the row ``raw`` of the source is; a BadRowError if it is none."""
         value = self.rows.value(dict(raw))
         images = self._images(value)
-        written = self._written(value, len(images))
-        group = "" if self.columns.group is None else _group(value, self.columns.group)
-        return written._replace(images=images, group=group)
+        return self._written(value, len(images))._replace(images=images, group=self._group(value))
 
     def question(self, raw: Mapping[str, Any]) -> Example:
-        """The part of a row that a model is to answer: a prompt, or messages up to the assistant's last.
-
-        Raises:
-            BadRowError: there is none.
-        """
+        """The part of a row that a model is to answer: a prompt, or messages up to the assistant's last."""
         value = self.rows.value(dict(raw))
-        group = "" if self.columns.group is None else _group(value, self.columns.group)
+        group = self._group(value)
         if self.columns.format == "messages":
-            messages = before_last_answer(self._chat.checked(self._field(value, "messages"), "messages"))
+            messages = self._chat.checked(self._field(value, "messages"), "messages")
+            messages = messages[:-1] if messages[-1]["role"] == "assistant" else messages
             if not messages:
                 raise BadRowError("its messages hold nothing to answer")
             return Example(self._asked(messages, value), group=group, has_marks=True)
@@ -148,6 +129,15 @@ class ExampleReader:
             return Example(checked_text(prompt, "prompt"), group=group)
         prompt = _said(prompt, "user", "prompt")
         return Example(self._asked(self._chat.checked(prompt, "prompt"), value), group=group, has_marks=True)
+
+    def _group(self, value: Mapping[str, Any]) -> str:
+        """The group of a row, "" where there are none; a number is one as well."""
+        column = self.columns.group
+        if column is None:
+            return ""
+        group = value.get(column)
+        is_number = isinstance(group, int) and not isinstance(group, bool)
+        return str(group) if is_number else checked_text(group, f"the group {column!r}")
 
     def _asked(self, messages: Messages, value: Mapping[str, Any]) -> str:
         return self._chat.text(messages, self._variables(value), answer_next=True)
@@ -169,7 +159,11 @@ class ExampleReader:
         reply = with_images(reply, 0) if self._placeholder else reply
         begun = self._asked(asked, value)
         whole = self._chat.text([*asked, *reply], self._variables(value))
-        return Example(answered(begun, whole), prompt=begun, has_marks=True)
+        if not whole.startswith(begun):
+            raise BadRowError(
+                "the chat template writes the prompt otherwise when the completion follows it: give the row as messages"
+            )
+        return Example(whole, prompt=begun, has_marks=True)
 
     def _messages(self, value: Any, what: str, num_images: int) -> Messages:
         messages = self._chat.checked(value, what)
@@ -195,11 +189,7 @@ class ExampleReader:
         return {**found, **settings}
 
     def _images(self, value: Mapping[str, Any]) -> tuple[Image, ...]:
-        """What the row shows.
-
-        Raises:
-            BadRowError: an image that is not there or does not open.
-        """
+        """What the row shows; a BadRowError if an image is not there, or does not open."""
         if not self._placeholder:
             return ()
         one, several = (value.get(self.columns.names[field]) for field in ("image", "images"))
@@ -220,14 +210,6 @@ class ExampleReader:
 def _said(value: Any, role: str, what: str) -> Any:
     """Text as the message of ``role``; messages as they are."""
     return [{"role": role, "content": checked_text(value, what)}] if isinstance(value, str) else value
-
-
-def _group(value: Mapping[str, Any], column: str) -> str:
-    """The group of a row; a number is one as well."""
-    group = value.get(column)
-    if isinstance(group, int) and not isinstance(group, bool):
-        return str(group)
-    return checked_text(group, f"the group {column!r}")
 
 
 def bad_rows_text(place: str, reasons: Sequence[tuple[int, str]]) -> str:

@@ -62,11 +62,7 @@ class ImageEncoder(TextEncoder):
         return ids, aligned(written, learned, ids, self._marks)
 
     def check_cut(self, ids: Sequence[int], limit: int) -> None:
-        """An image stays whole.
-
-        Raises:
-            BadRowError: it would not.
-        """
+        """An image stays whole; a BadRowError if it would not."""
         if self.picture_tokens & set(ids[limit:]):
             raise BadRowError(f"its {len(ids)} tokens would be cut inside of an image: raise max_length ({limit})")
 
@@ -101,9 +97,8 @@ class ImageEncoder(TextEncoder):
         else:
             end = self.tokenizer.eos_token or ""
             texts = [one.text if one.has_marks or one.text.endswith(end) else one.text + end for one in examples]
-            more = {
-                "add_special_tokens": not (examples[0].has_marks or all(begins(self.tokenizer, one) for one in texts))
-            }
+            begun = examples[0].has_marks or all(begins(self.tokenizer, one) for one in texts)
+            more = {"add_special_tokens": not begun}
         if "mm_token_type_ids" in self._takes:
             more["return_mm_token_type_ids"] = True
         made = self.processor(
@@ -115,11 +110,7 @@ class ImageEncoder(TextEncoder):
         return dict(made)
 
     def _prompts_and_suffixes(self, examples: Sequence[Example]) -> tuple[list[str], dict[str, Any]]:
-        """PaliGemma's way: image and prompt see each other whole, what is learned stands behind them.
-
-        Raises:
-            BadRowError: an example is not a prompt with its completion, as text.
-        """
+        """PaliGemma's way: image and prompt see each other whole, what is learned stands behind them."""
         texts, suffixes = [], []
         for one in examples:
             if one.prompt is None or one.has_marks:

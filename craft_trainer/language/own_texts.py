@@ -4,7 +4,7 @@ Source: Huang et al. 2024, arXiv 2403.01244 (self-synthesized rehearsal).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
@@ -22,6 +22,7 @@ from craft_trainer.language.chat import Chat
 from craft_trainer.language.encoding import UNLEARNED, collate, padding_token
 from craft_trainer.language.examples import Columns, Example, ExampleReader, bad_rows_text
 from craft_trainer.language.rows import open_rows
+from craft_trainer.language.source import TextSource
 from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.general import base_model
 
@@ -101,7 +102,8 @@ def written_by(
             part = asked[start : start + batch_size]
             made = _generate(model, part, sampling)
             for question, group, answer in zip(part, questions[start : start + batch_size], made.tolist(), strict=True):
-                text = _until_end(answer, ends)
+                stop = next((place for place, token in enumerate(answer) if token in ends), len(answer) - 1)
+                text = answer[: stop + 1]  # its end is part of it
                 labels = [UNLEARNED] * len(question) + text
                 rows.append({"input_ids": question + text, "labels": labels, "group": group.group or WRITTEN})
             bar.update(len(part))
@@ -124,46 +126,28 @@ def from_nothing(count: int) -> list[Example]:
     return [Example("", has_marks=True)] * count
 
 
-def read_questions_of(
-    name: str,
-    processor: Any,
-    *,
-    config: str | None = None,
-    split: str | None = None,
-    columns: dict[str, str] | None = None,
-    group_column: str | None = None,
-    chat: bool = False,
-    on_bad_row: str = "error",
-) -> list[Example]:
-    """The prompts in ``name``: a column ``prompt`` (text or messages), the beginning of ``messages``, or ``text``.
+def read_questions_of(prompts: TextSource, processor: Any) -> list[Example]:
+    """The prompts: a column ``prompt`` (text or messages), the beginning of ``messages``, or ``text``.
 
     Raises:
         ValueError: a row is bad (which one, and why), or all of them are.
     """
-    rows = open_rows(name, config=config, split=split)
-    chosen = Columns.of(rows, columns or {}, group=group_column, answers=False, chat=chat)
+    rows = open_rows(prompts.dataset, config=prompts.config, split=prompts.split)
+    chosen = Columns.of(rows, prompts.columns, group=prompts.group_column, answers=False, chat=prompts.chat)
     if chosen.has_images:
         raise ValueError(
             f"{rows.place} has images: own texts are written without any; take texts: dataset, with answers"
         )
     reader = ExampleReader(rows, chosen, Chat(processor), "")
     good, bad = [], []
-    for index, outcome in enumerate(_read(reader.question, rows.source)):
-        if isinstance(outcome, BadRowError):
-            bad.append((rows.number(index), str(outcome)))
-        else:
-            good.append(outcome)
-    if bad and (on_bad_row == "error" or not good):
+    for index, raw in enumerate(rows.source):
+        try:
+            good.append(reader.question(raw))
+        except BadRowError as reason:
+            bad.append((rows.number(index), str(reason)))
+    if bad and (prompts.on_bad_row == "error" or not good):
         raise ValueError(bad_rows_text(rows.place, bad))
     return good
-
-
-def _read(question: Callable[[Any], Example], source: Any) -> Iterator[Example | BadRowError]:
-    for raw in source:
-        try:
-            yield question(raw)
-        except BadRowError as reason:
-            yield reason
 
 
 def _question(tokenizer: Any, question: Example) -> list[int]:
@@ -208,9 +192,3 @@ def _ends(model: Any, tokenizer: Any) -> set[int]:
     named = base_model(model).generation_config.eos_token_id  # type: ignore[union-attr]
     tokens = [tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])]
     return {int(token) for token in tokens if token is not None}
-
-
-def _until_end(answer: list[int], ends: set[int]) -> list[int]:
-    """``answer`` up to its first end, which is part of it."""
-    stop = next((place for place, token in enumerate(answer) if token in ends), len(answer) - 1)
-    return answer[: stop + 1]

@@ -60,11 +60,7 @@ class Rows:
         return int(self.source[index][LINE]) if self.are_lines else index + 1
 
     def value(self, raw: dict[str, Any]) -> dict[str, Any]:
-        """What the row ``raw`` of the source says.
-
-        Raises:
-            BadRowError: it says nothing.
-        """
+        """What the row ``raw`` of the source says; a BadRowError if it says nothing."""
         if not self.are_lines:
             return raw
         if raw[REASON]:

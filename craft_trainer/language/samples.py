@@ -23,17 +23,10 @@ from craft_trainer.models.general import base_model
 ENCODING = 3  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
 NO_GROUP = "old texts"
 FEATURES = datasets.Features(
-    {
-        "input_ids": datasets.List(datasets.Value("int32")),
-        "labels": datasets.List(datasets.Value("int32")),
-        "is_cut": datasets.Value("bool"),
-        "images": datasets.Value("string"),
-        "group": datasets.Value("string"),
-        "reason": datasets.Value("string"),
-        "index": datasets.Value("int64"),
-        "num_tokens": datasets.Value("int64"),
-        "num_learned": datasets.Value("int64"),
-    }
+    {name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")}
+    | {name: datasets.Value("string") for name in ("images", "group", "reason")}
+    | {name: datasets.Value("int64") for name in ("index", "num_tokens", "num_learned")}
+    | {"is_cut": datasets.Value("bool")}
 )
 
 
@@ -108,8 +101,9 @@ class TextSamples(Dataset[dict[str, Any]]):
         reader = ExampleReader(rows, chosen, template, placeholder)
         encoder = (ImageEncoder if placeholder else TextEncoder)(model, processor, template, settings)
         encoded = rows.source.map(
-            _Encode(reader, encoder),
+            _encoded,
             with_indices=True,
+            fn_kwargs={"reader": reader, "encoder": encoder},
             remove_columns=rows.source.column_names,
             features=FEATURES,
             num_proc=num_proc,
@@ -193,22 +187,17 @@ class TextSamples(Dataset[dict[str, Any]]):
             )
 
 
-class _Encode:
+def _encoded(raw: Mapping[str, Any], index: int, reader: ExampleReader, encoder: TextEncoder) -> dict[str, Any]:
     """The function of the map job."""
-
-    def __init__(self, reader: ExampleReader, encoder: TextEncoder) -> None:
-        self._reader, self._encoder = reader, encoder
-
-    def __call__(self, raw: Mapping[str, Any], index: int) -> dict[str, Any]:
-        sample: dict[str, Any] = {"index": index, "reason": "", "group": "", "images": "", "is_cut": False}
-        try:
-            example = self._reader.read(raw)
-            made = self._encoder.encode(example)
-        except BadRowError as reason:
-            return sample | {"input_ids": [], "labels": [], "num_tokens": 0, "num_learned": 0, "reason": str(reason)}
-        counts = {"num_tokens": len(made.input_ids), "num_learned": sum(label != UNLEARNED for label in made.labels)}
-        found = {"group": example.group or NO_GROUP, "images": image_digest(example.images)}
-        return sample | made._asdict() | counts | found
+    sample: dict[str, Any] = {"index": index, "reason": "", "group": "", "images": "", "is_cut": False}
+    try:
+        example = reader.read(raw)
+        made = encoder.encode(example)
+    except BadRowError as reason:
+        return sample | {"input_ids": [], "labels": [], "num_tokens": 0, "num_learned": 0, "reason": str(reason)}
+    counts = {"num_tokens": len(made.input_ids), "num_learned": sum(label != UNLEARNED for label in made.labels)}
+    found = {"group": example.group or NO_GROUP, "images": image_digest(example.images)}
+    return sample | made._asdict() | counts | found
 
 
 def bad_rows_summary(bad_rows: Sequence[tuple[int, str]]) -> str:

@@ -30,19 +30,8 @@ class TextSource:
 
     def open(self, checkpoint: Checkpoint, *, num_proc: int | None = None) -> TextSamples:
         """Its samples for the model of ``checkpoint``."""
-        return TextSamples.open(
-            self.dataset,
-            checkpoint.model,
-            checkpoint.processor,
-            config=self.config,
-            split=self.split,
-            columns=self.columns,
-            settings=self.settings,
-            group_column=self.group_column,
-            chat=self.chat,
-            on_bad_row=self.on_bad_row,
-            num_proc=num_proc,
-        )
+        options = {name: value for name, value in vars(self).items() if name != "dataset"}
+        return TextSamples.open(self.dataset, checkpoint.model, checkpoint.processor, **options, num_proc=num_proc)
 
     def to_json(self, dtype: str) -> str:
         """The source without its place, and the ``dtype`` of the teacher that read it."""

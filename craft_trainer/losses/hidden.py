@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from craft_trainer.anchors.features import Features
-from craft_trainer.losses.term import Need, RetentionTerm, Scales, TermSettings, mean_valid
+from craft_trainer.losses.term import LossSettings, Need, RetentionTerm, Scales, mean_valid
 
 Distance = Callable[[Tensor, Tensor, Tensor], Float[Tensor, " batch"]]
 
@@ -53,7 +53,7 @@ class Hidden(RetentionTerm):
     distance: str = "mse"
 
     @classmethod
-    def configured(cls, settings: TermSettings) -> Self:
+    def configured(cls, settings: LossSettings) -> Self:
         """Take the distance that ``settings`` name."""
         return cls(settings.hidden_distance)
 

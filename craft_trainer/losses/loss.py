@@ -1,24 +1,15 @@
 """The loss of which g_retain is the gradient: what every method's own has to say of itself."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from typing import ClassVar, NamedTuple, Protocol, Self
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple, Self
 
 from jaxtyping import Float
 from torch import Tensor
 
 from craft_trainer.anchors.features import AnchorBatch, FeatureSpec
-from craft_trainer.losses.term import Need, Scales, TermSettings
+from craft_trainer.losses.term import LossSettings, Need, Scales
 from craft_trainer.models.base import AnchoredModel
-
-
-class LossSettings(TermSettings, Protocol):
-    """The settings of a run that losses may read."""
-
-    @property
-    def term_weights(self) -> Mapping[str, float]:
-        """The weight of each retention term."""
-        ...
 
 
 class TrainingStart(NamedTuple):
@@ -57,13 +48,13 @@ class RetentionLoss(ABC):
     supports_sharding: ClassVar[bool] = True
 
     @classmethod
-    @abstractmethod
     def begin(cls, start: TrainingStart) -> Self:
-        """Make the loss of a run.
+        """Make the loss of a run; without more, of one of which nothing has to be known.
 
         Raises:
             ValueError: the anchors lack what it needs.
         """
+        return cls()
 
     @abstractmethod
     def __call__(self, model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, " losses"]:

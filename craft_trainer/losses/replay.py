@@ -1,13 +1,11 @@
 """Hold the task loss on the anchors: experience replay."""
 
-from typing import Self
-
 import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from craft_trainer.anchors.features import AnchorBatch
-from craft_trainer.losses.loss import RetentionLoss, TrainingStart
+from craft_trainer.losses.loss import RetentionLoss
 from craft_trainer.losses.term import Need
 from craft_trainer.models.base import AnchoredModel
 
@@ -19,11 +17,6 @@ class ReplayLoss(RetentionLoss):
     """
 
     needs = Need.LABELS
-
-    @classmethod
-    def begin(cls, start: TrainingStart) -> Self:
-        """Make it; nothing has to be known of the run."""
-        return cls()
 
     def __call__(self, model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, " 1"]:
         """Compute the model's loss on the anchors, in training mode like that of the task.

@@ -26,13 +26,13 @@ class Need(Flag):
         return ", ".join(piece.name.lower() for piece in self if piece.name) or "nothing"
 
 
-class TermSettings(Protocol):
-    """The settings of a run that terms may read."""
+class LossSettings(Protocol):
+    """The settings of a run that losses and their terms may read: the distance of hidden features, and the weights."""
+
+    hidden_distance: str
 
     @property
-    def hidden_distance(self) -> str:
-        """The distance of hidden features."""
-        ...
+    def term_weights(self) -> Mapping[str, float]: ...
 
 
 class RetentionTerm(ABC):
@@ -49,7 +49,7 @@ class RetentionTerm(ABC):
     unit: ClassVar[str]
 
     @classmethod
-    def configured(cls, settings: TermSettings) -> Self:
+    def configured(cls, settings: LossSettings) -> Self:
         """Make the term as ``settings`` say."""
         return cls()
 

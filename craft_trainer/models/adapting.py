@@ -10,17 +10,8 @@ from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.utils.feature_utils import dataset_to_policy_features
 
 RUN_OPTIONS = (
-    "dtype",
-    "gradient_checkpointing",
-    "compile_model",
-    "compile_mode",
-    "freeze_vision_encoder",
-    "train_expert_only",
-    "train_state_proj",
-    "temperature",
-    "max_decoding_steps",
-    "use_kv_cache",
-    "num_inference_steps",
+    *("dtype", "gradient_checkpointing", "compile_model", "compile_mode", "freeze_vision_encoder", "train_expert_only"),
+    *("train_state_proj", "temperature", "max_decoding_steps", "use_kv_cache", "num_inference_steps"),
     "validate_action_token_prefix",
 )
 TEXTS = ("string", "language")  # what a dataset calls columns of them

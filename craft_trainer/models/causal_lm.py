@@ -3,7 +3,7 @@
 from typing import Any
 
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from craft_trainer.models.base import Batch
 from craft_trainer.models.configuration import module_configurations
@@ -40,7 +40,6 @@ class CausalLM(GeneralModel):
         """What beside the weights decides the logits."""
         return module_configurations(self._model)
 
-    def _tower(self) -> nn.Module:
+    def _tower(self) -> Any:
         """The decoder of tokens: a model may have a tower for images beside it, with as many layers."""
-        decoder: nn.Module = self._encoder.get_decoder()
-        return decoder
+        return self._encoder.get_decoder()

@@ -30,7 +30,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
             "and copy the adapter's files policy_*processor* into it"
         )
     if not (folder / CONFIG_FILE).is_file():
-        inside = next((f"; {path} is one" for path in (folder / "pretrained_model",) if path.is_dir()), "")
+        inside = f"; {folder / 'pretrained_model'} is one" if (folder / "pretrained_model").is_dir() else ""
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint{inside}")
     return PreTrainedConfig.from_pretrained(folder)
 
@@ -68,25 +68,16 @@ def load_policy(folder: Path, config: PreTrainedConfig) -> PreTrainedPolicy:
         FileNotFoundError: there are no weights in ``folder``.
         ValueError: they are not those of this policy.
     """
-    weights, kind = _weights_file(folder), get_policy_class(config.type)
+    weights, kind = folder / WEIGHTS_FILE, get_policy_class(config.type)
+    if not weights.is_file():
+        raise FileNotFoundError(f"{folder} holds no {WEIGHTS_FILE}: it is not a whole LeRobot checkpoint")
     if not hasattr(kind, "_fix_pytorch_state_dict_keys"):
         return kind.from_pretrained(folder, config=config, strict=True)
     saved = load_file(weights)
     policy = kind(config)
     renamed = policy._fix_pytorch_state_dict_keys(saved, config)
-    try:
-        policy.load_state_dict({_in_policy(name): tensor for name, tensor in renamed.items()})
+    try:  # names in older checkpoints are of the model inside the policy
+        policy.load_state_dict({f"model.{name.removeprefix('model.')}": tensor for name, tensor in renamed.items()})
     except RuntimeError as error:
         raise ValueError(f"{folder} holds other weights than its config.json says: {error}") from error
     return policy.eval()
-
-
-def _weights_file(folder: Path) -> Path:
-    if not (folder / WEIGHTS_FILE).is_file():
-        raise FileNotFoundError(f"{folder} holds no {WEIGHTS_FILE}: it is not a whole LeRobot checkpoint")
-    return folder / WEIGHTS_FILE
-
-
-def _in_policy(name: str) -> str:
-    """The name of a tensor in the policy; older checkpoints are of the model inside it."""
-    return name if name.startswith("model.") else f"model.{name}"

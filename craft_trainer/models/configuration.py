@@ -25,13 +25,8 @@ NOT_DECISIVE = {
     *("diversity_penalty", "temperature", "top_k", "top_p", "typical_p", "repetition_penalty", "length_penalty"),
     *("no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "num_return_sequences", "prefix"),
     *("suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id", "forced_eos_token_id"),
-    *(
-        "remove_invalid_values",
-        "exponential_decay_length_penalty",
-        "return_dict_in_generate",
-        "output_scores",
-        "task_specific_params",
-    ),
+    *("remove_invalid_values", "exponential_decay_length_penalty", "return_dict_in_generate", "output_scores"),
+    "task_specific_params",
 }
 NOT_DECISIVE_PARTS = ("dropout", "pdrop", "layerdrop", "drop_path")  # of names: off in evaluation mode
 MISSING = object()
@@ -113,7 +108,6 @@ def _defaults(config: Any) -> dict[str, Any]:
     if getattr(config, "has_no_defaults_at_init", False):
         return {}
     try:
-        fields: dict[str, Any] = type(config)().to_dict()
+        return dict(type(config)().to_dict())
     except (TypeError, ValueError, AttributeError):
         return {}
-    return fields

@@ -38,11 +38,7 @@ class Embeddings(NamedTuple):
         return cls(len(base.get_input_embeddings().weight), min([limit, *tables]) if limit and tables else None)
 
     def check(self, ids: Sequence[int], tokenizer: Any) -> None:
-        """Look for a token of a sequence, or a place in it, without a row.
-
-        Raises:
-            ValueError: there is one.
-        """
+        """Raise a ValueError if there is a token of a sequence, or a place in it, without a row."""
         largest = max(ids)
         if largest >= self.tokens:
             raise ValueError(

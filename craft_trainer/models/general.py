@@ -16,18 +16,8 @@ from craft_trainer.models.pooling import pool
 
 # Arguments of ``forward`` that are no part of a sample: what is left over from a pass before, or how to run it.
 NOT_OF_A_SAMPLE = {
-    "cache_position",
-    "image_hidden_states",
-    "inputs_embeds",
-    "interpolate_pos_encoding",
-    "logits_to_keep",
-    "output_attentions",
-    "output_hidden_states",
-    "past_key_values",
-    "position_ids",
-    "return_dict",
-    "rope_deltas",
-    "self",
+    *("cache_position", "image_hidden_states", "inputs_embeds", "interpolate_pos_encoding", "logits_to_keep", "self"),
+    *("output_attentions", "output_hidden_states", "past_key_values", "position_ids", "return_dict", "rope_deltas"),
     "use_cache",
 }
 
@@ -71,11 +61,7 @@ class GeneralModel:
         return {**batch, "input_ids": batch["input_ids"].masked_fill(mask == 0, token)}
 
     def predict(self, inputs: Batch) -> Float[Tensor, "batch dim"]:
-        """Compute one vector for every sample.
-
-        Raises:
-            ValueError: the model does not give one.
-        """
+        """Compute one vector for every sample; a ValueError if the model does not give one."""
         targets = find_labels(type(self._encoder))
         read = {key: inputs[key] for key in self.input_keys() if key in inputs and key not in targets}
         found = self.wrapper(**read) if self._encoder is self._model else self.wrapper(read)
@@ -92,11 +78,7 @@ class GeneralModel:
         return vectors
 
     def module_path(self, layer: int | str) -> str:
-        """The module path of layer ``layer``.
-
-        Raises:
-            ValueError: no such layer.
-        """
+        """The module path of layer ``layer``; a ValueError if there is none."""
         if isinstance(layer, str) and layer in dict(self._model.named_modules()):
             return layer
         layers = self._layers()
@@ -138,9 +120,8 @@ class GeneralModel:
         after = [[type(part).__name__, part.get_config_dict()] for part in parts]
         return module_configurations(self._model) | {"padding token": self._padding_token(), "after": after}
 
-    def _padding_token(self) -> int | None:
-        token: int | None = getattr(self._encoder.config, "pad_token_id", None)
-        return token
+    def _padding_token(self) -> Any:
+        return getattr(self._encoder.config, "pad_token_id", None)
 
     def _layers(self) -> list[str]:
         """Paths of the layers: in the tower, the first list of as many modules as the configuration says."""
@@ -154,12 +135,10 @@ class GeneralModel:
     def _tower_path(self) -> str:
         """Where the layers are."""
         tower = self._tower()
-        where: str = next(path for path, module in self._model.named_modules() if module is tower)
-        return where
+        return str(next(path for path, module in self._model.named_modules() if module is tower))
 
-    def _tower(self) -> nn.Module:
-        encoder: nn.Module = self._encoder
-        return encoder
+    def _tower(self) -> Any:
+        return self._encoder
 
 
 def encoder_of(model: nn.Module) -> nn.Module:

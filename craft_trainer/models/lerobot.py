@@ -20,13 +20,7 @@ except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
 from craft_trainer.hub.resolve_path import resolve_path
-from craft_trainer.models.adapting import (
-    observed_features,
-    postprocessor_overrides,
-    preprocessor_overrides,
-    take_features,
-    with_options,
-)
+from craft_trainer.models import adapting
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
@@ -83,16 +77,16 @@ class PolicyModel(nn.Module):
         config = load_config(folder)
         if device is not None:
             config.device = device
-        config = with_options(config, options or {})
+        config = adapting.with_options(config, options or {})
         if adapt_to is not None:
-            take_features(config, adapt_to, rename or {})
+            adapting.take_features(config, adapt_to, rename or {})
         with trusted_code_only():
             policy = load_policy(folder, config)
             processors = load_processors(
                 folder,
                 config,
-                preprocessor_overrides=preprocessor_overrides(config, rename or {}, adapt_to),
-                postprocessor_overrides=postprocessor_overrides(config, adapt_to),
+                preprocessor_overrides=adapting.preprocessor_overrides(config, rename or {}, adapt_to),
+                postprocessor_overrides=adapting.postprocessor_overrides(config, adapt_to),
             )
         model = cls(policy, *processors)
         if whole_statistics:
@@ -118,7 +112,7 @@ class PolicyModel(nn.Module):
             config = draccus.decode(kind, {"push_to_hub": False, **options})
         except (KeyError, draccus.utils.ParsingError, draccus.utils.DecodingError) as error:
             raise ValueError(f"policy {policy_type!r} with options {dict(options)}: {error}") from error
-        config.input_features = config.input_features or observed_features(meta)
+        config.input_features = config.input_features or adapting.observed_features(meta)
         statistics = with_floor(meta.stats, min_std)
         with trusted_code_only():
             policy = make_policy(config, ds_meta=meta)

@@ -30,11 +30,7 @@ BLOCK, BLOCKS = 2**18, 64  # bytes of a block, and blocks of a video that its fi
 
 
 def load_metadata(dataset: str) -> LeRobotDatasetMetadata:
-    """Metadata of a LeRobot dataset given as a folder or a Hub repository id.
-
-    Raises:
-        FileNotFoundError: the folder exists and is not a LeRobot dataset.
-    """
+    """Metadata of a LeRobot dataset, a folder or a Hub repository; a FileNotFoundError if the folder is none."""
     return LeRobotDatasetMetadata(*_repo_and_root(dataset, only=("meta/*",)))
 
 

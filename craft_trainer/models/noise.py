@@ -12,22 +12,16 @@ NOISE = "noise/"  # prefix of the keys of a batch that hold what a policy denois
 
 def noise_of_rows(rows: Sequence[int], draw: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """``draw()`` for each row, stacked: torch's CPU generator is seeded with the row, and put back afterwards."""
+    drawn = []
     with torch.random.fork_rng(devices=[]):
-        drawn = [_seeded(row, draw) for row in rows]
+        for row in rows:
+            torch.default_generator.manual_seed(row)
+            drawn.append(draw())
     return {name: torch.stack([sample[name] for sample in drawn]) for name in drawn[0]}
 
 
 def noise_beside(actions: Tensor, batch: Batch) -> dict[str, Tensor]:
-    """The ``noise`` and ``time`` that came with a batch, where ``actions`` are.
-
-    Raises:
-        ValueError: the batch holds none.
-    """
+    """The ``noise`` and ``time`` that came with a batch, where ``actions`` are; a ValueError if it holds none."""
     if NOISE + "noise" not in batch:
         raise ValueError("this policy denoises its actions: add the model's noise(rows) to the batch")
     return {name: batch[NOISE + name].to(actions.device) for name in ("noise", "time")}
-
-
-def _seeded(seed: int, draw: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    torch.default_generator.manual_seed(seed)
-    return draw()

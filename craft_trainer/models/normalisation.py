@@ -119,10 +119,8 @@ def _change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     if any(mine.shape != theirs.shape for mine, theirs in both.values()):
         return "of another number of dimensions"
     moved = {name: np.abs(theirs - mine).max() for name, (mine, theirs) in both.items()}
-    shown = [
-        f"{name} by up to {moved[name]:.3g}" for name in ("mean", "std", "min", "max", "q01", "q99") if name in moved
-    ]
-    return ", ".join(shown)
+    told = [name for name in ("mean", "std", "min", "max", "q01", "q99") if name in moved]
+    return ", ".join(f"{name} by up to {moved[name]:.3g}" for name in told)
 
 
 def _normalised(model: "PolicyModel") -> Iterator[tuple[Step, str, NormalizationMode]]:

@@ -33,10 +33,8 @@ def decisive_policy_fields(config: PreTrainedConfig) -> dict[str, Any]:
         value = getattr(config, field.name)
         if field.name in NOT_DECISIVE or field.name.startswith(PRESETS) or value == _default(field):
             continue
-        if field.name in ("input_features", "output_features"):
-            kept[field.name] = _features(value)
-        else:
-            kept[field.name] = draccus.encode(value)
+        is_features = field.name in ("input_features", "output_features")
+        kept[field.name] = _features(value) if is_features else draccus.encode(value)
     return kept
 
 

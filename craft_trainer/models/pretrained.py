@@ -32,11 +32,7 @@ OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/
 
 
 def checked_dtype(dtype: str | None) -> str | None:
-    """``dtype`` if it is one, or None.
-
-    Raises:
-        ValueError: it is none.
-    """
+    """``dtype`` if it is one, or None; else a ValueError."""
     if dtype is not None and dtype not in DTYPES:
         raise ValueError(f"dtype is {dtype!r}: choose {', '.join(DTYPES)}, or leave it out")
     return dtype
@@ -147,20 +143,10 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str |
     with _named(folder):
         model, found = kind.from_pretrained(folder, device_map=device, **options)
     buffers = [f".{name}" for name, _ in model.named_buffers()]
-    require_whole(
-        folder,
-        {
-            "missing": found["missing_keys"],
-            "unexpected": [
-                name
-                for name in found["unexpected_keys"]
-                if not FIXED.search(name) and not any(buffer.endswith(f".{name}") for buffer in buffers)
-            ],
-            "of another shape": [
-                f"{name} ({list(saved)} instead of {list(ours)})" for name, saved, ours in found["mismatched_keys"]
-            ],
-        },
-    )
+    others = [name for name in found["unexpected_keys"] if not FIXED.search(name)]
+    unexpected = [name for name in others if not any(buffer.endswith(f".{name}") for buffer in buffers)]
+    shapes = [f"{name} ({list(saved)} instead of {list(ours)})" for name, saved, ours in found["mismatched_keys"]]
+    require_whole(folder, {"missing": found["missing_keys"], "unexpected": unexpected, "of another shape": shapes})
     return model
 
 

@@ -29,9 +29,8 @@ def require_loadable(folder: Path, model: nn.Module) -> None:
     else:
         saved = model.state_dict().keys()
         parts = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
-        _require_tensors(
-            folder / WEIGHTS_FILE, {name.removeprefix("policy."): tensor for name, tensor in parts if name in saved}
-        )
+        tensors = {name.removeprefix("policy."): tensor for name, tensor in parts if name in saved}
+        _require_tensors(folder / WEIGHTS_FILE, tensors)
 
 
 def _require_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -42,14 +41,7 @@ def _require_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     except SafetensorError as error:
         raise ValueError(f"{file} is damaged: {error}") from error
     held = {id(tensor) for name, tensor in tensors.items() if name in shapes}
-    require_whole(
-        file.parent,
-        {
-            "missing": [name for name, tensor in tensors.items() if id(tensor) not in held],
-            "of another shape": [
-                f"{name} ({shapes[name]} instead of {list(tensor.shape)})"
-                for name, tensor in tensors.items()
-                if name in shapes and shapes[name] != list(tensor.shape)
-            ],
-        },
-    )
+    missing = [name for name, tensor in tensors.items() if id(tensor) not in held]
+    both = [(name, shapes[name], list(tensor.shape)) for name, tensor in tensors.items() if name in shapes]
+    others = [f"{name} ({saved} instead of {ours})" for name, saved, ours in both if saved != ours]
+    require_whole(file.parent, {"missing": missing, "of another shape": others})

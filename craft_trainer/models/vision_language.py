@@ -81,21 +81,13 @@ class VisionLanguage(CausalLM):
         return logits
 
     def module_path(self, layer: int | str) -> str:
-        """The module path of layer ``layer`` of the language model.
-
-        Raises:
-            ValueError: no such layer, or a module outside of the language model.
-        """
+        """The module path of layer ``layer`` of the language model; a ValueError if it is not inside of that."""
         path = super().module_path(layer)
         self._check_inside(path)
         return path
 
     def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
-        """Hidden states are (batch, tokens, dim); frames of videos count as images.
-
-        Raises:
-            ValueError: ``path`` is outside of the language model.
-        """
+        """Hidden states are (batch, tokens, dim), inside of the language model; frames of videos count as images."""
         self._check_inside(path)
         return TokenLayout(valid=super().token_layout(path, inputs, shape).valid, image=self._image_mask(inputs))
 
@@ -178,11 +170,7 @@ class VisionLanguage(CausalLM):
 
 
 def _pictures_of_samples(tokens: Int[Tensor, " batch"], sizes: Int[Tensor, " pictures"]) -> list[int]:
-    """How many of the pictures, of ``sizes`` tokens each and in order, make up the ``tokens`` of each sample.
-
-    Raises:
-        ValueError: the tokens of a sample are not those of whole pictures, or some are left over.
-    """
+    """How many of the pictures, of ``sizes`` tokens each and in order, make up the ``tokens`` of each sample, whole."""
     ends = [0, *sizes.cumsum(dim=0).tolist()]
     wanted = [0, *tokens.cumsum(dim=0).tolist()]
     if wanted[-1] != ends[-1] or not set(wanted) <= set(ends) or 0 in sizes:

@@ -104,10 +104,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         """What Trainer writes into ``trainer_state.json``."""
         saved = {group: asdict(constraint) for group, constraint in self.constraints.items()}
         plain = {name: getattr(self, name) for name in ("warned", "rounding")}
-        return {
-            "args": {"initial": self.initial, "groups": self.groups},
-            "attributes": {"constraints": saved, **plain},
-        }
+        return {"args": {"initial": self.initial, "groups": self.groups}, "attributes": {"constraints": saved, **plain}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Start λ anew, or take it from the checkpoint that is resumed.
@@ -217,10 +214,8 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
 def _means(rows: Sequence[NamedTuple], columns: Iterable[str]) -> dict[str, float]:
     """The mean of every column over the rows that have it."""
     values = {column: [getattr(row, column) for row in rows] for column in columns}
-    known = {
-        column: [value for value in column_values if value is not None] for column, column_values in values.items()
-    }
-    return {column: fmean(column_values) for column, column_values in known.items() if column_values}
+    known = {column: [value for value in found if value is not None] for column, found in values.items()}
+    return {column: fmean(found) for column, found in known.items() if found}
 
 
 def rows_until(path: Path, last_step: int, num_columns: int = len(CraftStep._fields)) -> list[list[str]]:

@@ -23,11 +23,7 @@ class RetentionArguments(RetentionSettings):
     renamed: ClassVar[dict[str, str]] = {}
 
     def __post_init__(self) -> None:
-        """Check both halves.
-
-        Raises:
-            ValueError: a setting of retention is out of range or without effect.
-        """
+        """Check both halves."""
         if int(os.environ.get("LOCAL_RANK", "-1")) >= 0 and not torch.accelerator.is_available():
             self.use_cpu = True  # without it accelerate takes the processes of a launcher for strangers
         super(RetentionSettings, self).__post_init__()  # type: ignore[misc]  # of the training arguments

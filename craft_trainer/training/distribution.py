@@ -11,13 +11,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forward_method
 from transformers import TrainingArguments
 
-WHOLE = (  # one process, or DDP
-    DistributedType.NO,
-    DistributedType.MULTI_CPU,
-    DistributedType.MULTI_GPU,
-    DistributedType.MULTI_XPU,
-    DistributedType.MULTI_NPU,
-)
+WHOLE = {DistributedType(name) for name in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")}  # or DDP
 
 
 def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments) -> None:

@@ -64,21 +64,17 @@ def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
     try:
         with preserve_rng_state():
             loader = trainer.get_train_dataloader()
-            batch = _first(count, trainer.anchored_model, next(iter(loader)))
+            batch, model = next(iter(loader)), trainer.anchored_model
+            inputs = {key: batch[key] for key in model.input_keys() if key in batch}
+            packed = model.packed(inputs)  # these inputs have several entries for a sample, or none
+            ends = {key: sum(packed[key][:count]) if key in packed else count for key in inputs}
+            first = {key: value[: ends[key]] for key, value in inputs.items()}
     except SKIPPED as error:
         logger.warning("task_kl is not logged: no batch of the task could be read (%r)", error)
         return None
     trainer.accelerator.gradient_state._remove_dataloader(loader)  # it was begun and will not be ended
     trainer.accelerator._dataloaders = [other for other in trainer.accelerator._dataloaders if other is not loader]
-    return batch
-
-
-def _first(count: int, model: AnchoredModel, batch: Mapping[str, Any]) -> dict[str, Any]:
-    """What ``model`` reads of the first samples; an input that is packed has several entries for a sample, or none."""
-    inputs = {key: batch[key] for key in model.input_keys() if key in batch}
-    packed = model.packed(inputs)
-    ends = {key: sum(packed[key][:count]) if key in packed else count for key in inputs}
-    return {key: value[: ends[key]] for key, value in inputs.items()}
+    return first
 
 
 def _device(model: AnchoredModel) -> torch.device:

@@ -114,7 +114,7 @@ def _fault_of_smoothing(trainer: Trainer) -> str | None:
 
 
 class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Stops a run whose optimizer steps retention does not see."""
+    """Stops a run whose optimizer steps retention does not see, by a ValueError or, in its midst, a RuntimeError."""
 
     def __init__(self, accelerator: Accelerator) -> None:
         self._accelerator = accelerator
@@ -131,11 +131,7 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
         self._followed = True
 
     def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
-        """Look at the optimizers that there are.
-
-        Raises:
-            ValueError: there are several, or a parameter is stepped in its backward pass.
-        """
+        """Refuse several optimizers, and one that steps a parameter in its backward pass."""
         optimizers = len(self._accelerator._optimizers)
         if optimizers > 1:
             raise ValueError(f"{optimizers} optimizers were prepared: retention merges the gradients of one")
@@ -145,11 +141,7 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
             raise ValueError(f"{hooked[0]} has a hook that runs when its gradient is ready: {FUSED_AWAY}")
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Make sure that retention saw the step.
-
-        Raises:
-            RuntimeError: ``training_step`` was replaced on the trainer.
-        """
+        """Make sure that retention saw the step: ``training_step`` may have been replaced on the trainer."""
         if not self._followed:
             raise RuntimeError(
                 f"optimizer step {state.global_step + 1} did not pass through CraftTrainer.training_step, so nothing "
@@ -162,17 +154,16 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
     """Stops a run before it saves, and at its end, if it has met what is not a number: its log may say that loss is 0.
 
     An fp16 scaler skips the steps whose gradient is not finite. A run that it skips on and on learns nothing.
+
+    Raises:
+        FloatingPointError: a weight or the loss of an evaluation is not finite, or too many steps were skipped.
     """
 
     def __init__(self) -> None:
         self._steps = self._skipped = 0
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Count the steps that the fp16 scaler has skipped, one after the other.
-
-        Raises:
-            FloatingPointError: there were so many that the scale is almost nothing.
-        """
+        """Count the steps that the fp16 scaler has skipped, until there are so many that its scale is almost 0."""
         self._steps += 1
         self._skipped = self._skipped + 1 if getattr(kwargs["optimizer"], "step_was_skipped", False) else 0
         if self._skipped == SKIPPED_AT_MOST:
@@ -185,31 +176,19 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
         )
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look before a checkpoint is written.
-
-        Raises:
-            FloatingPointError: a weight is not finite.
-        """
+        """Look before a checkpoint is written."""
         if control.should_save:
             require_finite_weights(kwargs["model"], state.global_step)
 
     on_epoch_end = on_step_end
 
     def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Look where the norm of the gradient was not finite; an fp16 scaler may have skipped that step.
-
-        Raises:
-            FloatingPointError: a weight is not finite.
-        """
+        """Look where the norm of the gradient was not finite; an fp16 scaler may have skipped that step."""
         if not math.isfinite(kwargs["logs"].get("grad_norm", 0.0)):
             require_finite_weights(kwargs["model"], state.global_step)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Look at the loss of an evaluation, which may choose the best checkpoint.
-
-        Raises:
-            FloatingPointError: it is not finite; the weights or the data are why.
-        """
+        """Look at the loss of an evaluation, which may choose the best checkpoint; the weights or the data are why."""
         for name, value in kwargs["metrics"].items():
             if name.endswith("loss") and not math.isfinite(value):
                 require_finite_weights(kwargs["model"], state.global_step)
@@ -219,11 +198,7 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
                 )
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Look at what will be saved.
-
-        Raises:
-            FloatingPointError: a weight is not finite, or every step of the run was skipped.
-        """
+        """Look at what will be saved, and whether every step of the run was skipped."""
         require_finite_weights(kwargs["model"], state.global_step)
         if self._skipped and self._skipped == self._steps:
             self._refuse_skipped(state)

@@ -225,15 +225,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def run_facts(self) -> RunFacts:
         """What is known of the run, for its card."""
-        return run_facts(
-            self.accelerator.unwrap_model(self.model, keep_torch_compile=False),
-            self.args,
-            None if self.retention is None else self.anchors,
-            dataset=getattr(self.train_dataset, "source", None),
-            processor=self.processing_class,
-            step=self.state.global_step,
-            repo=self.hub_model_id,
-        )
+        return run_facts(self)
 
     def _callback_of[Kind](self, kind: type[Kind]) -> Kind:
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))

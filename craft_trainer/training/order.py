@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import IterableDataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_utils import has_length
 
@@ -56,13 +56,7 @@ class EpochOrder(TrainerCallback, ExportableState):  # type: ignore[misc]  # tra
         self._resumes = True
 
     def on_epoch_begin(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        *,
-        train_dataloader: Any = None,
-        **_: Any,
+        self, args: TrainingArguments, state: TrainerState, *_: Any, train_dataloader: Any = None, **__: Any
     ) -> None:
         """Keep the generator's state, or bring that of the interrupted epoch back."""
         if not self._resumes:

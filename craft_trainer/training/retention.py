@@ -3,7 +3,7 @@
 import logging
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -104,8 +104,9 @@ class Retention:
         losses = self._losses(model, rows)
         loss, means, mean_task_loss = self._means(losses, rows, state, task_loss)
         probing = step < self._settings.epsilon_probe_steps
-        if probing:
-            _remember_drift(means, state)
+        for name, value in means.items() if probing else ():
+            if math.isfinite(value):
+                state.constraints[name].drift = max(state.constraints[name].drift, value)
         groups = [self._group_of[row] for row in rows]
         epsilons = self._epsilons(trainer, state, probing=probing)
         constraint, group_states = duals.measure_constraints(state.constraints, means, epsilons, groups)
@@ -187,9 +188,8 @@ class Retention:
     def _warn_if_infeasible(self, state: DualState, retention_pass: RetentionPass) -> None:
         if self._settings.controller.rule == "fixed" or self._settings.recipe.surgery == "barrier":
             return
-        stuck = [
-            r for r in retention_pass.group_states if state.constraints[r.group].passes_at_ceiling >= PASSES_AT_CEILING
-        ]
+        passes = {one.group: state.constraints[one.group].passes_at_ceiling for one in retention_pass.group_states}
+        stuck = [one for one in retention_pass.group_states if passes[one.group] >= PASSES_AT_CEILING]
         if stuck and not state.warned and self._accelerator.is_main_process:
             worst = max(stuck, key=lambda constraint: constraint.violation)
             logger.warning(
@@ -244,12 +244,6 @@ class Retention:
     def _scales(self) -> Scales:
         scales: Scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), self._args.device)
         return scales
-
-
-def _remember_drift(means: Mapping[str, float], state: DualState) -> None:
-    for name, value in means.items():
-        if math.isfinite(value):
-            state.constraints[name].drift = max(state.constraints[name].drift, value)
 
 
 def _coarsest(network: nn.Module, accelerator: Accelerator) -> float:

@@ -1,6 +1,5 @@
 """What a run says of itself: the facts of its card, from its model, its settings and its anchors."""
 
-from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -13,8 +12,8 @@ from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import Retained, RunFacts, Source
 from craft_trainer.losses.terms import units
 from craft_trainer.models.general import base_model, encoder_of, sentence_transformers_class
-from craft_trainer.training.config import SETTINGS, retention_settings
-from craft_trainer.training.run_record import versions
+from craft_trainer.training.config import SETTINGS
+from craft_trainer.training.run_record import changed_fields, versions
 from craft_trainer.training.settings import RetentionSettings
 
 LOADERS = {  # what loads a class of transformers, and those that it loads by the type of a configuration
@@ -35,30 +34,25 @@ NOT_OF_THE_METHOD = ("method", "retention_terms", "retention_weights")
 DIGEST = 12  # characters that are shown
 
 
-def run_facts(
-    model: nn.Module,
-    args: TrainingArguments,
-    anchors: AnchorCache | AdapterAnchors | None,
-    *,
-    dataset: Any = None,
-    processor: Any = None,
-    step: int = 0,
-    repo: str | None = None,
-) -> RunFacts:
-    """The facts of a run that trains ``model``; ``anchors`` None is nothing retained, and ``step`` how far it is."""
+def run_facts(trainer: Any) -> RunFacts:
+    """The facts of the run of a ``trainer`` with retention, for its card."""
+    model, args = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False), trainer.args
+    anchors, settings = trainer.anchors if trainer.retention is not None else None, trainer.settings
+    processor, repo = trainer.processing_class, trainer.hub_model_id
+    dataset = getattr(trainer.train_dataset, "source", None)
     library, loader = _library(model)
     return RunFacts(
-        method=retention_settings(retention_settings(args)).method if anchors is not None else "plain",
+        method="plain" if anchors is None else settings.method,
         library=library,
         loader=loader,
         processor=None if processor is None else _processor_class(processor),
         base=_base(model, args),
         dataset=Source.of(dataset) if isinstance(dataset, str) else None,
-        retained=None if anchors is None else _retained(anchors, retention_settings(retention_settings(args))),
-        settings={} if anchors is None else _settings(retention_settings(args)),
+        retained=None if anchors is None else _retained(anchors, settings),
+        settings={} if anchors is None else _settings(settings),
         training=_chosen(args, set(TRAINING)),
         versions=versions(),
-        step=step,
+        step=trainer.state.global_step,
         repo=repo,
         revision=args.hub_revision if repo else None,
     )
@@ -74,12 +68,9 @@ def _library(model: nn.Module) -> tuple[str | None, str | None]:
     if not isinstance(base, PreTrainedModel):
         return None, None
     kind, owners = base.config.model_type, {owner.__name__ for owner in type(base).__mro__}
-    known = (name for name, classes in LOADERS.items() if owners & {*_names(classes.get(kind))})
+    of_kind = {name: classes.get(kind, ()) for name, classes in LOADERS.items()}  # one, or several
+    known = (name for name, one in of_kind.items() if owners & ({one} if isinstance(one, str) else {*one}))
     return ("transformers" if base is model else "peft"), next(known, "AutoModel")
-
-
-def _names(found: str | Sequence[str] | None) -> Sequence[str]:
-    return [found] if isinstance(found, str) else found or ()
 
 
 def _processor_class(processor: Any) -> str:
@@ -119,10 +110,7 @@ def _settings(settings: RetentionSettings) -> dict[str, str]:
 
 def _chosen(arguments: Any, names: set[str]) -> dict[str, str]:
     """Those of the fields ``names`` that are not the default, or always said."""
-    found = {one.name: (one.default, getattr(arguments, one.name)) for one in fields(arguments) if one.name in names}
-    shown = {
-        name: str(getattr(value, "value", value))
-        for name, (default, value) in found.items()
-        if value != default or name in ALWAYS
-    }
-    return {name: text for name, text in shown.items() if text not in ("None", "{}")}
+    told = {*changed_fields(arguments), *ALWAYS} & names
+    shown = {one.name: getattr(arguments, one.name) for one in fields(arguments) if one.name in told}
+    texts = {name: str(getattr(value, "value", value)) for name, value in shown.items()}
+    return {name: text for name, text in texts.items() if text not in ("None", "{}")}

@@ -80,14 +80,11 @@ def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchore
         asked |= {name: getattr(settings, name) for name in ANCHORED}
     shown = args.to_dict()  # enums are plain values in it
     changed = {name: shown[name] for name in changed_fields(args) if name in shown}
-    for name in DERIVED:
-        if name != "fsdp_config" or not args.fsdp:
-            changed.pop(name, None)
-    for name in CHECKPOINTING:
-        if not changed.get(name):
-            changed.pop(name, None)
-    found = dict(inputs) | asked | changed
-    return {name: value for name, value in found.items() if value not in (None, {}, [], "") and not _is_secret(name)}
+    left_out = {*DERIVED, *(name for name in CHECKPOINTING if not changed.get(name))}
+    left_out -= {"fsdp_config"} if args.fsdp else set()
+    found = dict(inputs) | asked | {name: value for name, value in changed.items() if name not in left_out}
+    shown = {name: value for name, value in found.items() if value not in (None, {}, [], "")}
+    return {name: value for name, value in shown.items() if not name.lower().endswith(SECRET)}
 
 
 def changed_fields(arguments: Any) -> dict[str, Any]:
@@ -96,10 +93,6 @@ def changed_fields(arguments: Any) -> dict[str, Any]:
         field.name: (getattr(arguments, field.name), _default(field)) for field in fields(arguments) if field.init
     }
     return {name: value for name, (value, default) in values.items() if value != default}
-
-
-def _is_secret(name: str) -> bool:
-    return name.lower().endswith(SECRET)
 
 
 def machine() -> dict[str, Any]:

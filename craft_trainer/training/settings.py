@@ -29,15 +29,9 @@ CHOICES: dict[str, Any] = {
     "hidden_distance": DISTANCES,
     "teacher_mismatch": ("refuse", "allow"),
 }
-CRAFT_ONLY = (  # the baselines set these themselves
-    "surgery",
-    "merge",
-    "granularity",
-    "multiplier",
-    "constraints",
-    "epsilon_probe_steps",
-    "conflict_threshold",
-)
+CRAFT_ONLY = {  # the baselines set these themselves
+    *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold")
+}
 RANGES: dict[str, tuple[float, float, str]] = {
     "retention_batch_size": (1, LARGE, "be at least 1"),
     "retention_every": (1, LARGE, "be at least 1"),
@@ -201,13 +195,7 @@ class RetentionSettings:
     @property
     def controller(self) -> Controller:
         """How the multipliers move."""
-        return Controller(
-            self.recipe.multiplier,
-            self.multiplier_lr,
-            self.dual_kp,
-            self.dual_ema,
-            self.multiplier_max,
-        )
+        return Controller(self.recipe.multiplier, self.multiplier_lr, self.dual_kp, self.dual_ema, self.multiplier_max)
 
     @property
     def group_epsilons(self) -> dict[str, float]:

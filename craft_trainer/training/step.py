@@ -1,7 +1,5 @@
 """One retention pass as surgery sees it, and as the history has it."""
 
-from torch import Tensor
-
 from craft_trainer.optim.merging import BlockRule, Merged
 from craft_trainer.optim.surgery import MERGES, Surgery, Weights, none, surgery_rule
 from craft_trainer.training.callbacks import CraftStep
@@ -23,20 +21,11 @@ def block_rule(settings: RetentionSettings, retention_pass: RetentionPass) -> Bl
         strength=settings.barrier_strength,
         maximum=settings.multiplier_max,
     )
-
-    def of_block(gram: Tensor) -> Surgery:
-        return rule(gram, weights, settings.conflict_threshold)
-
-    return of_block
+    return lambda gram: rule(gram, weights, settings.conflict_threshold)
 
 
 def craft_step(
-    settings: RetentionSettings,
-    retention_pass: RetentionPass,
-    merged: Merged,
-    *,
-    scale: float,
-    step: int,
+    settings: RetentionSettings, retention_pass: RetentionPass, merged: Merged, *, scale: float, step: int
 ) -> CraftStep:
     """Return what was measured and done at optimizer step ``step``; ``scale`` multiplied both losses (fp16)."""
     constraint = retention_pass.constraint

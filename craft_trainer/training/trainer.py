@@ -62,16 +62,14 @@ def retaining_config(base: type[TrainingArguments]) -> type[Any]:
     body: dict[str, Any] = {"renamed": renamed, "__annotations__": {}}
     for name, here in renamed.items():
         for key, item in ((name, used[name]), (here, own[name])):
-            body["__annotations__"][key], body[key] = item.type, _again(item)
+            made_of: dict[str, Any] = {
+                "default": item.default,
+                "default_factory": item.default_factory,
+                "metadata": item.metadata,
+            }
+            body["__annotations__"][key], body[key] = item.type, dataclasses.field(init=item.init, **made_of)
     made = _importable("retaining_config", base, (RetentionArguments, base), body)
     return dataclasses.dataclass(repr=False)(made)
-
-
-def _again(item: "dataclasses.Field[Any]") -> Any:
-    """The same field for another class."""
-    return dataclasses.field(
-        default=item.default, default_factory=item.default_factory, init=item.init, metadata=item.metadata
-    )
 
 
 def _importable(maker: str, base: type, bases: tuple[type, ...], body: dict[str, Any]) -> type[Any]:

@@ -13,14 +13,6 @@ from craft_trainer.models import policies
 from craft_trainer.models.base import Batch, TokenLayout
 
 
-def _as_it_is(policy: PreTrainedPolicy, batch: Batch) -> Batch:
-    return batch
-
-
-def _no_noise(policy: PreTrainedPolicy, rows: Sequence[int]) -> dict[str, Tensor]:
-    return {}
-
-
 class PolicyFamily(NamedTuple):
     """One policy type; its file ``models/policies/<type>.py`` calls it ``FAMILY``.
 
@@ -38,18 +30,14 @@ class PolicyFamily(NamedTuple):
     layers: Callable[[PreTrainedPolicy], list[str]]
     predict: Callable[[PreTrainedPolicy, Batch], Tensor]
     layout: Callable[[PreTrainedPolicy, str, Batch, torch.Size], TokenLayout]
-    prepare: Callable[[PreTrainedPolicy, Batch], Batch] = _as_it_is
-    noise: Callable[[PreTrainedPolicy, Sequence[int]], dict[str, Tensor]] = _no_noise
+    prepare: Callable[[PreTrainedPolicy, Batch], Batch] = lambda _policy, batch: batch
+    noise: Callable[[PreTrainedPolicy, Sequence[int]], dict[str, Tensor]] = lambda _policy, _rows: {}
     output_kind: str = "numbers"
     reads_actions: bool = False
 
 
 def family_of(policy_type: str) -> PolicyFamily:
-    """The family of a LeRobot policy type.
-
-    Raises:
-        ValueError: there is no file for it.
-    """
+    """The family of a LeRobot policy type; a ValueError if there is no file for it."""
     known = known_families()
     if policy_type not in known:
         raise ValueError(

@@ -59,11 +59,7 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
 
 
 def _prefix(policy: PreTrainedPolicy, inputs: Batch, num_tokens: int) -> TokenLayout:
-    """Tokens of the backbone, which pads them to ``prefix_length``.
-
-    Raises:
-        ValueError: they are not ``num_tokens``.
-    """
+    """Tokens of the backbone, which pads them to ``prefix_length``; a ValueError if they are not ``num_tokens``."""
     text: Tensor = inputs["token_masks"]
     always = text.new_ones(len(text), 1)
     start, end = (2, 1) if policy.config.add_image_special_tokens else (0, 0)

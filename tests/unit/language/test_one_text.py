@@ -11,6 +11,7 @@ from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.language.own_texts import _question, read_questions_of
 from craft_trainer.language.samples import TextSamples
+from craft_trainer.language.source import TextSource
 
 ASKED, ANSWER, END = "Where is the puck?", "left of the goal", 1
 TALK = [{"role": "user", "content": ASKED}, {"role": "assistant", "content": ANSWER}]
@@ -38,7 +39,7 @@ class Paths:
 
     def asked(self, row, **options):
         """What the model goes on from when it writes a text of its own."""
-        (question,) = read_questions_of(self._lines([row]), self.tokenizer, **options)
+        (question,) = read_questions_of(TextSource(self._lines([row]), **options), self.tokenizer)
         return _question(self.tokenizer, question)
 
     def scored(self, prompt, **style):

@@ -6,6 +6,7 @@ from peft import LoraConfig, get_peft_model
 
 from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.language.own_texts import from_nothing, read_questions_of, written_by
+from craft_trainer.language.source import TextSource
 from craft_trainer.models.general import base_model
 
 
@@ -28,7 +29,7 @@ def prompts(lines):
 def test_answers_do_not_depend_on_who_is_beside_them(lm, prompts):
     """At a temperature near 0 a batch writes what greedy decoding of every prompt alone writes. Seen to fail with
     prompts filled up on the right."""
-    questions = read_questions_of(prompts, lm.processor)
+    questions = read_questions_of(TextSource(prompts), lm.processor)
     texts = written(lm, questions, temperature=1e-4)
     for question, row in zip(questions, rows_of(texts), strict=True):
         ids = torch.tensor([lm.processor(question.text).input_ids])
@@ -81,7 +82,7 @@ def test_without_a_prompt_a_text_begins_with_bos(lm):
 
 
 def test_groups_and_messages_are_those_of_the_prompts(lm, prompts, lines):
-    questions = read_questions_of(prompts, lm.processor, group_column="topic")
+    questions = read_questions_of(TextSource(prompts, group_column="topic"), lm.processor)
     assert written(lm, questions).groups == ["b", "a", "b"]
     talk = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "old answer"}]
     for rows, options in (
@@ -89,7 +90,7 @@ def test_groups_and_messages_are_those_of_the_prompts(lm, prompts, lines):
         ([{"prompt": talk[:1]}], {}),
         ([{"prompt": "hello"}], {"chat": True}),
     ):
-        (question,) = read_questions_of(lines(rows, "talk.jsonl"), lm.processor, **options)
+        (question,) = read_questions_of(TextSource(lines(rows, "talk.jsonl"), **options), lm.processor)
         assert question.text == "<bos>user: hello<bos>assistant: "
         assert written(lm, [question]).batch([0])["input_ids"][0, 0] == lm.processor.bos_token_id
 
@@ -104,7 +105,7 @@ def test_groups_and_messages_are_those_of_the_prompts(lm, prompts, lines):
 )
 def test_bad_prompts_are_refused(lm, lines, rows, message):
     with pytest.raises(ValueError, match=message):
-        read_questions_of(lines(rows), lm.processor)
+        read_questions_of(TextSource(lines(rows)), lm.processor)
 
 
 def test_without_bos_and_eos_a_prompt_is_needed(lm_folder):
