@@ -22,11 +22,7 @@ class ConstantFeatureCheck:
         self._suspects: list[str] | None = None
 
     def add(self, shard: datasets.Dataset) -> None:
-        """Look at one more shard.
-
-        Raises:
-            ConstantFeatureError: a feature is the same for all anchors so far, and they are of all old tasks.
-        """
+        """Look at one more shard; a ConstantFeatureError if a feature is constant still, all old tasks seen."""
         if self._suspects == []:
             return
         self._shards.append(shard)

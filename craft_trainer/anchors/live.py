@@ -43,13 +43,9 @@ class AdapterAnchors:
         num_tokens: int = DEFAULT_TOP_K,
         batch_size: int = 16,
     ) -> None:
-        self._peft_model = _peft_model(model)
-        self._model = model
-        self._load_batch = load_batch
-        self._num_tokens = num_tokens
-        self._batch_size = batch_size
-        self.groups = list(groups)
-        self.specs = list(specs)
+        self._peft_model, self._model, self._load_batch = _peft_model(model), model, load_batch
+        self._num_tokens, self._batch_size = num_tokens, batch_size
+        self.groups, self.specs = list(groups), list(specs)
 
     def __len__(self) -> int:
         return len(self.groups)

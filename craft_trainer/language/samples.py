@@ -172,11 +172,7 @@ class TextSamples(Dataset[dict[str, Any]]):
         return digest.hexdigest()
 
     def check_images(self) -> None:
-        """Processors take batches in which every sample shows something, or none does.
-
-        Raises:
-            ValueError: the samples are mixed.
-        """
+        """Refuse, by a ValueError, samples some of which show something and some do not: no batch may be mixed."""
         shows = [bool(digest) for digest in self._samples["images"]]
         if len(set(shows)) == 2:
             odd = self._reader.rows.number(self._samples[shows.index(not shows[0])]["index"])

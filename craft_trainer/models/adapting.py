@@ -19,18 +19,13 @@ Overrides = dict[str, dict[str, Any]]
 
 
 def with_options(config: PreTrainedConfig, options: Mapping[str, Any]) -> PreTrainedConfig:
-    """``config`` with other values for those of its fields that say how a policy runs, not what it is.
-
-    Raises:
-        ValueError: the policy has no such option, or a checkpoint has decided it.
-    """
+    """``config`` with other values for fields that say how a policy runs; a ValueError if a checkpoint decides one."""
     known = [name for name in RUN_OPTIONS if hasattr(config, name)]
-    for name in options:
-        if name not in known:
-            raise ValueError(
-                f"policy_options: {name} of a {config.type} checkpoint cannot be changed; "
-                f"what can: {', '.join(known) or 'nothing'}"
-            )
+    if fixed := [name for name in options if name not in known]:
+        raise ValueError(
+            f"policy_options: {fixed[0]} of a {config.type} checkpoint cannot be changed; "
+            f"what can: {', '.join(known) or 'nothing'}"
+        )
     return dataclasses.replace(config, **options)
 
 

@@ -44,60 +44,49 @@ class AnchoredModel(Protocol):
     @property
     def network(self) -> nn.Module:
         """The module whose parameters are trained."""
-        ...
 
     @property
     def output_kind(self) -> str:
         """What :meth:`predict` gives: ``numbers`` or ``logits`` (of the next token at every position)."""
-        ...
 
     def prepare(self, batch: Batch) -> Batch:
         """What :meth:`predict` and :meth:`token_layout` take, made from raw samples: the model's own preprocessing."""
-        ...
 
     def predict(self, inputs: Batch) -> Float[Tensor, "batch steps dim"]:
         """The model's output (a policy's normalised actions, or token logits), differentiable, a function of its input.
 
         Of a policy that denoises its actions, what it predicts for the noise and time in ``inputs``; see :meth:`noise`.
         """
-        ...
 
     def module_path(self, layer: int | str) -> str:
         """Where hidden layer ``layer`` (an index into the family's layers, or a module path) is read.
 
         The path of a module stands for its output, or for what goes into it if it ends with ``@input``.
         """
-        ...
 
     def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
         """The layout of the hidden state at ``path``, whose shape is ``shape``; path "" is that of :meth:`predict`."""
-        ...
 
     def input_keys(self) -> list[str]:
         """Keys of a raw sample that the model reads, targets included."""
-        ...
 
     def image_keys(self) -> list[str]:
         """Those of :meth:`input_keys` that hold images of 8 bits a colour: float (..., 3, height, width) in [0, 1]."""
-        ...
 
     def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
         """Random inputs that turn a generative policy's output into a function, drawn for each row; {} for others."""
-        ...
 
     def packed(self, batch: Batch) -> dict[str, list[int]]:
         """Inputs that hold one sample after the other instead of one row each: how many entries each sample has.
 
         Like the patches of all images of a batch; {} for models whose inputs are all batch-first.
         """
-        ...
 
     def fingerprint(self) -> dict[str, str]:
         """Hex digests of what decides the model's outputs: ``weights``, ``processors`` and ``configuration``.
 
         A model without a configuration may leave out the last; anchors do not compare it then.
         """
-        ...
 
 
 @runtime_checkable
@@ -106,11 +95,9 @@ class SupportsCheckpointing(Protocol):
 
     def save_pretrained(self, output_dir: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
         """Write a checkpoint in the family's own format."""
-        ...
 
     def load_checkpoint(self, checkpoint_dir: str | Path) -> None:
         """Load weights written by :meth:`save_pretrained` into this module, in place."""
-        ...
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -16,12 +16,9 @@ HALF_TOLERANCE = 1e-2
 
 @torch.no_grad()
 def require_causal(model: Any, folder: str | Path) -> None:
-    """Try whether other tokens in the later half of a text move the logits of its first half.
+    """Raise a ValueError if other tokens in the later half of a text move the logits of its first half.
 
     Configurations say it in many ways (``is_decoder``, ``use_bidirectional_attention``, XLNet's permutations, or none).
-
-    Raises:
-        ValueError: it does.
     """
     rows, positions = Embeddings.of(model)
     half = HALF if positions is None else min(HALF, positions // 2)

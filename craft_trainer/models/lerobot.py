@@ -44,9 +44,7 @@ class PolicyModel(nn.Module):
 
     def __init__(self, policy: PreTrainedPolicy, preprocessor: Any, postprocessor: Any) -> None:
         super().__init__()
-        self.policy = policy
-        self.preprocessor = preprocessor
-        self.postprocessor = postprocessor
+        self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor
 
     @classmethod
     def from_pretrained(

@@ -44,8 +44,7 @@ class PolicyDataset(Dataset[Sample]):
     def __init__(self, dataset: str, config: PreTrainedConfig) -> None:
         repo_id, root = _repo_and_root(dataset)
         self.source = dataset
-        meta = LeRobotDatasetMetadata(repo_id, root)
-        self.meta = meta
+        self.meta = meta = LeRobotDatasetMetadata(repo_id, root)
         self.frames = LeRobotDataset(
             repo_id,
             root=root,
@@ -147,12 +146,9 @@ def collate(samples: list[Sample] | Sample) -> Sample:
 
 
 def check_cameras(model: PolicyModel, dataset: str, cameras: Sequence[str]) -> None:
-    """Compare the ``cameras`` of ``dataset`` with those that ``model`` reads.
+    """Refuse, by a ValueError, a ``dataset`` without the ``cameras`` that ``model`` reads.
 
     Policies that know of empty cameras do with some of theirs, if the dataset has no others.
-
-    Raises:
-        ValueError: the policy would miss one.
     """
     read = [key for key in model.image_keys() if ".empty_camera_" not in key]
     missing, others = [key for key in read if key not in cameras], [key for key in cameras if key not in read]
@@ -166,11 +162,7 @@ def check_cameras(model: PolicyModel, dataset: str, cameras: Sequence[str]) -> N
 
 
 def check_sizes(model: PolicyModel, dataset: str, features: Mapping[str, Mapping[str, Any]]) -> None:
-    """Compare how many numbers the states and actions in ``dataset`` are with what ``model`` reads and predicts.
-
-    Raises:
-        ValueError: one is missing, or of another robot.
-    """
+    """Refuse, by a ValueError, a ``dataset`` that lacks states or actions of the policy, or has other sizes."""
     config, normalised = model.policy_config, num_normalised(model)
     largest = {OBS_STATE: getattr(config, "max_state_dim", 0), ACTION: getattr(config, "max_action_dim", 0)}
     names = {new: old for old, new in model.renamed.items()}

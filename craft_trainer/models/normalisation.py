@@ -35,11 +35,7 @@ class Outside(NamedTuple):
 
 
 def check_statistics(model: "PolicyModel") -> None:
-    """Refuse a policy that should normalise what it has no statistics for: LeRobot hands that through as it is.
-
-    Raises:
-        ValueError: it is one; the message says which statistics are missing, and which there are.
-    """
+    """Refuse, by a ValueError, a policy that lacks statistics: LeRobot hands on what it cannot normalise as it is."""
     for step, feature, mode in _normalised(model):
         there = step.stats.get(feature, {})
         missing = [name for name in CENTRE_AND_SPREAD[mode] if name not in there]

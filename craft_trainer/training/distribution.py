@@ -15,11 +15,7 @@ WHOLE = {DistributedType(name) for name in ("NO", "MULTI_CPU", "MULTI_GPU", "MUL
 
 
 def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments) -> None:
-    """Refuse what would hide gradients, rather than train without surgery.
-
-    Raises:
-        ValueError: DeepSpeed, FSDP version 1, DataParallel or another mode in which ``.grad`` is not what is applied.
-    """
+    """Refuse, by a ValueError, DeepSpeed, FSDP version 1 and all modes in which ``.grad`` is not what is applied."""
     mode = accelerator.distributed_type
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and mode != DistributedType.FSDP:
         raise ValueError(
@@ -45,11 +41,7 @@ def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments)
 
 
 def require_joined_processes(args: TrainingArguments) -> None:
-    """Refuse processes of one launcher that do not know of each other: each would train alone, in the same folder.
-
-    Raises:
-        RuntimeError: the launcher started more processes than train together.
-    """
+    """Refuse, by a RuntimeError, processes of one launcher that would each train alone, in the same folder."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if args.world_size != started:
         raise RuntimeError(

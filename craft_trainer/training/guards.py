@@ -25,11 +25,7 @@ FUSED_AWAY = "the optimizer steps inside the backward pass, before the two gradi
 
 
 def require_own_arguments(kind: type, given: Iterable[Any]) -> None:
-    """Refuse arguments with retention that are not those of the Trainer that ``kind`` is made of.
-
-    Raises:
-        TypeError: they are of another class; the message says how the right one is made.
-    """
+    """Refuse, by a TypeError, arguments with retention that are not those of the Trainer that ``kind`` is made of."""
     makers = (vars(owner)["__init__"] for owner in kind.__mro__ if "__init__" in vars(owner))
     asked = (inspect.signature(maker).parameters.get("args") for maker in makers)
     named = (re.search(r"\w+(Config|Arguments)\b", str(one.annotation)) for one in asked if one)
@@ -43,11 +39,7 @@ def require_own_arguments(kind: type, given: Iterable[Any]) -> None:
 
 
 def require_followed(kind: type) -> None:
-    """Refuse a Trainer whose optimizer steps do not pass through Trainer's own ``training_step``.
-
-    Raises:
-        TypeError: a class between ``kind`` and ``Trainer`` has a loop or a backward pass of its own.
-    """
+    """Refuse, by a TypeError, a Trainer whose optimizer steps do not pass through Trainer's own ``training_step``."""
     for owner in kind.__mro__[: kind.__mro__.index(Trainer)]:
         for name in FOLLOWED:
             function = vars(owner).get(name)
@@ -64,10 +56,9 @@ def _calls_super(function: Callable[..., Any], name: str) -> bool:
 
 
 def require_exact(trainer: Trainer) -> None:
-    """Refuse arguments of ``trainer`` under which the gradient that is applied is not that of the model's loss.
+    """Refuse, by a ValueError, arguments under which the gradient that is applied is not that of the model's loss.
 
-    Raises:
-        ValueError: one of them is set; docs/training.md has a line for every argument of Trainer.
+    docs/training.md has a line for every argument of Trainer.
     """
     args, settings = trainer.args, retention_settings(trainer.args)
     optimizer = str(getattr(args.optim, "value", args.optim))
@@ -205,11 +196,7 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
 
 
 def require_finite_weights(model: nn.Module, step: int) -> None:
-    """Look at every parameter that is trained, and at the running statistics of norms, which a skipped step moves.
-
-    Raises:
-        FloatingPointError: one of them is infinite or not a number.
-    """
+    """Raise a FloatingPointError if a trained parameter or a running statistic of norms is not finite."""
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
     running = [(name, buffer) for name, buffer in model.named_buffers() if ".running_" in f".{name}"]
     for name, tensor in trained + running:

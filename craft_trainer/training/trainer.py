@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import sys
+from copy import copy
 from functools import cache
 from typing import Any
 
@@ -62,12 +63,7 @@ def retaining_config(base: type[TrainingArguments]) -> type[Any]:
     body: dict[str, Any] = {"renamed": renamed, "__annotations__": {}}
     for name, here in renamed.items():
         for key, item in ((name, used[name]), (here, own[name])):
-            made_of: dict[str, Any] = {
-                "default": item.default,
-                "default_factory": item.default_factory,
-                "metadata": item.metadata,
-            }
-            body["__annotations__"][key], body[key] = item.type, dataclasses.field(init=item.init, **made_of)
+            body["__annotations__"][key], body[key] = item.type, copy(item)
     made = _importable("retaining_config", base, (RetentionArguments, base), body)
     return dataclasses.dataclass(repr=False)(made)
 
