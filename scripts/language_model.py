@@ -21,8 +21,7 @@ from craft_trainer import AnchorCache, CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.evaluation.mcq import McqSettings
 from craft_trainer.evaluation.mcq_callback import McqCallback
-from craft_trainer.evaluation.mcq_run import McqRun, compared, evaluate_checkpoints
-from craft_trainer.evaluation.mcq_table import table
+from craft_trainer.evaluation.mcq_run import McqRun, compared, evaluate_checkpoints, table
 from craft_trainer.evaluation.questions import read_questions
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.report.figures.canvas import standalone_image

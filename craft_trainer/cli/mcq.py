@@ -50,8 +50,7 @@ def run(argv: Sequence[str]) -> None:
     """Score, compare, write the document, print what it says."""
     arguments = parse("mcq", EXAMPLE, McqArguments, argv)
     from craft_trainer.evaluation.mcq import McqSettings
-    from craft_trainer.evaluation.mcq_run import McqRun, evaluate_checkpoints
-    from craft_trainer.evaluation.mcq_table import table
+    from craft_trainer.evaluation.mcq_run import McqRun, evaluate_checkpoints, table
     from craft_trainer.evaluation.prompts import TEMPLATE, PromptStyle
     from craft_trainer.evaluation.questions import read_questions
 

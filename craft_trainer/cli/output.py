@@ -6,7 +6,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.hub.resume import resolve_checkpoint
+from craft_trainer.hub.resolve_path import resolve_checkpoint
 from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, STATE_FILE, checkpoints, in_use, model_of_run
 from craft_trainer.models.saved import require_loadable
 from craft_trainer.report.reading import json_object

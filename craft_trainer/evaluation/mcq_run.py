@@ -1,7 +1,7 @@
 """One checkpoint or two on the same questions: the document that ``craft-trainer mcq`` writes."""
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -10,16 +10,18 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from craft_trainer.evaluation.choices.opening import open_choices
-from craft_trainer.evaluation.mcq import McqSettings, encode_all, score_questions
+from craft_trainer.evaluation.mcq import McqSettings, ProgressFile, encode_all, score_questions
 from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
-from craft_trainer.evaluation.progress_file import ProgressFile
 from craft_trainer.evaluation.question_rows import Refused, listed
 from craft_trainer.evaluation.questions import Questions
 from craft_trainer.files import write_json
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.configuration import configuration_digest, saved_digest
+from craft_trainer.report.wording import shortened
 
 SCHEMA = 1
+FIRST = ("accuracy", "accuracy_per_char", "accuracy_per_byte", "accuracy_per_token", "accuracy_pmi", "margin_gold")
+LONGEST = 36  # characters of a model's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +141,33 @@ def _configuration(network: Any) -> str:
         for name, adapter in getattr(network, "peft_config", {}).items()
     }
     return configuration_digest({"model": repr(network.config), "adapters": adapters})
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """A line for each metric, one column for each model, and what may be concluded of the two."""
+    parts = [document, *([document["compare"]] if "compare" in document else [])]
+    names = [shortened(str(part["model"]), LONGEST) for part in parts]
+    widths = [max(10, len(name)) for name in names]
+    metrics = [*FIRST, *(name for name in parts[0]["metrics"] if name not in FIRST)]
+    lines = [f"{'':<20}" + "  ".join(f"{name:>{width}}" for name, width in zip(names, widths, strict=True))]
+    for name in metrics:
+        values = [part["metrics"].get(name) for part in parts]
+        if None in values:
+            continue
+        written = [str(value) if isinstance(value, int) else f"{value:.4g}" for value in values]
+        cells = [f"{value:>{width}}" for value, width in zip(written, widths, strict=True)]
+        lines.append(f"{name:<20}" + "  ".join(cells))
+    if document["refused"]:
+        num_refused = len({one["row"] for one in document["refused"]})
+        lines.append(f"\n{num_refused} questions were left out: see `refused` in the result")
+    unclean = [sum(not item["boundary_ok"] for item in part["items"]) for part in parts]
+    if any(unclean):
+        lines.append(f"\nprompt and choice share a token in {max(unclean)} questions: see `boundary_ok`")
+    if "comparison" in document:
+        both = document["comparison"]["num_items"]
+        if any(part["num_items"] != both for part in parts):
+            lines.append(
+                f"\neach column is over other questions; the comparison is over the {both} questions that both take"
+            )
+        lines.append(f"\n{document['comparison']['conclusion']}")
+    return "\n".join(lines)

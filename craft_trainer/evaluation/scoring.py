@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from craft_trainer.evaluation.encoding import EncodedQuestion
-from craft_trainer.evaluation.tree import BEFORE, TreeBatch, token_tree, tree_batch
+from craft_trainer.evaluation.tree import BEFORE, TreeBatch, tree_batch
 
 Method = Literal["packed", "prefix", "separate"]
 PROBE_TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # nats of a choice, and as much of its value
@@ -155,18 +155,12 @@ def _size(question: EncodedQuestion, method: Method) -> int:
 def _shared(model: ChoiceModel, questions: Sequence[EncodedQuestion], method: Method) -> list[list[list[float]]]:
     """Each prompt once, all choices of all questions beside each other."""
     if method == "packed":
-        trees = tree_batch(
-            [
-                token_tree(
-                    [(*one.prefix, *choice) for choice in one.choices],
-                    [len(one.prefix) + start for start in one.starts],
-                )
-                for one in questions
-            ]
-        )
+        sequences = [[(*one.prefix, *choice) for choice in one.choices] for one in questions]
+        starts = [[len(one.prefix) + start for start in one.starts] for one in questions]
+        trees = tree_batch(list(zip(sequences, starts, strict=True)))
         logits = model.tree_logits(trees, None)
     else:
-        trees = tree_batch([token_tree(one.choices, one.starts) for one in questions])
+        trees = tree_batch([(one.choices, one.starts) for one in questions])
         logits = _after_prompts(model, questions, trees)
     return trees.split(_log_likelihoods(logits, trees.places, trees.targets).tolist())
 

@@ -1,8 +1,8 @@
-"""Token sequences as a tree: what several of them begin with is written, and computed, once."""
+"""Token sequences as trees: what several of them begin with is written, and computed, once."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice
 
 import numpy as np
 import torch
@@ -13,46 +13,64 @@ BEFORE = -1  # the node before the first: what comes before the tree predicts it
 
 
 @dataclass(frozen=True)
-class TokenTree:
-    """Nodes are tokens, in an order in which parents come first.
+class TreeBatch:
+    """Trees as rows of one batch, padded at the end; their nodes are tokens, in an order in which parents come first.
 
     Attributes:
-        tokens: the token of each node.
-        depths: how many nodes are above each: its place in every sequence it belongs to.
-        ancestors: ``ancestors[i, j]``: node j is node i or above it, so i attends to it.
-        predictors: of each sequence, for each scored token, the node whose output predicts it (``BEFORE`` for none).
-        targets: of each sequence, its scored tokens.
+        tokens: (batch, nodes), the token of each node.
+        depths: (batch, nodes), how many nodes are above each: its place in every sequence it belongs to.
+        ancestors: (batch, nodes, nodes): i attends to j, which is i or above it. Padding sees itself alone.
+        rows: the nodes whose outputs are needed, each once: (rows, 2), row of the batch and node (or ``BEFORE``).
+        places: of each scored token of each sequence of each tree, in order, the index into ``rows`` of what predicts
+            it; ``targets``: of the same, the token.
+        lengths: of each tree, of each sequence, how many of these it has.
     """
 
-    tokens: Int[Tensor, " nodes"]
-    depths: Int[Tensor, " nodes"]
-    ancestors: Bool[Tensor, "nodes nodes"]
-    predictors: list[list[int]]
-    targets: list[list[int]]
+    tokens: Int[Tensor, "batch nodes"]
+    depths: Int[Tensor, "batch nodes"]
+    ancestors: Bool[Tensor, "batch nodes nodes"]
+    rows: Int[Tensor, "rows 2"]
+    places: Int[Tensor, " scored"]
+    targets: Int[Tensor, " scored"]
+    lengths: list[list[int]]
+
+    def split(self, values: Sequence[float]) -> list[list[list[float]]]:
+        """``values`` of the scored tokens, shared out: of each tree, of each sequence."""
+        left = iter(values)
+        return [[list(islice(left, length)) for length in lengths] for lengths in self.lengths]
 
 
-def token_tree(sequences: Sequence[Sequence[int]], starts: Sequence[int]) -> TokenTree:
-    """The tree of ``sequences`` without their last tokens, which predict nothing that is scored.
+def tree_batch(questions: Sequence[tuple[Sequence[Sequence[int]], Sequence[int]]]) -> TreeBatch:
+    """A tree of the sequences of each question, without their last tokens, which predict nothing that is scored.
 
     Args:
-        sequences: tokens of each, at least one.
-        starts: of each sequence, the index of its first scored token.
+        questions: of each its sequences, at least one, and the index of the first scored token of each of them.
     """
-    nodes: dict[tuple[int, int], int] = {}
-    predictors = []
-    for sequence, start in zip(sequences, starts, strict=True):
-        path = [BEFORE]
-        for token in sequence[:-1]:
-            path.append(nodes.setdefault((path[-1], token), len(nodes)))
-        predictors.append(path[start:])
-    tokens = torch.tensor([token for _, token in nodes], dtype=torch.long)
-    ancestors = _ancestors([parent for parent, _ in nodes])
-    return TokenTree(
+    trees: list[dict[tuple[int, int], int]] = [{} for _ in questions]
+    index: dict[tuple[int, int], int] = {}
+    places: list[int] = []
+    targets: list[int] = []
+    for row, (nodes, (sequences, starts)) in enumerate(zip(trees, questions, strict=True)):
+        for sequence, start in zip(sequences, starts, strict=True):
+            path = [BEFORE]
+            for token in sequence[:-1]:
+                path.append(nodes.setdefault((path[-1], token), len(nodes)))
+            places += [index.setdefault((row, node), len(index)) for node in path[start:]]
+            targets += sequence[start:]
+    tokens = torch.zeros(len(trees), max(map(len, trees)), dtype=torch.long)
+    ancestors = torch.eye(tokens.shape[1], dtype=torch.bool).repeat(len(trees), 1, 1)
+    for row, nodes in enumerate(trees):
+        size = len(nodes)
+        tokens[row, :size] = torch.tensor([token for _, token in nodes], dtype=torch.long)
+        ancestors[row, :size, :size] = _ancestors([parent for parent, _ in nodes])
+    return TreeBatch(
         tokens=tokens,
-        depths=ancestors.sum(dim=1) - 1,
+        depths=ancestors.sum(dim=2) - 1,
         ancestors=ancestors,
-        predictors=predictors,
-        targets=[list(sequence[start:]) for sequence, start in zip(sequences, starts, strict=True)],
+        rows=torch.tensor(list(index), dtype=torch.long),
+        places=torch.tensor(places, dtype=torch.long),
+        targets=torch.tensor(targets),
+        lengths=[[len(sequence) - start for sequence, start in zip(*question, strict=True)] for question in questions],
     )
 
 
@@ -63,60 +81,3 @@ def _ancestors(parents: Sequence[int]) -> Bool[Tensor, "nodes nodes"]:
         if parent != BEFORE:
             seen[node] |= seen[parent]
     return torch.from_numpy(seen)
-
-
-@dataclass(frozen=True)
-class TreeBatch:
-    """Several trees as rows of one batch, padded at the end; padding sees itself alone.
-
-    Attributes:
-        tokens: (batch, nodes).
-        depths: (batch, nodes).
-        ancestors: (batch, nodes, nodes).
-        rows: the nodes whose outputs are needed, each once: (rows, 2), row of the batch and node (or ``BEFORE``).
-        num_choices: of each tree, how many sequences it has.
-        places: of each scored token of each sequence of each tree, in order, the index into ``rows``.
-        targets: of the same, the token.
-        lengths: of each sequence of each tree, how many of these it has.
-    """
-
-    tokens: Int[Tensor, "batch nodes"]
-    depths: Int[Tensor, "batch nodes"]
-    ancestors: Bool[Tensor, "batch nodes nodes"]
-    rows: Int[Tensor, "rows 2"]
-    num_choices: list[int]
-    places: Int[Tensor, " scored"]
-    targets: Int[Tensor, " scored"]
-    lengths: list[int]
-
-    def split(self, values: Sequence[float]) -> list[list[list[float]]]:
-        """``values`` of the scored tokens, shared out: of each tree, of each sequence."""
-        ends = np.cumsum([0, *self.lengths])
-        sequences = [list(values[first:last]) for first, last in pairwise(ends)]
-        ends = np.cumsum([0, *self.num_choices])
-        return [sequences[first:last] for first, last in pairwise(ends)]
-
-
-def tree_batch(trees: Sequence[TokenTree]) -> TreeBatch:
-    """``trees`` padded to the longest of them."""
-    longest = max(len(tree.tokens) for tree in trees)
-    tokens = torch.zeros(len(trees), longest, dtype=torch.long)
-    depths = torch.zeros(len(trees), longest, dtype=torch.long)
-    ancestors = torch.eye(longest, dtype=torch.bool).repeat(len(trees), 1, 1)
-    index: dict[tuple[int, int], int] = {}
-    places: list[int] = []
-    for row, tree in enumerate(trees):
-        size = len(tree.tokens)
-        tokens[row, :size], depths[row, :size], ancestors[row, :size, :size] = tree.tokens, tree.depths, tree.ancestors
-        for nodes in tree.predictors:
-            places += [index.setdefault((row, node), len(index)) for node in nodes]
-    return TreeBatch(
-        tokens=tokens,
-        depths=depths,
-        ancestors=ancestors,
-        rows=torch.tensor(list(index), dtype=torch.long),
-        num_choices=[len(tree.targets) for tree in trees],
-        places=torch.tensor(places, dtype=torch.long),
-        targets=torch.tensor([token for tree in trees for targets in tree.targets for token in targets]),
-        lengths=[len(targets) for tree in trees for targets in tree.targets],
-    )

@@ -7,18 +7,50 @@ from typing import Any
 
 from craft_trainer.hub import readme
 from craft_trainer.hub.facts import Retained, RunFacts, Source
-from craft_trainer.hub.loading import snippet
 from craft_trainer.hub.run_folder import HISTORIES
 from craft_trainer.report.page import write_success_figure
-from craft_trainer.report.results import Results, method_label
+from craft_trainer.report.results import Results, load_results, method_label
 from craft_trainer.report.run import teachers_scale
-from craft_trainer.report.schema import load_results
 from craft_trainer.report.tables import format_table
 
 RESULTS_FILE = "results.json"
 FIGURE_FILE = "figures/success.png"
 TAGS = ["craft_trainer", "continual-learning"]
 HERE = "."  # where a run that was never pushed is
+
+# how it is loaded by the library it is a checkpoint of, without craft_trainer
+LEROBOT = """\
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+place = {place!r}
+config = PreTrainedConfig.from_pretrained(place{revision})
+policy = get_policy_class(config.type).from_pretrained(place{revision})
+preprocessor, postprocessor = make_pre_post_processors(config, pretrained_path=place{pretrained_revision})
+"""
+LIBRARY = """\
+from {library} import {names}
+
+place = {place!r}
+model = {loader}.from_pretrained(place{revision})
+"""
+PROCESSOR = """\
+{name} = {processor}.from_pretrained(place{revision})
+"""
+SENTENCES = """\
+from sentence_transformers import {loader}
+
+place = {place!r}
+model = {loader}(place{revision})
+"""
+ADAPTER = """\
+from peft import PeftConfig, PeftModel
+from transformers import {names}
+
+place = {place!r}
+base = {loader}.from_pretrained(PeftConfig.from_pretrained(place{revision}).base_model_name_or_path)
+model = PeftModel.from_pretrained(base, place{revision})
+"""
 
 
 def write_card(
@@ -168,3 +200,22 @@ def _linked(source: Source | None, kind: str = "") -> str:
 
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def snippet(facts: RunFacts, place: str) -> str | None:
+    """Python that loads the run from ``place``, a repository or a folder; None for a model of the user's own."""
+    if facts.loader is None:
+        return None
+    revision = f", revision={facts.revision!r}" if facts.revision else ""
+    filled = {"place": place, "revision": revision, "loader": facts.loader}
+    if facts.library == "lerobot":
+        return LEROBOT.format(**filled, pretrained_revision=revision.replace("revision", "pretrained_revision"))
+    if facts.library == "sentence-transformers":  # with its tokenizer
+        return SENTENCES.format(**filled)
+    names = ", ".join(sorted(name for name in (facts.loader, facts.processor) if name))
+    head = ADAPTER if facts.library == "peft" else LIBRARY
+    code = head.format(**filled, library="transformers", names=names)
+    if facts.processor is not None:
+        name = "tokenizer" if facts.processor == "AutoTokenizer" else "processor"
+        code += PROCESSOR.format(name=name, processor=facts.processor, revision=revision)
+    return code

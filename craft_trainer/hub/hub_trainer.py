@@ -15,7 +15,7 @@ from transformers.utils import PushInProgress
 from craft_trainer.hub.card import write_card
 from craft_trainer.hub.readme import text_of
 from craft_trainer.hub.repository import Files, Repository
-from craft_trainer.hub.resume import resolve_checkpoint
+from craft_trainer.hub.resolve_path import resolve_checkpoint
 from craft_trainer.hub.run_folder import (
     HISTORIES,
     LAST_CHECKPOINT,

@@ -1,15 +1,19 @@
-"""Where a model or dataset is: a local folder, or a repository of the Hub, at a revision if one is named."""
+"""Where a model, dataset or checkpoint is: a local folder, or a repository of the Hub, at a revision if it is named."""
 
+import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import constants, snapshot_download
+from huggingface_hub import HfApi, constants, snapshot_download
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from craft_trainer.hub.errors import plain_errors
+from craft_trainer.hub.run_folder import HISTORIES, STATE_FILE
 
+NAMED = re.compile(r"([\w.-]+/[\w.-]+)/(last-checkpoint|checkpoint-\d+)((?:@.+)?)")
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CHECKPOINTS = ("checkpoint-*/*", "last-checkpoint/*")  # of a run that pushes them; only resuming reads them
 
@@ -72,3 +76,59 @@ def resolve_path(
         raise FileNotFoundError(
             f"{place} is not on this machine, and the Hub cannot be reached: HF_HUB_OFFLINE is set"
         ) from error
+
+
+def resolve_checkpoint(place: str | Path, output_dir: Path | None = None) -> Path:
+    """The folder of the checkpoint ``place``, downloaded if it is on the Hub.
+
+    Args:
+        place: a folder; or ``owner/name`` or ``owner/name@revision``, of which the checkpoint with the most steps is
+            taken; or one of them, as ``owner/name/checkpoint-500@revision``.
+        output_dir: where the histories of λ go that the run had pushed, unless there are some already; None is nowhere.
+
+    Raises:
+        FileNotFoundError: there is no such folder, repository, revision or checkpoint.
+        OSError: the Hub does not hand it out.
+    """
+    if Path(place).exists():
+        return Path(place)
+    named = NAMED.fullmatch(str(place))
+    try:
+        found = parse(named[1] + named[3] if named else place)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"Can't find a valid checkpoint at {place}: {error}") from error
+    if not isinstance(found, HubPlace):
+        others = ", ".join(sorted(path.name for path in found.glob("checkpoint-*"))) or "none"
+        raise FileNotFoundError(f"Can't find a valid checkpoint at {place}: {found} has {others}")
+    with plain_errors(found.repo, "model", found.revision):
+        files = HfApi().list_repo_files(found.repo, revision=found.revision)
+        there = [name.removesuffix(f"/{STATE_FILE}") for name in files if name.endswith(f"/{STATE_FILE}")]
+        if not there or (named and named[2] not in there):
+            raise _no_checkpoint(found, there)
+        if named:
+            chosen = named[2]
+        else:
+            states = _download(found, [f"{name}/{STATE_FILE}" for name in there])
+            steps = {name: json.loads((states / name / STATE_FILE).read_text())["global_step"] for name in there}
+            chosen = max(there, key=lambda name: int(steps[name]))
+        snapshot = _download(found, [f"{chosen}/*", *HISTORIES])
+    if output_dir is not None:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for name in HISTORIES:
+            if (snapshot / name).is_file() and not (output_dir / name).is_file():
+                shutil.copyfile(snapshot / name, output_dir / name)
+    return snapshot / chosen
+
+
+def _download(place: HubPlace, patterns: list[str]) -> Path:
+    return Path(snapshot_download(place.repo, revision=place.revision, allow_patterns=patterns))
+
+
+def _no_checkpoint(place: HubPlace, there: list[str]) -> FileNotFoundError:
+    name = place.repo if place.revision is None else f"{place.repo}@{place.revision}"
+    if there:
+        return FileNotFoundError(f"{name} has no such checkpoint; it has {', '.join(sorted(there))}")
+    return FileNotFoundError(
+        f"{name} holds no checkpoint to resume from: runs push them with hub_strategy checkpoint or all_checkpoints. "
+        f"To start a new run from its weights, give it as policy"
+    )

@@ -6,8 +6,7 @@ optional extra ``report`` (matplotlib, jinja2); the table and the sentence do wi
 
 from craft_trainer.report.evidence import gather
 from craft_trainer.report.page import write_page, write_report, write_success_figure
-from craft_trainer.report.results import Results, Row
-from craft_trainer.report.schema import load_results
+from craft_trainer.report.results import Results, Row, load_results
 from craft_trainer.report.sentences import verdict
 from craft_trainer.report.tables import format_table
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from math import isfinite
 from typing import Any
 
-from craft_trainer.report.course import course, moments
 from craft_trainer.report.evidence import Evidence
+from craft_trainer.report.history import course, moments
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.results import GROUPS, Count, Results
 from craft_trainer.report.sentences import headlines

@@ -8,10 +8,9 @@ from typing import Any, NamedTuple
 
 from craft_trainer.report.choices import Choices, load_choices
 from craft_trainer.report.history import Series, Trajectory, load_histories
-from craft_trainer.report.results import Json, Results
+from craft_trainer.report.results import Json, Results, load_results
 from craft_trainer.report.rollouts import Rollout, load_rollout
 from craft_trainer.report.run import VARIANCE, Run, load_run, teachers_scale
-from craft_trainer.report.schema import load_results
 from craft_trainer.report.wording import shortened
 
 USUAL_NAMES = ("results", "mcq", "rollout", "report")  # of files that say nothing: their folder's name is used

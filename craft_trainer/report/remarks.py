@@ -5,9 +5,8 @@ from itertools import chain
 from typing import Literal, NamedTuple
 
 from craft_trainer.report.choices import Choices
-from craft_trainer.report.course import course
 from craft_trainer.report.evidence import Demo, Evidence
-from craft_trainer.report.history import Trajectory
+from craft_trainer.report.history import Trajectory, course
 from craft_trainer.report.results import Group, Results, method_label
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run

@@ -5,9 +5,8 @@ from math import isfinite, isnan
 from typing import Any
 
 from craft_trainer.report.choices import Choices
-from craft_trainer.report.course import course
 from craft_trainer.report.evidence import Demo, Evidence
-from craft_trainer.report.history import Trajectory, history_path
+from craft_trainer.report.history import Trajectory, course, history_path
 from craft_trainer.report.results import Results
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import VARIANCE, Run, teachers_scale

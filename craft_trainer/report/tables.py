@@ -6,9 +6,8 @@ from math import isnan
 from typing import Any, Literal, NamedTuple
 
 from craft_trainer.report.choices import CHANGES, Choices
-from craft_trainer.report.course import Course, course, moments
 from craft_trainer.report.evidence import Demo, Evidence
-from craft_trainer.report.history import Trajectory
+from craft_trainer.report.history import Course, Trajectory, course, moments
 from craft_trainer.report.results import GROUPS, Count, Group, Json, Results, method_label
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run

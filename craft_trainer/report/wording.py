@@ -3,8 +3,7 @@
 from collections.abc import Callable, Sequence
 from math import acos, degrees, isfinite, isnan
 
-from craft_trainer.report.interval import Interval
-from craft_trainer.report.results import Count
+from craft_trainer.report.results import Count, Interval
 
 DASH = "–"  # where nothing was measured
 

@@ -74,7 +74,7 @@ def tiny(request):
 
 
 def test_ragged_choices_have_the_log_likelihoods_of_lm_eval(tiny):
-    """Fails with predictors one token later in ``token_tree``, which is how the original read its choices."""
+    """Fails with predictors one token later in ``tree_batch``, which is how the original read its choices."""
     assert_same(*tiny, [(prompt(question), [f" {choice}" for choice in choices]) for question, choices in QUESTIONS])
 
 

@@ -1,6 +1,6 @@
 """The lines that ``craft-trainer mcq`` prints."""
 
-from craft_trainer.evaluation.mcq_table import table
+from craft_trainer.evaluation.mcq_run import table
 
 
 def document(name, **metrics):

@@ -1,6 +1,6 @@
 """The progress of a run that was ended: nothing finished is lost, nothing of another run is taken."""
 
-from craft_trainer.evaluation.progress_file import ProgressFile
+from craft_trainer.evaluation.mcq import ProgressFile
 
 MINE = {"weights": "abc", "data": {"sha256": "1"}}
 

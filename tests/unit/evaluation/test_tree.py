@@ -1,14 +1,25 @@
 """Trees of tokens against a walk over all prefixes of all sequences."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from craft_trainer.evaluation.tree import BEFORE, token_tree, tree_batch
+from craft_trainer.evaluation.tree import BEFORE, tree_batch
 
 TOKEN = st.integers(0, 3)  # few, so that sequences share beginnings
 SEQUENCE = st.lists(TOKEN, min_size=1, max_size=6).map(tuple)
+Tree = namedtuple("Tree", "tokens depths ancestors predictors targets")
+
+
+def token_tree(sequences, starts):
+    """The tree of one question: the only row of a batch, with the predictors and targets of each sequence."""
+    batch = tree_batch([(sequences, starts)])
+    (predictors,) = batch.split(batch.rows[batch.places, 1].tolist())
+    (targets,) = batch.split(batch.targets.tolist())
+    return Tree(batch.tokens[0], batch.depths[0], batch.ancestors[0], predictors, targets)
 
 
 @st.composite
@@ -70,7 +81,7 @@ def test_each_scored_token_is_predicted_by_the_node_of_what_comes_before_it(ques
 @given(st.lists(questions(), min_size=1, max_size=4))
 def test_values_of_the_scored_tokens_go_back_to_their_sequences(several):
     """The tokens themselves, looked up by place, stand for log-likelihoods; fails if ``split`` forgets a choice."""
-    batch = tree_batch([token_tree(*question) for question in several])
+    batch = tree_batch(several)
     assert batch.split(batch.targets.tolist()) == [
         [list(sequence[start:]) for sequence, start in zip(*question, strict=True)] for question in several
     ]
@@ -81,7 +92,7 @@ def test_values_of_the_scored_tokens_go_back_to_their_sequences(several):
 def test_a_batch_holds_each_tree_and_padding_that_sees_itself_alone(several):
     """Fails if ``ancestors`` is filled with zeros (a row of a softmax with nothing in it) or ones."""
     trees = [token_tree(*question) for question in several]
-    batch = tree_batch(trees)
+    batch = tree_batch(several)
     for row, tree in enumerate(trees):
         size = len(tree.tokens)
         assert torch.equal(batch.tokens[row, :size], tree.tokens)
@@ -96,7 +107,7 @@ def test_a_batch_holds_each_tree_and_padding_that_sees_itself_alone(several):
 def test_places_point_at_the_row_of_the_tree_and_the_node_that_predicts(several):
     """Fails if the index of rows forgets which tree a node is of; and each row is asked for once."""
     trees = [token_tree(*question) for question in several]
-    batch = tree_batch(trees)
+    batch = tree_batch(several)
     rows = [tuple(row) for row in batch.rows.tolist()]
     assert len(rows) == len(set(rows))
     wanted = [(row, node) for row, tree in enumerate(trees) for nodes in tree.predictors for node in nodes]
@@ -112,7 +123,7 @@ def test_a_known_tree():
 
 
 def test_single_tokens_need_no_nodes():
-    batch = tree_batch([token_tree([(1,), (2,)], [0, 0]), token_tree([(3,)], [0])])
+    batch = tree_batch([([(1,), (2,)], [0, 0]), ([(3,)], [0])])
     assert batch.tokens.shape == (2, 0)
     assert batch.rows.tolist() == [[0, BEFORE], [1, BEFORE]]
     assert batch.split([0.1, 0.2, 0.3]) == [[[0.1], [0.2]], [[0.3]]]

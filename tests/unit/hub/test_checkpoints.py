@@ -3,7 +3,7 @@
 import pytest
 
 from craft_trainer.files import write_atomically
-from craft_trainer.hub.resume import resolve_checkpoint
+from craft_trainer.hub.resolve_path import resolve_checkpoint
 
 
 def test_a_checkpoint_that_a_local_run_does_not_have(tmp_path, monkeypatch):

@@ -12,7 +12,6 @@ from report_inputs import write_demo, write_history, write_mcq, write_rollout, w
 
 import craft_trainer.report
 from craft_trainer.report import gather, write_page
-from craft_trainer.report.course import course, moments
 from craft_trainer.report.document import as_document
 from craft_trainer.report.figures.canvas import BLUE, GREY, THEMED, VERMILLION
 from craft_trainer.report.figures.dots import Panel, rates_figure
@@ -23,11 +22,10 @@ from craft_trainer.report.figures.training import (
     losses_figure,
     styles,
 )
-from craft_trainer.report.history import load_history
-from craft_trainer.report.interval import wilson
+from craft_trainer.report.history import course, load_history, moments
 from craft_trainer.report.page import as_markdown
 from craft_trainer.report.remarks import remarks
-from craft_trainer.report.results import Count
+from craft_trainer.report.results import Count, wilson
 from craft_trainer.report.sentences import headlines
 from craft_trainer.report.tables import differing_settings, rollouts_table, trajectories_table, trajectory_table
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from craft_trainer.report.figures.series import median_over_seeds, rolling_mean, thinned
+from craft_trainer.report.figures.training import median_over_seeds, rolling_mean, thinned
 from craft_trainer.report.history import load_history
 
 type WriteHistory = Callable[..., Path]

@@ -5,7 +5,7 @@ from statistics import NormalDist
 
 import pytest
 
-from craft_trainer.report.interval import wilson
+from craft_trainer.report.results import wilson
 from craft_trainer.report.wording import percent
 
 Z = NormalDist().inv_cdf(0.975)
