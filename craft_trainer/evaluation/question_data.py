@@ -121,30 +121,62 @@ def _open_dataset(
 ) -> QuestionData:
     import datasets
 
-    dataset = one_split(load_any(place, name, revision=revision, config=config), split, name)
-    fingerprint = dataset._fingerprint
-    images = {column for column, feature in dataset.features.items() if isinstance(feature, datasets.Image)}
-    for column in images:
-        dataset = dataset.cast_column(column, datasets.Image(decode=False))
-    chosen = dataset if limit is None else dataset.select(range(min(limit, len(dataset))))
+    label, dataset, roots = open_split(place, name, split=split, revision=revision, config=config)
+    chosen = undecoded(dataset)
+    chosen = chosen if limit is None else chosen.select(range(min(limit, len(dataset))))
     return QuestionData(
-        place=f"{name} ({split or dataset.split or 'its only split'})",
+        place=label,
         rows=enumerate(chosen, 1),
         columns=dataset.column_names,
-        has_images="image" in images,
-        roots=[place] if place is not None else cached_folders(name),
+        has_images=isinstance(dataset.features.get("image"), datasets.Image),
+        roots=roots,
         description={
             "path" if place is not None else "name": name,
             "config": config,
             "split": split or (str(dataset.split) if dataset.split else None),
             "revision": revision,
-            "fingerprint": fingerprint,
+            "fingerprint": dataset._fingerprint,
             "num_rows": len(chosen),
         },
     )
 
 
-def cached_folders(name: str) -> list[Path]:
+def open_split(
+    place: Path | None,
+    name: str,
+    *,
+    split: str | None,
+    revision: str | None,
+    config: str | None,
+    default: str | None = None,
+) -> tuple[str, Any, list[Path]]:
+    """What to call it in errors, the split of the dataset (``default`` or the only one if None), its images' folders.
+
+    Raises:
+        ValueError: it cannot be read; the split is not there, or there are several.
+    """
+    loaded = load_any(place, name, revision=revision, config=config)
+    if split is None and isinstance(loaded, dict) and default in loaded:
+        split = default
+    dataset = _one_split(loaded, split, name)
+    label = f"{name} ({split or dataset.split or 'its only split'})"
+    return label, dataset, [place] if place is not None else _cached_folders(name)
+
+
+def undecoded(dataset: Any) -> Any:
+    """``dataset`` with its images as the bytes of their files."""
+    import datasets
+
+    plain = datasets.Image(decode=False)
+    for column, feature in dataset.features.items():
+        if isinstance(feature, datasets.Image):
+            dataset = dataset.cast_column(column, plain)
+        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+            dataset = dataset.cast_column(column, datasets.List(plain))
+    return dataset
+
+
+def _cached_folders(name: str) -> list[Path]:
     """Where files of a dataset of the Hub lie on this machine: its snapshots, and its archives unpacked."""
     import datasets
     from huggingface_hub import constants
@@ -174,12 +206,8 @@ def load_any(place: Path | None, name: str, *, revision: str | None, config: str
         raise ValueError(f"{name} cannot be read as a dataset: {reason}{way_out}") from error
 
 
-def one_split(loaded: Any, split: str | None, name: str) -> Any:
-    """The split called ``split``, or the only one there is.
-
-    Raises:
-        ValueError: it is not there, or there are several.
-    """
+def _one_split(loaded: Any, split: str | None, name: str) -> Any:
+    """The split called ``split``, or the only one there is."""
     import datasets
 
     splits: dict[str, Any] = loaded if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}

@@ -11,7 +11,7 @@ from craft_trainer.hub.run_folder import HISTORIES
 from craft_trainer.report.page import write_success_figure
 from craft_trainer.report.results import Results, load_results, method_label
 from craft_trainer.report.run import teachers_scale
-from craft_trainer.report.tables import format_table
+from craft_trainer.report.tables import Table, format_table
 
 RESULTS_FILE = "results.json"
 FIGURE_FILE = "figures/success.png"
@@ -143,7 +143,8 @@ def _made(facts: RunFacts) -> Iterator[str]:
     rows |= {"optimizer steps": f"{facts.step}"}
     rows |= {f"`{key}`": value for key, value in (facts.training | facts.settings).items()}
     rows |= {"made with": ", ".join(f"{name} {version}" for name, version in facts.versions.items())}
-    yield from ("| | |", "|---|---|", *(f"| {key} | {_cell(value)} |" for key, value in rows.items() if value), "")
+    cells = [(key, value) for key, value in rows.items() if value]
+    yield from (Table("", ("", ""), cells, numbers=False).markdown(), "")
 
 
 def _anchors(retained: Retained) -> dict[str, str]:
@@ -196,10 +197,6 @@ def _linked(source: Source | None, kind: str = "") -> str:
         return ""
     address = f"https://huggingface.co/{kind}{source.repo}"
     return f"[{source.name}]({address})" if source.repo else f"`{source.name}`, not on the Hub"
-
-
-def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|")
 
 
 def snippet(facts: RunFacts, place: str) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import pyarrow as pa
 
-from craft_trainer.evaluation.question_data import cached_folders, load_any, one_split, open_data
+from craft_trainer.evaluation.question_data import open_data, open_split, undecoded
 from craft_trainer.evaluation.question_images import ImageFolder
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.hub.resolve_path import parse
@@ -86,16 +86,13 @@ def open_rows(name: str, *, config: str | None = None, split: str | None = None)
     """
     found = parse(name)
     place, revision = (found, None) if isinstance(found, Path) else (None, found.revision)
-    name = str(found) if isinstance(found, Path) else found.repo
-    rows = _lines(place, config, split) if place is not None and place.is_file() else None
-    if rows is None:
-        loaded = load_any(place, name, revision=revision, config=config)
-        if split is None and isinstance(loaded, dict) and DEFAULT_SPLIT in loaded:
-            split = DEFAULT_SPLIT
-        dataset = one_split(loaded, split, name)
-        roots = [place] if place is not None else cached_folders(name)
-        label = f"{name} ({split or dataset.split or 'its only split'})"
-        rows = Rows(label, _undecoded(dataset), dataset.column_names, ImageFolder(roots), revision or "")
+    if place is not None and place.is_file():
+        rows = _lines(place, config, split)
+    else:
+        called = str(found) if isinstance(found, Path) else found.repo
+        options = {"revision": revision, "config": config, "split": split, "default": DEFAULT_SPLIT}
+        label, dataset, roots = open_split(place, called, **options)
+        rows = Rows(label, undecoded(dataset), dataset.column_names, ImageFolder(roots), revision or "")
     if not len(rows):
         raise ValueError(f"{rows.place} is empty")
     return rows
@@ -114,17 +111,6 @@ def _lines(path: Path, config: str | None, split: str | None) -> Rows:
         reasons.append(str(value) if bad else "")
     source = datasets.Dataset.from_dict({LINE: numbers, JSON: values, REASON: reasons})
     return Rows(str(path), source, data.columns, ImageFolder(data.roots), "")
-
-
-def _undecoded(dataset: Any) -> Any:
-    """``dataset`` with its images as the bytes of their files."""
-    plain = datasets.Image(decode=False)
-    for column, feature in dataset.features.items():
-        if isinstance(feature, datasets.Image):
-            dataset = dataset.cast_column(column, plain)
-        elif isinstance(getattr(feature, "feature", None), datasets.Image):
-            dataset = dataset.cast_column(column, datasets.List(plain))
-    return dataset
 
 
 def _named_files(column: pa.Array) -> list[str]:

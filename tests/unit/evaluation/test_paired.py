@@ -10,15 +10,13 @@ import pytest
 stats = pytest.importorskip("scipy.stats", reason="pip install 'craft-trainer[mcq]': the statistics are scipy's")
 pytest.importorskip("statsmodels", reason="pip install 'craft-trainer[mcq]': the McNemar test is statsmodels'")
 
-from craft_trainer.evaluation.metrics.mcq_comparison.conclusion import (  # noqa: E402
+from craft_trainer.evaluation.metrics.mcq_comparison.paired import (  # noqa: E402
     VERDICTS,
     accuracy_verdict,
-    conclude,
-    margin_verdict,
-)
-from craft_trainer.evaluation.metrics.mcq_comparison.paired import (  # noqa: E402
     compare,
+    conclude,
     items_needed,
+    margin_verdict,
     mcnemar_p,
     mean_interval,
 )

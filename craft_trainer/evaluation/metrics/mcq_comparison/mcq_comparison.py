@@ -7,11 +7,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .conclusion import conclude
 from .paired import NUM_RESAMPLES, compare
-
-# evaluate takes along only the neighbours that this script imports, and reads a comment after an import as an address
-__all__ = ["MCQComparison", "conclude"]
 
 DESCRIPTION = """Did the second model lose or gain on these multiple-choice items? Takes the log-likelihoods that two
 models give to the choices of the same questions. Gives both accuracies, their difference with a paired bootstrap

@@ -1,11 +1,11 @@
-"""Two models on the same items: paired differences, their intervals and tests.
+"""Two models on the same items: paired differences, their intervals and tests, and what may be concluded of them.
 
-This file is also published next to the `evaluate` script, so it imports nothing of the package but its neighbours.
+This file is also published next to the `evaluate` script, so it imports nothing of the package.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,34 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from .conclusion import conclude
-
 NUM_RESAMPLES = 9999
 FEWEST_RESAMPLES = 99
 CONFIDENCE = 0.95
 POWER = 0.8
 MOST_ITEMS_FOR_BCA = 5000  # its jackknife takes n² steps, and beyond this the two kinds of interval are the same
+Verdict = Literal["fell", "rose", "undecided"]
+
+LEVEL = 0.05
+FEWEST_FOR_MARGIN = 20  # below this a bootstrap interval of a mean is too narrow to rely on
+DISAGREE = (
+    "The two disagree: the second model answers {} questions, although on average the right answers {}. Its answers "
+    "are {}; what carries the mean margin must be seen in the items."
+)
+EARLY = (
+    "An early sign of {}: the right answers {} the best wrong ones (or all choices moved apart); that {} questions are "
+    "answered is not shown."
+)
+VERDICTS: dict[tuple[Verdict, Verdict], str] = {  # of accuracy and of the gold margin
+    ("fell", "fell"): "The second model is damaged on questions like these.",
+    ("fell", "undecided"): "The second model is damaged on questions like these: it answers fewer of them.",
+    ("fell", "rose"): DISAGREE.format("fewer", "gained", "damaged"),
+    ("rose", "rose"): "The second model is better on questions like these.",
+    ("rose", "undecided"): "The second model is better on questions like these: it answers more of them.",
+    ("rose", "fell"): DISAGREE.format("more", "lost ground", "better"),
+    ("undecided", "fell"): EARLY.format("damage", "lost ground against", "fewer"),
+    ("undecided", "rose"): EARLY.format("improvement", "gained on", "more"),
+    ("undecided", "undecided"): "Neither damage nor improvement may be concluded, and not that nothing changed either.",
+}
 
 
 @dataclass(frozen=True)
@@ -78,13 +99,10 @@ def compare(
     """Compare a second model with a first on n ≥ 1 items, one entry of each list per item, in the same order.
 
     Args:
-        correct1: whether the first model has the item right; any accuracy (raw, per character, …) will do.
-        correct2: the same of the second.
-        margins1: signed gold margins of the first, in nats.
-        margins2: the same of the second.
+        correct1, correct2: whether the model has the item right; any accuracy (raw, per character, …) will do.
+        margins1, margins2: signed gold margins, in nats.
         ids: names of the items in the lists of flips; without them their positions from 0.
-        seed: of the bootstrap; the same seed gives the same intervals.
-        num_resamples: of the bootstrap, ≥ 99.
+        seed, num_resamples: of the bootstrap, ≥ 99; the same seed gives the same intervals.
 
     Raises:
         ValueError: no items, lists of different lengths, a margin that is not finite, or fewer than 99 resamples.
@@ -188,3 +206,93 @@ def _check(columns: dict[str, Sequence[Any]]) -> None:
         bad = np.flatnonzero(~np.isfinite(np.asarray(columns[name], dtype=np.float64)))
         if len(bad):
             raise ValueError(f"item {columns['ids'][bad[0]]}: {name} is not finite")
+
+
+def conclude(numbers: Comparison) -> str:
+    """Say what may be concluded: of accuracy, of the gold margin, of both, and how many items would decide accuracy.
+
+    Accuracy changed if the exact McNemar test says so (p < 0.05), the gold margin if its 95 % interval excludes 0. The
+    margin moves before answers flip, but it says nothing of how many questions are answered right.
+    """
+    if _same(numbers):
+        return (
+            f"Both models leave the {numbers.num_items:,} items right or wrong by exactly the same margins: on these "
+            "items nothing changed. Are they two different models?"
+        )
+    accuracy, margin = accuracy_verdict(numbers), margin_verdict(numbers)
+    parts = [_accuracy(numbers, accuracy), _margin(numbers, margin), VERDICTS[accuracy, margin]]
+    if accuracy == "undecided":
+        parts.append(_items_needed(numbers))
+    return " ".join(parts)
+
+
+def accuracy_verdict(numbers: Comparison) -> Verdict:
+    """Did accuracy change by more than chance? By the exact McNemar test at 5 %."""
+    if numbers.mcnemar_p >= LEVEL:
+        return "undecided"
+    return "fell" if numbers.num_right_to_wrong > numbers.num_wrong_to_right else "rose"
+
+
+def margin_verdict(numbers: Comparison) -> Verdict:
+    """Did the mean gold margin change? By its 95 % interval, from 20 items on."""
+    low, high = numbers.margin_gold_change_ci
+    if numbers.num_items < FEWEST_FOR_MARGIN or low <= 0 <= high:
+        return "undecided"
+    return "fell" if high < 0 else "rose"
+
+
+def _same(numbers: Comparison) -> bool:
+    changed = numbers.num_right_to_wrong + numbers.num_wrong_to_right
+    return changed == 0 and numbers.margin_gold_change_ci == (0.0, 0.0)
+
+
+def _accuracy(numbers: Comparison, verdict: Verdict) -> str:
+    if numbers.num_right_to_wrong + numbers.num_wrong_to_right == 0:
+        return (
+            f"None of the {numbers.num_items:,} items changed between right and wrong (accuracy "
+            f"{_percent(numbers.accuracy1)}); of items like them up to {_percent(numbers.discordance_bound)} might."
+        )
+    low, high = numbers.accuracy_difference_ci
+    what = (
+        f"from {_percent(numbers.accuracy1)} to {_percent(numbers.accuracy2)} over {numbers.num_items:,} items "
+        f"({_points(numbers.accuracy_difference)} points, 95 % CI {_points(low)} to {_points(high)}; "
+        f"{numbers.num_right_to_wrong:,} became wrong and {numbers.num_wrong_to_right:,} right, exact McNemar "
+        f"{_p(numbers.mcnemar_p)})"
+    )
+    return f"Accuracy went {what}: chance may do that." if verdict == "undecided" else f"Accuracy {verdict} {what}."
+
+
+def _margin(numbers: Comparison, verdict: Verdict) -> str:
+    low, high = numbers.margin_gold_change_ci
+    change = numbers.margin_gold_change
+    interval = f"95 % CI {low:+.3g} to {high:+.3g}"
+    if verdict != "undecided":
+        return f"The gold margin {verdict} by {abs(change):.3g} nats per item ({interval})."
+    if numbers.num_items < FEWEST_FOR_MARGIN:
+        few = f"fewer than {FEWEST_FOR_MARGIN} items are too few to rely on its interval"
+        return f"The gold margin changed by {change:+.3g} nats per item; {few}."
+    return f"The gold margin changed by {change:+.3g} nats per item ({interval}): chance may do that."
+
+
+def _items_needed(numbers: Comparison) -> str:
+    two_points = f"a difference of 2 points takes about {numbers.items_for_two_points:,} items"
+    if numbers.items_for_two_points <= numbers.num_items:
+        two_points += f", so the {numbers.num_items:,} here would probably have shown it"
+    if numbers.items_for_difference_seen is None:
+        return f"To be seen in accuracy with 80 % power, {two_points}."
+    return (
+        f"To be seen in accuracy with 80 % power, a true difference as large as this one takes about "
+        f"{numbers.items_for_difference_seen:,} items; {two_points}."
+    )
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:+.1f}" if abs(fraction) >= 0.0005 or fraction == 0 else f"{100 * fraction:+.1g}"
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.2g}"
