@@ -19,6 +19,15 @@ SEVERAL = ("report_to",)  # TrainingArguments takes one or a list, which its par
 NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
 
 
+class Gathered(argparse.Action):
+    """Puts the values of an option that comes several times (``--run A --run B``) behind one another."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, _option: str | None = None) -> None:
+        """Replace the default at first."""
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
+
+
 class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is not typed
     """The parser of a command.
 
@@ -40,7 +49,8 @@ class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is 
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Add an option, and remember it."""
-        action: argparse.Action = super().add_argument(*names, **settings)
+        repeated = {"action": Gathered} if settings.get("nargs") == "+" else {}
+        action: argparse.Action = super().add_argument(*names, **settings, **repeated)
         self.options.setdefault(action.dest, action)
         self.flags |= dict.fromkeys(action.option_strings, action.dest)
         return action
@@ -56,23 +66,14 @@ class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is 
             self.error(f"no option {words[0]}{nearest(words[0], self.flags)}")
 
 
-def parse[Arguments](command: str, example: str, kind: type[Arguments], argv: Sequence[str]) -> Arguments:
-    """Fill the dataclass ``kind`` from ``argv``, on top of the YAML file that ``--config`` names.
+def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
+    """Fill the dataclasses ``kinds`` from ``argv``, on top of the YAML file that ``--config`` names.
 
-    Ends the process with status 2 and a message for an unknown or malformed option, as argparse does.
+    Ends the process with status 2 and a message for an unknown or malformed option, as argparse does, and with status 0
+    after ``--print-config`` has shown what they were filled with.
 
     Raises:
         ValueError: the YAML file has an unknown key, or a value is out of its range.
-    """
-    (arguments,) = parse_all(command, example, [kind], argv)
-    filled: Arguments = arguments
-    return filled
-
-
-def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
-    """Fill several dataclasses at once; keys are looked up in all of them.
-
-    ``--print-config`` ends the process with status 0 after it has shown what they were filled with.
     """
     parser = CommandParser(kinds, command, example)
     argv = translated(command, argv, ours=[flag.lstrip("-") for flag in parser.flags])

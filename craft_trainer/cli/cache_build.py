@@ -1,9 +1,7 @@
 """``craft-trainer cache build``: the teacher's features on old-task samples."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.building import CacheArguments
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import option
@@ -19,9 +17,8 @@ class BuildArguments(LoadArguments, CacheArguments):
     dataset: str = option("LeRobot dataset of the old tasks: a folder or a Hub repository")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: BuildArguments) -> None:
     """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
-    arguments = parse("cache build", EXAMPLE, BuildArguments, argv)
     from craft_trainer.anchors.selection import phases
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 

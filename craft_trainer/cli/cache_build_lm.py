@@ -1,10 +1,8 @@
 """``craft-trainer cache build-lm``: a language model's features and tokens on texts of what it knows."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.building import BATCH_HELP, LAYERS_HELP, POOLING_HELP, CacheArguments, once
 from craft_trainer.cli.texts import TextArguments
 from craft_trainer.options import option
@@ -56,9 +54,8 @@ class BuildLmArguments(TextArguments, CacheArguments):
             raise ValueError("texts that the teacher writes are nowhere to refer to: keep inputs embedded")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: BuildLmArguments) -> None:
     """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
-    arguments = parse("cache build-lm", EXAMPLE, BuildLmArguments, argv)
     from craft_trainer.anchors.features import TOKEN_SCALE
     from craft_trainer.language.checkpoints import load_checkpoint
     from craft_trainer.models.families import as_anchored_model

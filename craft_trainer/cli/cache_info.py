@@ -1,10 +1,8 @@
 """``craft-trainer cache info``: what a cache was made from, and its bytes per anchor."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache info --cache outputs/anchors"
@@ -18,9 +16,8 @@ class InfoArguments:
     cache: str = option("anchor cache: a folder or a Hub repository")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: InfoArguments) -> None:
     """Print its provenance and its sizes."""
-    arguments = parse("cache info", EXAMPLE, InfoArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.hub.resolve_path import resolve_path
 

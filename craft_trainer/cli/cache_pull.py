@@ -1,11 +1,9 @@
 """``craft-trainer cache pull``: an anchor cache from the Hub, checked."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache pull --repo my-org/my-anchors --output_dir outputs/anchors"
@@ -22,9 +20,8 @@ class PullArguments:
     revision: str | None = option("branch, tag or commit", None)
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: PullArguments) -> None:
     """Download it; the folder appears only when every data file has the checksum it was written with."""
-    arguments = parse("cache pull", EXAMPLE, PullArguments, argv)
     from huggingface_hub import snapshot_download
 
     from craft_trainer.anchors.cache import AnchorCache

@@ -1,10 +1,8 @@
 """``craft-trainer cache push``: an anchor cache to the Hub, with its card."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache push --cache outputs/anchors --repo my-org/my-anchors"
@@ -21,9 +19,8 @@ class PushArguments:
     revision: str | None = option("branch to push to; it is made if it is not there", None)
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: PushArguments) -> None:
     """Check the cache and upload it as it is, in one commit: whoever pulls gets the earlier cache or this one."""
-    arguments = parse("cache push", EXAMPLE, PushArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.hub.repository import Repository
 

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import option
 
@@ -31,9 +30,8 @@ class VerifyArguments(LoadArguments):
     device: str | None = option("cpu, cuda, …; by default the teacher's own", None)
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: VerifyArguments) -> None:
     """Check, and say what was checked; raises ValueError for the first thing that is not as it should be."""
-    arguments = parse("cache verify", EXAMPLE, VerifyArguments, argv)
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.verification import deviations
     from craft_trainer.hub.resolve_path import resolve_path

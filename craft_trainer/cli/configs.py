@@ -1,10 +1,8 @@
 """``craft-trainer configs``: the configurations that came with this version, as files to use and to edit."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer configs --output_dir configs"
@@ -18,13 +16,13 @@ class ConfigsArguments:
     output_dir: str = option("folder to write them into; the documentation's commands expect configs", "configs")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: ConfigsArguments) -> None:
     """Copy all of them into the folder, and print one line per file; those that are the same already stay as they are.
 
     Raises:
         FileExistsError: a file there says something else; then nothing is written.
     """
-    folder = Path(parse("configs", EXAMPLE, ConfigsArguments, argv).output_dir)
+    folder = Path(arguments.output_dir)
     texts = {folder / path.relative_to(SHIPPED): path.read_text() for path in sorted(SHIPPED.rglob("*.yaml"))}
     for path, text in texts.items():
         if path.exists() and path.read_text() != text:

@@ -2,11 +2,9 @@
 
 import json
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option, split_list
 
 EXAMPLE = "craft-trainer demo --old push-v3,door-open-v3 --new faucet-open-v3 --seeds 0,1,2 --output outputs/mine"
@@ -36,9 +34,8 @@ class DemoArguments:
     output: str = option("folder of the results; a run that was interrupted goes on in it", "outputs/demo")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: DemoArguments) -> None:
     """Run the experiment, print the table, write results.json and report.html."""
-    arguments = parse("demo", EXAMPLE, DemoArguments, argv)
     from craft_trainer.cli.main import main
     from craft_trainer.files import write_json
     from craft_trainer.hub.run_folder import in_use

@@ -2,21 +2,19 @@
 
 import csv
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.training.config import CraftConfig
 
 EXAMPLE = "accelerate launch -m craft_trainer dryrun --config configs/train/dryrun.yaml"
 TASKS = {"old": "push-v3", "new": "window-close-v3"}
 
 
-def run(argv: Sequence[str]) -> None:
+def run(config: CraftConfig) -> None:
     """Record, make a teacher and its anchors, train; raises RuntimeError at the first check that fails."""
-    config = parse("dryrun", EXAMPLE, CraftConfig, argv)
     import torch
 
+    from craft_trainer.cli import train
     from craft_trainer.cli.main import main
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import load_metadata
@@ -41,12 +39,12 @@ def run(argv: Sequence[str]) -> None:
     cache = {"anchors": 32, "teacher": folder / "teacher", "dataset": data["old"], "output_dir": anchors}
     status = main(["cache", "build", *(word for key, value in cache.items() for word in (f"--{key}", str(value)))])
     check("anchors", status == 0, f"{anchors} holds the teacher's features")
-    given = {"policy": folder / "teacher", "dataset": data["new"], "anchors": anchors, "output_dir": folder / "craft"}
-    status = main(["train", *argv, *(word for key, value in given.items() for word in (f"--{key}", str(value)))])
-    check("training", status == 0, f"{config.max_steps} steps")
-
+    config.output_dir = str(folder / "craft")
+    policy = str(folder / "teacher")
+    train.run(train.TrainArguments(policy=policy, dataset=str(data["new"]), anchors=str(anchors)), config)
     with (folder / "craft" / "lambda_history.csv").open() as file:
         steps = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+    check("training", len(steps) == config.max_steps, f"{config.max_steps} steps")
     first, last = steps[0], steps[-1]
     student = PolicyModel.from_pretrained(folder / "craft", device="cpu")
     moved = max((a - b).abs().max().item() for a, b in zip(student.parameters(), teacher.parameters(), strict=True))

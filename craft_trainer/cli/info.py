@@ -3,10 +3,7 @@
 import importlib.metadata
 import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.version import __version__
 
 EXAMPLE = "craft-trainer info"
@@ -16,14 +13,8 @@ PACKAGES = (
 )  # fmt: skip
 
 
-@dataclass
-class InfoArguments:
-    """Nothing to choose."""
-
-
-def run(argv: Sequence[str]) -> None:
+def run() -> None:
     """Print one line per fact; paste it into a bug report."""
-    parse("info", EXAMPLE, InfoArguments, argv)
     for name, value in facts().items():
         print(f"- {name}: {value}")
 

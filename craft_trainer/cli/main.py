@@ -1,9 +1,10 @@
 """``craft-trainer COMMAND``: find the command, run it, and say in one line what went wrong."""
 
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from craft_trainer.cli.hints import nearest
 from craft_trainer.version import __version__
@@ -24,7 +25,32 @@ COMMANDS = {
     "configs": "the YAML files that the documentation names, into a folder to use and to edit",
     "info": "versions, devices and what is installed",
 }
-USAGE = "usage: craft-trainer COMMAND [--config FILE.yaml] [--key value ...]\n\ncommands:\n"
+GROUPS = {  # of commands: what a word after it is called, where the modules are, what the words mean, an example
+    "cache": (
+        "verb",
+        "craft_trainer.cli.cache_",
+        {
+            "build": "a policy's features and actions on old-task samples",
+            "build-lm": "a language model's features and tokens on texts of what it knows, or on texts of its own",
+            "verify": "check every data file, and recompute some rows with the teacher",
+            "info": "what a cache was made from, and its bytes per anchor",
+            "push": "upload a cache to the Hub, with its card",
+            "pull": "download a cache from the Hub, and check it",
+        },
+        "craft-trainer cache info --cache outputs/anchors",
+    ),
+    "bench": (
+        "benchmark",
+        "craft_trainer.costs.",
+        {
+            "step": "an optimizer step: beside its floor, TorchJD's PCGrad and plain training; its memory",
+            "cache": "anchors: building them, reading them, their bytes",
+            "mcq": "multiple choice by likelihood: beside one forward pass per choice, and lm-evaluation-harness",
+        },
+        "craft-trainer bench step --repeats 7 --json outputs/step.json",
+    ),
+}
+HELP = ("-h", "--help")
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in a pipe
 TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
 # errors whose message, without the traceback, tells a user what to change
@@ -37,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if argv is None and not sys.stderr.isatty():
         os.environ.update(QUIET)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in HELP:
         print(help_text())
         return 0 if arguments else 2
     if arguments[0] == "--version":
@@ -48,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"craft-trainer: no command {command!r}{nearest(command, COMMANDS)}\n\n{help_text()}", file=sys.stderr)
         return 2
     try:
-        importlib.import_module(f"craft_trainer.cli.{command.replace('-', '_')}").run(options)
+        run(command, options)
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [])
         print("\n".join([f"craft-trainer {command}: interrupted", *notes]), file=sys.stderr)
@@ -65,6 +91,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def help_text() -> str:
     """Write what ``craft-trainer --help`` prints."""
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name:<{width}}  {text}" for name, text in COMMANDS.items()]
-    return USAGE + "\n".join(lines) + "\n\n`craft-trainer COMMAND --help` explains a command and gives an example."
+    return _listed("COMMAND", "command", COMMANDS)
+
+
+def _listed(word: str, noun: str, texts: Mapping[str, str], example: str = "") -> str:
+    width = max(map(len, texts))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, text in texts.items())
+    return (
+        f"usage: craft-trainer {word} [--config FILE.yaml] [--key value ...]\n\n{noun}s:\n{lines}\n\n"
+        f"`craft-trainer {word} --help` explains a {noun} and gives an example.{example}"
+    )
+
+
+def run(command: str, options: Sequence[str]) -> None:
+    """Fill what the ``run`` of a command's module takes with ``options``, and call it.
+
+    Raises:
+        ValueError: a word after the name of a group is none of its own.
+    """
+    path = "craft_trainer.cli." + command
+    if command in GROUPS:
+        noun, beginning, texts, example = GROUPS[command]
+        word, *options = options or HELP
+        if word in HELP:
+            print(_listed(f"{command} {noun.upper()}", noun, texts, f" example: {example}"))
+            return
+        if word not in texts:
+            raise ValueError(f"no {noun} {word!r}{nearest(word, texts)}; there are {', '.join(texts)}")
+        command, path = f"{command} {word}", beginning + word
+    from craft_trainer.cli.arguments import parse_all
+
+    module = importlib.import_module(path.replace("-", "_"))
+    kinds = [kind for name, kind in inspect.get_annotations(module.run).items() if name != "return"]
+    module.run(*parse_all(command, module.EXAMPLE, kinds, options))

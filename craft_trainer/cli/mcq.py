@@ -1,10 +1,8 @@
 """``craft-trainer mcq``: multiple choice by likelihood, for one checkpoint or two."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option, pairs_or_json
 
 EXAMPLE = "craft-trainer mcq --model outputs/teacher --compare outputs/craft --data questions.jsonl --output mcq.json"
@@ -46,9 +44,8 @@ class McqArguments:
         self.columns = pairs_or_json("columns", self.columns)
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: McqArguments) -> None:
     """Score, compare, write the document, print what it says."""
-    arguments = parse("mcq", EXAMPLE, McqArguments, argv)
     from craft_trainer.evaluation.mcq import McqSettings
     from craft_trainer.evaluation.mcq_run import McqRun, evaluate_checkpoints, table
     from craft_trainer.evaluation.prompts import TEMPLATE, PromptStyle

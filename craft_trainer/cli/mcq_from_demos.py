@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.cli.demo import NEW, OLD
 from craft_trainer.cli.hints import nearest
 from craft_trainer.options import option, split_list
@@ -27,9 +26,8 @@ class QuestionArguments:
     private: bool = option("a repository that is made is private", False)
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: QuestionArguments) -> None:
     """Make the questions, and say where they are and what can be had without looking."""
-    arguments = parse("mcq-from-demos", EXAMPLE, QuestionArguments, argv)
     from craft_trainer.simulation.question_folder import QUESTIONS, format_table, make_questions, push
 
     folder, kinds = Path(arguments.output), check_kinds(split_list(arguments.kinds))

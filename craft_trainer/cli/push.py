@@ -1,11 +1,9 @@
 """``craft-trainer push``: a finished run to the Hub, with its card; also what a push during training did not bring."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option
 
 if TYPE_CHECKING:
@@ -29,9 +27,8 @@ class PushArguments:
     checkpoints: bool = option("the checkpoints as well, with the state to resume from", False)
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: PushArguments) -> None:
     """Write the card anew and upload the folder in one commit."""
-    arguments = parse("push", EXAMPLE, PushArguments, argv)
     from craft_trainer.hub.card import add_results, write_card
     from craft_trainer.hub.facts import RunFacts
     from craft_trainer.hub.readme import text_of

@@ -1,10 +1,8 @@
 """``craft-trainer record``: expert demonstrations as a LeRobot dataset."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option, split_list
 
 EXAMPLE = "craft-trainer record --tasks push-v3,drawer-open-v3 --episodes 50 --output_dir outputs/data/old"
@@ -26,9 +24,8 @@ class RecordArguments:
     )
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: RecordArguments) -> None:
     """Record and say where the dataset is."""
-    arguments = parse("record", EXAMPLE, RecordArguments, argv)
     from craft_trainer.simulation.recording import record_demonstrations
 
     dataset = record_demonstrations(

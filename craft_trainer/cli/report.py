@@ -1,12 +1,10 @@
 """``craft-trainer report``: a page, Markdown or JSON from results, rollouts, multiple choice and training runs."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.options import option, split_list
 
 if TYPE_CHECKING:
@@ -14,7 +12,6 @@ if TYPE_CHECKING:
 
 EXAMPLE = "craft-trainer report --run outputs/craft --run outputs/plain --mcq mcq.json --output comparison.html"
 FORMATS = ("html", "md", "json")
-LISTS = ("--results", "--run", "--rollout", "--mcq")
 
 
 @dataclass
@@ -33,9 +30,8 @@ class ReportArguments:
             raise ValueError(f"format is {self.format!r}: it must be one of {', '.join(FORMATS)}")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: ReportArguments) -> None:
     """Read everything, then write or print the report."""
-    arguments = parse("report", EXAMPLE, ReportArguments, joined(argv))
     from craft_trainer.report.document import as_document
     from craft_trainer.report.evidence import gather
     from craft_trainer.report.page import as_markdown
@@ -77,19 +73,3 @@ def default_output(evidence: "Evidence") -> Path:
         *(run.path for run in evidence.runs.values()),
     ]
     return (folders[0] if len(folders) == 1 else Path()) / "report.html"
-
-
-def joined(argv: Sequence[str]) -> list[str]:
-    """Gather the values of an option that comes several times (``--run A --run B``) behind one another."""
-    groups: dict[str, list[str]] = {}
-    found = groups.setdefault("", [])
-    for number, word in enumerate(argv):
-        flag, equals, value = word.partition("=")
-        if flag in LISTS:
-            found = groups.setdefault(flag, [flag])
-            found += [value] if equals else []
-        elif word.startswith("--"):
-            found = groups.setdefault(str(number), [word])
-        else:
-            found.append(word)
-    return [word for words in groups.values() for word in words]

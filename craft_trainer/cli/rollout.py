@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from craft_trainer.cli.arguments import parse
 from craft_trainer.files import write_json
 from craft_trainer.options import json_mapping, option, split_list
 
@@ -56,9 +55,8 @@ class RolloutArguments:
             raise ValueError("image_size has no effect with env: LeRobot's environments say how large their images are")
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: RolloutArguments) -> None:
     """Roll out, print a line per task, write the JSON file."""
-    arguments = parse("rollout", EXAMPLE, RolloutArguments, argv)
     if arguments.output is not None:
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)  # before hours of episodes
     content = {"policy": arguments.policy, "seed": arguments.seed}

@@ -1,10 +1,8 @@
 """``craft-trainer train``: train or fine-tune a LeRobot policy; with anchors, by CRaFT."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.lerobot_names import refuse_without_effect
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.training import AskArguments, begin, train_and_save
@@ -60,9 +58,8 @@ class TrainArguments(AskArguments, LoadArguments):
             )
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: TrainArguments, config: CraftConfig) -> None:
     """Train and save an ordinary LeRobot checkpoint in ``output_dir``."""
-    arguments, config = parse_all("train", EXAMPLE, [TrainArguments, CraftConfig], argv)
     from craft_trainer.cli.output import claimed_output
 
     refuse_of_language_models(config)

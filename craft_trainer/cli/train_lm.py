@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
 from craft_trainer.cli.training import AskArguments, begin, train_and_save
 from craft_trainer.language.config import LanguageConfig
@@ -129,9 +128,8 @@ class TrainLmArguments(AskArguments, TextArguments):
         )
 
 
-def run(argv: Sequence[str]) -> None:
+def run(arguments: TrainLmArguments, config: LanguageConfig) -> None:
     """Train, save a checkpoint that `from_pretrained` and `craft-trainer mcq` load, say what comes next."""
-    arguments, config = parse_all("train-lm", EXAMPLE, [TrainLmArguments, LanguageConfig], argv)
     from craft_trainer.cli.output import claimed_output
 
     arguments.require_evaluation(config)

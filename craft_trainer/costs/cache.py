@@ -2,15 +2,16 @@
 
 import itertools
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
 from craft_trainer.anchors.features import evaluating
-from craft_trainer.costs.llama import Size, anchor_cache, language_model, token_batch
-from craft_trainer.costs.measurement import Figure, Measured, Quantity, Step, paired_ratios, using_threads
+from craft_trainer.costs.llama import FULL, QUICK, Size, anchor_cache, language_model, token_batch
+from craft_trainer.costs.measurement import BenchArguments, Quantity, Step, paired_ratios
+from craft_trainer.costs.storage import bytes_per_anchor, storage_table
 
+EXAMPLE = "craft-trainer bench cache --json outputs/cache.json"
 BATCHES = 64
 QUANTITIES = (
     Quantity("hidden_over_forward", 1 / 0.95, "time: a cache of two poolings of the last layer / bare forward passes"),
@@ -21,25 +22,26 @@ QUANTITIES = (
 )
 
 
-def measure(size: Size, *, repeats: int, threads: int) -> Measured:
-    """Every one of ``QUANTITIES``: builds beside bare forward passes over as much, all of it counted."""
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def run(arguments: BenchArguments) -> None:
+    """Time builds beside bare forward passes over as much, all of it counted; then show the bytes of an anchor."""
+    size = QUICK if arguments.quick else FULL
+    arguments.bench(QUANTITIES, lambda *where: measure(size, *where))
+    print("\n" + storage_table(bytes_per_anchor()))
+
+
+def measure(size: Size, folder: Path, device: torch.device, repeats: int) -> tuple[str, dict[str, list[float]]]:
+    """Take every one of ``QUANTITIES``."""
     model = language_model(size).to(device)
-    with using_threads(threads), TemporaryDirectory() as folder:
-        hidden = build(model, size, Path(folder), output=False)
-        pairs = {
-            "hidden_over_forward": (hidden, bare_forward(model, size, device)),
-            "hidden_over_body": (hidden, bare_forward(model.get_decoder(), size, device)),
-            "tokens_over_forward": (build(model, size, Path(folder), output=True), bare_forward(model, size, device)),
-        }
-        values = paired_ratios(pairs, repeats, device)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
+    hidden, forward = build(model, size, folder, output=False), bare_forward(model, size, device)
+    pairs = {
+        "hidden_over_forward": (hidden, forward),
+        "hidden_over_body": (hidden, bare_forward(model.get_decoder(), size, device)),
+        "tokens_over_forward": (build(model, size, folder, output=True), forward),
+    }
     setting = (
-        f"{parameters / 1e6:.3g} M parameters, {BATCHES} batches of {size.samples} × {size.tokens} tokens, "
-        f"{device.type}, torch {torch.__version__} with {threads} thread(s), {repeats} repeats"
+        f"{model.num_parameters() / 1e6:.3g} M parameters, {BATCHES} batches of {size.samples} × {size.tokens} tokens"
     )
-    return Measured(setting, [Figure(quantity, values[quantity.name]) for quantity in QUANTITIES])
+    return setting, paired_ratios(pairs, repeats, device)
 
 
 def bare_forward(model: Any, size: Size, device: torch.device) -> Step:

@@ -18,13 +18,14 @@ from transformers import (
 )
 
 from craft_trainer.costs.llama import Size, language_model
-from craft_trainer.costs.measurement import Figure, Measured, Quantity, Step, paired_ratios, using_threads
+from craft_trainer.costs.measurement import BenchArguments, Quantity, Step, paired_ratios
 from craft_trainer.evaluation.choices.opening import reader
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.scoring import ChoiceModel, Scored, score
 
 Scores = Callable[[], list[float]]  # a step that gives the log-likelihoods of all choices
 
+EXAMPLE = "craft-trainer bench mcq --json outputs/mcq.json"
 NUM_WORDS = 2000
 LM_EVAL_BATCH = 8
 SHORT: dict[str, Any] = {"num_words": 14, "num_choices": (2, 8), "answer_words": (3, 14)}
@@ -70,31 +71,29 @@ QUICK = McqSize(
 )
 
 
-def measure(size: McqSize, *, repeats: int, threads: int) -> Measured:
-    """Every one of ``QUANTITIES``, the two sides of each one right after the other."""
-    torch.manual_seed(0)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def run(arguments: BenchArguments) -> None:
+    """Take every one of ``QUANTITIES``, the two sides of each one right after the other."""
+    size = QUICK if arguments.quick else FULL
+    arguments.bench(QUANTITIES, lambda _, *where: measure(size, *where))
+
+
+def measure(size: McqSize, device: torch.device, repeats: int) -> tuple[str, dict[str, list[float]]]:
+    """Take every one of ``QUANTITIES``."""
     tokenizer = word_tokenizer()
-    questions = {
-        "short": ask(size.num_short, **SHORT),
-        "long": ask(size.num_long, **LONG),
-    }
-    with using_threads(threads):
-        pairs: dict[str, tuple[Step, Step]] = {}
-        for prefix, dtype in (("", torch.float32), ("bf16_", torch.bfloat16)):
-            model = language_model(size.text).eval().to(device, dtype)
-            for kind, asked in questions.items():
-                theirs = lm_eval(model, tokenizer, asked)
-                if theirs is not None:
-                    pairs[f"{prefix}{kind}_over_lmeval"] = ours(reader(model, tokenizer), asked), theirs
-        pairs["image_over_naive"] = with_images(size, device)
-        values = paired_ratios(pairs, repeats, device)
+    questions = {"short": ask(size.num_short, **SHORT), "long": ask(size.num_long, **LONG)}
+    pairs: dict[str, tuple[Step, Step]] = {}
+    for prefix, dtype in (("", torch.float32), ("bf16_", torch.bfloat16)):
+        model = language_model(size.text).eval().to(device, dtype)
+        for kind, asked in questions.items():
+            theirs = lm_eval(model, tokenizer, asked)
+            if theirs is not None:
+                pairs[f"{prefix}{kind}_over_lmeval"] = ours(reader(model, tokenizer), asked), theirs
+    pairs["image_over_naive"] = with_images(size, device)
     setting = (
         f"random weights in the shape of SmolLM2-135M, {size.num_short} short and {size.num_long} long questions; a "
-        f"small PaliGemma, {size.num_images} images; {device.type}, torch {torch.__version__} with {threads} "
-        f"thread(s), {repeats} repeats, lm-evaluation-harness in batches of {LM_EVAL_BATCH}"
+        f"small PaliGemma, {size.num_images} images; lm-evaluation-harness in batches of {LM_EVAL_BATCH}"
     )
-    return Measured(setting, [Figure(quantity, values.get(quantity.name, [])) for quantity in QUANTITIES])
+    return setting, paired_ratios(pairs, repeats, device)
 
 
 @dataclass(frozen=True)

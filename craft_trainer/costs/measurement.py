@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -14,7 +15,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 
+from craft_trainer.files import write_json
+from craft_trainer.options import option
+
 Step = Callable[[], object]
+Measure = Callable[[Path, torch.device, int], tuple[str, dict[str, list[float]]]]  # where, on what, how often: figures
+OTHERS = {"torchjd": "TorchJD: pip install torchjd", "lmeval": "lm-evaluation-harness: pip install lm-eval"}
 MemoryEvent = tuple[int, int]  # an address, and the bytes that were allocated there (released, if negative)
 
 
@@ -48,20 +54,39 @@ class Figure(NamedTuple):
         return f"{name:<28}{numbers}{asked:>8}  {verdict:<9}{meaning}"
 
 
-class Measured(NamedTuple):
-    """All figures, and what they were measured on."""
+@dataclass
+class BenchArguments:
+    """The options of ``bench``."""
 
-    setting: str
-    figures: list[Figure]
+    json: str | None = option("file of the medians; no file without it", None)
+    repeats: int = option("timings of every pair of steps; ≥ 1", 7)
+    threads: int = option("threads of torch's operations; ≥ 1", 1)
+    quick: bool = option("a tiny model and two repeats: shows that it works, its figures mean nothing", False)
 
-    def medians(self) -> dict[str, float | None]:
-        """The figures that have a goal."""
-        return {figure.quantity.name: figure.median for figure in self.figures if figure.quantity.goal is not None}
+    def __post_init__(self) -> None:
+        if min(self.repeats, self.threads) < 1:
+            raise ValueError(f"repeats {self.repeats} and threads {self.threads} must both be at least 1")
+        self.repeats = min(2, self.repeats) if self.quick else self.repeats
 
-    def table(self) -> str:
-        """A line per figure."""
-        head = f"{'':<28}{'min':>8}{'median':>8}{'max':>8}{'goal':>8}"
-        return "\n".join([self.setting, "", head, *map(str, self.figures)])
+    def bench(self, quantities: Sequence[Quantity], measure: Measure) -> None:
+        """Print what ``measure`` finds, a line per quantity, and write the medians of those that have a goal."""
+        file = None if self.json is None else Path(self.json)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
+        torch.manual_seed(0)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        with using_threads(self.threads), TemporaryDirectory() as folder:
+            setting, values = measure(Path(folder), device, self.repeats)
+        figures = [Figure(quantity, values.get(quantity.name, [])) for quantity in quantities]
+        where = f"{device.type}, torch {torch.__version__} with {self.threads} thread(s), {self.repeats} repeats"
+        print(f"{setting}, {where}\n\n{'':<28}{'min':>8}{'median':>8}{'max':>8}{'goal':>8}")
+        print("\n".join(map(str, figures)))
+        medians = {figure.quantity.name: figure.median for figure in figures if figure.quantity.goal is not None}
+        for name in (name for name, value in medians.items() if value is None):
+            print(f"\n{name} needs {OTHERS[name.rpartition('_')[2]]}")
+        if file is not None:
+            write_json(file, medians)
+            print(f"\nmedians: {file}")
 
 
 def paired_ratios(

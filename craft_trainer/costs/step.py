@@ -4,26 +4,27 @@ import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch.nn.utils import clip_grad_norm_
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.costs.llama import NUM_GROUPS, Size, anchor_cache, language_model, retention, token_batch
-from craft_trainer.costs.measurement import (
-    Figure,
-    Measured,
-    Quantity,
-    Step,
-    paired_ratios,
-    peak_bytes,
-    using_threads,
+from craft_trainer.costs.llama import (
+    FULL,
+    NUM_GROUPS,
+    QUICK,
+    Size,
+    anchor_cache,
+    language_model,
+    retention,
+    token_batch,
 )
+from craft_trainer.costs.measurement import BenchArguments, Quantity, Step, paired_ratios, peak_bytes
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.trainer import CraftTrainer
 
+EXAMPLE = "craft-trainer bench step --repeats 7 --json outputs/step.json"
 CYCLE = 5  # optimizer steps from one retention pass to the next, in k5_over_plain
 DRIFT = 0.01  # deviation of the noise that makes a student of the teacher, whose weights have one of 0.02
 QUANTITIES = (
@@ -163,19 +164,21 @@ class Bench:
         return step
 
 
-def measure(size: Size, *, repeats: int, threads: int) -> Measured:
-    """Every one of ``QUANTITIES``."""
-    with using_threads(threads), TemporaryDirectory() as folder:
-        bench = Bench(size, Path(folder) / "full")
-        values = paired_ratios(time_pairs(bench), repeats, bench.device, often=TIGHT)
-        short = Bench(replace(size, samples=1, tokens=size.tokens // 8), Path(folder) / "short")
-        copies = [extra_copies(bench), extra_copies(short)]
+def run(arguments: BenchArguments) -> None:
+    """Take every one of ``QUANTITIES``."""
+    size = QUICK if arguments.quick else FULL
+    arguments.bench(QUANTITIES, lambda *where: measure(size, *where))
+
+
+def measure(size: Size, folder: Path, device: torch.device, repeats: int) -> tuple[str, dict[str, list[float]]]:
+    """Take every one of ``QUANTITIES``."""
+    bench = Bench(size, folder / "full")
+    values = paired_ratios(time_pairs(bench), repeats, device, often=TIGHT)
+    short = Bench(replace(size, samples=1, tokens=size.tokens // 8), folder / "short")
+    copies = [extra_copies(bench), extra_copies(short)]
     values |= {name: [max(each[name] for each in copies)] for name in copies[0]}
-    setting = (
-        f"{bench.gradient_bytes / 4e6:.3g} M parameters, batches of {size.samples} × {size.tokens} tokens, "
-        f"{bench.device.type}, torch {torch.__version__} with {threads} thread(s), {repeats} repeats"
-    )
-    return Measured(setting, [Figure(quantity, values.get(quantity.name, [])) for quantity in QUANTITIES])
+    setting = f"{bench.gradient_bytes / 4e6:.3g} M parameters, batches of {size.samples} × {size.tokens} tokens"
+    return setting, values
 
 
 def time_pairs(bench: Bench) -> dict[str, tuple[Step, Step]]:

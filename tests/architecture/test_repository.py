@@ -39,7 +39,7 @@ def test_data_configurations_are_understood(name):
 
     kinds = {"record": record.RecordArguments, "anchors": cache_build.BuildArguments, "demo": demo.DemoArguments}
     path = ROOT / f"configs/{name}.yaml"
-    filled = arguments.parse("test", "", kinds[path.parent.name], ["--config", str(path)])
+    (filled,) = arguments.parse_all("test", "", [kinds[path.parent.name]], ["--config", str(path)])
     for key, value in yaml.safe_load(path.read_text()).items():
         assert getattr(filled, key) == (list(map(str, value)) if isinstance(value, list) else value)
 

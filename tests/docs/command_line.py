@@ -1,6 +1,6 @@
 """Commands as the documentation has them, read by the parsers that would read them, without doing anything."""
 
-import importlib.util
+import importlib
 import re
 import tomllib
 from dataclasses import fields
@@ -9,7 +9,9 @@ import pytest
 from accelerate.commands.launch import launch_command_parser
 from pages import ROOT
 
-from craft_trainer.cli.main import COMMANDS, main
+from craft_trainer.cli import arguments as arguments_module
+from craft_trainer.cli.arguments import parse_all
+from craft_trainer.cli.main import main
 
 OTHER_PROGRAMS = {"source", "cd", "git", "mkdocs", "pre-commit", "ruff", "mypy", "lint-imports", "python"}
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
@@ -22,39 +24,24 @@ class ParsedError(Exception):
     """A command's arguments were understood; holds them. Raised in place of the work."""
 
 
-def module_of(words):
-    """The module of a command, the verb of `cache` and the benchmark of `bench` included."""
-    name = words[0].replace("-", "_")
-    verb = f"_{words[1].replace('-', '_')}" if name == "cache" and len(words) > 1 else ""
-    return f"craft_trainer.cli.{name}{verb}"
-
-
 def parsed(words, monkeypatch, capsys):
-    """What `craft-trainer WORDS` would work with; fails the test if it would not get so far."""
-    exists = words[0] in COMMANDS and importlib.util.find_spec(module_of(words))
-    module = importlib.import_module(module_of(words)) if exists else None
+    """Let `craft-trainer WORDS` come as far as its work; fails the test if it would not get so far."""
+
+    def parse_and_end(*arguments):
+        raise ParsedError(parse_all(*arguments))
+
     with monkeypatch.context() as patched:
         patched.chdir(ROOT)  # configurations are named from there
-        for name in ("parse", "parse_all"):
-            if hasattr(module, name):
-                patched.setattr(module, name, _ending(getattr(module, name)))
+        patched.setattr(arguments_module, "parse_all", parse_and_end)
         try:
             status = main(words)
-        except ParsedError as done:
-            return done.args[0]
+        except ParsedError:
+            return
         except SystemExit as refused:
             status = refused.code
     help_is_shown = status == 0
     if not help_is_shown:
         pytest.fail(f"craft-trainer {' '.join(words)}: {capsys.readouterr().err}")
-    return None
-
-
-def _ending(parse):
-    def parse_and_end(*arguments):
-        raise ParsedError(parse(*arguments))
-
-    return parse_and_end
 
 
 def check(words, monkeypatch, capsys):
@@ -103,16 +90,12 @@ def _check_script(words, monkeypatch, capsys):
 
 def options(command, monkeypatch):
     """Names of the options of `train`, `cache build`, …"""
-    module = importlib.import_module(module_of(command.split()))
+
+    def name(command, example, kinds, argv):
+        raise ParsedError({field.name for kind in kinds for field in fields(kind)} | {"config"})
+
     with monkeypatch.context() as patched:
-        for name in ("parse", "parse_all"):
-            if hasattr(module, name):
-                patched.setattr(module, name, _naming)
+        patched.setattr(arguments_module, "parse_all", name)
         with pytest.raises(ParsedError) as found:
-            module.run([])
+            main(command.split())
     return found.value.args[0]
-
-
-def _naming(command, example, kinds, argv):
-    kinds = kinds if isinstance(kinds, list) else [kinds]
-    raise ParsedError({field.name for kind in kinds for field in fields(kind)} | {"config"})

@@ -441,7 +441,7 @@ def test_selections(place, tmp_path, selection):
 
 def test_the_configurations_belong_together():
     """The same model and the same task with and without anchors; every key is known. Seen to fail with another rate."""
-    from craft_trainer.cli.arguments import parse, parse_all
+    from craft_trainer.cli.arguments import parse_all
     from craft_trainer.cli.cache_build_lm import BuildLmArguments
     from craft_trainer.cli.train_lm import TrainLmArguments
     from craft_trainer.language.config import LanguageConfig
@@ -457,6 +457,8 @@ def test_the_configurations_belong_together():
         )
         assert (arguments.columns, arguments.max_length) == ({"prompt": "question", "completion": "answer"}, 512)
         assert config.learning_rate == 5e-5
-    anchors = parse("cache build-lm", "", BuildLmArguments, ["--config", str(ROOT / "configs/anchors/lm.yaml")])
+    (anchors,) = parse_all(
+        "cache build-lm", "", [BuildLmArguments], ["--config", str(ROOT / "configs/anchors/lm.yaml")]
+    )
     assert (anchors.teacher, anchors.output_dir) == (craft["model"], craft["anchors"])
     assert anchors.teacher_dtype == arguments.dtype

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from craft_trainer.cli.arguments import parse, parse_all
+from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.hints import nearest
 from craft_trainer.options import json_mapping, option, split_list
 from craft_trainer.training.config import CraftConfig
@@ -29,7 +29,9 @@ class Table:
 
 
 def cook(*argv: str) -> Recipe:
-    return parse("cook", "craft-trainer cook --dish soup", Recipe, argv)
+    (recipe,) = parse_all("cook", "craft-trainer cook --dish soup", [Recipe], argv)
+    assert isinstance(recipe, Recipe)
+    return recipe
 
 
 @pytest.fixture

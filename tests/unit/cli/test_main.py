@@ -4,17 +4,15 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from safetensors import SafetensorError
 
 from craft_trainer import __version__
-from craft_trainer.cli.bench import BENCHMARKS
-from craft_trainer.cli.cache import VERBS
-from craft_trainer.cli.main import COMMANDS, TRACEBACK_VARIABLE, main
+from craft_trainer.cli.main import COMMANDS, GROUPS, TRACEBACK_VARIABLE, main
 
+VERBS, BENCHMARKS = (GROUPS[name][2] for name in ("cache", "bench"))
 UNDERSCORES = str.maketrans(" -", "__")
 WHOLE_COMMANDS = [name for name in COMMANDS if name not in ("cache", "bench")] + [f"cache {verb}" for verb in VERBS]
 
@@ -107,7 +105,7 @@ def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) 
 def test_an_error_is_one_line_and_status_one(
     error: type[Exception], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(_argv: Sequence[str]) -> None:
+    def run() -> None:
         raise error("the oven is cold: heat it")
 
     monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
@@ -130,7 +128,7 @@ def test_a_librarys_own_error_is_one_line_too(
     without their names."""
     error = type("UsageError", (Exception,), {"__module__": module})
 
-    def run(_argv: Sequence[str]) -> None:
+    def run() -> None:
         raise error("api_key not configured")
 
     monkeypatch.delenv(TRACEBACK_VARIABLE, raising=False)
@@ -140,7 +138,7 @@ def test_a_librarys_own_error_is_one_line_too(
 
 
 def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(_argv: Sequence[str]) -> None:
+    def run() -> None:
         raise AssertionError("ours")
 
     monkeypatch.setattr("craft_trainer.cli.info.run", run)
@@ -151,7 +149,7 @@ def test_a_programming_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_interruption_is_one_line_and_the_shells_status(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run(_argv: Sequence[str]) -> None:
+    def run() -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("craft_trainer.cli.info.run", run)

@@ -5,22 +5,24 @@ from pathlib import Path
 
 import pytest
 
+from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.main import main
-from craft_trainer.cli.report import joined
+from craft_trainer.cli.report import ReportArguments
 
 
 @pytest.mark.parametrize(
     ("given", "meant"),
     [
-        ("--run a --run b --output c", "--run a b --output c"),
-        ("--run a b --format md --run=c", "--run a b c --format md"),
-        ("--results a --mcq b --results c", "--results a c --mcq b"),
-        ("--output=a=b --run n=c", "--output=a=b --run n=c"),
+        ("--run a --run b --output c", {"run": ["a", "b"], "output": "c"}),
+        ("--run a b --format md --run=c", {"run": ["a", "b", "c"], "format": "md"}),
+        ("--results a --mcq b --results c", {"results": ["a", "c"], "mcq": ["b"]}),
+        ("--output=a=b --run n=c", {"output": "a=b", "run": ["n=c"]}),
     ],
 )
 def test_a_repeated_option_takes_all_its_values(given, meant):
-    """argparse would keep the last. Seen to fail without joining."""
-    assert joined(given.split()) == meant.split()
+    """argparse would keep the last. Seen to fail without Gathered."""
+    (arguments,) = parse_all("report", "", [ReportArguments], given.split())
+    assert arguments == ReportArguments(**meant)
 
 
 @pytest.fixture
