@@ -97,11 +97,7 @@ class ProgressFile:
 
 
 def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptStyle) -> Encoded:
-    """Encode every question as tokens; those over the model's length or vocabulary, and images, may be refused.
-
-    Raises:
-        ValueError: the model cannot be asked in this style at all.
-    """
+    """Encode every question; those the model cannot take are refused. ValueError for a ``style`` it cannot take."""
     style.check(model.chat_templates)
     tokenizer = getattr(model.chat_templates, "tokenizer", model.chat_templates)
     encoded = Encoded([], [], [])
@@ -121,11 +117,7 @@ def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptS
 
 
 def encode(model: ChoiceModel, question: Question, style: PromptStyle) -> EncodedQuestion:
-    """One question as tokens.
-
-    Raises:
-        ValueError: the model cannot take it.
-    """
+    """One question as tokens; ValueError if the model cannot take it."""
     placeholder = "" if question.image is None else model.placeholder
     if question.image is not None and "{image}" not in style.template:
         raise ValueError("it has an image, and the template has no {image}")
@@ -134,13 +126,10 @@ def encode(model: ChoiceModel, question: Question, style: PromptStyle) -> Encode
 
 
 def choose_method(model: ChoiceModel, tokens: Sequence[EncodedQuestion], wanted: str) -> Method:
-    """The method that is ``wanted``, or the model's own if it agrees with separate passes.
+    """The method ``wanted`` (ValueError if it does not agree), or the model's own if it agrees with separate passes.
 
     Tried on the shortest question without and the shortest with an image, and on the shortest of each whose choices
     stand beside each other: those of one token need no mask.
-
-    Raises:
-        ValueError: the method that is wanted does not agree or is not the model's, or there is none of that name.
     """
     if wanted not in ("auto", "packed", "prefix", "separate"):
         raise ValueError(f"method is {wanted!r}: choose auto, packed, prefix or separate")
@@ -166,12 +155,7 @@ def score_questions(
 ) -> dict[str, Any]:
     """Items, metrics and how they were computed: the part of the document that belongs to one model.
 
-    Args:
-        model: the model.
-        encoded: from :func:`encode_all`, at least one question.
-        settings: how.
-        progress: what is scored already, and where to write the rest as it is done.
-        on_done: called with the number of questions that were just finished.
+    ``progress`` has what is scored already; ``on_done`` is called with the number of questions that were just finished.
 
     Raises:
         ValueError: there is no question, or ``settings.method`` is wrong for the model.

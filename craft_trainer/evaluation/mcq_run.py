@@ -54,10 +54,6 @@ class McqRun:
 def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
     """Score one checkpoint, or two and compare them; write the document to ``run.output`` and return it.
 
-    Args:
-        names: folders or Hub repositories, one or two.
-        run: what to ask, and how.
-
     Raises:
         ValueError: a model cannot take a question, and ``skip_bad`` is off; or no question is left; or ``run.output``
             is a folder.

@@ -36,22 +36,12 @@ class PromptStyle:
             raise ValueError("answers are letters: the template must list the {choices} they stand for")
 
     def check(self, templates: Any) -> None:
-        """Whether a model can be asked in this way; ``templates`` is its tokenizer, or its processor.
-
-        Raises:
-            ValueError: a chat template is wanted and it has none.
-        """
+        """Raise a ValueError if a chat template is wanted and ``templates`` (tokenizer or processor) has none."""
         if self.chat and not getattr(templates, "chat_template", None):
             raise ValueError("the model's tokenizer has no chat template: leave --chat out")
 
     def prompt(self, question: str, choices: Sequence[str], image: str, templates: Any) -> str:
-        """The text before the choice.
-
-        Args:
-            question: the question.
-            choices: its choices, listed where the template has ``{choices}``.
-            image: the placeholder, empty without an image.
-            templates: what has the chat template, the tokenizer or the processor of the model.
+        """The text before the choice; ``image`` is the placeholder, empty without an image.
 
         Raises:
             ValueError: more choices to list than letters, or a chat template that drops what it is given.
@@ -65,11 +55,7 @@ class PromptStyle:
         return chat_prompt(parts, image, templates) if self.chat else image.join(parts)
 
     def answers_of(self, choices: Sequence[str]) -> list[str]:
-        """What is scored, without the delimiter.
-
-        Raises:
-            ValueError: more choices than letters.
-        """
+        """What is scored, without the delimiter."""
         return list(choices) if self.answers == "text" else letters(len(choices))
 
     def continuations(self, choices: Sequence[str]) -> list[str]:
@@ -78,11 +64,7 @@ class PromptStyle:
 
 
 def letters(number: int) -> list[str]:
-    """A, B, C … for ``number`` choices.
-
-    Raises:
-        ValueError: more choices than letters.
-    """
+    """A, B, C … for ``number`` choices; ValueError if there are more choices than letters."""
     if number > len(ascii_uppercase):
         raise ValueError(f"{number} choices are more than there are letters")
     return list(ascii_uppercase[:number])
@@ -91,10 +73,8 @@ def letters(number: int) -> list[str]:
 def chat_prompt(parts: Sequence[str], image: str, templates: Any) -> str:
     """``parts``, with the image between them, as the user's turn, up to where the answer begins.
 
-    A processor's template walks over the parts of a turn, a tokenizer's takes it as one text.
-
-    Raises:
-        ValueError: the template leaves something out.
+    A processor's template walks over the parts of a turn, a tokenizer's takes it as one text. ValueError if it leaves
+    something out.
     """
     content: Any = image.join(parts)
     if hasattr(templates, "image_processor"):

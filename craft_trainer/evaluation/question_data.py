@@ -150,11 +150,7 @@ def open_split(
     config: str | None,
     default: str | None = None,
 ) -> tuple[str, Any, list[Path]]:
-    """What to call it in errors, the split of the dataset (``default`` or the only one if None), its images' folders.
-
-    Raises:
-        ValueError: it cannot be read; the split is not there, or there are several.
-    """
+    """Its name in errors, the split (``default`` or the only one if None), and the folders of its images."""
     loaded = load_any(place, name, revision=revision, config=config)
     if split is None and isinstance(loaded, dict) and default in loaded:
         split = default
@@ -186,11 +182,7 @@ def _cached_folders(name: str) -> list[Path]:
 
 
 def load_any(place: Path | None, name: str, *, revision: str | None, config: str | None) -> Any:
-    """A dataset or its splits: what ``save_to_disk`` left in the folder ``place``, other files in it, or ``name``.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
+    """A dataset or its splits: what ``save_to_disk`` left in the folder ``place``, other files in it, or ``name``."""
     import datasets
 
     if place is not None and any((place / file).exists() for file in SAVED):

@@ -40,10 +40,7 @@ class ImageFolder:
         self._checked: dict[str, Path] = {}
 
     def find(self, image: Any) -> Path | StoredImage | None:
-        """A file, or an image of the dataset itself; it is decoded when it is used.
-
-        Args:
-            image: ``None`` or "", a relative path, or the ``bytes`` and ``path`` of an image in a dataset.
+        """The file that ``image`` names, or the image whose ``bytes`` or ``path`` it holds; decoded when it is used.
 
         Raises:
             BadRowError: no such file inside the folder, or not an image.

@@ -31,11 +31,8 @@ def listed(refused: Sequence[Refused]) -> list[str]:
 def checked_fields(row: Any, names: Mapping[str, str], number: int) -> dict[str, Any]:
     """The fields of ``row``, whose columns are ``names``; ``number`` is its id where it has none.
 
-    ``names`` says one column for the image, under ``image``, which is still as the data has it.
-
-    Raises:
-        BadRowError: a missing field, a wrong type, blank text, fewer than two choices, two that are the same, an
-            answer that is none of them.
+    BadRowError: a missing field, a wrong type, blank text, fewer than two choices, two that are the same, an answer
+    that is none of them.
     """
     if not isinstance(row, Mapping):
         raise BadRowError(f"it is {kind_of(row)}, not an object with question, choices and answer_index")
@@ -53,11 +50,7 @@ def shown(value: Any) -> str:
 
 
 def checked_text(value: Any, what: str) -> str:
-    """``value`` if it is text that says something.
-
-    Raises:
-        BadRowError: it is not.
-    """
+    """``value`` if it is text that says something, BadRowError if not."""
     if not isinstance(value, str):
         raise BadRowError(f"{what} must be text, not {kind_of(value)}")
     if not value.strip():

@@ -120,11 +120,8 @@ def batches(
 ) -> Iterator[list[int]]:
     """Indices of questions that go into one pass: of like length, all with an image or all without.
 
-    Args:
-        questions: all of them.
-        batch_tokens: questions of a batch times the size of the largest is at most this.
-        method: ``prefix`` computes prompts apart from choices, so the larger of the two is a question's size.
-        vocabulary: logits of a batch are at most ``MAX_LOGITS``.
+    Questions of a batch times the size of the largest are at most ``batch_tokens``, its logits at most ``MAX_LOGITS``.
+    ``prefix`` computes prompts apart from choices, so the larger of the two is a question's size.
     """
     sizes = [_size(question, method) for question in questions]
     order = sorted(range(len(questions)), key=lambda index: (questions[index].image is None, -sizes[index]))

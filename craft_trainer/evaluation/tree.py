@@ -43,8 +43,7 @@ class TreeBatch:
 def tree_batch(questions: Sequence[tuple[Sequence[Sequence[int]], Sequence[int]]]) -> TreeBatch:
     """A tree of the sequences of each question, without their last tokens, which predict nothing that is scored.
 
-    Args:
-        questions: of each its sequences, at least one, and the index of the first scored token of each of them.
+    A question is its sequences, at least one, and the index of the first scored token of each of them.
     """
     trees: list[dict[tuple[int, int], int]] = [{} for _ in questions]
     index: dict[tuple[int, int], int] = {}

@@ -64,11 +64,8 @@ def write_card(
 ) -> bool:
     """Write the README of the run in ``folder``, and its facts; False if there is a README by hand, which stays.
 
-    Args:
-        before: the README before anything of this save was written, or None.
-        history: ``lambda_history.csv`` of the run, by default that in ``folder``.
-        results: rollouts for a table of success; their figure is in the folder already.
-        extra: more for the header: license, language, tags, …
+    ``before`` is the README before anything of this save was written. ``history`` is ``lambda_history.csv``, by default
+    that in ``folder``. The figure of ``results`` is in the folder already. ``extra`` is more for the header.
     """
     facts.write(folder)
     last = last_pass(history or folder / HISTORIES[0], facts.step)
@@ -76,11 +73,7 @@ def write_card(
 
 
 def add_results(folder: Path, given: Path | None) -> Results | None:
-    """The results to show: ``given``, copied into ``folder`` with a figure, or those that are there.
-
-    Raises:
-        ValueError: those in ``folder`` are older than its weights; or they are damaged.
-    """
+    """The results to show: ``given``, copied into ``folder`` with a figure, or those there if no weights are newer."""
     own = folder / RESULTS_FILE
     if given is None and not own.is_file():
         return None

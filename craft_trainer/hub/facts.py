@@ -84,12 +84,7 @@ class RunFacts:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Those in ``folder``.
-
-        Raises:
-            FileNotFoundError: it is not the folder of a run.
-            ValueError: the file is damaged, or of another version.
-        """
+        """Those in ``folder``; FileNotFoundError without them, ValueError if damaged or of another version."""
         file = folder / FACTS_FILE
         if not file.is_file():
             raise FileNotFoundError(f"{folder} holds no {FACTS_FILE}: it is not the output_dir of a finished run")

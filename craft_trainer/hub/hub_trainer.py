@@ -81,11 +81,7 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
         return missing
 
     def require_pushed(self) -> None:
-        """Say what is missing on the Hub, after all pushes have ended.
-
-        Raises:
-            PushError: something is; it is all in ``output_dir``.
-        """
+        """Wait for all pushes; PushError if something is missing on the Hub. It is all in ``output_dir``."""
         wait([push.job for push in self._pushes])
         if self.missing_parts:
             raise PushError(self.push_report())

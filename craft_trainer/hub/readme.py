@@ -46,11 +46,7 @@ def text_of(folder: Path) -> str | None:
 
 
 def write(folder: Path, metadata: dict[str, Any], body: str, before: str | None) -> bool:
-    """Write the README into ``folder``, unless the one that was there ``before`` is by hand; that one is put back.
-
-    Returns:
-        Whether it was written.
-    """
+    """Write the README into ``folder``; False if the one there ``before`` is by hand, which is put back."""
     by_hand = before is not None and is_by_hand(before)
     text = before if by_hand and before is not None else signed(metadata, body, before)
     if text != text_of(folder):

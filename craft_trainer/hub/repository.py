@@ -38,21 +38,14 @@ class Repository:
     token: str | None = field(default=None, repr=False)
 
     def opened(self) -> "Repository":
-        """The same with its owner in its name, made with its branch if it was not there; it may be written to.
-
-        Raises:
-            OSError: as :func:`craft_trainer.hub.errors.plain_errors`; before anything large is sent.
-        """
+        """The same with its owner in its name, made with its branch if it was not there; it may be written to."""
         return with_retries(self._open)
 
     def commit(self, files: Files, message: str, *, replaces: Sequence[str] = ()) -> CommitInfo:
         """Upload ``files`` (path in the repository → file, or its bytes) in one commit: all of them or none.
 
-        Args:
-            replaces: patterns of names outside folders; what is there of them and not in ``files`` goes.
-
-        Raises:
-            OSError: as :func:`craft_trainer.hub.errors.plain_errors`, after the attempts of ``with_retries``.
+        What is there outside folders, fits a pattern of ``replaces`` and is not in ``files`` goes. OSError as
+        :func:`craft_trainer.hub.errors.plain_errors`, after the attempts of ``with_retries``.
         """
         additions = [CommitOperationAdd(name, content) for name, content in sorted(files.items())]
 

@@ -53,10 +53,7 @@ def resolve_path(
 ) -> Path:
     """The folder at ``place``; that of a Hub repository is downloaded, into huggingface_hub's cache.
 
-    Args:
-        kind: ``model`` or ``dataset``.
-        revision: of a Hub repository whose name has none.
-        only, without: patterns of what to download.
+    ``revision`` is for a repository whose name has none; ``only`` and ``without`` are patterns of what to download.
 
     Raises:
         FileNotFoundError: there is nothing of that name, or not that revision: the error lists those there are.
@@ -79,16 +76,12 @@ def resolve_path(
 
 
 def resolve_checkpoint(place: str | Path, output_dir: Path | None = None) -> Path:
-    """The folder of the checkpoint ``place``, downloaded if it is on the Hub.
+    """The folder of the checkpoint ``place``, downloaded if it is on the Hub; OSError if there is none.
 
     Args:
         place: a folder; or ``owner/name`` or ``owner/name@revision``, of which the checkpoint with the most steps is
             taken; or one of them, as ``owner/name/checkpoint-500@revision``.
         output_dir: where the histories of λ go that the run had pushed, unless there are some already; None is nowhere.
-
-    Raises:
-        FileNotFoundError: there is no such folder, repository, revision or checkpoint.
-        OSError: the Hub does not hand it out.
     """
     if Path(place).exists():
         return Path(place)

@@ -72,13 +72,9 @@ class Rows:
 
 
 def open_rows(name: str, *, config: str | None = None, split: str | None = None) -> Rows:
-    """Rows of ``name``.
+    """Rows of ``name``: JSON lines, a folder, or a Hub dataset ``org/name``, ``org/name@revision``.
 
-    Args:
-        name: a file of JSON lines, a folder (of ``save_to_disk``, or of files that ``load_dataset`` reads), or a
-            dataset of the Hub, ``org/name`` or ``org/name@revision``.
-        config: configuration of a dataset that has several.
-        split: of a dataset; ``train`` or the only one if None.
+    ``split`` is ``train`` or the only one if None.
 
     Raises:
         FileNotFoundError: there is no such data.

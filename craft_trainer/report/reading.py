@@ -36,12 +36,7 @@ def number(low: float = -inf, high: float = inf) -> Rule:
 
 
 def json_object(path: Path, way_out: str) -> dict[str, Any]:
-    """Read the object in ``path``; an error ends with the ``way_out``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON, or not an object.
-    """
+    """Read the object in ``path``; an error (no file, not JSON, not an object) ends with the ``way_out``."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; {way_out}")
     try:

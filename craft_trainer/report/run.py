@@ -50,12 +50,7 @@ def teachers_scale(units: Iterable[str]) -> str:
 
 
 def load_run(folder: Path) -> Run:
-    """Read the ``output_dir`` of ``craft-trainer train`` or of any CraftTrainer; a damaged file is a ValueError.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no trace of a training run, or a file that cannot be read.
-    """
+    """Read the ``output_dir`` of any CraftTrainer; ValueError where it is no run's, or a file in it is damaged."""
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder}: no such folder; pass the output_dir of a training run")
     history, record, choices = (folder / name for name in (HISTORY_FILE, RECORD_FILE, CHOICES_FILE))

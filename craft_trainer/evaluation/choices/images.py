@@ -36,10 +36,6 @@ OF_TOKENS = ("attention_mask", "token_type_ids", "mm_token_type_ids")  # one ent
 class ImageChoices(TextChoices):
     """A vision-language model and its processor: the prompt goes through the model's own forward, once.
 
-    Args:
-        model: a ``PreTrainedModel`` with images and a language-modelling head, or a ``PeftModel`` of one.
-        processor: a ``ProcessorMixin`` with an image processor and a tokenizer.
-
     Raises:
         ValueError: the adapter trains a prompt.
     """
@@ -62,12 +58,7 @@ class ImageChoices(TextChoices):
     def encode(
         self, prompt: str, continuations: Sequence[str], image: Any = None, *, has_marks: bool = False
     ) -> EncodedQuestion:
-        """Prompt and continuation are tokenised together, the placeholder of the image as one token.
-
-        Args:
-            prompt: with :attr:`placeholder` where the image is.
-            continuations: what may follow.
-            image: a PIL image, the path of one, or one of a dataset.
+        """Prompt and continuation are tokenised together, the :attr:`placeholder` of the image as one token.
 
         Raises:
             ValueError: the image cannot be decoded, or a text holds what stands for an image.

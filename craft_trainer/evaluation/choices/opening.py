@@ -60,12 +60,7 @@ def open_choices(
 
 
 def reader(model: nn.Module, processor: Any) -> TextChoices:
-    """``model`` with its processor (or tokenizer, of a language model), in the way of its family.
-
-    Args:
-        model: a ``PreTrainedModel`` or a ``PeftModel`` of one.
-        processor: what turns text, and images, into its inputs.
-    """
+    """``model`` with its processor (or tokenizer, of a language model), in the way of its family."""
     base: Any = base_model(model)
     if not hasattr(processor, "image_processor"):
         return TextChoices(model, processor)
@@ -74,22 +69,13 @@ def reader(model: nn.Module, processor: Any) -> TextChoices:
 
 @contextmanager
 def reader_of(model: nn.Module, processor: Any) -> Iterator[ChoiceModel]:
-    """``model`` in evaluation mode inside, as a reader of choices; every module's own mode is restored afterwards.
-
-    Args:
-        model: as for :func:`reader`, or a ``PolicyModel`` of a type with a language model in it.
-        processor: of a model that is not a policy.
-    """
+    """``model`` (a policy has no ``processor``) as a reader, in evaluation mode; modules' modes are restored after."""
     with evaluating(model):
         yield reader(model, processor) if processor is not None else policy_reader(model)
 
 
 def policy_reader(model: Any) -> ChoiceModel:
-    """A ``PolicyModel`` of type pi0_fast or smolvla.
-
-    Raises:
-        ValueError: it is of another type.
-    """
+    """The reader of a ``PolicyModel`` of type pi0_fast or smolvla; ValueError for one of another type."""
     kind = getattr(getattr(model, "policy_config", None), "type", type(model).__name__)
     if kind == "pi0_fast":
         from craft_trainer.evaluation.choices.pi0_fast import PI0FastChoices

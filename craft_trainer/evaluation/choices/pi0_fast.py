@@ -22,9 +22,6 @@ class PI0FastChoices:
 
     The picture of a question goes to the policy's first camera, the other cameras are empty. A question without a
     picture has no camera at all.
-
-    Args:
-        model: the policy with its processors.
     """
 
     placeholder = ""

@@ -24,11 +24,7 @@ Table = list[list[Any]]
 
 
 def read_items(text: str, name: str) -> list[dict[str, Any]]:
-    """Items of ``text``: one JSON object per line, or a whole ``out.json`` with its ``items``.
-
-    Raises:
-        ValueError: a line that is not a JSON object with ``log_likelihoods`` and ``answer_index``; it says which.
-    """
+    """Items of ``text``: one JSON object per line, or a whole ``out.json``; ValueError says which line is none."""
     try:
         whole = json.loads(text)
         items = whole.get("items", [whole]) if isinstance(whole, dict) else whole

@@ -21,11 +21,7 @@ Table = list[list[Any]]
 
 
 def read_items(text: str) -> list[dict[str, Any]]:
-    """Items of ``text``: one JSON object per line, a single object, or a whole ``out.json`` with its ``items``.
-
-    Raises:
-        ValueError: a line that is not a JSON object, with its number.
-    """
+    """Items of ``text``: JSON objects, one per line, or a whole ``out.json``; ValueError says which line is none."""
     try:
         whole = json.loads(text)
         items = whole.get("items", [whole]) if isinstance(whole, dict) else whole
