@@ -323,6 +323,9 @@ def test_an_adapter_without_a_cache(place, tmp_path, capsys):
     assert train(place, tmp_path / "again", **again) == 1
     assert "goes on being trained: leave lora_rank out" in capsys.readouterr().err
     del again["lora_rank"], again["lora_targets"]
+    assert train(place, tmp_path / "moved", **again) == 1
+    assert "before the first step, where the model should equal its teacher" in capsys.readouterr().err
+    again["teacher_mismatch"] = "allow"
     assert train(place, tmp_path / "again", gradient_checkpointing=True, **again) == 0
     assert history(tmp_path / "again")[0]["retention_loss"] > 1e-5  # of the base, from which the adapter had moved
 
