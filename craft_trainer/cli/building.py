@@ -47,11 +47,7 @@ class CacheArguments:
     device: str | None = option("cpu, cuda, …; by default the teacher's own, or the first accelerator", None)
 
     def join(self) -> "PartialState":
-        """Join the processes that share the work (accelerate launch).
-
-        Raises:
-            FileExistsError: ``output_dir`` exists.
-        """
+        """Join the processes that share the work (accelerate launch); refuse an ``output_dir`` that exists."""
         import torch
         from accelerate import PartialState
 

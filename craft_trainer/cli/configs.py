@@ -17,11 +17,7 @@ class ConfigsArguments:
 
 
 def run(arguments: ConfigsArguments) -> None:
-    """Copy all of them into the folder, and print one line per file; those that are the same already stay as they are.
-
-    Raises:
-        FileExistsError: a file there says something else; then nothing is written.
-    """
+    """Copy all of them and print a line per file; nothing is written if a file there says something else."""
     folder = Path(arguments.output_dir)
     texts = {folder / path.relative_to(SHIPPED): path.read_text() for path in sorted(SHIPPED.rglob("*.yaml"))}
     for path, text in texts.items():

@@ -84,11 +84,7 @@ def run(arguments: DemoArguments) -> None:
 
 
 def claim_folder(folder: Path, settings: str) -> None:
-    """Mark ``folder`` as this experiment's, so that a run that was interrupted goes on and no other mixes in.
-
-    Raises:
-        FileExistsError: it holds an experiment with other settings.
-    """
+    """Mark ``folder`` as this experiment's: a run that was interrupted goes on, one with other settings is refused."""
     mark = folder / "settings.json"
     if mark.exists() and mark.read_text() != settings:
         raise FileExistsError(f"{folder} holds a demo with other settings: delete it, or choose another --output")

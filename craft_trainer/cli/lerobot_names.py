@@ -92,11 +92,7 @@ def _preset(command: str, name: str) -> str | None:
 
 
 def refuse_without_effect(options: Mapping[str, object]) -> None:
-    """Refuse entries of ``policy_options`` that `lerobot-train` reads of a policy's configuration and `train` does not.
-
-    Raises:
-        ValueError: there is one; the message says what there is instead.
-    """
+    """Refuse entries of ``policy_options`` that `lerobot-train` reads of a policy and `train` does not."""
     for name in options:
         rule = NAMES["train"].get(f"policy.{name}")
         if rule is not None:

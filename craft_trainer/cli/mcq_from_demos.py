@@ -56,11 +56,7 @@ def run(arguments: QuestionArguments) -> None:
 
 
 def check_kinds(kinds: Sequence[str]) -> list[str]:
-    """Check the kinds of question asked for, and put them into their own order.
-
-    Raises:
-        ValueError: there is no such kind; the message names the nearest.
-    """
+    """Put the kinds of question asked for into their own order; refuse one that does not exist."""
     from craft_trainer.simulation.embodied import KINDS
 
     for kind in kinds:

@@ -26,14 +26,8 @@ logger = logging.getLogger(__name__)
 def claimed_output(config: CraftConfig) -> Iterator[str | None]:
     """Keep ``output_dir`` for this run, and yield the checkpoint to resume from; None for a run from the beginning.
 
-    Two runs in one ``output_dir`` would be a mixture: of checkpoints, or of an adapter and full weights, of which every
-    tool reads the older.
-
-    Raises:
-        RuntimeError: another run is at work in ``output_dir``.
-        FileExistsError: ``output_dir`` holds another run.
-        FileNotFoundError: there is no such checkpoint.
-        ValueError: there is no checkpoint yet, or its run has ended.
+    A folder that holds another run, or in which one is at work, is refused: two would be a mixture, of checkpoints or
+    of an adapter and full weights, of which every tool reads the older. So is a checkpoint that is not there, or ended.
     """
     folder, is_main = Path(config.output_dir), config.process_index == 0
     with in_use(folder) if is_main else nullcontext():  # the launcher ends the other processes with the main one

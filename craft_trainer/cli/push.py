@@ -51,11 +51,7 @@ def run(arguments: PushArguments) -> None:
 
 
 def destination(arguments: PushArguments, facts: "RunFacts") -> tuple[str, str | None]:
-    """Find repository and branch: those that are given, else those of the run.
-
-    Raises:
-        ValueError: neither names a repository.
-    """
+    """Find repository and branch: those that are given, else those of the run, which must name a repository."""
     if arguments.repo is None and facts.repo is None:
         raise ValueError(f"{arguments.run} has not been pushed anywhere yet: say where with --repo owner/name")
     if arguments.repo is None:

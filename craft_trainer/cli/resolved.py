@@ -21,13 +21,8 @@ def document(
 ) -> str:
     """Write every field of the dataclasses ``filled`` as YAML that ``--config`` reads, with its origin as a comment.
 
-    What was given comes before what was not.
-
-    Args:
-        given: the values before the dataclasses made something else of them; both are shown.
-        words: fields that the command line gave.
-        file: the YAML file.
-        in_file: fields that it gave.
+    The command line gave the fields ``words``, ``file`` gave ``in_file``: they come first. ``given`` are the values
+    before the dataclasses made something else of them; both are shown.
     """
     origins: dict[str, list[str]] = {"command line": [], str(file): [], "default": []}
     for arguments in filled:

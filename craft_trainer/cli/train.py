@@ -108,11 +108,7 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
 
 
 def refuse_of_language_models(config: CraftConfig) -> None:
-    """Trainer's own settings that end in an error inside a policy, or do nothing there.
-
-    Raises:
-        ValueError: one is set; the message says what there is instead.
-    """
+    """Refuse Trainer's own settings that end in an error inside a policy, or do nothing there; say what does."""
     for name, instead in OF_LANGUAGE_MODELS.items():
         if getattr(config, name):
             raise ValueError(f"{name} has no place in a LeRobot policy: {instead}")

@@ -45,14 +45,10 @@ class Camera:
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 
-    def show(self, model: Any, data: Any) -> UInt8[np.ndarray[Any, Any], "size size 3"]:
-        """What the camera sees of one simulator: rows from top to bottom."""
-        return self.look(model, data)[0]
-
     def look(
         self, model: Any, data: Any
     ) -> tuple[UInt8[np.ndarray[Any, Any], "size size 3"], Float32[np.ndarray[Any, Any], "size size"]]:
-        """What the camera sees of one simulator, and how far away each pixel is: metres along the camera's axis."""
+        """What the camera sees, top row first, and how far away each pixel is: metres along the camera's axis."""
         gl_context().make_current()  # another renderer may have come in between
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, self._view, everything, self._scene)
@@ -88,11 +84,7 @@ class Camera:
 
 @functools.cache
 def gl_context() -> Any:
-    """An off-screen OpenGL context, the same at every call; its kind is left in ``MUJOCO_GL``.
-
-    Raises:
-        RuntimeError: none can be made.
-    """
+    """Make an off-screen OpenGL context, the same at every call; its kind is left in ``MUJOCO_GL``."""
     os.environ[VARIABLE] = choose_backend()
     context = importlib.import_module(f"mujoco.{os.environ[VARIABLE]}").GLContext(64, 64)
     atexit.register(context.free)  # before the library's own farewell, after which it could not

@@ -15,6 +15,7 @@ OPEN, CLOSED = 0.9, 0.35  # opening of the gripper, of 1; closed fingers without
 SIDE_MARGIN = 0.03  # of the picture's width
 CLOSE, AWAY = 0.05, 0.15  # metres from the fingertips' middle to the object
 NUM_CHOICES = 4
+KINDS = ("task", "object", "gripper", "side", "gripper_side", "near", "success")
 
 DONE, NOT_DONE = "yes, it is done", "no, it is not done"
 
@@ -60,17 +61,57 @@ class Asker:
     """
 
     def __init__(self, tasks: Sequence[str], describe: Callable[[str], str], kinds: Sequence[str]) -> None:
-        self._describe = describe
-        self._makers = {kind: MAKERS[kind] for kind in kinds}
+        self._describe, self._kinds = describe, kinds
         self._near = group_by_noun(tasks)
         self._far = {noun: names for noun, names in group_by_noun(OBJECT_OF).items() if noun not in self._near}
 
     def ask(self, facts: Facts, generator: np.random.Generator) -> Iterator[Question]:
         """All the questions that have a clear answer in this frame, at most one of each kind."""
-        for maker in self._makers.values():
-            question = maker(self, facts, generator)
-            if question is not None:
-                yield question
+        about_the_scene: Mapping[str, tuple[str, Callable[[str], str]]] = {
+            "task": ("Which task is this robot's workplace set up for?", self._describe),
+            "object": ("What is the robot here to handle?", OBJECT_OF.__getitem__),
+        }
+        of_two = self.of_two_choices(facts)
+        for kind in self._kinds:
+            if kind in of_two:
+                question, choices, first = of_two[kind]
+                answer, other = choices if first else reversed(choices)
+                if first is not None:  # both must be right equally often in every task, for the task gives no hint
+                    yield Question(kind, question, answer, (other,), answer, facts.task)
+            elif facts.object is not None:
+                question, name = about_the_scene[kind]
+                others = tuple(map(name, self.other_tasks(facts.task, generator)))
+                yield Question(kind, question, name(facts.task), others, OBJECT_OF[facts.task], "")
+
+    def of_two_choices(self, facts: Facts) -> dict[str, tuple[str, tuple[str, str], bool | None]]:
+        """Per kind: the question, its two choices, and whether it is the first; None where that is not clear."""
+        thing, target, sides = the(OBJECT_OF[facts.task]), aim(facts.task), ("left", "right")
+        task = self._describe(facts.task)
+        seen = facts.gripper is not None
+        near = _below(facts.distance, CLOSE, AWAY) if seen and facts.object is not None else None
+        return {
+            "gripper": (
+                "Is the robot's gripper open or closed?",
+                ("closed", "open"),
+                _below(facts.opening, CLOSED, OPEN) if seen else None,
+            ),
+            "side": (
+                f"In this picture, is {thing} left or right of the {facts.marker_colour} ball?",
+                sides,
+                _left(facts.object, facts.marker),
+            ),
+            "gripper_side": (
+                f"In this picture, is the tip of the gripper left or right of {target}?",
+                sides,
+                _left(facts.gripper, facts.object),
+            ),
+            "near": (f"Is the tip of the gripper at {target} or away from it?", ("at it", "away from it"), near),
+            "success": (
+                f"This is the last moment of an attempt at a task: {task}. Is the task done?",
+                (DONE, NOT_DONE),
+                facts.outcome,
+            ),
+        }
 
     def other_tasks(self, task: str, generator: np.random.Generator) -> list[str]:
         """Three tasks with four different nouns between them and ``task``."""
@@ -81,67 +122,6 @@ class Asker:
             picked = generator.permutation(len(nouns))[:wanted]
             chosen += [str(generator.choice(pool[nouns[index]])) for index in picked]
         return chosen
-
-    def task(self, facts: Facts, generator: np.random.Generator) -> Question | None:
-        """Which task the scene is made for."""
-        question = "Which task is this robot's workplace set up for?"
-        return self._which("task", question, self._describe, facts, generator)
-
-    def object(self, facts: Facts, generator: np.random.Generator) -> Question | None:
-        """What the robot handles."""
-        return self._which("object", "What is the robot here to handle?", OBJECT_OF.__getitem__, facts, generator)
-
-    def _which(
-        self, kind: str, question: str, name: Callable[[str], str], facts: Facts, generator: np.random.Generator
-    ) -> Question | None:
-        if facts.object is None:
-            return None
-        others = tuple(map(name, self.other_tasks(facts.task, generator)))
-        return Question(kind, question, name(facts.task), others, OBJECT_OF[facts.task], "")
-
-    def opening(self, facts: Facts, _generator: np.random.Generator) -> Question | None:
-        """Whether the gripper is open."""
-        if facts.gripper is None or CLOSED < facts.opening < OPEN:
-            return None
-        question, choices = "Is the robot's gripper open or closed?", ("open", "closed")
-        return _either("gripper", question, choices, facts.opening >= OPEN, facts)
-
-    def side(self, facts: Facts, _generator: np.random.Generator) -> Question | None:
-        """On which side of the goal the object is, in the picture."""
-        question = f"In this picture, is {the(OBJECT_OF[facts.task])} left or right of the {facts.marker_colour} ball?"
-        return _left_or_right("side", question, facts.object, facts.marker, facts)
-
-    def gripper_side(self, facts: Facts, _generator: np.random.Generator) -> Question | None:
-        """On which side of the object the gripper is, in the picture."""
-        question = f"In this picture, is the tip of the gripper left or right of {aim(facts.task)}?"
-        return _left_or_right("gripper_side", question, facts.gripper, facts.object, facts)
-
-    def near(self, facts: Facts, _generator: np.random.Generator) -> Question | None:
-        """Whether the gripper is at the object."""
-        if facts.gripper is None or facts.object is None or CLOSE < facts.distance < AWAY:
-            return None
-        question = f"Is the tip of the gripper at {aim(facts.task)} or away from it?"
-        return _either("near", question, ("at it", "away from it"), facts.distance <= CLOSE, facts)
-
-    def success(self, facts: Facts, _generator: np.random.Generator) -> Question | None:
-        """Whether the task is done, in the last frame of an episode."""
-        if facts.outcome is None:
-            return None
-        question = f"This is the last moment of an attempt at a task: {self._describe(facts.task)}. Is the task done?"
-        return _either("success", question, (DONE, NOT_DONE), facts.outcome, facts)
-
-
-Maker = Callable[[Asker, Facts, np.random.Generator], Question | None]
-MAKERS: Mapping[str, Maker] = {
-    "task": Asker.task,
-    "object": Asker.object,
-    "gripper": Asker.opening,
-    "side": Asker.side,
-    "gripper_side": Asker.gripper_side,
-    "near": Asker.near,
-    "success": Asker.success,
-}
-KINDS = tuple(MAKERS)
 
 
 def aim(task: str) -> str:
@@ -155,13 +135,9 @@ def group_by_noun(tasks: Sequence[str] | Mapping[str, str]) -> dict[str, list[st
     return {noun: [task for task in tasks if OBJECT_OF[task] == noun] for noun in {OBJECT_OF[task] for task in tasks}}
 
 
-def _left_or_right(kind: str, question: str, what: float | None, of: float | None, facts: Facts) -> Question | None:
-    if what is None or of is None or abs(what - of) < SIDE_MARGIN:
-        return None
-    return _either(kind, question, ("left", "right"), what < of, facts)
+def _below(value: float, low: float, high: float) -> bool | None:
+    return None if low < value < high else value <= low
 
 
-def _either(kind: str, question: str, choices: tuple[str, str], first: bool, facts: Facts) -> Question:
-    """A question with two choices: both must be right equally often in every task, for the task gives no hint."""
-    answer, other = choices if first else reversed(choices)
-    return Question(kind, question, answer, (other,), answer, facts.task)
+def _left(what: float | None, of: float | None) -> bool | None:
+    return None if what is None or of is None or abs(what - of) < SIDE_MARGIN else what < of

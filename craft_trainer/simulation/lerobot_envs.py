@@ -22,11 +22,7 @@ SEEN_BY_NAME = (FeatureType.VISUAL, FeatureType.ENV)  # what an environment may 
 
 
 def environment_config(env: str, task: str | None, options: Mapping[str, Any]) -> EnvConfig:
-    """LeRobot's configuration of the environment ``env`` (metaworld, pusht, aloha, …) for ``task``.
-
-    Raises:
-        ValueError: LeRobot has no such environment, or it has no such option.
-    """
+    """Make LeRobot's configuration of ``env`` (metaworld, pusht, …) for ``task``; ValueError if it has none such."""
     given = dict(options) if task is None else {**options, "task": task}
     try:
         return make_env_config(env, **given)
@@ -35,11 +31,7 @@ def environment_config(env: str, task: str | None, options: Mapping[str, Any]) -
 
 
 def check_features(policy: PolicyModel, config: EnvConfig) -> None:
-    """Compare what ``policy`` reads with what the environment shows.
-
-    Raises:
-        ValueError: the environment lacks a camera or the environment's state that the policy reads.
-    """
+    """Refuse a ``policy`` that reads a camera or an environment's state that the environment does not show."""
     shown = env_to_policy_features(config)
     renamed = {new: old for old, new in policy.renamed.items()}
     read = [
@@ -66,15 +58,10 @@ def roll_out(
     max_steps: int | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Iterator[list[dict[str, Any]]]:
-    """The outcomes of ``num_episodes`` episodes of each task, with the seeds ``seed``, ``seed`` + 1, …
+    """Yield for each task (by default the environment's own) a row for each of ``num_episodes`` episodes.
 
-    A row for each episode: its task, the seed that the environment was reset with, and what came of it (OUTCOME).
-    Without ``tasks`` it is the environment's own default task. An episode ends after ``max_steps`` actions, by default
-    after as many as LeRobot allows.
-
-    Raises:
-        ImportError: the environment's package is not installed.
-        ValueError: LeRobot has no such environment or task, or it does not fit the policy.
+    A row holds the task, the seed that the environment was reset with (``seed``, ``seed`` + 1, …), and what came of it
+    (OUTCOME) within ``max_steps`` actions, by default as many as LeRobot allows.
     """
     asked_for: Sequence[str | None] = tasks or [None]
     for asked in asked_for:

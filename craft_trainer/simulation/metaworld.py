@@ -38,11 +38,7 @@ GOALS_PER_DRAW = 50  # what metaworld.MT1 draws at once
 
 
 def check_task(task: str) -> str:
-    """``task`` if Meta-World v3 knows it.
-
-    Raises:
-        ValueError: naming the nearest known tasks.
-    """
+    """Give ``task`` back if Meta-World v3 knows it; else name the nearest in a ValueError."""
     if task not in TASK_NAMES:
         near = difflib.get_close_matches(task, TASK_NAMES, n=3, cutoff=0.3)
         raise ValueError(f"{task!r} is not a Meta-World v3 task. Did you mean {' or '.join(near) or TASK_NAMES[0]}?")
@@ -123,7 +119,7 @@ class MetaWorldEnvs:
 
     def _look(self, index: int) -> None:
         if self._camera is not None:
-            self._images[index] = self._camera.show(self._envs[index].model, self._envs[index].data)
+            self._images[index] = self._camera.look(self._envs[index].model, self._envs[index].data)[0]
 
     def _named(self, num_episodes: int) -> Observation:
         named = name_observation(self._observations[:num_episodes])

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,10 +83,10 @@ def experiment_jobs(experiment: Experiment, folder: Path) -> list[Job]:
     """The commands of the whole experiment under ``folder``; those on which most depends come first."""
     old, new = folder / "data" / "old", folder / "data" / "new"
     per_seed = [_seed_jobs(experiment, seed, folder / f"seed{seed}", old, new) for seed in experiment.seeds]
-    recordings = [
-        Job(f"record-{data.name}", _record(tasks, data, experiment.demonstrations), data)
-        for data, tasks in ((old, experiment.old), (new, experiment.new))
-    ]
+    recordings = []
+    for data, tasks in ((old, experiment.old), (new, experiment.new)):
+        record = {"tasks": ",".join(tasks), "output_dir": data, "episodes": experiment.demonstrations}
+        recordings.append(Job(f"record-{data.name}", _flags("record", record), data))
     return recordings + [job for stage in zip(*per_seed, strict=True) for job in stage]
 
 
@@ -144,6 +144,8 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
             start | {"output_dir": folder / "craft", "anchors": anchors},
         ),
     }
+    tasks = ",".join(experiment.old + experiment.new)
+    rollout = {"tasks": tasks, "episodes": experiment.episodes, "seed": seed}
     cache = {"teacher": teacher, "dataset": old, "output_dir": anchors, "anchors": experiment.anchors, "seed": seed}
     return [
         Job(
@@ -165,25 +167,14 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
         *(
             Job(
                 f"seed{seed}-rollout-{method}",
-                _rollout(experiment, seed, folder / method, folder / f"rollout-{method}.json"),
-                folder / f"rollout-{method}.json",
+                _flags("rollout", {"policy": folder / method, **rollout, "output": result}),
+                result,
                 (f"seed{seed}-{method}",),
             )
             for method in METHODS
+            for result in [folder / f"rollout-{method}.json"]
         ),
     ]
-
-
-def _record(tasks: Sequence[str], output_dir: Path, demonstrations: int) -> tuple[str, ...]:
-    return _flags("record", {"tasks": ",".join(tasks), "output_dir": output_dir, "episodes": demonstrations})
-
-
-def _rollout(experiment: Experiment, seed: int, policy: Path, output: Path) -> tuple[str, ...]:
-    tasks = ",".join(experiment.old + experiment.new)
-    return _flags(
-        "rollout",
-        {"policy": policy, "tasks": tasks, "episodes": experiment.episodes, "seed": seed, "output": output},
-    )
 
 
 def _flags(command: str, *settings: Mapping[str, Any]) -> tuple[str, ...]:

@@ -52,7 +52,8 @@ def run_jobs(
         RuntimeError: a job failed; the message holds the end of its log, and the other jobs are ended.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
-    seconds = _read_seconds(log_dir)
+    file = log_dir / SECONDS_FILE
+    seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
     began = time.perf_counter() - seconds.get(TOTAL, 0.0)
     done = {job.name for job in jobs if job.result.exists()}
     waiting = [job for job in jobs if job.name not in done]
@@ -67,7 +68,7 @@ def run_jobs(
             while waiting or running:
                 for job in [job for job in waiting if done.issuperset(job.after)][: num_workers - len(running)]:
                     waiting.remove(job)
-                    arguments = (execute, job.argv, _log(log_dir, job))
+                    arguments = (execute, job.argv, log_dir / f"{job.name}.log")
                     process: BaseProcess = context.Process(target=_run_logged, args=arguments)
                     process.start()
                     running[job.name] = job, process, time.perf_counter()
@@ -78,10 +79,10 @@ def run_jobs(
                 for job, ended, start in [entry for entry in running.values() if not entry[1].is_alive()]:
                     del running[job.name]
                     if ended.exitcode != 0:
-                        raise RuntimeError(_failure(job, ended.exitcode, _log(log_dir, job)))
+                        raise RuntimeError(_failure(job, ended.exitcode, log_dir / f"{job.name}.log"))
                     seconds[job.name] = time.perf_counter() - start
                     seconds[TOTAL] = time.perf_counter() - began
-                    (log_dir / SECONDS_FILE).write_text(json.dumps(seconds))
+                    file.write_text(json.dumps(seconds))
                     done.add(job.name)
                     progress.update()
                     progress.write(f"{len(done):>3}/{len(jobs)}  {job.name:<24} {seconds[job.name]:6.0f} s")
@@ -98,16 +99,6 @@ def _run_logged(execute: Execute, argv: Sequence[str], log: Path) -> None:
         os.dup2(file.fileno(), 2)
     print("craft-trainer", *argv, flush=True)
     sys.exit(execute(argv))
-
-
-def _log(log_dir: Path, job: Job) -> Path:
-    return log_dir / f"{job.name}.log"
-
-
-def _read_seconds(log_dir: Path) -> dict[str, float]:
-    file = log_dir / SECONDS_FILE
-    seconds: dict[str, float] = json.loads(file.read_text()) if file.is_file() else {}
-    return seconds
 
 
 def _failure(job: Job, status: int | None, log: Path) -> str:
