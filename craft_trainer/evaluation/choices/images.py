@@ -1,18 +1,16 @@
 """Choices read by a vision-language model, in the format its processor gives."""
 
-import inspect
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 
-from craft_trainer.evaluation.choices.text import TextChoices, head_of_rows, padded_prompts
+from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.question_images import UNREADABLE, StoredImage
-from craft_trainer.evaluation.scoring import Prefix
 
 PLACEHOLDERS = {  # of families whose processor's ``image_token`` is not what one writes in a text
     "gemma3": "<start_of_image>",
@@ -52,7 +50,6 @@ class ImageChoices(TextChoices):
         self.placeholder = PLACEHOLDERS.get(self._base.config.model_type) or str(processor.image_token)
         if self.method == "packed":
             self.method = "prefix"  # images are embedded, and attend to each other, as the model has it
-        self._takes = set(inspect.signature(type(self._base).forward).parameters)
         self._image_tokens: dict[tuple[int, int], int] = {}
 
     def encode(
@@ -73,47 +70,15 @@ class ImageChoices(TextChoices):
             self._image_tokens[size] = expanded - self._behind([encoded]) - len(encoded.prefix) - encoded.num_cut
         return EncodedQuestion(**{**vars(encoded), "image": image, "num_image_tokens": self._image_tokens[size]})
 
-    def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
-        """Images and text of the prompts, right-padded, in one pass of the model's own forward."""
-        inputs = self._inputs(questions)
-        lengths = inputs["attention_mask"].sum(dim=1)
-        positions = self._prompt_positions(inputs)
-        last = torch.stack([torch.arange(len(questions)), lengths - 1], dim=1)
-        with head_of_rows(self._base, last):
-            output = self.model(**self._on_device(inputs | {"position_ids": positions}), use_cache=True)
-        valid = inputs["attention_mask"].bool()
-        rows = torch.arange(len(questions))
-        return Prefix(
-            output.past_key_values,
-            valid,
-            positions[..., rows, lengths - 1].reshape(-1, len(rows)).amax(dim=0) + 1,
-            output.logits[0],
-        )
-
     def positions(self, positions: Int[Tensor, "batch nodes"]) -> Int[Tensor, "*axes batch nodes"]:
         """Text has the same position on every axis."""
         return positions.expand(3, -1, -1) if self._has_axes else positions
 
-    def sequence_logits(self, question: EncodedQuestion, choice: int) -> Float[Tensor, "tokens vocabulary"]:
-        """The prompt's inputs, with the choice's tokens behind them, through the model's own forward."""
-        tokens = torch.tensor([question.choices[choice]])
-        inputs = self._inputs([question])
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], tokens], dim=1)
-        for key in inputs.keys() & set(OF_TOKENS):
-            behind = torch.full_like(tokens, self._type_of_choices if key == "token_type_ids" else 0)
-            inputs[key] = torch.cat(
-                [inputs[key], torch.ones_like(tokens) if key == "attention_mask" else behind], dim=1
-            )
-        logits: Tensor = self.model(**self._on_device(inputs), use_cache=False).logits
-        return logits[0, question.rows_of(choice)]
-
-    _type_of_choices = 0  # ``token_type_ids`` of text that sees only what comes before it
-
     def _inputs(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
         """The model's inputs for the prompts, without the tokens that are cut off."""
         if questions[0].image is None:
-            ids, valid = padded_prompts(questions)
-            inputs = {"input_ids": ids, "attention_mask": valid.long(), "token_type_ids": torch.zeros_like(ids)}
+            inputs = super()._inputs(questions)
+            inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
         else:
             inputs = self._processed(questions, [one.image for one in questions])
             cut = torch.tensor([one.num_cut for one in questions]) + self._behind(questions)
@@ -155,23 +120,16 @@ class ImageChoices(TextChoices):
 
     def _prompt_positions(self, inputs: dict[str, Tensor]) -> Int[Tensor, "*axes batch tokens"]:
         """0, 1, 2 … or, of families whose positions have three axes, the model's own."""
-        ids = inputs["input_ids"]
-        if "image_grid_thw" in inputs:
-            named = ("image_grid_thw", "attention_mask", "mm_token_type_ids")
-            positions: Tensor = self._base.model.get_rope_index(ids, **{key: inputs[key] for key in named})[0]
-            return positions
-        return self.positions(torch.arange(ids.shape[1]).expand(len(ids), -1))
+        if "image_grid_thw" not in inputs:
+            return super()._prompt_positions(inputs)
+        named = ("image_grid_thw", "attention_mask", "mm_token_type_ids")
+        rope = self._base.model.get_rope_index
+        positions: Tensor = rope(inputs["input_ids"], **{key: inputs[key] for key in named})[0]
+        return positions
 
     @property
     def _has_axes(self) -> bool:
         return hasattr(getattr(self._base, "model", None), "get_rope_index")
-
-    def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-        """``inputs`` where the model is, images in its number type."""
-        return {
-            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for key, value in inputs.items()
-        }
 
 
 class PrefixChoices(ImageChoices):

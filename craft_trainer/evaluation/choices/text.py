@@ -33,6 +33,7 @@ class TextChoices:
         base: Any = base_model(model)
         embeddings = base.get_input_embeddings().weight
         self._base, self._text_config = base, base.config.get_text_config()
+        self._takes = set(inspect.signature(type(base).forward).parameters)
         self.model: Any = model.eval()
         self.network: nn.Module = model
         self.tokenizer = self.chat_templates = tokenizer
@@ -55,7 +56,7 @@ class TextChoices:
         kinds = {kind for kinds in named for kind in kinds or ()}
         return (
             not self.num_virtual_tokens
-            and {"position_ids", "attention_mask"} <= set(inspect.signature(type(self._base).forward).parameters)
+            and {"position_ids", "attention_mask"} <= self._takes
             and kinds <= {"full_attention", "sliding_attention"}
             and not getattr(self._base, "_is_stateful", False)  # recurrent layers, whatever its layers are called
             and not getattr(self._text_config, "alibi", False)  # distances in order of memory, not of positions
@@ -126,15 +127,14 @@ class TextChoices:
         return ids[: len(ids) - self._num_added_behind]
 
     def prompt_passes(self, questions: Sequence[EncodedQuestion]) -> Prefix:
-        """Right-padded prompts, in one pass that keeps keys and values."""
-        ids, valid = padded_prompts(questions)
-        lengths = valid.sum(dim=1)
-        last = torch.stack([torch.arange(len(questions)), lengths - 1], dim=1)
-        with head_of_rows(self._base, last):
-            output = self.model(
-                input_ids=ids.to(self.device), attention_mask=valid.long().to(self.device), use_cache=True
-            )
-        return Prefix(output.past_key_values, valid, lengths, output.logits[0])
+        """Right-padded prompts in one pass of the model's own forward, which keeps keys and values."""
+        inputs = self._inputs(questions)
+        valid, rows = inputs["attention_mask"].bool(), torch.arange(len(questions))
+        positions, last = self._prompt_positions(inputs), valid.sum(dim=1) - 1
+        with head_of_rows(self._base, torch.stack([rows, last], dim=1)):
+            output = self.model(**self._on_device(inputs | {"position_ids": positions}), use_cache=True)
+        following = positions[..., rows, last].reshape(-1, len(rows)).amax(dim=0) + 1
+        return Prefix(output.past_key_values, valid, following, output.logits[0])
 
     def tree_logits(self, trees: TreeBatch, prefix: Prefix | None) -> Float[Tensor, "rows vocabulary"]:
         """One pass with a mask and positions of our own."""
@@ -154,10 +154,34 @@ class TextChoices:
         return positions
 
     def sequence_logits(self, question: EncodedQuestion, choice: int) -> Float[Tensor, "tokens vocabulary"]:
-        """The whole sequence through the model's own forward."""
-        ids = torch.tensor([*question.prefix, *question.choices[choice]], device=self.device)
-        logits: Tensor = self.model(input_ids=ids[None], use_cache=False).logits
+        """The prompt's inputs, with the choice's tokens behind them, through the model's own forward."""
+        tokens = torch.tensor([question.choices[choice]])
+        behind = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+        behind["token_type_ids"] = torch.full_like(tokens, self._type_of_choices)
+        behind["mm_token_type_ids"] = torch.zeros_like(tokens)
+        inputs = self._inputs([question])
+        inputs |= {key: torch.cat([inputs[key], behind[key]], dim=1) for key in inputs.keys() & behind.keys()}
+        logits: Tensor = self.model(**self._on_device(inputs), use_cache=False).logits
         return logits[0, question.rows_of(choice)]
+
+    _type_of_choices = 0  # ``token_type_ids`` of text that sees only what comes before it
+
+    def _inputs(self, questions: Sequence[EncodedQuestion]) -> dict[str, Tensor]:
+        """The model's inputs for the prompts, without the tokens that are cut off."""
+        ids, valid = padded_prompts(questions)
+        return {"input_ids": ids} | ({"attention_mask": valid.long()} if "attention_mask" in self._takes else {})
+
+    def _prompt_positions(self, inputs: dict[str, Tensor]) -> Int[Tensor, "*axes batch tokens"]:
+        """0, 1, 2 …"""
+        ids = inputs["input_ids"]
+        return self.positions(torch.arange(ids.shape[1]).expand(len(ids), -1))
+
+    def _on_device(self, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """``inputs`` where the model is, images in its number type."""
+        return {
+            key: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for key, value in inputs.items()
+        }
 
 
 def padded_prompts(
