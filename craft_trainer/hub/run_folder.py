@@ -4,7 +4,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
@@ -33,6 +33,7 @@ def in_use(folder: Path) -> Iterator[None]:
     Raises:
         RuntimeError: another process is at work there.
     """
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.resolve() / LOCK
     holder = file.read_text("utf-8") if file.is_file() else ""
@@ -54,6 +55,9 @@ def in_use(folder: Path) -> Iterator[None]:
         if is_outermost:
             file.unlink(missing_ok=True)  # while it is held: who waits for it notices
         lock.release()
+        if is_new:
+            with suppress(OSError):  # it stays if something was written into it
+                folder.rmdir()
 
 
 def remove_earlier_results(folder: Path) -> None:

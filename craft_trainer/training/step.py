@@ -38,7 +38,7 @@ def craft_step(
         multiplier=merged.retain_weight if implied else constraint.multiplier,
         epsilon=constraint.epsilon,
         violation=constraint.violation,
-        cosine=0.0 if retention_pass.rounding else merged.cosine,
+        cosine=0.0 if retention_pass.rounding and merged.finite else merged.cosine,
         conflict=merged.conflict,
         task_grad_norm=task_norm,
         retention_grad_norm=retention_norm,

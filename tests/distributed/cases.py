@@ -115,7 +115,7 @@ DDP_CASES = {
 FSDP_CASES = {
     f"fsdp_{name}": replace(DDP_CASES[name], fsdp=sharding)
     for sharding, names in {
-        WHOLE: "one_sided accumulation per_group_by_multiplier hidden_only lm_adapter",
+        WHOLE: "one_sided accumulation per_group hidden_only lm_adapter",
         PER_LAYER: "lm lm_accumulation",
     }.items()
     for name in names.split()

@@ -33,7 +33,7 @@ def test_the_processes_never_share_an_anchor(together):
     assert sorted(first_epoch) == list(range(24))
 
 
-@pytest.mark.parametrize("name", ["one_sided", "per_group_by_multiplier", "every_second_step", "fsdp_one_sided"])
+@pytest.mark.parametrize("name", ["one_sided", "per_group", "every_second_step", "fsdp_one_sided"])
 def test_together_they_draw_what_one_process_draws(together, alone, name):
     """Seen to fail with the same anchors in both; by_multiplier also when every process follows its own losses."""
     one, _ = alone(name)
