@@ -149,7 +149,7 @@ def test_nothing_is_overwritten(hub, client, cache, tmp_path):
     hub.calls.clear()
     assert f"{folder} exists" in failed(pull(client, folder))
     assert contents(folder) == {"mine": b"mine"}
-    assert hub.calls == []
+    assert not [call for call in hub.calls if call["method"] == "GET"]  # the push before may be noted late
 
 
 @LFS_ONLY
