@@ -14,10 +14,12 @@ import os, sys, time
 from pathlib import Path
 from craft_trainer.hub.run_folder import in_use
 with in_use(Path(sys.argv[1])):
-    if "fork" in sys.argv and os.fork() == 0:
+    if "fork" not in sys.argv:
+        print("held", flush=True)
+    elif os.fork() == 0:
+        print("held", flush=True)  # by the child, which has let go of the lock by now
         time.sleep(60)  # as a worker of a DataLoader, which outlives its parent by a few seconds
         os._exit(0)
-    print("held", flush=True)
     sys.stdin.read()
 """
 
