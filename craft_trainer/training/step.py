@@ -14,6 +14,7 @@ def block_rule(settings: RetentionSettings, retention_pass: RetentionPass) -> Bl
         return lambda gram: none(gram, Weights(1.0, 0.0), settings.conflict_threshold)
     weights = MERGES[settings.merge](constraint.multiplier)
     if retention_pass.rounding:
+        weights = Weights(1.0, 0.0) if settings.recipe.surgery == "barrier" else weights  # which has no λ of its own
         return lambda _gram: Surgery(*weights, cosine=0.0, conflict=False)
     rule = surgery_rule(
         settings.recipe.surgery,

@@ -132,7 +132,6 @@ def chats(answers):
 
 @pytest.mark.filterwarnings(*QUIET)
 def test_sft(place):
-    """Seen to fail without `anchors` in the diff, and with epsilon misspelt."""
     pytest.importorskip("trl")
     save_tiny_lm(place / "HuggingFaceTB/SmolLM2-135M-Instruct")
     save_lines(place / "new_chats.jsonl", chats(SENTENCES))
@@ -144,7 +143,6 @@ def test_sft(place):
 
 @pytest.mark.filterwarnings(*QUIET)
 def test_dpo(place):
-    """Seen to fail without `anchors` in the diff."""
     pytest.importorskip("trl")
     save_tiny_lm(place / "HuggingFaceTB/SmolLM2-135M-Instruct")
     pair = {"prompt": "Where is the puck? ", "chosen": "left of the goal", "rejected": "open"}
@@ -156,7 +154,6 @@ def test_dpo(place):
 
 @pytest.mark.filterwarnings(*QUIET)
 def test_a_classifier(place):
-    """Seen to fail without `anchors` in the diff."""
     save_classifier(place / "distilbert/distilbert-base-uncased-finetuned-sst-2-english")
     for name in ("new_reviews", "old_reviews"):
         reviews = [{"text": sentence, "label": number % 2} for number, sentence in enumerate(SENTENCES)]

@@ -28,7 +28,7 @@ def test_of_trainer_itself():
 
 @pytest.mark.parametrize(("text", "code", "printed"), [(REPLACED, 0, "1 passed"), (KEPT, 4, "Trainer is not Craft")])
 def test_a_test_module_gets_craft_trainer_or_is_refused(tmp_path, text, code, printed):
-    """Seen to fail with `import transformers` in the plugin, whose `transformers` other modules do not get."""
+    """`import transformers` in the plugin would be another module object than that of the tests."""
     (tmp_path / "test_theirs.py").write_text(text)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "as_craft_trainer", "-c", os.devnull, str(tmp_path)]
     folders = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
