@@ -48,11 +48,16 @@ def launched(config, program, given, output_dir, **more):
         }
         | more
     )
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, *program, "train"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "--main_process_port", "0"]
     words = [str(word) for pair in options.items() for word in pair]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.run(
-        [*map(str, command), *words], env=environment, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+        [*map(str, launch), *map(str, program), "train", *words],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
 
 

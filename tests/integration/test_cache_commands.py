@@ -165,7 +165,16 @@ def test_two_launched_processes_build_what_one_builds(teacher, tiny_dataset, tmp
     """By torchrun, as ``accelerate launch`` does. Seen to fail when both took themselves for the first."""
     assert build(teacher, tiny_dataset, tmp_path / "one", batch_size=3) == 0
     words = flags(teacher=teacher, dataset=tiny_dataset, output_dir=tmp_path / "two", anchors=30, batch_size=3)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "craft_trainer"]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc_per_node",
+        "2",
+        "-m",
+        "craft_trainer",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*launch, "cache", "build", *words], check=True, env=environment, capture_output=True)
     for file in (tmp_path / "one").iterdir():
