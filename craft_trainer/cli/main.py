@@ -14,6 +14,7 @@ COMMANDS = {
     "cache": "anchors: build them from a teacher, verify them, show what they hold, push and pull them",
     "train": "train or fine-tune a LeRobot policy, with or without anchors, from a YAML file",
     "train-lm": "fine-tune a language or vision-language model, with or without anchors, from a YAML file",
+    "merge": "a teacher's weights moved towards a tuned checkpoint's, as far as L_retain ≤ ε allows",
     "rollout": "closed-loop success of policies, on Meta-World tasks or in LeRobot's own environments",
     "push": "a finished run to the Hub, with its card",
     "mcq": "multiple choice by likelihood: what one checkpoint knows, or what another has forgotten",
