@@ -34,7 +34,7 @@ def build_anchor_cache(
     groups: Sequence[str],
     specs: Sequence[FeatureSpec],
     batch_size: int,
-    source: dict[str, str | int],
+    source: Mapping[str, Any],
     teacher_path: str,
     num_tokens: int = DEFAULT_TOP_K,
     output: bool = True,
@@ -73,7 +73,7 @@ def build_anchor_cache(
     storage |= {"num_tokens": num_tokens, "batch_size": batch_size}
     _require_possible(storage, specs)
     provenance = Provenance(
-        teacher=teacher.fingerprint() | {"path": teacher_path},
+        teachers=[teacher.fingerprint() | {"path": teacher_path, "anchors": len(rows)}],
         data={"revision": "", "fingerprint": "", **source, "rows": rows_digest(rows)},
         features=[spec._asdict() for spec in specs],
         storage=storage,

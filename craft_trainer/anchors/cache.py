@@ -13,7 +13,8 @@ from torch import Tensor
 
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
-from craft_trainer.anchors.provenance import BUILD, DIGESTS, Provenance
+from craft_trainer.anchors.lineage import Lineage
+from craft_trainer.anchors.provenance import BUILD, DIGESTS, RELABEL, Provenance, same_model
 from craft_trainer.anchors.statistics import SCALE_PREFIX
 from craft_trainer.models.base import AnchoredModel
 
@@ -87,14 +88,30 @@ class AnchorCache:
         Raises:
             ValueError: its weights, processors or configuration differ, so the cached features are not its own.
         """
-        theirs, ours = self.provenance.teacher, model.fingerprint()
-        if others := [part for part in DIGESTS if ours.get(part) != theirs.get(part)]:
-            raise ValueError(
-                f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} ({theirs['path']}) "
-                f"but this run starts from {_digests(ours, others)}: start from its teacher, rebuild it with {BUILD}, "
-                "or pass teacher_mismatch=allow if that is what you want"
-            )
+        ours = model.fingerprint()
+        self.check_start(Lineage(ours))
         return list(ours)
+
+    def check_start(self, lineage: Lineage) -> bool:
+        """Make sure that every teacher of this cache is what a run starts from, or one of the ancestors of that.
+
+        Returns:
+            Whether the start is the only teacher, so that it has the cached features itself.
+
+        Raises:
+            ValueError: a teacher is neither: its weights, processors or configuration are others.
+        """
+        family = [lineage.start, *lineage.ancestors]
+        for theirs in self.provenance.teachers:
+            if not any(same_model(theirs, ours) for ours in family):
+                others = [part for part in DIGESTS if lineage.start.get(part) != theirs.get(part)]
+                raise ValueError(
+                    f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} "
+                    f"({theirs['path']}) but this run starts from {_digests(lineage.start, others)}{lineage.told}: "
+                    "start from its teacher or what was trained from it, make this start the teacher of all with "
+                    f"{RELABEL}, rebuild it with {BUILD}, or pass teacher_mismatch=allow if that is what you want"
+                )
+        return all(same_model(theirs, lineage.start) for theirs in self.provenance.teachers)
 
     def check_data(self, fingerprint: str) -> None:
         """Compare the dataset that references are followed into with the one they were made from.

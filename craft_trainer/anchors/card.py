@@ -45,11 +45,10 @@ versions. This page is not checked. Fingerprint:
 
 def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
     """Say what the cache was made from, what it holds, and how to use it, as a dataset card."""
-    teacher, data, storage = provenance.teacher, provenance.data, provenance.storage
+    data, storage = provenance.data, provenance.storage
     num_anchors = sum(provenance.groups.values())
     made = {
-        "teacher": teacher["path"],
-        "its " + ", ".join(DIGESTS): ", ".join(f"`{teacher[part][:12]}`" for part in DIGESTS if part in teacher),
+        **_teachers(provenance),
         "samples": f"{num_anchors} of the {data['frames']} of {data['dataset']}"
         + (f" at revision `{data['revision']}`" if data["revision"] else ""),
         "inputs": storage["inputs"],
@@ -69,6 +68,17 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
         files=", ".join(f"`{name}`" for name in sorted(provenance.files)),
         fingerprint=provenance.compute_fingerprint(),
     )
+
+
+def _teachers(provenance: Provenance) -> dict[str, str]:
+    """A row for each teacher, with its share of the anchors if there are several."""
+    rows = {}
+    for number, teacher in enumerate(provenance.teachers, start=1):
+        several = len(provenance.teachers) > 1
+        name = f"teacher {number}, of {teacher['anchors']} anchors" if several else "teacher"
+        digests = ", ".join(f"{part} `{teacher[part][:12]}`" for part in DIGESTS if part in teacher)
+        rows[name] = f"{teacher['path']}: {digests}"
+    return rows
 
 
 def _rows(values: Mapping[str, object]) -> str:

@@ -2,13 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from craft_trainer.files import write_json
 
-SCHEMA = 3
+SCHEMA = 4
+RELABEL = "`craft-trainer cache relabel`"
 BUILD = "`craft-trainer cache build`, or `build-lm` for a language model"
 DIGESTS = ("weights", "processors", "configuration")
 PROVENANCE_FILE = "anchors.json"
@@ -19,7 +21,9 @@ class Provenance:
     """What an anchor cache was made from and what it holds; written as ``anchors.json`` beside the Arrow files.
 
     Attributes:
-        teacher: digests of the teacher's ``weights``, ``processors`` and ``configuration`` (SHA-256), and its ``path``.
+        teachers: digests of a teacher's ``weights``, ``processors`` and ``configuration`` (SHA-256), its ``path``, and
+            the number of ``anchors`` that it made: those after the ones of the teachers before it. One, or several in
+            a cache that was joined.
         data: the ``dataset``, its ``revision``, ``fingerprint`` and number of ``frames``, and the ``rows`` digest of
             the samples chosen from it.
         features: ``path`` and ``pooling`` of every cached feature.
@@ -31,8 +35,8 @@ class Provenance:
         versions: of the packages that made it.
     """
 
-    teacher: dict[str, str]
-    data: dict[str, str | int]
+    teachers: list[dict[str, Any]]
+    data: dict[str, Any]
     features: list[dict[str, str]]
     storage: dict[str, Any]
     groups: dict[str, int]
@@ -45,7 +49,7 @@ class Provenance:
     def plan(self) -> dict[str, Any]:
         """Everything that decides the contents; places and versions are left out."""
         return {
-            "teacher": {key: self.teacher[key] for key in DIGESTS if key in self.teacher},
+            "teachers": [{key: value for key, value in one.items() if key != "path"} for one in self.teachers],
             "data": {key: self.data[key] for key in ("frames", "rows", "fingerprint")},
             "features": self.features,
             "storage": self.storage,
@@ -86,6 +90,11 @@ class Provenance:
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
                 raise ValueError(f"{folder / name} is missing or damaged; rebuild it with {BUILD}")
         return provenance
+
+
+def same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two fingerprints are of the same weights, processors and configuration."""
+    return all(one.get(part) == other.get(part) for part in DIGESTS)
 
 
 def file_digest(path: Path) -> str:

@@ -108,17 +108,10 @@ class Shards:
         parts = [datasets.load_from_disk(str(self._path(number))) for number in range(self._number())]
         anchors = datasets.concatenate_datasets(parts)
         try:
-            statistics = cache_statistics(open_columns(anchors), len(anchors), feature_columns(anchors))
+            write_cache(anchors, joined, provenance)
         except ConstantFeatureError:
             shutil.rmtree(self.folder)
             raise
-        anchors.save_to_disk(str(joined))
-        save_file(statistics, joined / STATISTICS_FILE)
-        files = sorted(joined.iterdir())
-        provenance.files.update({file.name: file_digest(file) for file in files})
-        provenance.sizes.update({name: anchors.data.table.column(name).nbytes for name in anchors.column_names})
-        provenance.write(joined)
-        (joined / CARD_FILE).write_text(card(provenance, statistics))
         joined.rename(output_dir)
         shutil.rmtree(self.folder)
 
@@ -130,6 +123,21 @@ class Shards:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"shard-{number:05d}"
+
+
+def write_cache(anchors: datasets.Dataset, folder: Path, provenance: Provenance) -> None:
+    """Write ``anchors`` to ``folder`` as a whole cache: measured, with checksums, its provenance and its card.
+
+    Raises:
+        ConstantFeatureError: a feature is the same for all anchors.
+    """
+    statistics = cache_statistics(open_columns(anchors), len(anchors), feature_columns(anchors))
+    anchors.save_to_disk(str(folder))
+    save_file(statistics, folder / STATISTICS_FILE)
+    provenance.files.update({file.name: file_digest(file) for file in sorted(folder.iterdir())})
+    provenance.sizes.update({name: anchors.data.table.column(name).nbytes for name in anchors.column_names})
+    provenance.write(folder)
+    (folder / CARD_FILE).write_text(card(provenance, statistics))
 
 
 def _digest(samples: Mapping[str, Any]) -> str:

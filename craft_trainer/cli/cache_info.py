@@ -24,7 +24,11 @@ def run(arguments: InfoArguments) -> None:
     cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
     made, total = cache.provenance, len(cache)
     rows = {
-        "teacher": f"{made.teacher['path']}, weights {made.teacher['weights'][:12]}",
+        "teacher": "; ".join(
+            f"{one['path']}, weights {one['weights'][:12]}"
+            + (f", of {one['anchors']} anchors" if len(made.teachers) > 1 else "")
+            for one in made.teachers
+        ),
         "dataset": f"{made.data['dataset']} {made.data['revision']}".strip() + f", {made.data['frames']} samples",
         "anchors": f"{total}: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()),
         "features": ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "none",

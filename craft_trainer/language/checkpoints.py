@@ -81,6 +81,7 @@ def load_checkpoint(
         if lora is not None:
             raise ValueError(f"{name} is a PEFT adapter, which goes on being trained: leave lora_rank out")
         model, base = pretrained.load_adapter(folder, dtype, trainable=trainable)
+        model.loaded_from = str(folder)
         return Checkpoint(_placed(model, device), pretrained.load_processor(model, folder, base))
     try:
         model = pretrained.load_model(folder, dtype)
@@ -94,7 +95,7 @@ def load_checkpoint(
         _require_savable(model, processor, name)
     # what an adapter calls its base model: not the folder of the download
     name, revision = (str(place.resolve()), None) if isinstance(place, Path) else place
-    model.name_or_path = name
+    model.name_or_path, model.loaded_from = name, str(folder)
     return Checkpoint(_placed(lora.wrapped(model, revision) if lora else model, device), processor)
 
 

@@ -17,7 +17,7 @@ Base: Any = Trainer if TYPE_CHECKING else object
 
 
 class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
-    """Saves and loads a model that supports it by the model's own methods, and writes a card beside the weights."""
+    """Saves and loads a model that supports it by the model's own methods, and writes card and lineage beside it."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer's, of whole weights however FSDP keeps its states."""
@@ -35,6 +35,7 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             model.save_pretrained(folder, state_dict)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         if self.args.should_save:
+            self._write_lineage(folder)
             self._write_card(folder, before)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:

@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import Trainer
 
 from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import RunFacts
 from craft_trainer.hub.resolve_path import resolve_path
@@ -23,7 +25,7 @@ from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import Merge
 from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistory
 from craft_trainer.training.config import retention_settings
-from craft_trainer.training.distribution import require_joined_processes, require_visible_gradients
+from craft_trainer.training.distribution import is_sharded, require_joined_processes, require_visible_gradients
 from craft_trainer.training.drift import TaskDrift, probe_batch
 from craft_trainer.training.guards import (
     FiniteWeights,
@@ -70,7 +72,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     retention: Retention | None = None
     task_drift: TaskDrift | None = None
     _prepared: tuple[Any, ...] | None = None  # what retention was made for
-    _untouched = False  # whether the student equals its teacher still
+    _untouched = False  # whether the student must equal its only teacher still
 
     def __init__(
         self, *args: Any, anchors: AnchorCache | AdapterAnchors | str | Path | None = None, **kwargs: Any
@@ -91,7 +93,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """Write ``run.json`` into the output folder, which says what the run was given: ``inputs`` and the settings."""
         there = [callback for callback in self.callback_handler.callbacks if isinstance(callback, RunRecord)]
         if not there:
-            self.add_callback(RunRecord(anchored=self.anchors is not None))
+            lineage = self._lineage() if self.is_world_process_zero() else None
+            self.add_callback(RunRecord(anchored=self.anchors is not None, lineage=lineage))
         self._callback_of(RunRecord).inputs = dict(inputs)
 
     @property
@@ -178,7 +181,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         prepared = (self.model, self.accelerator, changed_fields(settings), place)
         if self._prepared is not None and all(a is b or a == b for a, b in zip(prepared, self._prepared, strict=True)):
             return
-        self._prepared, self._untouched = prepared, True
+        self._prepared, self._untouched = prepared, False
         for kind in OWN_CALLBACKS:
             self.remove_callback(kind)
         self.retention = None
@@ -187,13 +190,47 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         require_followed(type(self))
         require_exact(self)
         require_visible_gradients(self.accelerator, self.args)
-        if settings.teacher_mismatch == "refuse" and self.accelerator.is_main_process:
-            self.anchors.check_teacher(self.anchored_model)
+        if settings.teacher_mismatch == "refuse":
+            self._untouched = self._starts_at_teacher()
         self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))
         self.add_callback(GradientGuard(self.accelerator))
         self.add_callback(FiniteWeights())
+
+    def _starts_at_teacher(self) -> bool:
+        """Whether the student is the only teacher of its anchors, rather than trained from it since.
+
+        Raises:
+            ValueError: it is neither.
+        """
+        found = [True]
+        if self.accelerator.is_main_process:
+            if isinstance(self.anchors, AnchorCache):
+                found = [self.anchors.check_start(Lineage.of(self.anchored_model))]
+            elif self.anchors is not None:
+                self.anchors.check_teacher(self.anchored_model)
+        return bool(broadcast_object_list(found)[0])
+
+    def _lineage(self) -> Lineage | None:
+        """What the run starts from; None of a model that cannot be anchored, which is nobody's teacher."""
+        held_by = None
+        if isinstance(self.anchors, AnchorCache):
+            made = self.anchors.provenance
+            held_by = {"fingerprint": made.fingerprint, "teachers": [one["weights"] for one in made.teachers]}
+        try:
+            return Lineage.of(self.anchored_model, held_by)
+        except TypeError:
+            if self.anchors is not None:
+                raise
+            return None
+
+    def _write_lineage(self, folder: Path) -> None:
+        """Write what the weights in ``folder`` were trained from, in a run that has a record; whole weights only."""
+        records = [one for one in self.callback_handler.callbacks if isinstance(one, RunRecord)]
+        for record in records:
+            if record.lineage is not None and not is_sharded(self.accelerator):
+                record.lineage.write(folder, self.anchored_model.fingerprint()["weights"])
 
     def _refuse_idle_settings(self) -> None:
         """Without anchors there is nothing to retain: a baseline is refused, and settings without effect are named."""

@@ -143,13 +143,13 @@ class Retention:
         return loss, {name: totals[name] / counts[name] for name in sums}, totals[TASK] / num_processes
 
     def begin(self, retention_pass: RetentionPass, state: DualState) -> RetentionPass:
-        """Take what the untouched student has as L_retain for rounding error, whatever the precision.
+        """Take what the untouched student, its only teacher, has as L_retain for rounding error in any precision.
 
         Raises:
-            ValueError: it is not about 0, so the student is not its teacher, and ``teacher_mismatch`` is refuse.
+            ValueError: it is not about 0, so the student is not its teacher.
         """
         settings, loss = self._settings, retention_pass.constraint.retention_loss
-        if not self._loss.per_anchor or settings.teacher_mismatch == "allow":
+        if not self._loss.per_anchor:
             return retention_pass
         largest = max(START_OF_FLOAT32, START * self._epsilon_of_dtype) * sum(settings.term_weights.values())
         if loss > largest:

@@ -97,8 +97,9 @@ def _retained(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings
             Source("the base model, without its adapter"), settings.term_weights, retained, features, counts
         )
     made = anchors.provenance
-    teacher = Source.of(str(made.teacher["path"])) or Source("unknown")
-    weights = str(made.teacher["weights"])[:DIGEST]
+    newest = made.teachers[-1]
+    teacher = Source.of(str(newest["path"])) or Source("unknown")
+    weights = str(newest["weights"])[:DIGEST]
     return Retained(teacher, settings.term_weights, retained, features, dict(made.groups), weights, made.fingerprint)
 
 

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, fields
+from dataclasses import MISSING, Field, asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.files import write_json
 from craft_trainer.hub.run_folder import remove_earlier_results
 from craft_trainer.losses.terms import units
@@ -34,10 +35,15 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     Attributes:
         inputs: what the run was given besides its configuration: policy, dataset, anchors.
         anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file.
+        lineage: the weights that it starts from, their ancestors, and the anchors that hold it; None where it is not
+            known.
     """
 
-    def __init__(self, inputs: Mapping[str, Any] | None = None, *, anchored: bool = False) -> None:
+    def __init__(
+        self, inputs: Mapping[str, Any] | None = None, *, anchored: bool = False, lineage: Lineage | None = None
+    ) -> None:
         self.inputs = dict(inputs or {})
+        self.lineage = lineage
         self.anchored = anchored
         self._starts: list[dict[str, Any]] = []
 
@@ -66,6 +72,7 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
             "units": units(retention_settings(args).retention_terms) if self.anchored else [],
             "settings": told_settings(self.inputs, args, anchored=self.anchored),
             "provenance": machine() | place,
+            "lineage": None if self.lineage is None else asdict(self.lineage),
             "starts": self._starts,
             "end": end,
         }

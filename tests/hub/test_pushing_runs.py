@@ -18,7 +18,7 @@ POLICY = {
     "policy_postprocessor.json",
     "policy_postprocessor_step_0_unnormalizer_processor.safetensors",
 }
-OURS = {"README.md", "card.json", "lambda_history.csv"}
+OURS = {"README.md", "card.json", "lambda_history.csv", "lineage.json"}
 
 
 # Executed where only LeRobot is known: the code of the card, then what it made against the files here.
@@ -129,7 +129,7 @@ def test_the_card_says_what_was_done(hub, train, tiny_anchors, tmp_path):
         assert said in card
     assert tiny_anchors.provenance.fingerprint[:12] in card
     assert "library_name: lerobot" in card
-    assert facts["retained"]["weights"] == tiny_anchors.provenance.teacher["weights"][:12]
+    assert facts["retained"]["weights"] == tiny_anchors.provenance.teachers[0]["weights"][:12]
     assert str(tmp_path) not in card + json.dumps(facts), "folders of this machine are nobody's business"
 
 

@@ -123,14 +123,14 @@ def test_another_teacher_is_refused_with_both_fingerprints(anchors, tiny_policy,
     assert main(["cache", "verify", *flags(cache=anchors, teacher=tmp_path / "other")]) == 1
     error = capsys.readouterr().err
     assert other.fingerprint()["weights"][:12] in error
-    assert AnchorCache(anchors).provenance.teacher["weights"][:12] in error
+    assert AnchorCache(anchors).provenance.teachers[0]["weights"][:12] in error
 
 
 def test_info_says_what_a_cache_holds(anchors, teacher, capsys):
     assert main(["cache", "info", *flags(cache=anchors)]) == 0
     text = capsys.readouterr().out
     provenance = AnchorCache(anchors).provenance
-    assert f"teacher      {teacher}, weights {provenance.teacher['weights'][:12]}" in text
+    assert f"teacher      {teacher}, weights {provenance.teachers[0]['weights'][:12]}" in text
     sizes = dict(line.rsplit(maxsplit=1) for line in text.split("bytes per anchor\n")[1].splitlines())
     assert set(sizes) == {"row and group", "inputs", "hidden features", "output", "in all"}
     total = sum(provenance.sizes.values()) / 30

@@ -134,8 +134,9 @@ def test_a_missing_file_is_refused(copied_cache: Path, suffix: str) -> None:
 @pytest.mark.parametrize(
     ("part", "key", "value"),
     [
-        ("teacher", "weights", "0" * 64),
-        ("teacher", "processors", "0" * 64),
+        ("teachers", "weights", "0" * 64),
+        ("teachers", "processors", "0" * 64),
+        ("teachers", "anchors", 1),
         ("data", "rows", "0" * 64),
         ("data", "frames", 1),
         ("groups", "push the puck", 1),
@@ -143,8 +144,9 @@ def test_a_missing_file_is_refused(copied_cache: Path, suffix: str) -> None:
 )
 def test_a_changed_provenance_is_refused(copied_cache: Path, part: str, key: str, value: str | int) -> None:
     content = json.loads((copied_cache / PROVENANCE_FILE).read_text())
-    assert content[part][key] != value
-    content[part][key] = value
+    (changed,) = content[part] if part == "teachers" else [content[part]]
+    assert changed[key] != value
+    changed[key] = value
     (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
     with pytest.raises(ValueError, match="the fingerprint does not fit its contents; rebuild it"):
         AnchorCache(copied_cache)
@@ -161,13 +163,13 @@ def test_a_changed_pooling_is_refused(copied_cache: Path) -> None:
 def test_another_schema_is_refused(copied_cache: Path) -> None:
     content = json.loads((copied_cache / PROVENANCE_FILE).read_text()) | {"schema": 99}
     (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"anchors.json: schema 99, not 3: rebuild"):
+    with pytest.raises(ValueError, match=r"anchors.json: schema 99, not 4: rebuild"):
         AnchorCache(copied_cache)
 
 
 def test_places_and_versions_may_change(copied_cache: Path, tiny_anchors: AnchorCache) -> None:
     content = json.loads((copied_cache / PROVENANCE_FILE).read_text())
-    content["teacher"]["path"] = content["data"]["dataset"] = "/moved"
+    content["teachers"][0]["path"] = content["data"]["dataset"] = "/moved"
     content["versions"]["torch"] = "99"
     (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
     assert AnchorCache(copied_cache).provenance.fingerprint == tiny_anchors.provenance.fingerprint

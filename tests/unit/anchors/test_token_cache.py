@@ -185,7 +185,9 @@ def test_the_same_weights_under_another_rope_are_refused(token_anchors: AnchorCa
     with pytest.raises(ValueError, match=r"made by a teacher with configuration .* rebuild it with") as error:
         token_anchors.check_teacher(student)
     assert f"starts from configuration {student.fingerprint()['configuration'][:12]}…:" in str(error.value)
-    assert f"teacher with configuration {token_anchors.provenance.teacher['configuration'][:12]}…" in str(error.value)
+    assert f"teacher with configuration {token_anchors.provenance.teachers[0]['configuration'][:12]}…" in str(
+        error.value
+    )
     assert "weights" not in str(error.value)
 
 
