@@ -113,6 +113,16 @@ class AnchorCache:
                 )
         return all(same_model(theirs, lineage.start) for theirs in self.provenance.teachers)
 
+    def rows_of(self, fingerprint: Mapping[str, str]) -> list[int]:
+        """The anchors that the model with ``fingerprint`` is the teacher of."""
+        rows: list[int] = []
+        start = 0
+        for teacher in self.provenance.teachers:
+            end = start + teacher["anchors"]
+            rows += range(start, end) if same_model(teacher, fingerprint) else ()
+            start = end
+        return rows
+
     def check_data(self, fingerprint: str) -> None:
         """Compare the dataset that references are followed into with the one they were made from.
 

@@ -14,14 +14,15 @@ HALF_ROUNDING = 2.0**-10  # of a number stored in float16
 
 
 def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, batch_size: int) -> dict[str, float]:
-    """The largest deviation of recomputed features from cached ones, on ``num_rows`` anchors spread over all.
+    """The largest deviation of recomputed features from cached ones, on ``num_rows`` of its anchors, spread over all.
 
     Of hidden features and outputs max |t' − t| / √Var(t), in standard deviations, beyond the rounding of a float16
     cache; of tokens max |log p'(y) − log p(y)| in nats over the tokens that both list at a valid position, infinite if
     the top-1 tokens differ at more than one position in a hundred. Rounding differs with the batch, so it is seldom
     0. NaN where either is.
     """
-    rows = torch.linspace(0, len(cache) - 1, min(num_rows, len(cache))).long().tolist()
+    own = cache.rows_of(teacher.fingerprint())
+    rows = [own[place] for place in torch.linspace(0, len(own) - 1, min(num_rows, len(own))).long()]
     device = next(teacher.network.parameters()).device
     largest: dict[str, Tensor] = {}
     for start in tqdm(range(0, len(rows), batch_size), desc="verify", unit="batch", disable=None):

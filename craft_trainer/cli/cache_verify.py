@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import option
@@ -10,6 +10,7 @@ from craft_trainer.options import option
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.models.base import AnchoredModel
+    from craft_trainer.models.lerobot import PolicyModel
 
 EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/teacher"
 
@@ -41,6 +42,7 @@ def run(arguments: VerifyArguments) -> None:
     if arguments.teacher is None:
         return
     opened, teacher = with_teacher(arguments, cache)
+    mine = len(cache.rows_of(teacher.fingerprint()))
     found = deviations(opened, teacher, num_rows=arguments.rows, batch_size=arguments.batch_size)
     for name, deviation in found.items():
         if not deviation <= arguments.tolerance:
@@ -48,30 +50,28 @@ def run(arguments: VerifyArguments) -> None:
                 f"{name}: the teacher's own features deviate by {deviation:.2g} from those in {arguments.cache} "
                 f"(tolerance {arguments.tolerance:g}): rebuild it with `craft-trainer cache build`"
             )
-        print(f"ok  {name} recomputed on {min(arguments.rows, len(cache))} anchors: within {deviation:.1e}")
+        print(f"ok  {name} recomputed on {min(arguments.rows, mine)} anchors: within {deviation:.1e}")
+    if mine < len(cache):
+        print(f"the other {len(cache) - mine} anchors are of other teachers: `craft-trainer cache info` names them")
 
 
 def with_teacher(arguments: VerifyArguments, cache: "AnchorCache") -> "tuple[AnchorCache, AnchoredModel]":
-    """Load the cache with a way to follow its references, and the teacher, which is the one that made it.
+    """Load the cache with a way to follow its references, and the teacher, which is one that made it.
 
     Raises:
         ValueError: it is another.
     """
-    from craft_trainer.cli.loading import open_cache
-    from craft_trainer.language.source import followed, holds_texts, teacher_dtype
+    from craft_trainer.cli.loading import load_teacher, open_cache
+    from craft_trainer.language.source import followed
 
     assert arguments.teacher is not None
-    if not holds_texts(cache):
-        policy = arguments.load(arguments.teacher, arguments.device)
-        say_compared(cache.check_teacher(policy))
-        return open_cache(arguments.cache, policy, arguments.dataset), policy
-    from craft_trainer.language.checkpoints import load_checkpoint
-    from craft_trainer.models.families import as_anchored_model
-
-    dtype = arguments.teacher_dtype or teacher_dtype(cache)
-    checkpoint = load_checkpoint(arguments.teacher, dtype=dtype, device=arguments.device)
-    teacher = as_anchored_model(checkpoint.model)
-    say_compared(cache.check_teacher(teacher))
+    teacher, checkpoint = load_teacher(
+        arguments, cache, arguments.teacher, dtype=arguments.teacher_dtype, device=arguments.device
+    )
+    fingerprint = teacher.fingerprint()
+    say_compared(list(fingerprint) if cache.rows_of(fingerprint) else cache.check_teacher(teacher))
+    if checkpoint is None:
+        return open_cache(arguments.cache, cast("PolicyModel", teacher), arguments.dataset), teacher
     return followed(cache, checkpoint, arguments.dataset), teacher
 
 

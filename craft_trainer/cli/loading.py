@@ -7,6 +7,8 @@ from craft_trainer.options import json_mapping, option
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.language.checkpoints import Checkpoint
+    from craft_trainer.models.base import AnchoredModel
     from craft_trainer.models.lerobot import PolicyModel
 
 
@@ -47,6 +49,24 @@ class LoadArguments:
             adapt_to=None if self.adapt_to is None else load_metadata(self.adapt_to),
             whole_statistics=whole_statistics,
         )
+
+
+def load_teacher(
+    arguments: LoadArguments, cache: "AnchorCache", path: str, *, dtype: str | None, device: str | None
+) -> "tuple[AnchoredModel, Checkpoint | None]":
+    """Load the checkpoint at ``path``, of the kind whose anchors ``cache`` holds; of a language model with all of it.
+
+    ``dtype`` is that of a language model's weights; what the cache was built with if it is None.
+    """
+    from craft_trainer.language.source import holds_texts, teacher_dtype
+
+    if not holds_texts(cache):
+        return arguments.load(path, device), None
+    from craft_trainer.language.checkpoints import load_checkpoint
+    from craft_trainer.models.families import as_anchored_model
+
+    checkpoint = load_checkpoint(path, dtype=dtype or teacher_dtype(cache), device=device)
+    return as_anchored_model(checkpoint.model), checkpoint
 
 
 def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -> "AnchorCache":

@@ -35,6 +35,8 @@ GROUPS = {  # of commands: what a word after it is called, where the modules are
             "build-lm": "a language model's features and tokens on texts of what it knows, or on texts of its own",
             "verify": "check every data file, and recompute some rows with the teacher",
             "info": "what a cache was made from, and its bytes per anchor",
+            "join": "caches of one model's stages, as one of a fixed size",
+            "relabel": "one checkpoint becomes the teacher of all anchors of a cache",
             "push": "upload a cache to the Hub, with its card",
             "pull": "download a cache from the Hub, and check it",
         },

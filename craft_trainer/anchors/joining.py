@@ -1,0 +1,141 @@
+"""Join anchor caches under a fixed budget: every anchor keeps the target of the teacher it was cached from."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import datasets
+
+from craft_trainer.anchors.cache import ROW_COLUMN, AnchorCache
+from craft_trainer.anchors.provenance import BUILD, Provenance, same_model
+from craft_trainer.anchors.selection import stratified_rows
+from craft_trainer.anchors.shards import write_cache
+from craft_trainer.anchors.teacher_pass import rows_digest
+from craft_trainer.files import appears_when_complete
+
+PARTS = "parts"  # under which the provenance has the data of the caches that were joined
+OF_THE_BUILD = "batch_size"  # the one entry of the storage that anchors of two caches need not share
+
+
+def join_caches(caches: Sequence[AnchorCache], output_dir: Path, *, num_anchors: int, seed: int) -> AnchorCache:
+    """Write ``num_anchors`` anchors of ``caches`` (all, if there are no more) to ``output_dir`` as one cache.
+
+    Every group gets the same number, as far as it has so many; within a group every cache does; which those are is
+    drawn by ``seed``. Groups of the same name are one group. Columns are copied as they are, in the order of the
+    caches; the units of the losses are measured anew over what was kept.
+
+    Raises:
+        FileExistsError: ``output_dir`` exists.
+        ValueError: the caches differ in what they hold, refer to different data, or nothing is to be kept.
+    """
+    require_alike(caches)
+    groups = [(group, number) for number, cache in enumerate(caches) for group in cache.groups]
+    kept = stratified_rows(groups, min(num_anchors, len(groups)), seed=seed)
+    parts, teachers, start = [], [], 0
+    for cache in caches:
+        rows = [row - start for row in kept if start <= row < start + len(cache)]
+        parts.append((cache, rows))
+        teachers += _shares(cache.provenance.teachers, rows)
+        start += len(cache)
+    chosen = [groups[row][0] for row in kept]
+    with appears_when_complete(output_dir) as folder, TemporaryDirectory(dir=output_dir.parent) as copies:
+        anchors = datasets.concatenate_datasets([_copied(*part, f"{copies}/{n}") for n, part in enumerate(parts)])
+        first = caches[0].provenance
+        provenance = Provenance(
+            teachers=_merged(teachers),
+            data=_joined_data([cache.provenance.data for cache in caches], anchors[ROW_COLUMN][:]),
+            features=first.features,
+            storage=first.storage | {OF_THE_BUILD: max(one.provenance.storage[OF_THE_BUILD] for one in caches)},
+            groups=dict(sorted(Counter(chosen).items())),
+            files={},
+            sizes={},
+            versions=first.versions,
+        )
+        write_cache(anchors, folder, provenance)
+    return AnchorCache(output_dir)
+
+
+def _copied(cache: AnchorCache, rows: list[int], place: str) -> datasets.Dataset:
+    """``rows`` of ``cache`` as a dataset of their own at ``place``: memory-mapped, whatever their size."""
+    cache.dataset.select(rows).save_to_disk(place)
+    return datasets.load_from_disk(place)
+
+
+def require_alike(caches: Sequence[AnchorCache]) -> None:
+    """Refuse, by a ValueError that names the difference, caches whose anchors cannot lie in one.
+
+    Those hold the same features, columns and precision; references lead into the same data.
+    """
+    if len(caches) < 2:
+        raise ValueError("one cache alone has nothing to be joined with: name two or more")
+    first, *others = caches
+    fingerprints = [cache.provenance.fingerprint for cache in caches]
+    if len(set(fingerprints)) < len(caches):
+        raise ValueError(f"the same cache is named twice among {', '.join(str(cache.folder) for cache in caches)}")
+    for other in others:
+        for what, ours, theirs in (
+            ("features", _told(first.provenance.features), _told(other.provenance.features)),
+            *(
+                (key, first.provenance.storage.get(key), other.provenance.storage.get(key))
+                for key in sorted(first.provenance.storage.keys() | other.provenance.storage.keys())
+                if key != OF_THE_BUILD
+            ),
+            *(
+                (f"column {name}", first.dataset.features.get(name), other.dataset.features.get(name))
+                for name in sorted(first.dataset.features.keys() | other.dataset.features.keys())
+            ),
+        ):
+            if ours != theirs:
+                raise ValueError(
+                    f"{first.folder} and {other.folder} cannot be joined: {what} is {ours} in one and {theirs} in "
+                    f"the other. Build them alike with {BUILD}"
+                )
+        same_data = first.provenance.data["fingerprint"] == other.provenance.data["fingerprint"]
+        if first.provenance.storage["inputs"] == "reference" and not same_data:
+            raise ValueError(
+                f"{first.folder} and {other.folder} hold references to {first.provenance.data['dataset']} and "
+                f"{other.provenance.data['dataset']}, which are different data: rebuild them with inputs=embedded"
+            )
+
+
+def _told(features: Sequence[dict[str, str]]) -> str:
+    return ", ".join(f"{one['path']} ({one['pooling']})" for one in features) or "none"
+
+
+def _shares(teachers: Sequence[dict[str, Any]], rows: Sequence[int]) -> list[dict[str, Any]]:
+    """``teachers`` of a cache of which only ``rows`` are kept, those of whom something is."""
+    found, start = [], 0
+    for teacher in teachers:
+        end = start + teacher["anchors"]
+        if count := sum(start <= row < end for row in rows):
+            found.append(teacher | {"anchors": count})
+        start = end
+    return found
+
+
+def _merged(teachers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """``teachers`` with neighbours that are the same model as one."""
+    found: list[dict[str, Any]] = []
+    for teacher in teachers:
+        if found and same_model(found[-1], teacher):
+            found[-1] = found[-1] | {"anchors": found[-1]["anchors"] + teacher["anchors"]}
+        else:
+            found.append(dict(teacher))
+    return found
+
+
+def _joined_data(parts: Sequence[dict[str, Any]], rows: Sequence[int]) -> dict[str, Any]:
+    """What all ``parts`` have in common; of the rest names, sums and a digest; each of them in ``parts``."""
+    whole = [one for part in parts for one in part.get(PARTS, [part])]
+    digest = hashlib.sha256("".join(str(part["fingerprint"]) for part in whole).encode()).hexdigest()
+    told = {
+        "dataset": " + ".join(dict.fromkeys(str(part["dataset"]) for part in whole)),
+        "revision": "",
+        "frames": sum(int(part["frames"]) for part in whole),
+        "fingerprint": digest,
+    }
+    common = {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+    return told | common | {"rows": rows_digest(rows), PARTS: whole}

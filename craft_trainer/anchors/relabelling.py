@@ -1,0 +1,61 @@
+"""Make another model the teacher of the anchors of a cache: the inputs stay, the targets are computed anew."""
+
+from pathlib import Path
+from typing import Any
+
+from craft_trainer.anchors.building import build_anchor_cache
+from craft_trainer.anchors.cache import ROW_COLUMN, AnchorCache
+from craft_trainer.anchors.provenance import BUILD
+from craft_trainer.models.base import AnchoredModel
+
+
+def relabel_cache(
+    cache: AnchorCache,
+    teacher: AnchoredModel,
+    output_dir: Path,
+    *,
+    teacher_path: str,
+    batch_size: int | None = None,
+    num_workers: int = 0,
+) -> AnchorCache:
+    """Write the anchors of ``cache`` with what ``teacher`` makes of them to ``output_dir``.
+
+    It is the cache that a build from the same samples would give, to the byte where batches are the same. Anchors of a
+    joined cache are counted anew where two of them have the same row of different data, and a policy that denoises
+    draws its noise by that number.
+
+    Args:
+        batch_size: samples per forward pass; that of the cache if None.
+
+    Raises:
+        FileExistsError: ``output_dir`` exists.
+        ValueError: the cache holds references, not inputs.
+    """
+    made = cache.provenance
+    if made.storage["inputs"] != "embedded":
+        raise ValueError(
+            f"{cache.folder} holds references to {made.data['dataset']}, not inputs: build it from there with {BUILD}"
+        )
+    rows: list[int] = list(cache.dataset[ROW_COLUMN])
+    if len(set(rows)) < len(rows):
+        rows = list(range(len(cache)))
+    place = {row: number for number, row in enumerate(rows)}
+
+    def load(wanted: list[int]) -> dict[str, Any]:
+        return dict(cache.batch([place[row] for row in wanted]).inputs)
+
+    return build_anchor_cache(
+        teacher,
+        load,
+        output_dir,
+        rows=rows,
+        groups=cache.groups,
+        specs=cache.specs,
+        batch_size=batch_size or made.storage["batch_size"],
+        source={key: value for key, value in made.data.items() if key != "rows"},
+        teacher_path=teacher_path,
+        num_tokens=made.storage["num_tokens"],
+        output=made.storage["output"],
+        dtype=made.storage["dtype"],
+        num_workers=num_workers,
+    )

@@ -1,0 +1,36 @@
+"""``craft-trainer cache join``: caches of one model's stages, as one of a fixed size."""
+
+from dataclasses import dataclass
+
+from craft_trainer.options import option, split_list
+
+EXAMPLE = (
+    "craft-trainer cache join --caches outputs/anchors outputs/anchors2 --anchors 1000 --output_dir outputs/joined"
+)
+
+
+@dataclass(kw_only=True)
+class JoinArguments:
+    """The caches, and how much of them is kept."""
+
+    caches: list[str] = option("two or more anchor caches, the oldest first: folders or Hub repositories")
+    output_dir: str = option("folder of the joined cache; it must not exist")
+    anchors: int = option("how many to keep, shared out evenly over the old tasks; all if there are no more", 1000)
+    seed: int = option("chooses which", 0)
+
+
+def run(arguments: JoinArguments) -> None:
+    """Join them and say what of each teacher is kept."""
+    from pathlib import Path
+
+    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.joining import join_caches
+    from craft_trainer.hub.resolve_path import resolve_path
+
+    caches = [AnchorCache(resolve_path(cache, "dataset")) for cache in split_list(arguments.caches)]
+    joined = join_caches(caches, Path(arguments.output_dir), num_anchors=arguments.anchors, seed=arguments.seed)
+    made = joined.provenance
+    print(f"{len(joined)} anchors: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()))
+    for teacher in made.teachers:
+        print(f"{teacher['anchors']} of teacher {teacher['path']}, weights {teacher['weights'][:12]}")
+    print(f"fingerprint {made.fingerprint[:12]}: {arguments.output_dir}")
