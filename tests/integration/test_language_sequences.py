@@ -1,0 +1,50 @@
+"""Stages of a language model by the commands: whole weights, and an adapter that goes on being trained."""
+
+import json
+
+import pytest
+from lm_folders import save_lines, save_tiny_lm
+from runs import history
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.cli.main import main
+
+RUN = {"max_steps": 4, "learning_rate": 0.005, "logging_steps": 4, "report_to": "none", "save_strategy": "no"}
+RUN |= {"disable_tqdm": True, "use_cpu": True, "retention_terms": "token_kl"}
+
+
+def flags(**values):
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+
+
+def build(teacher, texts, folder):
+    options = {"teacher": teacher, "dataset": texts, "output_dir": folder, "anchors": 12, "batch_size": 4}
+    return main(["cache", "build-lm", *flags(**options, num_tokens=8)])
+
+
+def train(model, texts, folder, anchors, **options):
+    given = {"model": model, "dataset": texts, "output_dir": folder, "anchors": anchors}
+    return main(["train-lm", *flags(**RUN | given | options)])
+
+
+@pytest.mark.parametrize("adapter", [{}, {"lora_rank": 4}], ids=["weights", "adapter"])
+def test_the_second_stage_is_held_by_the_anchors_of_both_teachers(tmp_path, capsys, adapter):
+    """From a folder that is not the teacher of the first cache. Seen to fail without `loaded_from` of an adapter."""
+    save_tiny_lm(tmp_path / "model")
+    texts = {"a": "hello world ", "b": "the answer is yes ", "c": "left of the goal "}
+    for name, text in texts.items():
+        save_lines(tmp_path / f"{name}.jsonl", [{"text": text * (1 + n % 5) + str(n)} for n in range(16)])
+    assert build(tmp_path / "model", tmp_path / "a.jsonl", tmp_path / "of a") == 0
+    assert train(tmp_path / "model", tmp_path / "b.jsonl", tmp_path / "stage1", tmp_path / "of a", **adapter) == 0
+    assert build(tmp_path / "stage1", tmp_path / "b.jsonl", tmp_path / "of b") == 0
+    caches = [str(tmp_path / "of a"), str(tmp_path / "of b")]
+    joined = tmp_path / "joined"
+    assert main(["cache", "join", "--caches", *caches, *flags(anchors=16, output_dir=joined)]) == 0
+    capsys.readouterr()
+    assert train(tmp_path / "stage1", tmp_path / "c.jsonl", tmp_path / "stage2", joined) == 0, capsys.readouterr().err
+    assert history(tmp_path / "stage2")[0]["retention_loss"] > 1e-6
+    lineage = json.loads((tmp_path / "stage2/lineage.json").read_text())["lineage"]
+    assert [one["weights"] for one in lineage] == [one["weights"] for one in AnchorCache(joined).provenance.teachers]
+    made = flags(cache=joined, teacher=tmp_path / "stage2", output_dir=tmp_path / "relabelled", batch_size=4)
+    assert main(["cache", "relabel", *made]) == 0
+    assert main(["cache", "verify", *flags(cache=tmp_path / "relabelled", teacher=tmp_path / "stage2")]) == 0
