@@ -69,6 +69,7 @@ JOURNEYS = (  # the first pattern that is found in "page: line" decides
     (r"org/vlm", "pictures"),
     (r"-lm |org/model|: craft-trainer mcq |language_model\.py", "language"),
     (r"^lerobot\.md", "lerobot"),
+    (r"^sequences\.md", "sequences"),
     (r"", "policies"),
 )
 

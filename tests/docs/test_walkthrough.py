@@ -80,6 +80,15 @@ def test_policies(place, capsys):
     assert (place / "comparison.html").is_file()
 
 
+def test_sequences(place, capsys, tiny_policy, tiny_dataset):
+    """Two stages and what comes between them, as the page has it."""
+    tiny_policy().save_pretrained(place / "outputs/teacher")
+    stand_ins = {name: str(tiny_dataset) for name in ("my/old_tasks", "my/task1", "my/task2")}
+    done = follow(of("sequences", "sequences.md"), in_process(capsys), stand_ins=stand_ins)
+    assert set(done) == {"cache build", "train", "cache join", "cache relabel"}
+    assert (place / "outputs/stage2/lineage.json").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings(*QUIET)
 def test_language(place, capsys):

@@ -57,7 +57,7 @@ def stages(tmp_path_factory):
 
 
 def test_anchors_of_a_joined_cache_are_those_of_their_own_bit_for_bit(stages):
-    """Found again by their group and row; shared out evenly, a small group whole. Seen to fail with rows shifted."""
+    """Shared out evenly, a small group whole. Seen to fail with the parts in another order."""
     _, first, second, joined = stages
     counts = joined.provenance.groups
     assert counts == Counter(joined.groups)
