@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
 from craft_trainer.anchors.constant_features import ConstantFeatureCheck
-from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec
+from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec, labels_of, task_loss_of
 from craft_trainer.anchors.provenance import Provenance
 from craft_trainer.anchors.shards import Shards
 from craft_trainer.anchors.teacher_pass import TeacherPass, raw_inputs, rows_digest
@@ -89,7 +89,10 @@ def build_anchor_cache(
             if is_main:
                 until_finished.enter_context(work.locked())
                 _refuse_finished(output_dir)  # while it was looked at, and then locked
-                work.begin(provenance, groups, load_batch(list(rows[:2])))
+            first_samples = load_batch(list(rows[:2]))
+            storage.update(_labelling(teacher, first_samples, output=output))
+            if is_main:
+                work.begin(provenance, groups, first_samples)
         job, constancy = TeacherPass(teacher, load_batch, specs, storage, num_workers), ConstantFeatureCheck(groups)
         with (
             work.kept_once_begun(alone=world == 1),
@@ -118,6 +121,13 @@ def _main_process_first(processes: PartialState | None) -> Iterator[bool]:
     yield is_main
     if processes is not None and is_main:
         processes.wait_for_everyone()
+
+
+def _labelling(teacher: AnchoredModel, samples: Mapping[str, Any], *, output: bool) -> dict[str, Any]:
+    """Which labels the ``samples`` have, and in what unit the teacher's loss on them is kept, if it is."""
+    labels, loss = labels_of(teacher, samples), task_loss_of(teacher)
+    kept = loss is not None and output and bool(labels)
+    return {"labels": labels, "task_unit": loss.unit if loss is not None and kept else ""}
 
 
 def _require_possible(storage: Mapping[str, Any], specs: Sequence[FeatureSpec]) -> None:

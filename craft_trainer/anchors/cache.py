@@ -12,14 +12,15 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from craft_trainer.anchors.columns import open_columns
-from craft_trainer.anchors.features import TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
+from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
 from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.anchors.provenance import BUILD, DIGESTS, RELABEL, Provenance, same_model
-from craft_trainer.anchors.statistics import SCALE_PREFIX
+from craft_trainer.anchors.statistics import SCALE_PREFIX, task_scale
 from craft_trainer.models.base import AnchoredModel
 
 STATISTICS_FILE = "statistics.safetensors"
 OUTPUT_COLUMN = "output"
+TASK_COLUMN = "task"  # the teacher's task loss
 GROUP_COLUMN = "group"
 ROW_COLUMN = "row"
 INPUT_PREFIX = "input/"
@@ -70,13 +71,23 @@ class AnchorCache:
         """
         hidden = {spec.column: self._features(spec.column, rows) for spec in self.specs}
         output = self._features(OUTPUT_COLUMN, rows) if OUTPUT_COLUMN in self._columns else None
+        task = self._features(TASK_COLUMN, rows) if TASK_COLUMN in self._columns else None
         groups = [self.groups[row] for row in rows]
-        return AnchorBatch(self._inputs(rows), Features(hidden, output, self._tokens(rows)), groups)
+        return AnchorBatch(self._inputs(rows), Features(hidden, output, self._tokens(rows), task), groups)
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the anchors have targets of the task loss: demonstrated actions, the labels of texts."""
+        return bool(self.provenance.storage["labels"])
 
     def scales(self) -> dict[str, Float[Tensor, ""]]:
         """What ε is measured in: the teacher's variance per feature (mean over dimensions), its entropy for tokens."""
         scales = {name: variance.mean() for name, variance in self.variance.items()}
-        return scales if self._token_scale is None else scales | {TOKEN_SCALE: self._token_scale}
+        if self._token_scale is not None:
+            scales[TOKEN_SCALE] = self._token_scale
+        if TASK_COLUMN in self._columns:
+            scales[TASK_SCALE] = task_scale(self.provenance.storage["task_unit"], scales)
+        return scales
 
     def following(self, load_batch: LoadBatch) -> "AnchorCache":
         """The same cache with a way to follow its references."""

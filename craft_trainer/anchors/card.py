@@ -52,6 +52,7 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
         "samples": f"{num_anchors} of the {data['frames']} of {data['dataset']}"
         + (f" at revision `{data['revision']}`" if data["revision"] else ""),
         "inputs": storage["inputs"],
+        "labels": ", ".join(storage["labels"]) or "none",
         "features": storage["dtype"],
         "tokens kept per position, of a teacher that predicts tokens": storage["num_tokens"],
         "made with": ", ".join(f"{name} {version}" for name, version in provenance.versions.items()),

@@ -12,6 +12,7 @@ from torch.utils.hooks import RemovableHandle
 
 from craft_trainer.models.base import AT_INPUT, AnchoredModel, Batch
 from craft_trainer.models.pooling import pool
+from craft_trainer.models.task_loss import SupportsTaskLoss, TaskLoss
 
 NO_LAYER = "none"  # among the names of layers: no hidden features
 
@@ -62,11 +63,13 @@ class Features(NamedTuple):
         hidden: pooled hidden states by column.
         output: the model's output (an action chunk or token logits), if asked for.
         tokens: of a teacher that predicts tokens, what it expects.
+        task: the task loss of every sample that has labels.
     """
 
     hidden: dict[str, Tensor]
     output: Tensor | None
     tokens: TokenTargets | None = None
+    task: Float[Tensor, " batch"] | None = None
 
 
 class AnchorBatch(NamedTuple):
@@ -78,6 +81,7 @@ class AnchorBatch(NamedTuple):
 
 
 TOKEN_SCALE = "token"  # the key of a teacher's mean entropy among its scales
+TASK_SCALE = "task"  # and of the unit of its task loss
 DEFAULT_TOP_K = 32  # tokens kept per position of a teacher that predicts tokens
 
 
@@ -85,12 +89,34 @@ class _AllCapturedError(Exception):
     """Raised by the last hook to end a forward pass of which nothing more is needed."""
 
 
-def extract(model: AnchoredModel, batch: Batch, specs: Sequence[FeatureSpec], *, output: bool) -> Features:
+def extract(
+    model: AnchoredModel, batch: Batch, specs: Sequence[FeatureSpec], *, output: bool, task: bool = False
+) -> Features:
     """The features of ``model`` on a raw ``batch``, in evaluation mode (no dropout, no sampling), differentiable.
 
-    Without ``output`` the forward pass ends at the deepest of the asked layers.
+    Without ``output`` the forward pass ends at the deepest of the asked layers. With ``task`` the task loss of every
+    sample is computed from the output as well, if the batch has labels.
     """
-    return _extract(model, model.prepare(batch), specs, output=output)
+    inputs = model.prepare(batch)
+    features = _extract(model, inputs, specs, output=output)
+    return _with_task_loss(model, batch, inputs, features) if task else features
+
+
+def labels_of(model: AnchoredModel, batch: Batch) -> list[str]:
+    """The keys of ``batch`` that hold targets of the task loss of ``model``."""
+    return [key for key in model.label_keys() if key in batch]
+
+
+def task_loss_of(model: AnchoredModel) -> TaskLoss | None:
+    """The task loss of single samples of ``model``, if it has one."""
+    return model.task_loss if isinstance(model, SupportsTaskLoss) else None
+
+
+def _with_task_loss(model: AnchoredModel, batch: Batch, inputs: Batch, features: Features) -> Features:
+    loss = task_loss_of(model)
+    if loss is None or features.output is None or not labels_of(model, batch):
+        return features
+    return features._replace(task=loss.losses(inputs, features.output))
 
 
 def _extract(model: AnchoredModel, inputs: Batch, specs: Sequence[FeatureSpec], *, output: bool) -> Features:
@@ -153,13 +179,16 @@ def teacher_features(
     *,
     num_tokens: int = DEFAULT_TOP_K,
     output: bool = True,
+    task: bool = False,
 ) -> Features:
     """Compute what anchors retain of a teacher: hidden features and its output, of tokens the top-k.
 
+    With ``task`` its task loss as well, if the batch has labels.
     Without ``output`` hidden features alone, and the forward pass ends at the deepest of their layers.
     """
     inputs = teacher.prepare(batch)
     features = _extract(teacher, inputs, specs, output=output)
+    features = _with_task_loss(teacher, batch, inputs, features) if task else features
     if not output or teacher.output_kind != "logits":
         return features
     assert features.output is not None

@@ -9,8 +9,17 @@ from accelerate.utils import send_to_device
 from jaxtyping import Float
 from torch import Tensor
 
-from craft_trainer.anchors.features import DEFAULT_TOP_K, TOKEN_SCALE, AnchorBatch, FeatureSpec, teacher_features
-from craft_trainer.anchors.statistics import feature_statistics, token_scale
+from craft_trainer.anchors.features import (
+    DEFAULT_TOP_K,
+    TASK_SCALE,
+    TOKEN_SCALE,
+    AnchorBatch,
+    FeatureSpec,
+    labels_of,
+    task_loss_of,
+    teacher_features,
+)
+from craft_trainer.anchors.statistics import feature_statistics, task_scale, token_scale
 from craft_trainer.anchors.teacher_pass import target_columns
 from craft_trainer.models.base import COPY, AnchoredModel, Batch
 
@@ -57,7 +66,7 @@ class AdapterAnchors:
         raw = {key: value for key, value in self._load_batch(list(rows)).items() if key in keys}
         inputs = send_to_device(raw | self._model.noise(rows), device)
         with _without_adapter(self._peft_model):
-            teacher = teacher_features(self._model, inputs, self.specs, num_tokens=self._num_tokens)
+            teacher = teacher_features(self._model, inputs, self.specs, num_tokens=self._num_tokens, task=True)
         return AnchorBatch(inputs, teacher, [self.groups[row] for row in rows])
 
     def scales(self) -> dict[str, Float[Tensor, ""]]:
@@ -65,7 +74,7 @@ class AdapterAnchors:
         chosen = torch.linspace(0, len(self) - 1, min(len(self), SCALE_ANCHORS)).long().tolist()
         starts = range(0, len(chosen), self._batch_size)
         teachers = [self.batch(chosen[start : start + self._batch_size]).teacher for start in starts]
-        parts = [target_columns(teacher._replace(tokens=None)) for teacher in teachers]
+        parts = [target_columns(teacher._replace(tokens=None, task=None)) for teacher in teachers]
         scales = {}
         for name in parts[0]:
             values = [part[name] for part in parts]
@@ -75,7 +84,15 @@ class AdapterAnchors:
             flat = [(part.entropy.flatten()[None], part.valid.flatten()[None]) for part in tokens]
             entropy, valid = (torch.cat(list(parts), dim=1) for parts in zip(*flat, strict=True))
             scales[TOKEN_SCALE] = token_scale(entropy, valid)
+        loss = task_loss_of(self._model)
+        if loss is not None and teachers[0].task is not None:
+            scales[TASK_SCALE] = task_scale(loss.unit, scales)
         return scales
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the anchors have targets of the task loss."""
+        return bool(labels_of(self._model, self._load_batch([0])))
 
     def check_teacher(self, model: AnchoredModel) -> None:
         """Make sure that ``model`` is the one these anchors were made for.

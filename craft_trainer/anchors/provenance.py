@@ -9,7 +9,7 @@ from typing import Any
 
 from craft_trainer.files import write_json
 
-SCHEMA = 4
+SCHEMA = 5
 RELABEL = "`craft-trainer cache relabel`"
 BUILD = "`craft-trainer cache build`, or `build-lm` for a language model"
 DIGESTS = ("weights", "processors", "configuration")
@@ -28,7 +28,8 @@ class Provenance:
             the samples chosen from it.
         features: ``path`` and ``pooling`` of every cached feature.
         storage: whether ``inputs`` are embedded or references, whether the ``output`` is kept, the ``dtype`` of
-            features, ``num_tokens`` per position and the ``batch_size`` of the teacher's passes.
+            features, ``num_tokens`` per position, the ``batch_size`` of the teacher's passes, the ``labels`` among
+            the inputs, and the ``task_unit`` of the teacher's loss on them ("" where it is not kept).
         groups: number of anchors per old task.
         files: SHA-256 of every data file in the folder.
         sizes: bytes of every column.

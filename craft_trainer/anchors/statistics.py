@@ -76,6 +76,19 @@ def token_scale(entropy: Float[Tensor, "anchors tokens"], valid: Bool[Tensor, "a
     return scale
 
 
+def task_scale(unit: str, scales: Mapping[str, Tensor]) -> Float[Tensor, ""]:
+    """Take the ``unit`` of a task loss (see :class:`TaskLoss`) from the other ``scales`` of the teacher."""
+    match unit:
+        case "variance":
+            return scales["output"]
+        case "standard deviation":
+            return scales["output"].sqrt()
+        case "mean entropy":
+            return scales[TOKEN_SCALE]
+        case _:
+            raise AssertionError(f"unit {unit!r} of a task loss")
+
+
 def _mean(parts: Iterable[Tensor], center: Tensor, *, power: int) -> Tensor:
     """Mean of (x − center)^power over all vectors of the last dimension that are not zero."""
     total, count = torch.as_tensor(0.0), 0

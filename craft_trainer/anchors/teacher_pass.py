@@ -15,7 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import GROUP_COLUMN as GROUP
-from craft_trainer.anchors.cache import INPUT_PREFIX, OUTPUT_COLUMN, PACKED_PREFIX, TOKEN_COLUMNS, LoadBatch
+from craft_trainer.anchors.cache import (
+    INPUT_PREFIX,
+    OUTPUT_COLUMN,
+    PACKED_PREFIX,
+    TASK_COLUMN,
+    TOKEN_COLUMNS,
+    LoadBatch,
+)
 from craft_trainer.anchors.cache import ROW_COLUMN as ROW
 from craft_trainer.anchors.columns import encoded
 from craft_trainer.anchors.features import Features, FeatureSpec, extract, teacher_features
@@ -77,6 +84,7 @@ class TeacherPass:
             self._specs,
             num_tokens=self._storage["num_tokens"],
             output=self._storage["output"],
+            task=True,
         )
         columns = {name: self._stored(name, value) for name, value in target_columns(features).items()}
         if self._storage["inputs"] == "reference":
@@ -121,7 +129,8 @@ class TeacherPass:
 def _check_numbers(columns: dict[str, Any], rows: list[int]) -> None:
     """Refuse samples with a number that is NaN, and features of the teacher that are NaN or infinite."""
     for name, values in columns.items():
-        good = np.isfinite if name == OUTPUT_COLUMN or name.startswith("hidden/") else lambda value: ~np.isnan(value)
+        of_teacher = name in (OUTPUT_COLUMN, TASK_COLUMN) or name.startswith("hidden/")
+        good = np.isfinite if of_teacher else lambda value: ~np.isnan(value)
         for row, value in zip(rows, values, strict=True):
             if getattr(value, "dtype", np.dtype(bool)).kind == "f" and not good(value).all():
                 raise ValueError(
@@ -174,6 +183,8 @@ def target_columns(features: Features) -> dict[str, Tensor]:
     columns = dict(features.hidden)
     if features.output is not None:
         columns[OUTPUT_COLUMN] = features.output
+    if features.task is not None:
+        columns[TASK_COLUMN] = features.task
     if features.tokens is not None:
         columns |= {column: getattr(features.tokens, name) for name, column in TOKEN_COLUMNS.items()}
     return columns

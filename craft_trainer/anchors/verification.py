@@ -5,8 +5,8 @@ from accelerate.utils import send_to_device
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from craft_trainer.anchors.cache import OUTPUT_COLUMN, AnchorCache
-from craft_trainer.anchors.features import Features, TokenTargets, teacher_features
+from craft_trainer.anchors.cache import OUTPUT_COLUMN, TASK_COLUMN, AnchorCache
+from craft_trainer.anchors.features import TASK_SCALE, Features, TokenTargets, teacher_features
 from craft_trainer.models.base import AnchoredModel
 
 TOKENS = "tokens"
@@ -17,9 +17,9 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
     """The largest deviation of recomputed features from cached ones, on ``num_rows`` of its anchors, spread over all.
 
     Of hidden features and outputs max |t' − t| / √Var(t), in standard deviations, beyond the rounding of a float16
-    cache; of tokens max |log p'(y) − log p(y)| in nats over the tokens that both list at a valid position, infinite if
-    the top-1 tokens differ at more than one position in a hundred. Rounding differs with the batch, so it is seldom
-    0. NaN where either is.
+    cache; of the task loss the same in its own unit; of tokens max |log p'(y) − log p(y)| in nats over the tokens that
+    both list at a valid position, infinite if the top-1 tokens differ at more than one position in a hundred. Rounding
+    differs with the batch, so it is seldom 0. NaN where either is.
     """
     own = cache.rows_of(teacher.fingerprint())
     rows = [own[place] for place in torch.linspace(0, len(own) - 1, min(num_rows, len(own))).long()]
@@ -33,6 +33,7 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
             cache.specs,
             num_tokens=cache.provenance.storage["num_tokens"],
             output=cache.provenance.storage["output"],
+            task=True,
         )
         half = cache.provenance.storage["dtype"] == "float16"
         for name, deviation in _compare(batch.teacher, send_to_device(live, "cpu"), cache.scales(), half=half).items():
@@ -44,10 +45,13 @@ def _compare(cached: Features, live: Features, scales: dict[str, Tensor], *, hal
     pairs = {name: (value, live.hidden[name]) for name, value in cached.hidden.items()}
     if cached.output is not None and live.output is not None:
         pairs[OUTPUT_COLUMN] = (cached.output, live.output)
+    units = {name: scales[name].sqrt() for name in pairs}
+    if cached.task is not None and live.task is not None:
+        pairs[TASK_COLUMN], units[TASK_COLUMN] = (cached.task, live.task), scales[TASK_SCALE]
     found = {}
     for name, (ours, theirs) in pairs.items():
         rounding = ours.abs() * HALF_ROUNDING if half else 0.0
-        found[name] = ((ours - theirs).abs() - rounding).max().clamp_min(0) / scales[name].sqrt()
+        found[name] = ((ours - theirs).abs() - rounding).max().clamp_min(0) / units[name]
     if cached.tokens is not None and live.tokens is not None:
         found[TOKENS] = _compare_tokens(cached.tokens, live.tokens, half=half)
     return found

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache info --cache outputs/anchors"
-PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "token": "tokens"}
+PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "token": "tokens", "task": "task loss"}
 
 
 @dataclass
@@ -33,6 +33,7 @@ def run(arguments: InfoArguments) -> None:
         "anchors": f"{total}: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()),
         "features": ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "none",
         "inputs": made.storage["inputs"],
+        "labels": ", ".join(made.storage["labels"]) or "none: retention term task, replay, agem and ewc need them",
         "dtype": made.storage["dtype"],
         "made with": ", ".join(f"{name} {version}" for name, version in made.versions.items()),
         "fingerprint": made.fingerprint,

@@ -21,7 +21,7 @@ class LanguageConfig(CraftConfig):
         "retention_terms",
         ["token_kl"],
         "what is held: token_kl (the teacher's token distribution), token_ce (its likeliest tokens), hidden (its "
-        "features), or several",
+        "features), task (the loss on the anchors' own labels), or several",
     )
     retention_batch_size: int = _instead("retention_batch_size", 8)
     epsilon: float = _instead(

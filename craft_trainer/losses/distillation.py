@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from craft_trainer.anchors.features import TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, extract
+from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, extract
 from craft_trainer.losses.loss import RetentionLoss, TrainingStart
 from craft_trainer.losses.term import Need, RetentionTerm, Scales
 from craft_trainer.losses.terms import TERMS
@@ -52,7 +52,7 @@ class DistillationLoss(RetentionLoss):
 
     def __call__(self, model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, " batch"]:
         """Run the student up to the deepest held layer, or to its end if a term compares what comes out there."""
-        student = extract(model, anchors.inputs, self._specs, output=self._output)
+        student = extract(model, anchors.inputs, self._specs, output=self._output, task=Need.TASK in self.needs)
         losses = retention_loss(student, anchors.teacher, self._scales, self._terms)
         if self._whole_pass and student.output is not None:
             losses = losses + 0 * student.output.flatten(1).sum(dim=1)
@@ -72,6 +72,7 @@ def retention_loss(
 def _pieces(specs: Sequence[FeatureSpec], scales: Scales) -> Need:
     """Find the pieces of their teacher that anchors with ``specs`` and ``scales`` have."""
     found = {Need.HIDDEN: bool(specs), Need.OUTPUT: "output" in scales, Need.TOKENS: TOKEN_SCALE in scales}
+    found[Need.TASK] = TASK_SCALE in scales
     return reduce(or_, (piece for piece, there in found.items() if there), Need.NOTHING)
 
 
@@ -81,5 +82,5 @@ def _check(terms: Mapping[RetentionTerm, float], held: Need) -> None:
             possible = ", ".join(name for name, one in TERMS.items() if one.needs in held)
             raise ValueError(
                 f"retention term {term.name!r} cannot be held: the anchors have {held} of their teacher. Set "
-                f"retention_terms to some of {possible}, or rebuild the anchors"
+                f"retention_terms to some of {possible}, or {term.way_out}"
             )

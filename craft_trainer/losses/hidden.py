@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from craft_trainer.anchors.features import Features
-from craft_trainer.losses.term import LossSettings, Need, RetentionTerm, Scales, mean_valid
+from craft_trainer.losses.term import LossSettings, Need, RetentionTerm, Scales
+from craft_trainer.models.task_loss import mean_valid
 
 Distance = Callable[[Tensor, Tensor, Tensor], Float[Tensor, " batch"]]
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import Flag, auto
 from typing import ClassVar, Protocol, Self
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from craft_trainer.anchors.features import Features
@@ -21,6 +21,7 @@ class Need(Flag):
     OUTPUT = auto()  # the teacher's output: an action chunk
     TOKENS = auto()  # the teacher's top-k next-token probabilities
     LABELS = auto()  # the targets of the task loss
+    TASK = auto()  # the teacher's task loss on those targets
 
     def __str__(self) -> str:
         return ", ".join(piece.name.lower() for piece in self if piece.name) or "nothing"
@@ -42,11 +43,13 @@ class RetentionTerm(ABC):
         name: the word for it in ``retention_terms``.
         needs: what it reads of an anchor. Anchors that lack it are refused before training.
         unit: what of the teacher its value is a fraction of.
+        way_out: what to do about anchors that lack what it needs.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Need]
     unit: ClassVar[str]
+    way_out: ClassVar[str] = "rebuild the anchors"
 
     @classmethod
     def configured(cls, settings: LossSettings) -> Self:
@@ -56,11 +59,3 @@ class RetentionTerm(ABC):
     @abstractmethod
     def __call__(self, student: Features, teacher: Features, scales: Scales) -> Float[Tensor, " batch"]:
         """Compare ``student`` with ``teacher`` in units of the teacher's ``scales``; differentiable in the student."""
-
-
-def mean_valid(values: Float[Tensor, "batch tokens"], valid: Bool[Tensor, "batch tokens"]) -> Float[Tensor, " batch"]:
-    """Average each anchor's ``values`` over its valid tokens; 0 if it has none.
-
-    Padding does not count, so the loss of an anchor does not depend on the samples it is batched with.
-    """
-    return (values * valid).sum(dim=1) / valid.sum(dim=1).clamp_min(1)

@@ -4,11 +4,12 @@ from collections.abc import Iterable
 
 from craft_trainer.losses.hidden import Hidden
 from craft_trainer.losses.output import Output
+from craft_trainer.losses.task import Task
 from craft_trainer.losses.term import RetentionTerm
 from craft_trainer.losses.token_ce import TokenCE
 from craft_trainer.losses.token_kl import TokenKL
 
-TERMS: dict[str, type[RetentionTerm]] = {term.name: term for term in (Hidden, Output, TokenCE, TokenKL)}
+TERMS: dict[str, type[RetentionTerm]] = {term.name: term for term in (Hidden, Output, TokenCE, TokenKL, Task)}
 
 
 def units(names: Iterable[str]) -> list[str]:

@@ -5,7 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from craft_trainer.anchors.features import TOKEN_SCALE, Features, TokenTargets
-from craft_trainer.losses.term import Need, RetentionTerm, Scales, mean_valid
+from craft_trainer.losses.term import Need, RetentionTerm, Scales
+from craft_trainer.models.task_loss import mean_valid
 
 
 class TokenKL(RetentionTerm):

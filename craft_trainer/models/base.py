@@ -70,6 +70,9 @@ class AnchoredModel(Protocol):
     def input_keys(self) -> list[str]:
         """Keys of a raw sample that the model reads, targets included."""
 
+    def label_keys(self) -> list[str]:
+        """Those of :meth:`input_keys` that hold targets of the task loss; a sample without any has no labels."""
+
     def image_keys(self) -> list[str]:
         """Those of :meth:`input_keys` that hold images of 8 bits a colour: float (..., 3, height, width) in [0, 1]."""
 

@@ -8,6 +8,7 @@ from torch import Tensor
 from craft_trainer.models.base import Batch
 from craft_trainer.models.configuration import module_configurations
 from craft_trainer.models.general import GeneralModel
+from craft_trainer.models.task_loss import TaskLoss, next_token_losses
 
 
 class CausalLM(GeneralModel):
@@ -35,6 +36,11 @@ class CausalLM(GeneralModel):
     def input_keys(self) -> list[str]:
         """Keys of a sample that the model reads."""
         return ["input_ids", "attention_mask", "labels"]
+
+    @property
+    def task_loss(self) -> TaskLoss:
+        """The cross-entropy of the next token."""
+        return TaskLoss(lambda inputs, logits: next_token_losses(inputs["labels"], logits), "mean entropy")
 
     def _configuration(self) -> dict[str, Any]:
         """What beside the weights decides the logits."""

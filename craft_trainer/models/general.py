@@ -62,7 +62,7 @@ class GeneralModel:
 
     def predict(self, inputs: Batch) -> Float[Tensor, "batch dim"]:
         """Compute one vector for every sample; a ValueError if the model does not give one."""
-        targets = find_labels(type(self._encoder))
+        targets = self.label_keys()
         read = {key: inputs[key] for key in self.input_keys() if key in inputs and key not in targets}
         found = self.wrapper(**read) if self._encoder is self._model else self.wrapper(read)
         vectors: Tensor | None = found.get("sentence_embedding", found.get("logits"))
@@ -96,6 +96,11 @@ class GeneralModel:
         named = inspect.signature(type(self._encoder).forward).parameters.values()
         keys = [parameter.name for parameter in named if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
         return [key for key in keys if key not in NOT_OF_A_SAMPLE]
+
+    def label_keys(self) -> list[str]:
+        """Arguments of the model's ``forward`` that it computes a loss from."""
+        named: list[str] = find_labels(type(self._encoder))
+        return named
 
     def image_keys(self) -> list[str]:
         """Pixels have gone through the processor: they are numbers, no longer images of 8 bits a colour."""

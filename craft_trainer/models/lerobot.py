@@ -1,6 +1,7 @@
 """Any LeRobot policy as a Trainer model: policy, processors and normalisation statistics in one module."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ from craft_trainer.models.normalisation import check_statistics, with_floor
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
 from craft_trainer.models.remote_code import trusted_code_only
+from craft_trainer.models.task_loss import TaskLoss
 
 
 class PolicyModel(nn.Module):
@@ -154,11 +156,9 @@ class PolicyModel(nn.Module):
             ValueError: the batch lacks actions or noise that this type of policy reads.
         """
         family = self._family()
-        seen = {*map(self._raw, self.policy_config.input_features), "task"}
-        if family.reads_actions:
-            if ACTION not in batch:
-                raise ValueError(f"what a {self.policy_config.type} predicts depends on demonstrated actions: add them")
-            seen |= {*self.policy_config.output_features, "action_is_pad"}
+        if family.reads_actions and ACTION not in batch:
+            raise ValueError(f"what a {self.policy_config.type} predicts depends on demonstrated actions: add them")
+        seen = set(self.input_keys())
         inputs = self.preprocessor({key: value for key, value in batch.items() if key in seen})
         noise = {key: value for key, value in batch.items() if key.startswith(NOISE)}
         return family.prepare(self.policy, {**inputs, **noise})
@@ -196,10 +196,20 @@ class PolicyModel(nn.Module):
         """Which tokens of the hidden state at ``path`` are what; see :class:`TokenLayout`."""
         return self._family().layout(self.policy, path.removeprefix("policy."), inputs, shape)
 
+    @property
+    def task_loss(self) -> TaskLoss:
+        """The policy's own loss of every sample, but for what only training draws: dropout, and the latent of a VAE."""
+        loss = self._family().loss
+        return TaskLoss(partial(loss.losses, self.policy), loss.unit)
+
     def input_keys(self) -> list[str]:
         """Raw features the policy reads: its inputs, its targets and their padding flags, and the task's sentence."""
         inputs = [self._raw(name) for name in self.policy_config.input_features]
         return [*inputs, *self.policy_config.output_features, "action_is_pad", "task"]
+
+    def label_keys(self) -> list[str]:
+        """The demonstrated actions."""
+        return list(self.policy_config.output_features)
 
     def image_keys(self) -> list[str]:
         """The cameras, as the data names them."""

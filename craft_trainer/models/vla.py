@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout
 from craft_trainer.models.noise import noise_of_rows
+from craft_trainer.models.task_loss import step_losses
 
 
 class _HeadReachedError(Exception):
@@ -62,6 +63,12 @@ def flow_noise(policy: Any, rows: Sequence[int]) -> dict[str, Tensor]:
     shape = (policy.config.chunk_size, policy.config.max_action_dim)
     sample_noise, sample_time = policy.model.sample_noise, policy.model.sample_time
     return noise_of_rows(rows, lambda: {"noise": sample_noise(shape, "cpu"), "time": sample_time(1, "cpu")[0]})
+
+
+def flow_losses(policy: Any, inputs: Batch, output: Tensor) -> Float[Tensor, " batch"]:
+    """The squared error of the velocity noise − actions, in the action's own dimensions, at the noise of the inputs."""
+    velocities = (inputs["noise"] - inputs["actions"])[..., : output.shape[-1]]
+    return step_losses((output.float() - velocities).square(), inputs.get("padding"))
 
 
 def cameras_first(

@@ -12,8 +12,10 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from craft_trainer.losses.distillation import DistillationLoss
 from craft_trainer.losses.replay import ReplayLoss
 from craft_trainer.losses.smoothing import SmoothedLoss
+from craft_trainer.losses.task import Task
 from craft_trainer.models.general import base_model
 from craft_trainer.training.config import RetentionArguments, retention_settings
 from craft_trainer.training.distribution import is_sharded
@@ -71,10 +73,13 @@ def require_exact(trainer: Trainer) -> None:
             f"the next token, compute_loss_func=SmoothedLoss({args.label_smoothing_factor}) of "
             "craft_trainer.losses.smoothing does it right"
         )
-    if (smoothed or trainer.compute_loss_func is not None) and settings.recipe.loss is ReplayLoss:
+    replays = settings.recipe.loss is ReplayLoss
+    held = f"method {settings.method}" if replays else "retention term task"
+    replays = replays or (settings.recipe.loss is DistillationLoss and Task.name in settings.retention_terms)
+    if (smoothed or trainer.compute_loss_func is not None) and replays:
         raise ValueError(
-            f"method {settings.method} takes the model's own loss on the anchors, which label_smoothing_factor or "
-            "compute_loss_func replaces on the task: drop it, or use method craft"
+            f"{held} takes the model's own loss on the anchors, which label_smoothing_factor or compute_loss_func "
+            "replaces on the task: drop it, or hold something else (method craft with other retention_terms)"
         )
 
 

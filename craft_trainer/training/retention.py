@@ -18,7 +18,7 @@ from craft_trainer.anchors.features import AnchorBatch, Features
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.anchors.sampling import anchor_rows
 from craft_trainer.losses.loss import RetentionLoss, TrainingStart
-from craft_trainer.losses.term import Scales
+from craft_trainer.losses.term import Need, Scales
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.optim import constraints as duals
 from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupConstraintState
@@ -152,7 +152,7 @@ class Retention:
         if not self._loss.per_anchor:
             return retention_pass
         largest = max(START_OF_FLOAT32, START * self._epsilon_of_dtype) * sum(settings.term_weights.values())
-        if loss > largest:
+        if abs(loss) > largest:
             raise ValueError(
                 f"L_retain is {loss:.3g} before the first step, where the model should equal its teacher (at most "
                 f"{largest:.3g}). An adapter that was trained before, or one that changes its base (PiSSA, OLoRA), "
@@ -236,6 +236,12 @@ class Retention:
         settings, anchors, sharded = self._settings, self._anchors, is_sharded(self._accelerator)
         loss = settings.recipe.loss
         assert loss is not None
+        if Need.LABELS in getattr(loss, "needs", Need.NOTHING) and not anchors.has_labels:
+            raise ValueError(
+                f"method {settings.method} reads the anchors' own labels, and these anchors have none: build them from "
+                "samples with labels (demonstrations, recorded rollouts, texts), or use method craft or weighted_sum, "
+                "which hold what the teacher makes of the inputs"
+            )
         if sharded and not loss.supports_sharding:
             raise ValueError(f"method {settings.method} does not support FSDP: use DDP")
         start = TrainingStart(model, anchors.specs, self._scales, len(anchors), self._batch, settings, sharded)

@@ -66,7 +66,7 @@ class RetentionSettings:
     )
     retention_terms: list[str] = option(
         "what is held: hidden (the teacher's features), output (its action chunk), token_ce (its likeliest tokens), "
-        "token_kl (its token distribution), or several",
+        "token_kl (its token distribution), task (the task loss on the anchors' own labels), or several",
         ["hidden", "output"],
     )
     retention_weights: list[float] | None = option("weight of each retention term; by default 1 for each", None)

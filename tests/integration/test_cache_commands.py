@@ -96,7 +96,7 @@ def test_a_cache_of_its_own_teacher_is_verified(request, which, teacher, capsys)
     assert lines[0] == "ok  4 files of 30 anchors have the bytes they were written with"
     assert lines[1] == "ok  made by this teacher: weights, processors and configuration"
     assert any(line.startswith("ok  output recomputed on 20 anchors: within ") for line in lines[2:])
-    assert len(lines) == 3 + len(AnchorCache(folder).specs)
+    assert len(lines) == 4 + len(AnchorCache(folder).specs)
 
 
 def test_a_flipped_bit_is_found(anchors, tmp_path, capsys):
@@ -132,7 +132,7 @@ def test_info_says_what_a_cache_holds(anchors, teacher, capsys):
     provenance = AnchorCache(anchors).provenance
     assert f"teacher      {teacher}, weights {provenance.teachers[0]['weights'][:12]}" in text
     sizes = dict(line.rsplit(maxsplit=1) for line in text.split("bytes per anchor\n")[1].splitlines())
-    assert set(sizes) == {"row and group", "inputs", "hidden features", "output", "in all"}
+    assert set(sizes) == {"row and group", "inputs", "hidden features", "output", "task loss", "in all"}
     total = sum(provenance.sizes.values()) / 30
     assert float(sizes["in all"].replace(",", "")) == pytest.approx(total, abs=1)
     assert float(sizes["hidden features"]) == 4 * 16 * 4  # two layers, two poolings, sixteen numbers of four bytes

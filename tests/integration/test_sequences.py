@@ -117,7 +117,8 @@ def test_caches_that_differ_are_refused_by_what_differs(stages, tmp_path):
     for other, message in (
         (cache("half", dtype="float16"), "dtype is float32 in one and float16"),
         (cache("pooled", specs=[FeatureSpec("encoder", "mean_masked")]), r"features is encoder \(none\) in one"),
-        (cache("bare", keys=("x",)), "column input/y is .* in one and None"),
+        (cache("bare", keys=("x",)), r"labels is \['y'\] in one and \[\]"),
+        (cache("more", keys=("x", "y", "z")), "column input/z is None in one"),
         (cache("rows", inputs="reference"), "inputs is embedded in one and reference"),
         (first, "the same cache is named twice"),
     ):

@@ -59,6 +59,9 @@ class ToyModel(nn.Module):
     def input_keys(self):
         return ["x", "y"]
 
+    def label_keys(self):
+        return ["y"]
+
     def fingerprint(self):
         return {"weights": weights_digest(self), "processors": ""}
 

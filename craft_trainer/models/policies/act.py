@@ -2,10 +2,12 @@
 
 import torch
 from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from craft_trainer.models.base import Batch, TokenLayout
-from craft_trainer.models.policies.family import PolicyFamily
+from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
+from craft_trainer.models.task_loss import step_losses
 
 
 def layers(policy: PreTrainedPolicy) -> list[str]:
@@ -27,6 +29,11 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
     return chunk
 
 
+def losses(policy: PreTrainedPolicy, inputs: Batch, output: Tensor) -> Tensor:
+    """The absolute error of the chunk; the divergence of the VAE's latent is that of an encoder which never acts."""
+    return step_losses((output.float() - inputs[ACTION]).abs(), inputs.get("action_is_pad"))
+
+
 def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
     """Hidden states are (tokens, batch, dim); the encoder's tokens are latent, state, environment, then images."""
     if not path.startswith("model.encoder") or not policy.config.image_features:
@@ -38,4 +45,4 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
     return TokenLayout(batch_dim=1, image=(torch.arange(shape[0], device=device) >= num_vectors).expand(shape[1], -1))
 
 
-FAMILY = PolicyFamily(layers, predict, layout, prepare)
+FAMILY = PolicyFamily(layers, predict, PolicyLoss(losses, "standard deviation"), layout, prepare)

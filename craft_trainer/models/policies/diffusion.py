@@ -9,7 +9,8 @@ from torch import Tensor
 
 from craft_trainer.models.base import Batch, TokenLayout
 from craft_trainer.models.noise import noise_beside, noise_of_rows
-from craft_trainer.models.policies.family import PolicyFamily
+from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
+from craft_trainer.models.task_loss import step_losses
 
 UNET = "diffusion.unet"
 
@@ -30,7 +31,8 @@ def prepare(policy: PreTrainedPolicy, batch: Batch) -> Batch:
         cameras = [camera[:, None] if camera.ndim == 4 else camera for camera in cameras]
     images = {OBS_IMAGES: torch.stack(cameras, dim=-4)} if cameras else {}
     states = {key: batch[key] for key in (OBS_STATE, OBS_ENV_STATE) if key in batch}
-    return {**states, **images, "actions": batch[ACTION], **noise_beside(batch[ACTION], batch)}
+    padding = {"padding": batch["action_is_pad"]} if policy.config.do_mask_loss_for_padding else {}
+    return {**states, **images, **padding, "actions": batch[ACTION], **noise_beside(batch[ACTION], batch)}
 
 
 def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
@@ -39,6 +41,12 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
     noisy = model.noise_scheduler.add_noise(inputs["actions"], inputs["noise"], inputs["time"])
     denoised: Tensor = model.unet(noisy, inputs["time"], global_cond=model._prepare_global_conditioning(inputs))
     return denoised
+
+
+def losses(policy: PreTrainedPolicy, inputs: Batch, output: Tensor) -> Tensor:
+    """The squared error of the noise, or of the actions, at the noise and diffusion step of the inputs."""
+    target = inputs["noise"] if policy.config.prediction_type == "epsilon" else inputs["actions"]
+    return step_losses((output.float() - target).square(), inputs.get("padding"))
 
 
 def noise(policy: PreTrainedPolicy, rows: Sequence[int]) -> dict[str, Tensor]:
@@ -53,4 +61,4 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
     return TokenLayout(channels_first=bool(path))
 
 
-FAMILY = PolicyFamily(layers, predict, layout, prepare, noise, reads_actions=True)
+FAMILY = PolicyFamily(layers, predict, PolicyLoss(losses, "variance"), layout, prepare, noise, reads_actions=True)

@@ -13,6 +13,13 @@ from craft_trainer.models import policies
 from craft_trainer.models.base import Batch, TokenLayout
 
 
+class PolicyLoss(NamedTuple):
+    """A :class:`TaskLoss` that takes the policy as well."""
+
+    losses: Callable[[PreTrainedPolicy, Batch, Tensor], Tensor]
+    unit: str
+
+
 class PolicyFamily(NamedTuple):
     """One policy type; its file ``models/policies/<type>.py`` calls it ``FAMILY``.
 
@@ -20,6 +27,7 @@ class PolicyFamily(NamedTuple):
         layers: where the hidden layers are read, first to last, as module paths (or ``path@input``: what goes into a
             module); ``hidden_layer=-1`` is the last of them.
         predict: the policy's output for prepared inputs, differentiable and without randomness of its own.
+        loss: the policy's own loss for every sample, from prepared inputs and what ``predict`` gave.
         layout: token layout of the hidden state of a given shape at a path; path "" is that of ``predict``.
         prepare: inputs of ``predict`` and ``layout``, from a batch that the policy's preprocessor has seen.
         noise: random inputs for each row of a dataset, for a policy that denoises its actions.
@@ -29,6 +37,7 @@ class PolicyFamily(NamedTuple):
 
     layers: Callable[[PreTrainedPolicy], list[str]]
     predict: Callable[[PreTrainedPolicy, Batch], Tensor]
+    loss: PolicyLoss
     layout: Callable[[PreTrainedPolicy, str, Batch, torch.Size], TokenLayout]
     prepare: Callable[[PreTrainedPolicy, Batch], Batch] = lambda _policy, batch: batch
     noise: Callable[[PreTrainedPolicy, Sequence[int]], dict[str, Tensor]] = lambda _policy, _rows: {}

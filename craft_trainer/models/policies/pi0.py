@@ -7,8 +7,8 @@ from torch import Tensor
 
 from craft_trainer.models.base import Batch, TokenLayout
 from craft_trainer.models.noise import noise_beside
-from craft_trainer.models.policies.family import PolicyFamily
-from craft_trainer.models.vla import cameras_first, flow_noise, residual_stream, unknown_tokens, velocity
+from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
+from craft_trainer.models.vla import cameras_first, flow_losses, flow_noise, residual_stream, unknown_tokens, velocity
 
 BACKBONE = "model.paligemma_with_expert.paligemma.model.language_model"
 EXPERT = "model.paligemma_with_expert.gemma_expert.model"
@@ -52,4 +52,6 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
     raise unknown_tokens(path, (BACKBONE, EXPERT))
 
 
-FAMILY = PolicyFamily(layers, predict, layout, prepare, flow_noise, reads_actions=True)
+FAMILY = PolicyFamily(
+    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True
+)

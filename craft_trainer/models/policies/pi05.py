@@ -4,9 +4,9 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
 from craft_trainer.models.base import Batch
-from craft_trainer.models.policies.family import PolicyFamily
+from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
 from craft_trainer.models.policies.pi0 import layers, layout, prepare_without_state
-from craft_trainer.models.vla import flow_noise, velocity
+from craft_trainer.models.vla import flow_losses, flow_noise, velocity
 
 
 def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
@@ -14,4 +14,6 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
     return velocity(policy, inputs, ("images", "image_masks", "tokens", "token_masks"))
 
 
-FAMILY = PolicyFamily(layers, predict, layout, prepare_without_state, flow_noise, reads_actions=True)
+FAMILY = PolicyFamily(
+    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare_without_state, flow_noise, reads_actions=True
+)

@@ -6,7 +6,8 @@ from lerobot.utils.constants import ACTION_TOKEN_MASK, ACTION_TOKENS, OBS_LANGUA
 from torch import Tensor
 
 from craft_trainer.models.base import Batch, TokenLayout
-from craft_trainer.models.policies.family import PolicyFamily
+from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
+from craft_trainer.models.task_loss import UNLEARNED, next_token_losses
 from craft_trainer.models.vla import cameras_first, head_output, unknown_tokens
 
 BACKBONE = "model.paligemma_with_expert.paligemma.model.language_model"
@@ -35,6 +36,12 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
     return head_output(model.paligemma_with_expert.paligemma.lm_head, lambda: forward(model, *given))
 
 
+def losses(policy: PreTrainedPolicy, inputs: Batch, output: Tensor) -> Tensor:
+    """The cross-entropy of the tokens of the demonstrated actions."""
+    labels = inputs["action_tokens"].masked_fill(~inputs["action_masks"].bool(), UNLEARNED)
+    return next_token_losses(labels, output)
+
+
 def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
     """Tokens are those of each camera, the text, the actions; a logit counts if it predicts a token of the actions."""
     if not path:
@@ -45,4 +52,6 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
     raise unknown_tokens(path, (BACKBONE,))
 
 
-FAMILY = PolicyFamily(layers, predict, layout, prepare, output_kind="logits", reads_actions=True)
+FAMILY = PolicyFamily(
+    layers, predict, PolicyLoss(losses, "mean entropy"), layout, prepare, output_kind="logits", reads_actions=True
+)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from craft_trainer.models.base import Batch, TokenLayout
 from craft_trainer.models.noise import noise_beside
-from craft_trainer.models.policies.family import PolicyFamily
-from craft_trainer.models.vla import flow_noise, marked, residual_stream, unknown_tokens, velocity
+from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
+from craft_trainer.models.vla import flow_losses, flow_noise, marked, residual_stream, unknown_tokens, velocity
 
 BACKBONE = "model.vlm_with_expert.vlm.model.text_model"
 EXPERT = "model.vlm_with_expert.lm_expert"
@@ -28,7 +28,9 @@ def prepare(policy: PreTrainedPolicy, batch: Batch) -> Batch:
         batch = {**batch, OBS_STATE: state, ACTION: policy._pi_aloha_encode_actions_inv(batch[ACTION].clone())}
     images, image_masks = policy.prepare_images(batch)
     actions = policy.prepare_action(batch)
+    padding = {"padding": batch["action_is_pad"]} if "action_is_pad" in batch else {}
     return {
+        **padding,
         "images": images,
         "image_masks": image_masks,
         "tokens": _whole_length(policy, batch[OBS_LANGUAGE_TOKENS]),
@@ -84,4 +86,6 @@ def _num_image_tokens(policy: Any, image: Tensor) -> int:
     return num_tokens
 
 
-FAMILY = PolicyFamily(layers, predict, layout, prepare, flow_noise, reads_actions=True)
+FAMILY = PolicyFamily(
+    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True
+)

@@ -49,7 +49,10 @@ class Seer(nn.Module):
         return TokenLayout(valid=inputs["sounds"].any(dim=-1))
 
     def input_keys(self) -> list[str]:
-        return ["pixels", "sounds"]
+        return ["pixels", "sounds", "heard"]
+
+    def label_keys(self) -> list[str]:
+        return ["heard"]
 
     def image_keys(self) -> list[str]:
         return ["pixels"]

@@ -163,7 +163,7 @@ def test_a_changed_pooling_is_refused(copied_cache: Path) -> None:
 def test_another_schema_is_refused(copied_cache: Path) -> None:
     content = json.loads((copied_cache / PROVENANCE_FILE).read_text()) | {"schema": 99}
     (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"anchors.json: schema 99, not 4: rebuild"):
+    with pytest.raises(ValueError, match=r"anchors.json: schema 99, not 5: rebuild"):
         AnchorCache(copied_cache)
 
 
@@ -247,6 +247,9 @@ class Teacher(nn.Module):
 
     def input_keys(self) -> list[str]:
         return ["x"]
+
+    def label_keys(self) -> list[str]:
+        return []
 
     def fingerprint(self) -> dict[str, str]:
         return {"weights": "w", "processors": "p"}

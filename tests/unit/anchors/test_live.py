@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.features import TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
+from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.losses.distillation import retention_loss
 from craft_trainer.losses.hidden import Hidden
@@ -148,7 +148,7 @@ def test_rows_of_other_lengths_have_the_same_token_scale(
 def test_tokens_alone_may_be_held(peft_model: Any, load_tokens: Make) -> None:
     live = AdapterAnchors(as_anchored_model(peft_model), load_tokens, GROUPS)
     assert len(live) == ROWS
-    assert live.scales().keys() == {TOKEN_SCALE}
+    assert live.scales().keys() == {TOKEN_SCALE, TASK_SCALE}
     assert live.batch([0]).teacher.hidden == {}
     assert live.batch([0]).teacher.tokens.indices.shape == (1, 6, 32)
 

@@ -152,7 +152,8 @@ def test_the_card_says_what_the_cache_is(whole: AnchorCache) -> None:
     assert card.startswith("---\ntags: [craft_trainer, continual-learning, anchors]\n")
     scale = load_file(whole.folder / "statistics.safetensors")["variance/output"].mean().item()
     for part in (
-        "| teacher | seer |",
+        "| teacher | seer: weights `w`, processors `p` |",
+        "| labels | none |",
         "100 of the 1000 of seen and heard",
         "| odd | 66 |",
         f"| `output` | {whole.mean['output'].mean().item():.4g} | {scale:.4g} |",

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.features import TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
+from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
 from craft_trainer.anchors.statistics import feature_statistics, token_scale
 from craft_trainer.losses.hidden import Hidden
+from craft_trainer.losses.task import Task
 from craft_trainer.losses.term import RetentionTerm
 from craft_trainer.losses.token_ce import TokenCE
 from craft_trainer.losses.token_kl import TokenKL
@@ -67,14 +68,14 @@ def test_the_scale_of_tokens_is_the_mean_entropy_where_there_is_no_padding(
 
 def test_scales_of_hidden_features_are_mean_variances(token_anchors: AnchorCache) -> None:
     teacher, scales = token_anchors.batch(range(ROWS)).teacher, token_anchors.scales()
-    assert scales.keys() == {*teacher.hidden, TOKEN_SCALE}
+    assert scales.keys() == {*teacher.hidden, TOKEN_SCALE, TASK_SCALE}
     for name, hidden in teacher.hidden.items():
         expected = hidden.double().numpy().var(axis=0).mean()
         assert scales[name].item() == pytest.approx(expected, rel=1e-6)
         assert scales[name].shape == ()
 
 
-@pytest.mark.parametrize("term", [TokenKL(), TokenCE(), Hidden()])
+@pytest.mark.parametrize("term", [TokenKL(), TokenCE(), Hidden(), Task()])
 def test_the_teacher_is_at_distance_zero_of_its_own_cache(
     token_anchors: AnchorCache, tiny_llama: Make, lora: Make, term: RetentionTerm
 ) -> None:
@@ -85,20 +86,20 @@ def test_the_teacher_is_at_distance_zero_of_its_own_cache(
     anchors, scales = token_anchors.batch([10, 2, 5]), token_anchors.scales()
 
     def losses(model: Any) -> Tensor:
-        student = extract(as_anchored_model(model), anchors.inputs, token_anchors.specs, output=True)
+        student = extract(as_anchored_model(model), anchors.inputs, token_anchors.specs, output=True, task=True)
         return term(student, anchors.teacher, scales)
 
     for itself in (tiny_llama(), lora(tiny_llama())):
         torch.testing.assert_close(losses(itself), torch.zeros(3), rtol=0, atol=1e-5)
     for other in (tiny_llama(seed=1), lora(tiny_llama(), moved=True)):
-        assert losses(other).min() > 1e-4
+        assert losses(other).abs().min() > 1e-4
 
 
 def test_tokens_alone_may_be_cached(tiny_llama: Make, build_token_anchors: Make, tmp_path: Path) -> None:
     cache = build_token_anchors(tiny_llama(), tmp_path / "cache", layers=(), num_tokens=1)
     assert cache.specs == []
     assert cache.batch([0]).teacher.tokens.indices.shape == (1, 6, 1)
-    assert cache.scales().keys() == {TOKEN_SCALE}
+    assert cache.scales().keys() == {TOKEN_SCALE, TASK_SCALE}
 
 
 def test_a_flipped_token_is_refused(token_anchors: AnchorCache, tmp_path: Path) -> None:

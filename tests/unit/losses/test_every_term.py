@@ -9,7 +9,7 @@ from torch import Tensor
 from toy import ToyModel
 from toy_run import COLUMN, SCALES, SPECS, X, Y, moved, teacher_of_the_toy
 
-from craft_trainer.anchors.features import TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, token_targets
+from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, token_targets
 from craft_trainer.losses.distillation import DistillationLoss
 from craft_trainer.losses.hidden import DISTANCES
 from craft_trainer.losses.loss import RetentionLoss, TrainingStart
@@ -28,8 +28,9 @@ UNITS = {
     POOLED.column: torch.tensor(0.5),
     "output": torch.tensor(3.0),
     TOKEN_SCALE: torch.tensor(1.5),
+    TASK_SCALE: torch.tensor(0.8),
 }
-SIGNED = {"token_ce"}  # a student surer than its teacher is below 0
+SIGNED = {"token_ce", "task"}  # a student surer, or better, than its teacher is below 0
 
 
 class Given:
@@ -62,12 +63,17 @@ def raw(seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def student_of(every: Tensor, pooled: Tensor, output: Tensor) -> Features:
-    return Features({EVERY.column: every, POOLED.column: pooled}, output)
+    return Features({EVERY.column: every, POOLED.column: pooled}, output, task=task_loss(output))
+
+
+def task_loss(output: Tensor) -> Tensor:
+    """Of the valid positions, against labels of 0."""
+    return (output.square().mean(dim=-1) * VALID[: len(output)]).sum(dim=-1)
 
 
 def teacher_of(every: Tensor, pooled: Tensor, output: Tensor, k: int = 3) -> Features:
     tokens = token_targets(Padded(), {"valid": VALID[: len(output)]}, output, k)  # type: ignore[arg-type]
-    return Features({EVERY.column: every, POOLED.column: pooled}, output, tokens)
+    return student_of(every, pooled, output)._replace(tokens=tokens)
 
 
 TEACHER, STUDENT = teacher_of(*raw(0)), student_of(*raw(1))
@@ -80,6 +86,7 @@ def row_of(features: Features, row: int) -> Features:
         {name: value[one] for name, value in features.hidden.items()},
         features.output[one],
         None if tokens is None else type(tokens)(*(value[one] for value in tokens)),
+        features.task[one],
     )
 
 
@@ -126,7 +133,7 @@ def test_its_gradient_reaches_what_it_reads_of_the_student_alone(term: Retention
     term(student_of(*leaves), TEACHER, UNITS)[0].backward()
     reached = {
         Need.HIDDEN: [leaves[0], leaves[1]],
-        Need.OUTPUT | Need.TOKENS: [leaves[2]],
+        Need.OUTPUT | Need.TOKENS | Need.TASK: [leaves[2]],
     }
     for need, values in reached.items():
         for value in values:
@@ -143,6 +150,7 @@ def without(piece: Need, features: Features, scales: Scales) -> tuple[Features, 
         Need.OUTPUT: (features._replace(output=None), {"output"}),
         Need.TOKENS: (features._replace(tokens=None), {TOKEN_SCALE}),
         Need.LABELS: (features, set()),
+        Need.TASK: (features._replace(task=None), {TASK_SCALE}),
     }
     less, keys = gone[piece]
     return less, {name: value for name, value in scales.items() if name not in keys}
@@ -166,7 +174,7 @@ def test_what_a_term_needs_is_what_it_reads(term: RetentionTerm, piece: Need) ->
 def test_a_student_runs_no_further_than_a_term_needs(term: RetentionTerm) -> None:
     """Hidden features alone end the pass at their layer, so there is no output."""
     ends = DistillationLoss([EVERY, POOLED], UNITS, {term: 1.0})
-    assert ends._output is bool(term.needs & (Need.OUTPUT | Need.TOKENS))
+    assert ends._output is bool(term.needs & (Need.OUTPUT | Need.TOKENS | Need.TASK))
     assert ends._specs == ([EVERY, POOLED] if Need.HIDDEN in term.needs else [])
     student = STUDENT._replace(hidden={}) if Need.HIDDEN not in term.needs else STUDENT
     student = student if ends._output else student._replace(output=None)

@@ -52,7 +52,7 @@ class Numbers:
     specs: Sequence[Any] = ()
 
     def __init__(self, *groups: str) -> None:
-        self.groups = list(groups)
+        self.groups, self.has_labels = list(groups), True
         self.asked: list[list[int]] = []
 
     def __len__(self) -> int:
