@@ -238,9 +238,10 @@ class Retention:
         assert loss is not None
         if Need.LABELS in getattr(loss, "needs", Need.NOTHING) and not anchors.has_labels:
             raise ValueError(
-                f"method {settings.method} reads the anchors' own labels, and these anchors have none: build them from "
-                "samples with labels (demonstrations, recorded rollouts, texts), or use method craft or weighted_sum, "
-                "which hold what the teacher makes of the inputs"
+                f"method {settings.method} reads the anchors' own labels, and these anchors have none that "
+                f"{type(model.network).__name__} computes a loss from: build them from samples with labels "
+                "(demonstrations, recorded rollouts, texts), or use method craft or weighted_sum, which hold what the "
+                "teacher makes of the inputs"
             )
         if sharded and not loss.supports_sharding:
             raise ValueError(f"method {settings.method} does not support FSDP: use DDP")

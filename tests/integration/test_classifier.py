@@ -156,5 +156,5 @@ def test_a_sentence_transformer(tmp_path):
     held.save_model()
     assert_same_weights(weights(held), SentenceTransformer(str(tmp_path / "held"), device="cpu").state_dict())
     assert "model = SentenceTransformer(place)" in (tmp_path / "held" / "README.md").read_text()
-    with pytest.raises(ValueError, match="the anchors hold no targets that SentenceTransformer computes a loss from"):
+    with pytest.raises(ValueError, match="these anchors have none that SentenceTransformer computes a loss from"):
         run(tmp_path / "replay", anchors, method="replay", retention_terms=["hidden"])

@@ -196,7 +196,10 @@ def test_the_task_loss_of_a_policy_is_held(tiny_anchors, tiny_policy, tiny_datas
     [
         ({"retention_terms": ["task"]}, r"'task' cannot be held: .* build the cache from samples with labels"),
         *(
-            ({"method": method}, rf"method {method} reads the anchors' own labels, and these anchors have none: build")
+            (
+                {"method": method},
+                rf"method {method} reads the anchors' own labels, and these anchors have none that PolicyModel",
+            )
             for method in ("replay", "agem", "ewc")
         ),
     ],

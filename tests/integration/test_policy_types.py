@@ -63,11 +63,12 @@ def test_a_policy_type_goes_the_whole_way(kind, make_twin, tmp_path):
         teacher_path=str(tmp_path / "teacher"),
     )
     found = deviations(cache, PolicyModel.from_pretrained(tmp_path / "teacher"), num_rows=NUM_ANCHORS, batch_size=5)
-    assert set(found) == {spec.column for spec in specs} | {"output" if teacher.output_kind == "numbers" else "tokens"}
+    kept = "output" if teacher.output_kind == "numbers" else "tokens"
+    assert set(found) == {*(spec.column for spec in specs), kept, "task"}
     assert max(found.values()) < 1e-4
 
     student = PolicyModel.from_pretrained(tmp_path / "teacher")
-    terms = ["hidden", "output" if student.output_kind == "numbers" else "token_kl"]
+    terms = ["hidden", "output" if student.output_kind == "numbers" else "token_kl", "task"]
     trainer = CraftTrainer(
         student,
         CraftConfig(output_dir=str(tmp_path / "craft"), **SETTINGS | {"retention_terms": terms}),
@@ -78,9 +79,10 @@ def test_a_policy_type_goes_the_whole_way(kind, make_twin, tmp_path):
     trainer.train()
     trainer.save_model()
     rows = history(tmp_path / "craft")
-    assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-5)
+    start = 2e-3 if kind == "diffusion" else 1e-5  # its BatchNorm has seen a batch of the task before the first pass
+    assert rows[0]["retention_loss"] == pytest.approx(0, abs=start)
     assert len(rows) == 3
-    assert all(row["retention_loss"] > 1e-4 for row in rows[1:])
+    assert all(abs(row["retention_loss"]) > 1e-4 for row in rows[1:])
     assert all(row["retention_grad_norm"] > 0 for row in rows[1:])
 
     reloaded = PolicyModel.from_pretrained(tmp_path / "craft")

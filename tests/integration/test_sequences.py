@@ -108,9 +108,9 @@ def test_caches_that_differ_are_refused_by_what_differs(stages, tmp_path):
     common = {"rows": range(4), "groups": ["old"] * 4, "batch_size": 4, "teacher_path": "toy"}
     common |= {"source": {"dataset": "toy", "frames": 4}, "specs": [FeatureSpec("encoder", "none")]}
 
-    def cache(name, keys=("x", "y"), **changes):
+    def cache(name, keys=("x", "y"), of_labels=torch.float32, **changes):
         def load(rows):
-            return {key: x[rows] if key == "x" else x[rows, :, :OUTPUTS] for key in keys}
+            return {key: x[rows] if key == "x" else x[rows, :, :OUTPUTS].to(of_labels) for key in keys}
 
         return build_anchor_cache(ToyModel(), load, tmp_path / name, **common | changes)
 
@@ -118,7 +118,7 @@ def test_caches_that_differ_are_refused_by_what_differs(stages, tmp_path):
         (cache("half", dtype="float16"), "dtype is float32 in one and float16"),
         (cache("pooled", specs=[FeatureSpec("encoder", "mean_masked")]), r"features is encoder \(none\) in one"),
         (cache("bare", keys=("x",)), r"labels is \['y'\] in one and \[\]"),
-        (cache("more", keys=("x", "y", "z")), "column input/z is None in one"),
+        (cache("double", of_labels=torch.float64), "column input/y is .*float32.* in one and .*float64"),
         (cache("rows", inputs="reference"), "inputs is embedded in one and reference"),
         (first, "the same cache is named twice"),
     ):

@@ -201,7 +201,7 @@ def test_a_policy_of_tokens_has_no_output_to_hold(teachers, data, anchors, tmp_p
     given = {"policy": teachers / "pi0_fast", "dataset": data["new"], "anchors": anchors / "pi0_fast"}
     assert main(["train", *flags(**CRAFT, **given, output_dir=tmp_path)]) == 1
     message = capsys.readouterr().err
-    assert "retention term 'output' cannot be held: the anchors have hidden, tokens of their teacher" in message
+    assert "retention term 'output' cannot be held: the anchors have hidden, tokens, task of their teacher" in message
     assert "retention_terms to some of hidden, token_ce, token_kl" in message
 
 
