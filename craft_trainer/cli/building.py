@@ -1,6 +1,6 @@
 """What the commands that build an anchor cache have in common: their options, and the build."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.anchors.sources.source import Samples
     from craft_trainer.models.base import AnchoredModel
 
 LAYERS_HELP = "hidden layers: indices (-1 is the last) or module paths; none for no features"
@@ -65,10 +66,8 @@ class CacheArguments:
             processes.print(f"layer {layer} → {path}")
         return feature_specs(paths.values(), split_list(self.pooling))
 
-    def rows(
-        self, strata: Sequence[tuple[Any, ...]], teacher: "AnchoredModel", samples: Any, processes: "PartialState"
-    ) -> list[int]:
-        """Choose the rows that become anchors, in the main process for all; ``strata`` are those of every sample.
+    def rows(self, samples: "Samples", count: int, teacher: "AnchoredModel", processes: "PartialState") -> list[int]:
+        """Choose the ``count`` rows of ``samples`` that become anchors, in the main process for all.
 
         Raises:
             ValueError: unknown rule, or more anchors than samples.
@@ -80,8 +79,8 @@ class CacheArguments:
             processes,
             lambda: chosen_rows(
                 self.selection,
-                strata,
-                self.anchors,
+                samples.strata,
+                count,
                 seed=self.seed,
                 features=lambda: candidate_features(teacher, samples.batch, len(samples), batch_size=self.batch_size),
             ),

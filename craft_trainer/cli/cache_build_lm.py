@@ -117,7 +117,7 @@ def texts_of_a_dataset(
     with processes.main_process_first():
         samples = source.open(checkpoint, num_proc=arguments.dataset_num_proc)
     processes.print(samples.report())
-    rows = arguments.rows([(group,) for group in samples.groups], teacher, samples, processes)
+    rows = arguments.rows(samples, arguments.anchors, teacher, processes)
     described: dict[str, str | int] = {
         "dataset": source.dataset,
         "frames": len(samples),

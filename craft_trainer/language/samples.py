@@ -140,6 +140,11 @@ class TextSamples(Dataset[dict[str, Any]]):
         return self.collate([self[row] for row in rows])
 
     @property
+    def strata(self) -> list[tuple[str]]:
+        """The group of every sample, over which a stratified selection spreads."""
+        return [(group,) for group in self.groups]
+
+    @property
     def lengths(self) -> list[int]:
         """Tokens of every sample."""
         return list(self._samples["num_tokens"])

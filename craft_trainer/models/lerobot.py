@@ -205,7 +205,16 @@ class PolicyModel(nn.Module):
     def input_keys(self) -> list[str]:
         """Raw features the policy reads: its inputs, its targets and their padding flags, and the task's sentence."""
         inputs = [self._raw(name) for name in self.policy_config.input_features]
-        return [*inputs, *self.policy_config.output_features, "action_is_pad", "task"]
+        return [*inputs, *self.target_keys(), "task"]
+
+    def target_keys(self) -> list[str]:
+        """Those of :meth:`input_keys` that the task loss alone reads, unless the policy predicts from them."""
+        return [*self.policy_config.output_features, "action_is_pad"]
+
+    @property
+    def reads_actions(self) -> bool:
+        """Whether what it predicts depends on demonstrated actions, as that of a policy that denoises them."""
+        return self._family().reads_actions
 
     def label_keys(self) -> list[str]:
         """The demonstrated actions."""

@@ -104,6 +104,11 @@ class PolicyDataset(Dataset[Sample]):
         return collate(self.__getitems__(rows))
 
     @property
+    def revision(self) -> str:
+        """That of the Hub repository, or nothing."""
+        return str(self.meta.revision or "")
+
+    @property
     def task_of_frame(self) -> list[str]:
         """The task sentence of every frame."""
         names = list(self.meta.tasks.index)

@@ -100,6 +100,33 @@ def with_floor(statistics: Statistics, min_std: float) -> dict[str, dict[str, An
     }
 
 
+def observed_statistics(model: "PolicyModel") -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """The mean and the deviation of every number that the policy observes, by the data's names; pictures are left out.
+
+    They count even where the policy takes a feature as it is. Where there is no mean, it is the middle, and the
+    deviation a quarter, of the range that the statistics do have.
+
+    Raises:
+        ValueError: it observes numbers that it has no statistics of.
+    """
+    steps = [step for step in model.preprocessor.steps if isinstance(step, NormalizerProcessorStep)]
+    statistics = {name: values for step in steps for name, values in (step.stats or {}).items()}
+    names = {new: old for old, new in model.renamed.items()}
+    config, found = model.policy_config, {}
+    for feature in (name for name in config.input_features if name not in config.image_features):
+        there = statistics.get(feature, {})
+        ends = next((pair for pair in CENTRE_AND_SPREAD.values() if set(pair) <= there.keys()), None)
+        if ends is None:
+            raise ValueError(
+                f"the policy has no statistics of {feature}, so nothing can be drawn from them or perturbed in their "
+                "units: take another source, without views"
+            )
+        low, high = (_numbers(there[name]) for name in ends)
+        mean, std = (low, high) if ends == ("mean", "std") else ((low + high) / 2, (high - low) / 4)
+        found[names.get(feature, feature)] = (torch.from_numpy(mean).float(), torch.from_numpy(std).float())
+    return found
+
+
 def num_normalised(model: "PolicyModel") -> dict[str, int]:
     """How many numbers the statistics of each feature are, images left out."""
     return {

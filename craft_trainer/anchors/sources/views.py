@@ -1,0 +1,118 @@
+"""Views: perturbed copies of anchors, each of which the teacher labels anew."""
+
+import hashlib
+import json
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from craft_trainer.anchors.sources.source import AnchorSource
+
+SHIFT, COLOUR = 0.04, 0.2  # of pictures: of their width and height, and of brightness, contrast and saturation
+
+
+class Views:
+    """``num_views`` perturbed copies of each of the ``rows`` of ``source``, after the anchor itself if it is ``kept``.
+
+    Anchors that are about to be learned are not kept: holding the teacher's output on them would forbid to learn them.
+    In a copy
+
+    - the numbers of ``deviations`` are s + ``noise``·σ·z with z ~ N(0, I), σ the deviations that the policy normalises
+      by; with ``mix`` they are first (1 − a)·s + a·s′ with a ~ U(0, ``mix``) and s′ another anchor of the same group;
+    - pictures are shifted by up to 4 % and their brightness, contrast and saturation changed by up to 20 %
+      (torchvision's transforms v2), each camera by itself.
+
+    All of it is a function of ``seed`` and i alone. Labels stay those of the anchor; with ``mix`` there are none
+    (``labels`` are their keys), for a state between two frames was demonstrated by nobody.
+    """
+
+    def __init__(
+        self,
+        source: AnchorSource,
+        rows: Sequence[int],
+        num_views: int,
+        *,
+        noise: float,
+        seed: int,
+        deviations: Mapping[str, Float[Tensor, " dim"]],
+        images: Collection[str] = (),
+        labels: Collection[str] = (),
+        mix: float = 0.0,
+        kept: bool = True,
+    ) -> None:
+        self._source, self._rows, self._each, self._kept = source, list(rows), num_views + kept, kept
+        self._noise, self._mix, self._seed = noise, mix, seed
+        self._deviations, self._images = dict(sorted(deviations.items())), sorted(images)
+        self._dropped = frozenset(labels) if mix else frozenset()
+        groups = [source.groups[row] for row in rows]
+        self.groups = [group for group in groups for _ in range(self._each)]
+        self.strata = [(group,) for group in self.groups]
+        self._others = {group: [place for place, one in enumerate(groups) if one == group] for group in set(groups)}
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def batch(self, rows: list[int]) -> dict[str, Any]:
+        """The views at ``rows``."""
+        generators = [np.random.default_rng([self._seed, row]) for row in rows]
+        found = self._source.batch([self._rows[row // self._each] for row in rows])
+        seen = {key: value for key, value in found.items() if key not in self._dropped}
+        perturbed = [place for place, row in enumerate(rows) if row % self._each or not self._kept]
+        if not perturbed:
+            return seen
+        numbers = {key: seen[key].clone() for key in self._deviations if key in seen}
+        if self._mix:
+            self._mix_in(numbers, rows, perturbed, generators)
+        for key, values in numbers.items():
+            for place in perturbed:
+                drawn = generators[place].standard_normal(values[place].shape)
+                values[place] += self._noise * self._deviations[key] * torch.from_numpy(drawn).to(values)
+        pictures = {key: seen[key].clone() for key in self._images if key in seen}
+        for values in pictures.values():
+            for place in perturbed:
+                values[place] = changed_picture(values[place], int(generators[place].integers(2**31)))
+        return seen | numbers | pictures
+
+    def _mix_in(
+        self, numbers: dict[str, Tensor], rows: list[int], perturbed: list[int], generators: list[np.random.Generator]
+    ) -> None:
+        """Move the perturbed states towards those of other anchors of their groups."""
+        chosen = [int(generators[place].choice(self._others[self.groups[rows[place]]])) for place in perturbed]
+        others = self._source.batch([self._rows[one] for one in chosen])
+        for index, place in enumerate(perturbed):
+            share = float(generators[place].uniform(0.0, self._mix))
+            for key, values in numbers.items():
+                values[place] += share * (others[key][index] - values[place])
+
+    def description(self) -> Mapping[str, Any]:
+        """That of the source, with what the views are."""
+        told = self._source.description()
+        views: dict[str, Any] = {"views": self._each - self._kept, "anchors_kept": self._kept}
+        views |= {"view_noise": self._noise, "view_mix": self._mix, "view_seed": self._seed}
+        content = [told["fingerprint"], self._rows, views, self._images]
+        digest = hashlib.sha256(json.dumps(content).encode())
+        for name, values in self._deviations.items():
+            digest.update(name.encode() + values.numpy().tobytes())
+        return {**told, **views, "frames": len(self), "fingerprint": digest.hexdigest()}
+
+
+def changed_picture(
+    picture: Float[Tensor, "*frames 3 rows columns"], seed: int
+) -> Float[Tensor, "*frames 3 rows columns"]:
+    """``picture`` in [0, 1], shifted a little and in other light: a function of ``seed``."""
+    from torchvision.transforms import v2  # type: ignore[import-untyped]
+
+    change = v2.Compose(
+        [
+            v2.RandomAffine(degrees=0, translate=(SHIFT, SHIFT)),
+            v2.ColorJitter(brightness=COLOUR, contrast=COLOUR, saturation=COLOUR),
+        ]
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        changed: Tensor = change(picture)
+    return changed.clamp(0, 1)

@@ -1,0 +1,181 @@
+"""The options that say where the anchors of a policy come from, and the sources that they name."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from craft_trainer.options import option, split_list
+
+if TYPE_CHECKING:
+    from craft_trainer.anchors.sources.source import AnchorSource
+    from craft_trainer.models.lerobot import PolicyModel
+
+CORRELATED = 2000  # frames from which correlations are estimated
+
+
+@dataclass(kw_only=True)
+class SourceArguments:
+    """Where anchors come from."""
+
+    source: list[str] = option(
+        "dataset (old demonstrations), new_task (the inputs of the data about to be learned), statistics (states drawn "
+        "from what the policy normalises by: no data at all), or several, in equal parts",
+        ["dataset"],
+    )
+    dataset: str | None = option(
+        "LeRobot dataset, a folder or on the Hub: of the old tasks for source dataset, of the new one for new_task",
+        None,
+    )
+    new_dataset: str | None = option("LeRobot dataset of source new_task, where dataset is that of the old tasks", None)
+    prompts_file: str | None = option(
+        "text file with an old instruction on every line, for new_task and statistics: what is seen now is labelled "
+        "under each of them",
+        None,
+    )
+    correlations: str | None = option(
+        "of states from statistics: LeRobot dataset whose numbers say which of them move together, e.g. that of the "
+        "new task; by default they are independent",
+        None,
+    )
+    state_width: float = option("of states from statistics: the widest has so many of the policy's deviations", 2.0)
+    views: int = option("perturbed copies of every anchor, each labelled by the teacher anew", 0)
+    view_noise: float = option("of views: noise on states, in the policy's own deviations", 0.1)
+    view_mix: float = option(
+        "of views: how far a state moves at most towards that of another anchor of its group, in [0, 1]", 0.0
+    )
+
+    def __post_init__(self) -> None:
+        self.source = split_list(self.source)
+        if unknown := [name for name in self.source if name not in SOURCES]:
+            raise ValueError(f"source is {unknown[0]!r}: it must be one of {', '.join(SOURCES)}, or several")
+        if not self.source or len(set(self.source)) < len(self.source):
+            raise ValueError(f"source is {self.source}: name at least one, and none twice")
+        if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
+            raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
+        if self.views and not self.view_noise and not self.view_mix:
+            raise ValueError("views without view_noise and view_mix are copies: raise one of them, or drop views")
+        reads = {"dataset", "new_task"} & set(self.source)
+        if reads and self.dataset is None:
+            raise ValueError(f"source {' and '.join(sorted(reads))} reads a dataset: give it by --dataset")
+        if len(reads) == 2 and self.new_dataset is None:
+            raise ValueError("sources dataset and new_task read two datasets: give the new one by --new_dataset")
+        if self.new_dataset is not None and "new_task" not in self.source:
+            raise ValueError("new_dataset has no effect without source new_task: drop it")
+        if self.correlations is not None and "statistics" not in self.source:
+            raise ValueError("correlations has no effect without source statistics: drop it")
+        if self.prompts_file is not None and not {"new_task", "statistics"} & set(self.source):
+            raise ValueError("prompts_file has no effect without source new_task or statistics: drop it")
+
+    def prompts(self) -> list[str]:
+        """Read the lines of ``prompts_file``, each once.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.prompts_file is None:
+            return []
+        lines = [line.strip() for line in Path(self.prompts_file).read_text("utf-8").splitlines()]
+        if not any(lines):
+            raise ValueError(f"{self.prompts_file} is empty: write an instruction on every line")
+        return list(dict.fromkeys(line for line in lines if line))
+
+
+def dataset_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
+    """Old demonstrations with their labels."""
+    from craft_trainer.anchors.sources.frames import FrameSource
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    assert arguments.dataset is not None
+    return FrameSource(PolicyDataset.of(teacher, arguments.dataset))
+
+
+def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
+    """What is about to be learned, without its labels: they are not the teacher's."""
+    from craft_trainer.anchors.sources.frames import FrameSource
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    place = arguments.new_dataset or arguments.dataset
+    assert place is not None
+    dataset = PolicyDataset.of(teacher, place)
+    return FrameSource(dataset, prompts=arguments.prompts(), without=teacher.target_keys())
+
+
+def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
+    """States drawn from what the teacher normalises by."""
+    from craft_trainer.anchors.selection import stratified_rows
+    from craft_trainer.anchors.sources.frames import FrameSource
+    from craft_trainer.anchors.sources.statistics import StatisticsSource, correlation_of
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+    from craft_trainer.models.normalisation import observed_statistics
+
+    if teacher.image_keys():
+        raise ValueError("source statistics draws states, and the policy reads pictures as well: take another source")
+    statistics = observed_statistics(teacher)
+    correlation = None
+    if arguments.correlations is not None:
+        frames = PolicyDataset.of(teacher, arguments.correlations)
+        seen = frames.batch(stratified_rows(FrameSource(frames).strata, min(len(frames), CORRELATED), seed=seed))
+        correlation = correlation_of({name: seen[name] for name in statistics})
+    return StatisticsSource(
+        statistics, count, seed=seed, prompts=arguments.prompts(), width=arguments.state_width, correlation=correlation
+    )
+
+
+SOURCES: Mapping[str, Callable[[SourceArguments, Any, int, int], "AnchorSource"]] = {
+    "dataset": dataset_source,
+    "new_task": new_task_source,
+    "statistics": statistics_source,
+}
+WITH_LABELS = ("dataset",)
+
+
+def chosen_anchors(
+    arguments: SourceArguments,
+    teacher: "PolicyModel",
+    count: int,
+    *,
+    seed: int,
+    choose: Callable[["AnchorSource", int], list[int]],
+) -> "tuple[AnchorSource, Sequence[int]]":
+    """Open the sources, let ``choose`` take the rows of each, and add the views; with the rows that become anchors.
+
+    Raises:
+        ValueError: there are fewer anchors than sources, or a source does not fit the teacher.
+    """
+    from craft_trainer.anchors.sources.mixture import Mixture
+    from craft_trainer.anchors.sources.views import Views
+    from craft_trainer.models.normalisation import observed_statistics
+
+    if count < len(arguments.source):
+        raise ValueError(f"{count} anchors of {len(arguments.source)} sources: ask for at least one of each")
+    parts: dict[str, tuple[AnchorSource, list[int]]] = {}
+    for number, name in enumerate(arguments.source):
+        if teacher.reads_actions and name not in WITH_LABELS:
+            raise ValueError(
+                f"what a {teacher.policy_config.type} predicts depends on demonstrated actions, and source {name} has "
+                f"none: take {' or '.join(WITH_LABELS)}"
+            )
+        share = count // len(arguments.source) + (number < count % len(arguments.source))
+        source = SOURCES[name](arguments, teacher, seed, share)
+        parts[name] = (source, choose(source, share))
+    if arguments.views:
+        deviations = {name: std for name, (_, std) in observed_statistics(teacher).items()}
+        for name, (source, rows) in parts.items():
+            views = Views(
+                source,
+                rows,
+                arguments.views,
+                noise=arguments.view_noise,
+                mix=arguments.view_mix,
+                seed=seed,
+                deviations=deviations,
+                images=teacher.image_keys(),
+                labels=teacher.target_keys(),
+                kept=name != "new_task" or arguments.prompts_file is not None,
+            )
+            parts[name] = (views, list(range(len(views))))
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    mixture = Mixture(parts)
+    return mixture, range(len(mixture))

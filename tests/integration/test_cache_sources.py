@@ -1,0 +1,101 @@
+"""``cache build --source``: anchors without old data, through build, verify and training."""
+
+import pytest
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.cli.main import main
+from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.models.normalisation import observed_statistics
+
+TRAIN = {"max_steps": 3, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+
+
+def flags(**values):
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, tiny_policy):
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_policy().save_pretrained(folder)
+    return folder
+
+
+def build(teacher, folder, **options):
+    return main(["cache", "build", *flags(**{"teacher": teacher, "output_dir": folder, "batch_size": 8} | options)])
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "groups"),
+    [
+        ("statistics", {"anchors": 20}, {"states from statistics": 20}),
+        ("statistics", {"anchors": 20, "correlations": "DATA"}, {"states from statistics": 20}),
+        ("new_task", {"anchors": 5, "views": 3, "dataset": "DATA"}, None),
+        ("dataset", {"anchors": 5, "views": 3, "dataset": "DATA"}, None),
+        ("statistics,new_task", {"anchors": 11, "dataset": "DATA"}, {"statistics": 6, "new_task": 5}),
+        ("statistics,new_task", {"anchors": 4, "views": 2, "dataset": "DATA"}, {"statistics": 6, "new_task": 4}),
+    ],
+)
+def test_it_is_built_verified_and_held(source, options, groups, teacher, tiny_dataset, tmp_path, capsys):
+    options = {key: tiny_dataset if value == "DATA" else value for key, value in options.items()}
+    folder = tmp_path / "cache"
+    assert build(teacher, folder, source=source, **options) == 0
+    cache = AnchorCache(folder)
+    assert cache.provenance.data["source"] == source
+    assert groups is None or cache.provenance.groups == groups
+    assert cache.has_labels == (source == "dataset")
+    assert main(["cache", "verify", *flags(cache=folder, teacher=teacher)]) == 0
+    given = {"policy": teacher, "anchors": folder, "dataset": tiny_dataset, "output_dir": tmp_path / "run"}
+    held = ["--retention_terms", "hidden"]  # the same inputs are learned
+    assert main(["train", *flags(**given | TRAIN), *held]) == 0
+    assert capsys.readouterr().err.count("Error") == 0
+
+
+def test_states_are_in_the_units_of_the_policy(teacher, tmp_path):
+    assert build(teacher, tmp_path / "cache", source="statistics", anchors=400) == 0
+    inputs = AnchorCache(tmp_path / "cache").batch(range(400)).inputs
+    for name, (mean, std) in observed_statistics(PolicyModel.from_pretrained(teacher)).items():
+        scaled = (inputs[name] - mean) / std
+        assert scaled.mean().abs() < 0.2
+        assert 0.9 < scaled.std() < 1.4
+    assert "action" not in inputs
+
+
+def test_two_builds_are_the_same_bytes(teacher, tiny_dataset, tmp_path):
+    options = {"source": "dataset,statistics", "dataset": tiny_dataset, "anchors": 8, "views": 2}
+    assert build(teacher, tmp_path / "one", **options) == build(teacher, tmp_path / "two", **options) == 0
+    first, second = AnchorCache(tmp_path / "one"), AnchorCache(tmp_path / "two")
+    assert first.provenance.fingerprint == second.provenance.fingerprint
+    assert build(teacher, tmp_path / "three", **options | {"view_noise": 0.2}) == 0
+    assert AnchorCache(tmp_path / "three").provenance.fingerprint != first.provenance.fingerprint
+
+
+def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("open the drawer\n\nclose it\nopen the drawer\n")
+    options = {"source": "new_task", "dataset": tiny_dataset, "prompts_file": prompts, "anchors": 10}
+    assert build(teacher, tmp_path / "cache", **options) == 0
+    cache = AnchorCache(tmp_path / "cache")
+    assert cache.provenance.groups == {"close it": 5, "open the drawer": 5}
+    assert cache.provenance.data["prompts"] == ["open the drawer", "close it"]
+    assert set(cache.batch(range(10)).inputs["task"]) == {"open the drawer", "close it"}
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"source": "drawn"}, "source is 'drawn'"),
+        ({"source": "dataset"}, "give it by --dataset"),
+        ({"source": "dataset,new_task", "dataset": "x"}, "by --new_dataset"),
+        ({"source": "statistics", "new_dataset": "x"}, "new_dataset has no effect"),
+        ({"source": "dataset", "dataset": "x", "prompts_file": "x"}, "prompts_file has no effect"),
+        ({"source": "dataset", "dataset": "x", "correlations": "x"}, "correlations has no effect"),
+        ({"source": "statistics", "views": 2, "view_noise": 0}, "are copies"),
+        ({"source": "statistics", "inputs": "reference"}, "source dataset alone"),
+        ({"source": "statistics,new_task", "dataset": "x", "anchors": 1}, "at least one of each"),
+    ],
+)
+def test_what_has_no_effect_or_cannot_be_is_refused(options, reason, teacher, tmp_path, capsys):
+    assert build(teacher, tmp_path / "cache", **options) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
