@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from craft_trainer.options import option, split_list
 
@@ -26,7 +28,12 @@ class DemoArguments:
     seeds: list[str] = option("one teacher and one pair of fine-tuned policies per seed", ["0", "1", "2"])
     episodes: int = option("rollouts per task, method and seed", 20)
     demonstrations: int = option("expert episodes per task", 50)
-    anchors: int = option("old-task samples whose behaviour is held", 1000)
+    anchors: int = option("samples whose behaviour is held", 1000)
+    source: list[str] = option(
+        "where they come from, as in `cache build`: dataset, new_task, statistics, …", ["dataset"]
+    )
+    views: int = option("perturbed copies of every anchor, as in `cache build`", 0)
+    view_noise: float = option("of views: noise on states, in the policy's own deviations", 0.1)
     teacher_steps: int = option("optimizer steps of the teacher", 2500)
     steps: int = option("optimizer steps of plain and CRaFT fine-tuning", 800)
     quick: bool = option("one seed instead of three", False)
@@ -52,6 +59,10 @@ def run(arguments: DemoArguments) -> None:
     )
     from craft_trainer.suites.jobs import run_jobs
 
+    sources: dict[str, Any] = {"source": split_list(arguments.source)}
+    if arguments.views:
+        sources |= {"views": arguments.views, "view_noise": arguments.view_noise}
+    check_sources(sources)
     seeds = [int(seed) for seed in split_list(arguments.seeds)]
     experiment = Experiment(
         old=tuple(check_task(task) for task in split_list(arguments.old)),
@@ -63,6 +74,7 @@ def run(arguments: DemoArguments) -> None:
         teacher=TEACHER | {"max_steps": arguments.teacher_steps},
         fine_tuning=FINE_TUNING | {"max_steps": arguments.steps},
         retention=RETENTION,
+        sources=sources,
     )
     folder = Path(arguments.output)
     with in_use(folder):
@@ -81,6 +93,15 @@ def run(arguments: DemoArguments) -> None:
     report = write_report(path)
     loaded = load_results(path)
     print(f"\n{format_table(loaded, 'text')}\n\n{verdict(loaded)}\n\nresults: {path}\nreport:  {report}")
+
+
+def check_sources(sources: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, sources that `cache build` would refuse, before anything is recorded."""
+    from craft_trainer.cli.sources import SourceArguments
+
+    places = {"dataset": "dataset", "new_dataset": "new_task"}
+    named = {name: "recorded" for name, source in places.items() if source in sources["source"]}
+    SourceArguments(**sources, **named)
 
 
 def claim_folder(folder: Path, settings: str) -> None:

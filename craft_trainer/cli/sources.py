@@ -11,6 +11,13 @@ if TYPE_CHECKING:
     from craft_trainer.anchors.sources.source import AnchorSource
     from craft_trainer.models.lerobot import PolicyModel
 
+OF_SOURCES = {  # options that some sources alone read
+    "dataset": ("dataset", "new_task"),
+    "new_dataset": ("new_task",),
+    "prompts_file": ("new_task", "statistics"),
+    "correlations": ("statistics",),
+    "state_width": ("statistics",),
+}
 CORRELATED = 2000  # frames from which correlations are estimated
 
 
@@ -55,17 +62,20 @@ class SourceArguments:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
         if self.views and not self.view_noise and not self.view_mix:
             raise ValueError("views without view_noise and view_mix are copies: raise one of them, or drop views")
-        reads = {"dataset", "new_task"} & set(self.source)
-        if reads and self.dataset is None:
-            raise ValueError(f"source {' and '.join(sorted(reads))} reads a dataset: give it by --dataset")
-        if len(reads) == 2 and self.new_dataset is None:
-            raise ValueError("sources dataset and new_task read two datasets: give the new one by --new_dataset")
-        if self.new_dataset is not None and "new_task" not in self.source:
-            raise ValueError("new_dataset has no effect without source new_task: drop it")
-        if self.correlations is not None and "statistics" not in self.source:
-            raise ValueError("correlations has no effect without source statistics: drop it")
-        if self.prompts_file is not None and not {"new_task", "statistics"} & set(self.source):
-            raise ValueError("prompts_file has no effect without source new_task or statistics: drop it")
+        for name, sources in OF_SOURCES.items():
+            default = SourceArguments.__dataclass_fields__[name].default
+            if getattr(self, name) != default and not set(sources) & set(self.source):
+                raise ValueError(f"{name} has no effect without source {' or '.join(sources)}: drop it")
+        for name in ("view_noise", "view_mix"):
+            if not self.views and getattr(self, name) != SourceArguments.__dataclass_fields__[name].default:
+                raise ValueError(f"{name} has no effect without views: say how many, or drop it")
+        if "dataset" in self.source and self.dataset is None:
+            raise ValueError("source dataset reads a dataset of the old tasks: give it by --dataset")
+        if "new_task" in self.source and self.new_dataset is None:
+            if "dataset" in self.source:
+                raise ValueError("sources dataset and new_task read two: give the one to be learned by --new_dataset")
+            if self.dataset is None:
+                raise ValueError("source new_task reads the dataset that is about to be learned: give it by --dataset")
 
     def prompts(self) -> list[str]:
         """Read the lines of ``prompts_file``, each once.

@@ -4,7 +4,7 @@ import json
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,7 @@ class Experiment:
     teacher: Settings
     fine_tuning: Settings
     retention: Settings
+    sources: Settings = field(default_factory=lambda: {"source": ["dataset"]})  # where the anchors come from
 
     def __post_init__(self) -> None:
         """Refuse a stream that has no answer: raises ValueError for missing, repeated or both old and new entries."""
@@ -146,7 +147,9 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
     }
     tasks = ",".join(experiment.old + experiment.new)
     rollout = {"tasks": tasks, "episodes": experiment.episodes, "seed": seed}
-    cache = {"teacher": teacher, "dataset": old, "output_dir": anchors, "anchors": experiment.anchors, "seed": seed}
+    cache = {"teacher": teacher, "output_dir": anchors, "anchors": experiment.anchors, "seed": seed}
+    places = {"new_dataset": new} if "new_task" in experiment.sources["source"] else {}
+    places |= {"dataset": old} if "dataset" in experiment.sources["source"] else {}
     return [
         Job(
             train,
@@ -154,7 +157,7 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
             teacher / DONE,
             ("record-old",),
         ),
-        Job(cached, ("cache", *_flags("build", cache)), anchors, (train,)),
+        Job(cached, ("cache", *_flags("build", cache, experiment.sources, places)), anchors, (train, "record-new")),
         *(
             Job(
                 f"seed{seed}-{method}",

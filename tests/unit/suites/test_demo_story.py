@@ -1,6 +1,7 @@
 """The demo's graph of commands, and its pooled success rates."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,30 @@ def test_what_depends_on_what(jobs: dict[str, Job], seed: int) -> None:
     prefix = f"seed{seed}-"
     teacher, old = {f"{prefix}teacher"}, {"record-old"}
     assert needed(jobs, f"{prefix}teacher") == old
-    assert needed(jobs, f"{prefix}anchors") == teacher | old
+    assert needed(jobs, f"{prefix}anchors") == teacher | old | {"record-new"}
     assert needed(jobs, f"{prefix}plain") == teacher | old | {"record-new"}
     assert needed(jobs, f"{prefix}craft") == teacher | old | {"record-new", f"{prefix}anchors"}
     for method in METHODS:
         assert jobs[f"{prefix}rollout-{method}"].after == (f"{prefix}{method}",)
+
+
+@pytest.mark.parametrize(
+    ("source", "given"),
+    [
+        (["dataset"], {"dataset": "old"}),
+        (["new_task"], {"new_dataset": "new"}),
+        (["statistics"], {}),
+        (["dataset", "new_task"], {"dataset": "old", "new_dataset": "new"}),
+    ],
+)
+def test_anchors_come_from_the_sources_that_are_asked_for(source, given, tmp_path: Path) -> None:
+    story = replace(STORY, sources={"source": source, "views": 3})
+    jobs = {job.name: job for job in experiment_jobs(story, tmp_path)}
+    found = options(jobs["seed0-anchors"])
+    assert (found["source"], found["views"]) == (tuple(source), ("3",))
+    for key in ("dataset", "new_dataset"):
+        assert found.get(key) == ((str(tmp_path / "data" / given[key]),) if key in given else None)
+    parse_all("cache build", "", [BuildArguments], jobs["seed0-anchors"].argv[2:])
 
 
 @pytest.mark.parametrize("seed", STORY.seeds)
