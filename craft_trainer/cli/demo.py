@@ -100,7 +100,7 @@ def check_sources(sources: Mapping[str, Any]) -> None:
     from craft_trainer.cli.sources import SourceArguments
 
     places = {"dataset": "dataset", "new_dataset": "new_task"}
-    named = {name: "recorded" for name, source in places.items() if source in sources["source"]}
+    named: dict[str, Any] = {name: "recorded" for name, source in places.items() if source in sources["source"]}
     SourceArguments(**sources, **named)
 
 
