@@ -25,7 +25,7 @@ from craft_trainer.anchors.cache import (
 )
 from craft_trainer.anchors.cache import ROW_COLUMN as ROW
 from craft_trainer.anchors.columns import encoded
-from craft_trainer.anchors.features import Features, FeatureSpec, extract, teacher_features
+from craft_trainer.anchors.features import Features, FeatureSpec, evaluating, extract, teacher_features
 from craft_trainer.models.base import AnchoredModel
 
 
@@ -58,11 +58,11 @@ class TeacherPass:
             generator=torch.Generator(),  # so that the caller's random numbers stay as they are
         )
         loaded = iter(batches)
-        first = [self._columns(next(loaded))]
+        first = [self._columns(next(loaded), rows[:size])]
         self._types = self._types or {name: _arrow_type(name, value) for name, value in first[0].items()}
 
         def teach(columns: dict[str, list[Any]]) -> dict[str, Any]:
-            made = first.pop() if first else self._columns(next(loaded))
+            made = first.pop() if first else self._columns(next(loaded), columns[ROW])
             self._check_types(made)
             _check_numbers(made, columns[ROW])
             progress.update(len(columns[ROW]))
@@ -77,14 +77,15 @@ class TeacherPass:
             new_fingerprint=rows_digest(rows)[:16],  # datasets would hash the teacher
         )
 
-    def _columns(self, raw: dict[str, Any]) -> dict[str, Any]:
+    def _columns(self, raw: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+        raw = with_own_actions(self._teacher, send_to_device(raw, self._device), rows)
         features = teacher_features(
             self._teacher,
-            send_to_device(raw, self._device),
+            raw,
             self._specs,
             num_tokens=self._storage["num_tokens"],
             output=self._storage["output"],
-            task=True,
+            task=bool(self._storage["labels"]),
         )
         columns = {name: self._stored(name, value) for name, value in target_columns(features).items()}
         if self._storage["inputs"] == "reference":
@@ -164,6 +165,19 @@ def raw_inputs(model: AnchoredModel, load_batch: LoadBatch) -> LoadBatch:
     return load
 
 
+def with_own_actions(model: AnchoredModel, batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:
+    """``batch``, with the policy's own actions where it predicts from actions and nobody demonstrated any.
+
+    They are there to be denoised, so that ``predict`` has an input. They are no labels: nobody showed them, and what
+    the teacher makes of them is held by the output already.
+    """
+    if not getattr(model, "reads_actions", False) or any(key in batch for key in model.label_keys()):
+        return batch
+    with evaluating(model.network):
+        own: dict[str, Any] = model.own_actions(batch, rows)  # type: ignore[attr-defined]
+    return batch | own
+
+
 @torch.no_grad()
 def candidate_features(
     teacher: AnchoredModel, load_batch: LoadBatch, num_rows: int, *, batch_size: int
@@ -172,8 +186,9 @@ def candidate_features(
     spec = FeatureSpec(teacher.module_path(-1), "mean_masked")
     load, device, parts = raw_inputs(teacher, load_batch), next(teacher.network.parameters()).device, []
     for start in tqdm(range(0, num_rows, batch_size), desc="candidates", unit="batch", disable=None):
-        raw = load(list(range(start, min(start + batch_size, num_rows))))
-        features = extract(teacher, send_to_device(raw, device), [spec], output=False)
+        rows = list(range(start, min(start + batch_size, num_rows)))
+        raw = with_own_actions(teacher, send_to_device(load(rows), device), rows)
+        features = extract(teacher, raw, [spec], output=False)
         parts.append(features.hidden[spec.column].float().cpu())
     return torch.cat(parts)
 

@@ -126,9 +126,16 @@ def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: 
     if arguments.correlations is not None:
         frames = PolicyDataset.of(teacher, arguments.correlations)
         seen = frames.batch(stratified_rows(FrameSource(frames).strata, min(len(frames), CORRELATED), seed=seed))
-        correlation = correlation_of({name: seen[name] for name in statistics})
+        sizes = {name: len(mean) for name, (mean, _) in statistics.items()}
+        correlation = correlation_of({name: seen[name].reshape(-1, sizes[name]) for name in statistics})
     return StatisticsSource(
-        statistics, count, seed=seed, prompts=arguments.prompts(), width=arguments.state_width, correlation=correlation
+        statistics,
+        count,
+        seed=seed,
+        prompts=arguments.prompts(),
+        width=arguments.state_width,
+        correlation=correlation,
+        num_steps=len(teacher.policy_config.observation_delta_indices or ()),
     )
 
 
@@ -161,10 +168,10 @@ def chosen_anchors(
         raise ValueError(f"{count} anchors of {len(arguments.source)} sources: ask for at least one of each")
     parts: dict[str, tuple[AnchorSource, list[int]]] = {}
     for number, name in enumerate(arguments.source):
-        if teacher.reads_actions and name not in WITH_LABELS:
+        if name not in WITH_LABELS and not teacher.can_act:
             raise ValueError(
-                f"what a {teacher.policy_config.type} predicts depends on demonstrated actions, and source {name} has "
-                f"none: take {' or '.join(WITH_LABELS)}"
+                f"what a {teacher.policy_config.type} predicts depends on demonstrated actions, source {name} has "
+                f"none, and its own tokens need not be actions: take {' or '.join(WITH_LABELS)}"
             )
         share = count // len(arguments.source) + (number < count % len(arguments.source))
         source = SOURCES[name](arguments, teacher, seed, share)

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from craft_trainer.models.base import Batch
 
+OWN_ACTIONS = 2**32  # added to a row: what its own actions start from is not what is added to them afterwards
 NOISE = "noise/"  # prefix of the keys of a batch that hold what a policy denoises
 
 

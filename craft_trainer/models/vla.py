@@ -71,6 +71,12 @@ def flow_losses(policy: Any, inputs: Batch, output: Tensor) -> Float[Tensor, " b
     return step_losses((output.float() - velocities).square(), inputs.get("padding"))
 
 
+def chunk(policy: Any, batch: Batch) -> Float[Tensor, "batch steps dim"]:
+    """A chunk of actions by LeRobot's own sampler, from noise that it draws itself."""
+    actions: Tensor = policy.predict_action_chunk(dict(batch))
+    return actions
+
+
 def cameras_first(
     images: Sequence[Bool[Tensor, " batch"]], others: Sequence[Bool[Tensor, "batch _"]], num_tokens: int
 ) -> TokenLayout:

@@ -8,6 +8,7 @@ from runs import BASE, history
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec
+from craft_trainer.anchors.relabelling import relabel_cache
 from craft_trainer.anchors.verification import deviations
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.pooling import POOLINGS
@@ -92,3 +93,57 @@ def test_a_policy_type_goes_the_whole_way(kind, make_twin, tmp_path):
         before = teacher.eval().predict(teacher.prepare(batch))
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, before)
+
+
+def unlabelled(model):
+    """Loads the samples at some rows, with no actions in them."""
+    load = loader(model)
+    return lambda rows: {key: value for key, value in load(rows).items() if key not in model.target_keys()}
+
+
+def build_without_demonstrations(teacher, folder):
+    return build_anchor_cache(
+        teacher,
+        unlabelled(teacher),
+        folder,
+        rows=range(NUM_ANCHORS),
+        groups=["old"] * NUM_ANCHORS,
+        specs=[FeatureSpec(teacher.module_path(-2), "none")],
+        batch_size=4,
+        source={"dataset": "toy", "frames": NUM_ANCHORS},
+        teacher_path="teacher",
+    )
+
+
+@pytest.mark.parametrize("kind", sorted(set(SIZE) - {"pi0_fast"}))
+def test_where_nobody_acted_the_teacher_does(kind, make_twin, tmp_path):
+    """Its own actions are there to be denoised, are no labels, and are made anew when another becomes the teacher."""
+    teacher, other = make_twin(kind, cameras=CAMERAS), make_twin(kind, cameras=CAMERAS, seed=1)
+    cache = build_without_demonstrations(teacher, tmp_path / "anchors")
+    assert not cache.has_labels
+    assert cache.batch([0]).teacher.task is None
+    assert max(deviations(cache, teacher, num_rows=NUM_ANCHORS, batch_size=5).values()) < 1e-4
+
+    again = relabel_cache(cache, other, tmp_path / "again", teacher_path="other")
+    assert not again.has_labels
+    observed = unlabelled(teacher)(list(range(NUM_ANCHORS)))
+    for made, model in ((cache, teacher), (again, other)):
+        own = model.own_actions(observed, range(NUM_ANCHORS))["action"]
+        torch.testing.assert_close(made.batch(range(NUM_ANCHORS)).inputs["action"], own)
+
+    def trainer(*terms):
+        settings = SETTINGS | {"retention_terms": list(terms), "output_dir": str(tmp_path / "craft")}
+        train = {"train_dataset": list(range(24)), "data_collator": lambda rows: samples(teacher, seed=100 + rows[0])}
+        return CraftTrainer(teacher, CraftConfig(**settings), anchors=cache, **train)
+
+    with pytest.raises(ValueError, match="labels"):
+        trainer("task")
+    trainer("hidden", "output").train()
+    rows = history(tmp_path / "craft")
+    assert all(abs(row["retention_loss"]) > 1e-4 for row in rows[1:])
+
+
+def test_tokens_need_demonstrations(make_twin, tmp_path):
+    with pytest.raises(ValueError, match="source dataset"):
+        build_without_demonstrations(make_twin("pi0_fast", cameras=CAMERAS), tmp_path / "anchors")
+    assert not (tmp_path / "anchors").exists()

@@ -25,7 +25,8 @@ class StatisticsSource:
     μ and σ are the mean and the deviation of every number that the policy observes. The width differs from state to
     state, so that some lie near the centre of what the teacher knows and some at its edge. R is the identity, or the
     ``correlation`` of all numbers, the features in alphabetical order (:func:`correlation_of`). State i is a function
-    of ``seed`` and i alone.
+    of ``seed`` and i alone. A policy that reads ``num_steps`` frames at once sees the same state in all of them, as if
+    the robot stood still; with 0 a state has no time dimension.
     """
 
     def __init__(
@@ -37,9 +38,10 @@ class StatisticsSource:
         prompts: Sequence[str] = (),
         width: float = WIDTH,
         correlation: Float64[NDArray[Any], "numbers numbers"] | None = None,
+        num_steps: int = 0,
     ) -> None:
         self._statistics = {name: (mean.numpy(), std.numpy()) for name, (mean, std) in sorted(statistics.items())}
-        self._count, self._seed, self._width = count, seed, width
+        self._count, self._seed, self._width, self._num_steps = count, seed, width, num_steps
         sizes = [mean.size for mean, _ in self._statistics.values()]
         self._ends = np.cumsum(sizes)[:-1]
         self._root = np.eye(sum(sizes)) if correlation is None else np.linalg.cholesky(correlation)
@@ -54,6 +56,8 @@ class StatisticsSource:
         """The states at ``rows``, each under one of the prompts in turn."""
         drawn = [self._draw(row) for row in rows]
         states = {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in self._statistics}
+        if self._num_steps:
+            states = {name: value[:, None].repeat_interleave(self._num_steps, 1) for name, value in states.items()}
         return states | {SENTENCE: [self._prompts[row % len(self._prompts)] for row in rows]}
 
     def _draw(self, row: int) -> dict[str, Any]:
@@ -67,7 +71,7 @@ class StatisticsSource:
 
     def description(self) -> Mapping[str, Any]:
         """The statistics by digest, the seed and the width."""
-        settings = [self._seed, self._width, self._prompts, self._count]
+        settings = [self._seed, self._width, self._prompts, self._count, self._num_steps]
         digest = hashlib.sha256(json.dumps(settings).encode())
         digest.update(self._root.tobytes())
         for name, parts in self._statistics.items():

@@ -26,13 +26,27 @@ def layers(policy: PreTrainedPolicy) -> list[str]:
 
 def prepare(policy: PreTrainedPolicy, batch: Batch) -> Batch:
     """Observations with their cameras stacked, and what the noisy actions are made of."""
+    padding = {"padding": batch["action_is_pad"]} if policy.config.do_mask_loss_for_padding else {}
+    return observed(policy, batch) | padding | {"actions": batch[ACTION], **noise_beside(batch[ACTION], batch)}
+
+
+def observed(policy: PreTrainedPolicy, batch: Batch) -> dict[str, Tensor]:
+    """Observations with their cameras stacked."""
     cameras = [batch[key] for key in policy.config.image_features]
     if policy.config.n_obs_steps == 1:
         cameras = [camera[:, None] if camera.ndim == 4 else camera for camera in cameras]
     images = {OBS_IMAGES: torch.stack(cameras, dim=-4)} if cameras else {}
     states = {key: batch[key] for key in (OBS_STATE, OBS_ENV_STATE) if key in batch}
-    padding = {"padding": batch["action_is_pad"]} if policy.config.do_mask_loss_for_padding else {}
-    return {**states, **images, **padding, "actions": batch[ACTION], **noise_beside(batch[ACTION], batch)}
+    return states | images
+
+
+def act(policy: PreTrainedPolicy, batch: Batch) -> Tensor:
+    """Denoise actions for the whole horizon, of which LeRobot's own sampler gives those to be taken alone."""
+    model, seen = policy.diffusion, observed(policy, batch)
+    actions: Tensor = model.conditional_sample(
+        len(seen[OBS_STATE]), global_cond=model._prepare_global_conditioning(seen)
+    )
+    return actions
 
 
 def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
@@ -61,4 +75,6 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
     return TokenLayout(channels_first=bool(path))
 
 
-FAMILY = PolicyFamily(layers, predict, PolicyLoss(losses, "variance"), layout, prepare, noise, reads_actions=True)
+FAMILY = PolicyFamily(
+    layers, predict, PolicyLoss(losses, "variance"), layout, prepare, noise, reads_actions=True, act=act
+)

@@ -33,6 +33,8 @@ class PolicyFamily(NamedTuple):
         noise: random inputs for each row of a dataset, for a policy that denoises its actions.
         output_kind: ``numbers``, or ``logits`` of a policy whose actions are tokens.
         reads_actions: whether ``predict`` takes the demonstrated actions: to add noise to, or as preceding tokens.
+        act: the policy's own chunk of normalised actions [batch steps dim], as long as a demonstrated one, from a batch
+            that its preprocessor has seen; None if it can do without actions, or cannot give such a chunk.
     """
 
     layers: Callable[[PreTrainedPolicy], list[str]]
@@ -43,6 +45,7 @@ class PolicyFamily(NamedTuple):
     noise: Callable[[PreTrainedPolicy, Sequence[int]], dict[str, Tensor]] = lambda _policy, _rows: {}
     output_kind: str = "numbers"
     reads_actions: bool = False
+    act: Callable[[PreTrainedPolicy, Batch], Tensor] | None = None
 
 
 def family_of(policy_type: str) -> PolicyFamily:

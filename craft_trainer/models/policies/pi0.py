@@ -8,7 +8,15 @@ from torch import Tensor
 from craft_trainer.models.base import Batch, TokenLayout
 from craft_trainer.models.noise import noise_beside
 from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
-from craft_trainer.models.vla import cameras_first, flow_losses, flow_noise, residual_stream, unknown_tokens, velocity
+from craft_trainer.models.vla import (
+    cameras_first,
+    chunk,
+    flow_losses,
+    flow_noise,
+    residual_stream,
+    unknown_tokens,
+    velocity,
+)
 
 BACKBONE = "model.paligemma_with_expert.paligemma.model.language_model"
 EXPERT = "model.paligemma_with_expert.gemma_expert.model"
@@ -53,5 +61,5 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
 
 
 FAMILY = PolicyFamily(
-    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True
+    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True, act=chunk
 )

@@ -6,7 +6,7 @@ from torch import Tensor
 from craft_trainer.models.base import Batch
 from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
 from craft_trainer.models.policies.pi0 import layers, layout, prepare_without_state
-from craft_trainer.models.vla import flow_losses, flow_noise, velocity
+from craft_trainer.models.vla import chunk, flow_losses, flow_noise, velocity
 
 
 def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
@@ -15,5 +15,12 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
 
 
 FAMILY = PolicyFamily(
-    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare_without_state, flow_noise, reads_actions=True
+    layers,
+    predict,
+    PolicyLoss(flow_losses, "variance"),
+    layout,
+    prepare_without_state,
+    flow_noise,
+    reads_actions=True,
+    act=chunk,
 )

@@ -10,7 +10,7 @@ from torch import Tensor
 from craft_trainer.models.base import Batch, TokenLayout
 from craft_trainer.models.noise import noise_beside
 from craft_trainer.models.policies.family import PolicyFamily, PolicyLoss
-from craft_trainer.models.vla import flow_losses, flow_noise, marked, residual_stream, unknown_tokens, velocity
+from craft_trainer.models.vla import chunk, flow_losses, flow_noise, marked, residual_stream, unknown_tokens, velocity
 
 BACKBONE = "model.vlm_with_expert.vlm.model.text_model"
 EXPERT = "model.vlm_with_expert.lm_expert"
@@ -87,5 +87,5 @@ def _num_image_tokens(policy: Any, image: Tensor) -> int:
 
 
 FAMILY = PolicyFamily(
-    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True
+    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True, act=chunk
 )

@@ -171,3 +171,9 @@ def test_a_mixture_has_what_all_parts_have_and_their_names_as_groups():
     told = source.description()
     assert told["parts"]["old"]["anchors"] == 2
     assert told["parts"]["drawn"]["dataset"] == "states drawn from the policy's statistics"
+
+
+def test_a_policy_of_several_frames_sees_one_state_in_all_of_them():
+    alone, several = states(4).batch([2, 3])[STATE], states(4, num_steps=3).batch([2, 3])[STATE]
+    assert several.shape == (2, 3, alone.shape[1])
+    assert all(torch.equal(several[:, step], alone) for step in range(3))
