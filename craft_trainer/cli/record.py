@@ -1,11 +1,17 @@
-"""``craft-trainer record``: expert demonstrations as a LeRobot dataset."""
+"""``craft-trainer record``: episodes of an expert, or of a policy, as a LeRobot dataset."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from craft_trainer.options import option, split_list
 
+if TYPE_CHECKING:
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
 EXAMPLE = "craft-trainer record --tasks push-v3,drawer-open-v3 --episodes 50 --output_dir outputs/data/old"
+FAILED = ("drop", "keep")
+ACTION_NOISE = 0.1
 
 
 @dataclass
@@ -14,32 +20,85 @@ class RecordArguments:
 
     tasks: list[str] = option("Meta-World v3 task names, e.g. push-v3,drawer-open-v3")
     output_dir: str = option("folder of the new LeRobot dataset; it must not exist")
-    episodes: int = option("successful episodes per task", 50)
-    seed: int = option("chooses the goals and the action noise", 0)
-    action_noise: float = option("standard deviation of the noise on executed actions (their range is [-1, 1])", 0.1)
-    image_size: int | None = option("store rendered images of so many rows and columns as well", None)
+    policy: str | None = option(
+        "LeRobot checkpoint that acts, instead of Meta-World's experts: its own actions are stored, and what it reads",
+        None,
+    )
+    episodes: int = option("episodes per task; all successful, unless failed ones are kept", 50)
+    seed: int = option("chooses the goals and the action noise; they are never those that `rollout` uses", 0)
+    action_noise: float | None = option(
+        "standard deviation of the noise on an expert's executed actions (their range is [-1, 1]); by default 0.1", None
+    )
+    image_size: int | None = option(
+        "store rendered images of so many rows and columns as well; with policy by default what it reads", None
+    )
     environment_state: bool = option(
         "store the simulator's whole state; false (with image_size) leaves what LeRobot's Meta-World environment shows",
         True,
     )
+    failed: str = option("of a policy's failed episodes: drop them and try further goals, or keep them", "drop")
+    num_envs: int = option("of a policy: environments that run at once", 20)
+    device: str | None = option("of a policy: cpu, cuda, …; by default its own", None)
+
+    def __post_init__(self) -> None:
+        if self.failed not in FAILED:
+            raise ValueError(f"failed is {self.failed!r}: it must be one of {', '.join(FAILED)}")
+        if self.episodes < 1 or self.num_envs < 1:
+            raise ValueError("episodes and num_envs must be ≥ 1")
+        if self.policy is None:
+            for name in ("failed", "num_envs", "device"):
+                if getattr(self, name) != RecordArguments.__dataclass_fields__[name].default:
+                    raise ValueError(f"{name} has no effect without policy: give one, or drop {name}")
+        elif self.action_noise:
+            raise ValueError("action_noise is for experts: with policy every action is executed as it is; drop it")
+        elif not self.environment_state:
+            raise ValueError("environment_state has no effect with policy: what it reads is stored; drop it")
 
 
 def run(arguments: RecordArguments) -> None:
     """Record and say where the dataset is."""
-    from craft_trainer.simulation.recording import record_demonstrations
-
-    dataset = record_demonstrations(
-        split_list(arguments.tasks),
-        Path(arguments.output_dir),
-        num_episodes=arguments.episodes,
-        seed=arguments.seed,
-        action_noise=arguments.action_noise,
-        image_size=arguments.image_size,
-        environment_state=arguments.environment_state,
-    )
+    dataset = by_experts(arguments) if arguments.policy is None else by_policy(arguments, arguments.policy)
     print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames: {arguments.output_dir}")
     data = f"--dataset {arguments.output_dir}"
+    if arguments.policy is not None:
+        anchors = f"craft-trainer cache build --teacher {arguments.policy} {data} --output_dir outputs/anchors"
+        print(f"next: {anchors}  # what it did, as anchors")
+        return
     teacher = f"craft-trainer train --policy_type act --policy_min_std 0.01 {data} --output_dir outputs/teacher"
     print(f"next: {teacher}  # a teacher of these tasks")
     student = f"craft-trainer train --policy TEACHER --anchors ANCHORS {data} --output_dir outputs/craft"
     print(f"or:   {student}  # these as its new task")
+
+
+def by_experts(arguments: RecordArguments) -> "LeRobotDataset":
+    """Demonstrations of Meta-World's scripted experts."""
+    from craft_trainer.simulation.recording import record_demonstrations
+
+    return record_demonstrations(
+        split_list(arguments.tasks),
+        Path(arguments.output_dir),
+        num_episodes=arguments.episodes,
+        seed=arguments.seed,
+        action_noise=ACTION_NOISE if arguments.action_noise is None else arguments.action_noise,
+        image_size=arguments.image_size,
+        environment_state=arguments.environment_state,
+    )
+
+
+def by_policy(arguments: RecordArguments, path: str) -> "LeRobotDataset":
+    """Episodes of the policy at ``path``."""
+    from craft_trainer.cli.rollout import image_size_of
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.simulation.acting import record_policy
+
+    policy = PolicyModel.from_pretrained(path, device=arguments.device)
+    return record_policy(
+        policy,
+        split_list(arguments.tasks),
+        Path(arguments.output_dir),
+        num_episodes=arguments.episodes,
+        seed=arguments.seed,
+        failed=arguments.failed == "keep",
+        num_envs=arguments.num_envs,
+        image_size=image_size_of(policy, arguments.image_size),
+    )

@@ -7,7 +7,7 @@ same goals in the same order. Goals are therefore drawn explicitly (:func:`draw_
 import difflib
 import warnings
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
@@ -26,7 +26,7 @@ from craft_trainer.simulation import camera
 
 type Goal = Task  # what Meta-World calls a task: one goal of one task
 Observation = dict[str, Float32[np.ndarray[Any, Any], "envs dim"] | UInt8[np.ndarray[Any, Any], "envs size size 3"]]
-Split = Literal["record", "evaluate"]
+Split = Literal["record", "evaluate", "rollout"]
 
 TASK_NAMES: tuple[str, ...] = tuple(metaworld.MT1.ENV_NAMES)
 CONTROL_HZ = 80  # five simulation steps of 2.5 ms per action
@@ -53,9 +53,9 @@ def describe(task: str) -> str:
 def draw_goals(task: str, num_goals: int, seed: int, split: Split) -> list[Goal]:
     """``num_goals`` distinct goals of ``task``: a pure function of its arguments.
 
-    The two splits use different random streams, so that evaluation never meets a recorded goal.
+    Every split uses a random stream of its own, so that evaluation never meets a goal recorded by expert or policy.
     """
-    stream = ("record", "evaluate").index(split)
+    stream = get_args(Split).index(split)
     goals: list[Goal] = []
     for draw in range(-(-num_goals // GOALS_PER_DRAW)):
         (draw_seed,) = np.random.SeedSequence([stream, seed, draw]).generate_state(1)

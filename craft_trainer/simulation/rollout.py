@@ -51,9 +51,17 @@ def rollout(
 
 @torch.inference_mode()
 def run_block(
-    policy: "PolicyModel", envs: "MetaWorldEnvs", observation: "Observation", *, max_steps: int
+    policy: "PolicyModel",
+    envs: "MetaWorldEnvs",
+    observation: "Observation",
+    *,
+    max_steps: int,
+    on_step: Callable[["Observation", NDArray[Any], NDArray[np.bool_]], object] = lambda *_: None,
 ) -> list[bool]:
-    """Outcomes of the episodes that ``observation`` starts, stepped together until all succeed or time is up."""
+    """Outcomes of the episodes that ``observation`` starts, stepped together until all succeed or time is up.
+
+    ``on_step`` is called with what was seen, the actions that follow, and which episodes were not solved before.
+    """
     num_episodes = len(next(iter(observation.values())))
     solved = np.zeros(num_episodes, dtype=bool)
     policy.reset()
@@ -61,6 +69,7 @@ def run_block(
         batch: dict[str, Any] = {key: as_dataset_gives(value) for key, value in observation.items()}
         batch["task"] = [envs.description] * num_episodes
         actions = policy.select_action(batch).numpy()
+        on_step(observation, actions, ~solved)
         observation, success = envs.step(actions)
         solved |= success
         if solved.all():
