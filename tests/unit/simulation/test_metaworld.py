@@ -33,13 +33,15 @@ def keys(goals: list[Goal]) -> list[bytes]:
 @pytest.fixture(scope="module")
 def goals() -> dict[tuple[int, str], list[bytes]]:
     return {
-        (seed, split): keys(draw_goals(TASK, 4, seed, split)) for seed in (0, 1) for split in ("record", "evaluate")
+        (seed, split): keys(draw_goals(TASK, 4, seed, split))
+        for seed in (0, 1)
+        for split in ("record", "evaluate", "rollout")
     }
 
 
 def test_seeds_and_splits_have_goals_of_their_own(goals: dict[tuple[int, str], list[bytes]]) -> None:
     everything = [goal for drawn in goals.values() for goal in drawn]
-    assert len(set(everything)) == len(everything) == 16
+    assert len(set(everything)) == len(everything) == 24
 
 
 def test_goals_are_a_pure_function_of_their_arguments(goals: dict[tuple[int, str], list[bytes]]) -> None:
@@ -149,7 +151,7 @@ def test_an_existing_folder_is_refused_untouched(tmp_path: Path) -> None:
 
 def test_an_expert_that_fails_too_often_leaves_no_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "HORIZON", 2)  # nobody presses a button in two actions
-    with pytest.raises(RuntimeError, match=rf"{TASK} succeeded in only 0 of 4 attempts.*lower --action_noise"):
+    with pytest.raises(RuntimeError, match=rf"only 0 of 4 attempts.*{TASK}.*lower --action_noise"):
         record_demonstrations([TASK], tmp_path / "demo", num_episodes=1, seed=0, action_noise=0.1)
     assert not (tmp_path / "demo").exists()
 
@@ -162,7 +164,7 @@ def test_failed_episodes_are_dropped_and_the_next_goal_is_tried(
 
     def sometimes(envs: MetaWorldEnvs, expert: Expert, goal: Goal, **options: object) -> object:
         tried.append(goal.data)
-        return demonstrate(envs, expert, goal, **options) if next(outcomes) else None
+        return demonstrate(envs, expert, goal, **options)[0], next(outcomes)
 
     monkeypatch.setattr(recording, "demonstrate", sometimes)
     dataset = record_demonstrations([TASK], tmp_path / "demo", num_episodes=1, seed=0, action_noise=0.0)
