@@ -33,7 +33,8 @@ class Counting:
         return {"observation.state": self.positions[:, None].astype(np.float32)}
 
     def select_action(self, batch: dict[str, Any]) -> torch.Tensor:
-        return batch["observation.state"] + 10
+        seen: torch.Tensor = batch["observation.state"]
+        return seen + 10
 
     def step(self, actions: NDArray[Any]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
         self.positions = self.positions + 1
@@ -43,7 +44,8 @@ class Counting:
 def test_frames_are_what_was_seen_and_done_until_the_goal() -> None:
     """Seen to fail with the frames after a success kept: a block goes on until its slowest episode is done."""
     both: Any = Counting()
-    attempts = list(attempts_at(both, both, [1.0, 3.0, 9.0], read=["observation.state"], max_steps=4))  # type: ignore[list-item]
+    goals: Any = [1.0, 3.0, 9.0]
+    attempts: Any = list(attempts_at(both, both, goals, read=["observation.state"], max_steps=4))
     assert [solved for _, solved in attempts] == [True, True, False]
     assert [[frame["observation.state"][0] for frame in frames] for frames, _ in attempts] == [
         [0],
@@ -57,7 +59,8 @@ def test_frames_are_what_was_seen_and_done_until_the_goal() -> None:
 @pytest.mark.parametrize(("failed", "kept"), [(False, [1, 3]), (True, [0, 1])])
 def test_failed_episodes_are_dropped_or_kept(failed: bool, kept: list[int]) -> None:
     attempts: Any = zip([[0], [1], [2], [3], [4]], [False, True, False, True, True], strict=True)
-    assert list(wanted(attempts, 2, failed=failed, advice="")) == [[number] for number in kept]
+    found: list[Any] = list(wanted(attempts, 2, failed=failed, advice=""))
+    assert found == [[number] for number in kept]
 
 
 @pytest.fixture
