@@ -1,5 +1,6 @@
 """The options that say where the anchors of a policy come from, and the sources that they name."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,11 @@ OF_SOURCES = {  # options that some sources alone read
     "prompts_file": ("new_task", "statistics"),
     "correlations": ("statistics",),
     "state_width": ("statistics",),
+    "tasks": ("rollouts",),
+    "rollout_episodes": ("rollouts",),
+    "failed": ("rollouts",),
 }
+NUM_ENVS = 20  # in which the teacher acts at once
 CORRELATED = 2000  # frames from which correlations are estimated
 
 
@@ -26,8 +31,9 @@ class SourceArguments:
     """Where anchors come from."""
 
     source: list[str] = option(
-        "dataset (old demonstrations), new_task (the inputs of the data about to be learned), statistics (states drawn "
-        "from what the policy normalises by: no data at all), or several, in equal parts",
+        "dataset (old demonstrations), new_task (the inputs of the data about to be learned), rollouts (frames of "
+        "the teacher's own episodes in Meta-World), statistics (states drawn from what the policy normalises by: no data "
+        "at all), or several, in equal parts",
         ["dataset"],
     )
     dataset: str | None = option(
@@ -46,6 +52,9 @@ class SourceArguments:
         None,
     )
     state_width: float = option("of states from statistics: the widest has so many of the policy's deviations", 2.0)
+    tasks: list[str] = option("of rollouts: Meta-World v3 task names, in which the teacher acts", [])
+    rollout_episodes: int = option("of rollouts: episodes per task", 20)
+    failed: str = option("of the teacher's failed episodes: drop them and try further goals, or keep them", "drop")
     views: int = option("perturbed copies of every anchor, each labelled by the teacher anew", 0)
     view_noise: float = option("of views: noise on states, in the policy's own deviations", 0.1)
     view_mix: float = option(
@@ -63,12 +72,16 @@ class SourceArguments:
         if self.views and not self.view_noise and not self.view_mix:
             raise ValueError("views without view_noise and view_mix are copies: raise one of them, or drop views")
         for name, sources in OF_SOURCES.items():
-            default = SourceArguments.__dataclass_fields__[name].default
+            default = [] if name == "tasks" else SourceArguments.__dataclass_fields__[name].default
             if getattr(self, name) != default and not set(sources) & set(self.source):
                 raise ValueError(f"{name} has no effect without source {' or '.join(sources)}: drop it")
         for name in ("view_noise", "view_mix"):
             if not self.views and getattr(self, name) != SourceArguments.__dataclass_fields__[name].default:
                 raise ValueError(f"{name} has no effect without views: say how many, or drop it")
+        if "rollouts" in self.source and not self.tasks:
+            raise ValueError("source rollouts lets the teacher act: name the Meta-World tasks by --tasks")
+        if self.failed not in ("drop", "keep") or self.rollout_episodes < 1:
+            raise ValueError("failed must be drop or keep, and rollout_episodes ≥ 1")
         if "dataset" in self.source and self.dataset is None:
             raise ValueError("source dataset reads a dataset of the old tasks: give it by --dataset")
         if "new_task" in self.source and self.new_dataset is None:
@@ -111,6 +124,41 @@ def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: in
     return FrameSource(dataset, prompts=arguments.prompts(), without=teacher.target_keys())
 
 
+def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
+    """What the teacher met and did in Meta-World, recorded beside the cache; its actions are the labels.
+
+    The main process records for all. A recording of the same teacher and settings, of a build that was interrupted, is
+    used again.
+    """
+    from accelerate import PartialState
+
+    from craft_trainer.anchors.sources.frames import FrameSource
+    from craft_trainer.cli.building import once
+    from craft_trainer.cli.rollout import image_size_of
+    from craft_trainer.files import write_json
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+    from craft_trainer.simulation.acting import record_policy
+
+    folder = Path(f"{arguments.output_dir}.rollouts")
+    mark = folder.with_name(folder.name + ".json")
+    tasks, failed = split_list(arguments.tasks), arguments.failed == "keep"
+    settings = {"tasks": tasks, "num_episodes": arguments.rollout_episodes, "seed": seed, "failed": failed}
+    written = {"teacher": teacher.fingerprint(), **settings}
+
+    def record() -> None:
+        if folder.exists():
+            if not mark.is_file() or json.loads(mark.read_text("utf-8")) != written:
+                raise FileExistsError(f"{folder} exists, of another teacher or other settings: delete it")
+            return
+        write_json(mark, written)
+        record_policy(
+            teacher, output_dir=folder, num_envs=NUM_ENVS, image_size=image_size_of(teacher, None), **settings
+        )
+
+    once(PartialState(), record)
+    return FrameSource(PolicyDataset.of(teacher, str(folder)))
+
+
 def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
     """States drawn from what the teacher normalises by."""
     from craft_trainer.anchors.selection import stratified_rows
@@ -142,9 +190,10 @@ def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: 
 SOURCES: Mapping[str, Callable[[SourceArguments, Any, int, int], "AnchorSource"]] = {
     "dataset": dataset_source,
     "new_task": new_task_source,
+    "rollouts": rollouts_source,
     "statistics": statistics_source,
 }
-WITH_LABELS = ("dataset",)
+WITH_LABELS = ("dataset", "rollouts")
 
 
 def chosen_anchors(

@@ -1,5 +1,7 @@
 """``cache build --source``: anchors without old data, through build, verify and training."""
 
+import shutil
+
 import pytest
 
 from craft_trainer.anchors.cache import AnchorCache
@@ -51,6 +53,28 @@ def test_it_is_built_verified_and_held(source, options, groups, teacher, tiny_da
     assert capsys.readouterr().err.count("Error") == 0
 
 
+def test_the_teachers_own_episodes_are_recorded_once_and_have_its_labels(teacher, tmp_path, capsys, monkeypatch):
+    """An interrupted build's recording is used again, that of other settings is not."""
+    from craft_trainer.simulation import acting
+
+    monkeypatch.setattr(acting.record_policy, "__kwdefaults__", acting.record_policy.__kwdefaults__ | {"max_steps": 5})
+    folder, told = tmp_path / "cache", tmp_path / "cache.rollouts"
+    options = {"source": "rollouts", "tasks": "push-v3", "rollout_episodes": 2, "failed": "keep", "anchors": 6}
+    assert build(teacher, folder, **options) == 0
+    cache = AnchorCache(folder)
+    assert cache.has_labels
+    assert cache.provenance.data["dataset"] == str(told)
+    assert cache.provenance.data["frames"] == 10
+    shutil.rmtree(folder)
+    before = {path: path.stat().st_mtime_ns for path in told.rglob("*")}
+    assert build(teacher, folder, **options) == 0
+    assert {path: path.stat().st_mtime_ns for path in told.rglob("*")} == before
+    assert AnchorCache(folder).provenance.fingerprint == cache.provenance.fingerprint
+    shutil.rmtree(folder)
+    assert build(teacher, folder, **options | {"rollout_episodes": 3}) == 1
+    assert "of another teacher or other settings" in capsys.readouterr().err
+
+
 def test_states_are_in_the_units_of_the_policy(teacher, tmp_path):
     assert build(teacher, tmp_path / "cache", source="statistics", anchors=400) == 0
     inputs = AnchorCache(tmp_path / "cache").batch(range(400)).inputs
@@ -93,6 +117,9 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "statistics", "dataset": "x"}, "dataset has no effect"),
         ({"source": "dataset", "dataset": "x", "state_width": 3}, "state_width has no effect"),
         ({"source": "statistics", "view_noise": 0.5}, "view_noise has no effect without views"),
+        ({"source": "rollouts"}, "name the Meta-World tasks by --tasks"),
+        ({"source": "statistics", "tasks": "push-v3"}, "tasks has no effect"),
+        ({"source": "statistics", "failed": "keep"}, "failed has no effect"),
         ({"source": "new_task"}, "about to be learned: give it by --dataset"),
         ({"source": "statistics", "views": 2, "view_noise": 0}, "are copies"),
         ({"source": "statistics", "inputs": "reference"}, "source dataset alone"),
