@@ -32,8 +32,8 @@ class SourceArguments:
 
     source: list[str] = option(
         "dataset (old demonstrations), new_task (the inputs of the data about to be learned), rollouts (frames of "
-        "the teacher's own episodes in Meta-World), statistics (states drawn from what the policy normalises by: no data "
-        "at all), or several, in equal parts",
+        "the teacher's own episodes in Meta-World), statistics (states drawn from what the policy normalises by: no "
+        "data at all), or several, in equal parts",
         ["dataset"],
     )
     dataset: str | None = option(
@@ -78,6 +78,9 @@ class SourceArguments:
         for name in ("view_noise", "view_mix"):
             if not self.views and getattr(self, name) != SourceArguments.__dataclass_fields__[name].default:
                 raise ValueError(f"{name} has no effect without views: say how many, or drop it")
+        self._check_places()
+
+    def _check_places(self) -> None:
         if "rollouts" in self.source and not self.tasks:
             raise ValueError("source rollouts lets the teacher act: name the Meta-World tasks by --tasks")
         if self.failed not in ("drop", "keep") or self.rollout_episodes < 1:
