@@ -61,6 +61,8 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r"pi0fast": "tests/integration/test_vla_path.py",  # as a toy; its real size needs a GPU of 80 GB
     r"pusht|aloha": "tests/integration/test_lerobot_world.py",  # where the environment's package is installed
     r"^examples\.md": "tests/docs/test_examples.py",
+    r"results\.md: craft-trainer demo ": "tests/unit/suites/test_demo_story.py",  # hours
+    r"^which_anchors\.md": "tests/integration/test_cache_sources.py",
 }
 JOURNEYS = (  # the first pattern that is found in "page: line" decides
     (r"bash scripts/demo\.sh", "demo"),
