@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -44,6 +44,20 @@ def pairs_or_json(name: str, value: dict[str, Any] | str | None) -> dict[str, st
     if any(len(pair) != 2 for pair in pairs):
         raise ValueError(f"{name} is {value!r}: give it as OURS=THEIRS,OURS=THEIRS")
     return {ours.strip(): theirs.strip() for ours, theirs in pairs}
+
+
+def refuse_idle(arguments: Any, names: Iterable[str], reason: str) -> None:
+    """Refuse the options ``names`` of ``arguments`` where they are given: they would change nothing.
+
+    Raises:
+        ValueError: one of them is not its default; ``reason`` says why that has no effect.
+    """
+    known = {field.name: field for field in dataclasses.fields(arguments)}
+    for name in names:
+        field, given = known[name], getattr(arguments, name)
+        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        if given not in (made, {}):
+            raise ValueError(f"{name} has no effect here: {reason}. Leave it out")
 
 
 def split_list(values: Sequence[Any]) -> list[str]:

@@ -11,7 +11,7 @@ from craft_trainer.files import write_json
 
 SCHEMA = 5
 RELABEL = "`craft-trainer cache relabel`"
-BUILD = "`craft-trainer cache build`, or `build-lm` for a language model"
+BUILD = "`craft-trainer cache build`"
 DIGESTS = ("weights", "processors", "configuration")
 PROVENANCE_FILE = "anchors.json"
 

@@ -1,10 +1,10 @@
 """What the commands that build an anchor cache have in common: their options, and the build."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from craft_trainer.options import option, split_list
 
@@ -16,9 +16,13 @@ if TYPE_CHECKING:
     from craft_trainer.anchors.sources.source import Samples
     from craft_trainer.models.base import AnchoredModel
 
-LAYERS_HELP = "hidden layers: indices (-1 is the last) or module paths; none for no features"
-POOLING_HELP = "of every layer: none (every token), mean_masked, mean_image_tokens, last_token, cls_token, or several"
-BATCH_HELP = "samples per forward pass of the teacher"
+
+class Defaults(NamedTuple):
+    """What the options are that are not given, in one family of models."""
+
+    layers: str
+    pooling: str
+    batch_size: int
 
 
 @dataclass(kw_only=True)
@@ -27,8 +31,16 @@ class CacheArguments:
 
     teacher: str
     output_dir: str = option("folder of the new anchor cache; it must not exist")
-    layers: list[str] = option(LAYERS_HELP, ["-1"])
-    pooling: list[str] = option(POOLING_HELP, ["none"])
+    layers: list[str] | None = option(
+        "hidden layers: indices (-1 is the last) or module paths; none for no features. By default -1 of a policy, "
+        "none of a language model",
+        None,
+    )
+    pooling: list[str] | None = option(
+        "of every layer: none (every token), mean_masked, mean_image_tokens, last_token, cls_token, or several. By "
+        "default none of a policy, mean_masked of a language model",
+        None,
+    )
     anchors: int = option("number of samples", 1000)
     selection: str = option(
         "which samples of a dataset: stratified (evenly over tasks, phases and episodes; of texts over groups), "
@@ -43,9 +55,17 @@ class CacheArguments:
     inputs: str = option("embedded (the samples are in the cache) or reference (only their rows are)", "embedded")
     dtype: str = option("of the features in the cache: float32 or float16", "float32")
     num_tokens: int = option("top-k tokens kept per position, of a teacher that predicts tokens", 32)
-    batch_size: int = option(BATCH_HELP, 64)
+    batch_size: int | None = option(
+        "samples per forward pass of the teacher; by default 64 of a policy, 16 of a language model", None
+    )
     num_workers: int = option("processes that load samples ahead of the teacher", 0)
     device: str | None = option("cpu, cuda, …; by default the teacher's own, or the first accelerator", None)
+
+    def fill(self, defaults: Defaults) -> None:
+        """Give the options that the family of the teacher decides, where they are not given, their ``defaults``."""
+        self.layers = split_list(self.layers or [defaults.layers])
+        self.pooling = split_list(self.pooling or [defaults.pooling])
+        self.batch_size = defaults.batch_size if self.batch_size is None else self.batch_size
 
     def join(self) -> "PartialState":
         """Join the processes that share the work (accelerate launch); refuse an ``output_dir`` that exists."""
@@ -61,10 +81,10 @@ class CacheArguments:
         """Find the features of ``layers``, and say which modules those are."""
         from craft_trainer.anchors.features import feature_specs, layer_paths
 
-        paths = layer_paths(teacher, split_list(self.layers))
+        paths = layer_paths(teacher, self.layers or [])
         for layer, path in paths.items():
             processes.print(f"layer {layer} → {path}")
-        return feature_specs(paths.values(), split_list(self.pooling))
+        return feature_specs(paths.values(), self.pooling or [])
 
     def rows(self, samples: "Samples", count: int, teacher: "AnchoredModel", processes: "PartialState") -> list[int]:
         """Choose the ``count`` rows of ``samples`` that become anchors, in the main process for all.
@@ -75,6 +95,8 @@ class CacheArguments:
         from craft_trainer.anchors.selection import chosen_rows
         from craft_trainer.anchors.teacher_pass import candidate_features
 
+        assert self.batch_size is not None
+        size = self.batch_size
         return once(
             processes,
             lambda: chosen_rows(
@@ -82,7 +104,7 @@ class CacheArguments:
                 samples.strata,
                 count,
                 seed=self.seed,
-                features=lambda: candidate_features(teacher, samples.batch, len(samples), batch_size=self.batch_size),
+                features=lambda: candidate_features(teacher, samples.batch, len(samples), batch_size=size),
             ),
         )
 
@@ -90,6 +112,7 @@ class CacheArguments:
         """Run the teacher over the rows of ``samples``; ``where`` are the other arguments of ``build_anchor_cache``."""
         from craft_trainer.anchors.building import build_anchor_cache
 
+        assert self.batch_size is not None
         return build_anchor_cache(
             teacher,
             samples.batch,
@@ -104,6 +127,12 @@ class CacheArguments:
             processes=processes,
             **where,
         )
+
+
+def require_sources(given: Sequence[str], known: Iterable[str], family: str) -> None:
+    """Refuse, by a ValueError, a source that the teacher's ``family`` has not."""
+    if unknown := [name for name in given if name not in known]:
+        raise ValueError(f"{family}, and source {unknown[0]} is not for those: take {', '.join(known)}, or several")
 
 
 def once[Made](processes: "PartialState", make: Callable[[], Made]) -> Made:

@@ -1,49 +1,60 @@
-"""``craft-trainer cache build``: the teacher's features on old-task samples."""
+"""``craft-trainer cache build``: what a teacher of any family makes of the samples that are to be held."""
 
 from dataclasses import dataclass
 
 from craft_trainer.cli.building import CacheArguments
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.cli.sources import SourceArguments
-from craft_trainer.options import option
+from craft_trainer.cli.sources import SOURCES, SourceArguments
+from craft_trainer.cli.text_sources import TEXT_SOURCES, TextSourceArguments
+from craft_trainer.options import option, split_list
 
 EXAMPLE = "craft-trainer cache build --teacher outputs/teacher --source statistics --output_dir outputs/anchors"
 
 
 @dataclass(kw_only=True)
-class BuildArguments(SourceArguments, LoadArguments, CacheArguments):
+class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheArguments):
     """The teacher and the samples."""
 
-    teacher: str = option("LeRobot checkpoint whose behaviour is to be kept: a folder or a Hub repository")
+    teacher: str = option(
+        "checkpoint whose behaviour is to be kept, a folder or a Hub repository (org/name, org/name@revision): a "
+        "LeRobot policy, or a language or vision-language model, also as a PEFT adapter"
+    )
+    source: list[str] = option(
+        "of a policy: dataset (old demonstrations), new_task (the inputs of the data about to be learned), rollouts "
+        "(frames of its own episodes in Meta-World) or statistics (states drawn from what the policy normalises by: no data at all). Of a language model: dataset "
+        "(old texts), own_texts (what it writes itself) or corpus (any text). Or several, in equal parts",
+        ["dataset"],
+    )
+    dataset: str | None = option(
+        "of a policy: LeRobot dataset, of the old tasks for source dataset, of the new one for new_task. Of a language "
+        "model: old texts (JSON lines, a folder, or a dataset of the Hub), or the prompts that own_texts answer",
+        None,
+    )
+    seed: int = option("chooses the samples, and what a language model writes", 0)
 
     def __post_init__(self) -> None:
-        SourceArguments.__post_init__(self)
+        self.source = split_list(self.source)
+        known = list(dict.fromkeys((*SOURCES, *TEXT_SOURCES)))
+        if unknown := [name for name in self.source if name not in known]:
+            raise ValueError(f"source is {unknown[0]!r}: it must be one of {', '.join(known)}, or several")
+        if not self.source or len(set(self.source)) < len(self.source):
+            raise ValueError(f"source is {self.source}: name at least one, and none twice")
+        if self.inputs == "reference" and (self.source not in (["dataset"], ["corpus"]) or self.views):
+            raise ValueError(
+                "inputs reference needs rows to refer to: take source dataset or corpus alone, without views"
+            )
+        TextSourceArguments.__post_init__(self)
         LoadArguments.__post_init__(self)
-        if self.inputs == "reference" and (self.source != ["dataset"] or self.views):
-            raise ValueError("inputs reference needs rows to refer to: take source dataset alone, without views")
 
 
 def run(arguments: BuildArguments) -> None:
     """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
-    from craft_trainer.cli.sources import chosen_anchors
+    from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
     processes = arguments.join()
-    own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
-    teacher = arguments.load(arguments.teacher, arguments.device or own)
-    specs = arguments.specs(teacher, processes)
-    samples, rows = chosen_anchors(
-        arguments,
-        teacher,
-        arguments.anchors,
-        seed=arguments.seed,
-        choose=lambda source, count: arguments.rows(source, count, teacher, processes),
-    )
-    described = {"source": ",".join(arguments.source), **samples.description()}
-    groups = [samples.groups[row] for row in rows]
-    cache = arguments.build(teacher, samples, processes, rows=rows, groups=groups, specs=specs, source=described)
-    features = ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "no hidden features"
-    num_groups, fingerprint = len(cache.provenance.groups), cache.provenance.fingerprint
-    processes.print(f"{len(cache)} anchors of {num_groups} groups; {features}; output: {teacher.output_kind}")
-    processes.print(f"fingerprint {fingerprint[:12]}: {arguments.output_dir}")
-    given = f"--policy {arguments.teacher} --anchors {arguments.output_dir}"
-    processes.print(f"next: craft-trainer train {given} --dataset NEW_TASK --output_dir outputs/craft")
+    if is_policy(checkpoint_folder(arguments.teacher)):
+        from craft_trainer.cli.policy_anchors import build
+    else:
+        from craft_trainer.cli.text_anchors import build
+    cache = build(arguments, processes)
+    processes.print(f"fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")

@@ -31,8 +31,7 @@ GROUPS = {  # of commands: what a word after it is called, where the modules are
         "verb",
         "craft_trainer.cli.cache_",
         {
-            "build": "a policy's features and actions on old-task samples",
-            "build-lm": "a language model's features and tokens on texts of what it knows, or on texts of its own",
+            "build": "what a policy or a language model makes of samples: features, and actions or tokens",
             "verify": "check every data file, and recompute some rows with the teacher",
             "info": "what a cache was made from, and its bytes per anchor",
             "join": "caches of one model's stages, as one of a fixed size",

@@ -1,13 +1,13 @@
 """``craft-trainer merge``: a teacher moved towards a tuned checkpoint, as far as L_retain ≤ ε allows."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.texts import TextArguments
-from craft_trainer.options import option
+from craft_trainer.options import option, refuse_idle
 
 if TYPE_CHECKING:
     from craft_trainer.cli.pair import Pair
@@ -64,11 +64,8 @@ class MergeArguments(LoadArguments, TextArguments):
 
     def refuse_idle(self, kind: type, of: str) -> None:
         """Refuse options of ``kind``, which are those ``of`` something else: they would change nothing."""
-        for field in fields(kind):
-            default = field.default if field.default_factory is MISSING else field.default_factory()
-            given = getattr(self, field.name)
-            if field.name != "dataset" and given not in (default, {}):
-                raise ValueError(f"{field.name} has no effect here: it is an option of {of}. Leave it out")
+        names = [field.name for field in fields(kind) if field.name != "dataset"]
+        refuse_idle(self, names, f"it is an option of {of}")
 
 
 def run(arguments: MergeArguments) -> None:

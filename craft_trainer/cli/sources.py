@@ -62,6 +62,10 @@ class SourceArguments:
     )
 
     def __post_init__(self) -> None:
+        self.check_sources()
+
+    def check_sources(self) -> None:
+        """Refuse, by a ValueError, sources that a policy has not, and options that none of them reads."""
         self.source = split_list(self.source)
         if unknown := [name for name in self.source if name not in SOURCES]:
             raise ValueError(f"source is {unknown[0]!r}: it must be one of {', '.join(SOURCES)}, or several")
@@ -212,20 +216,17 @@ def chosen_anchors(
     Raises:
         ValueError: there are fewer anchors than sources, or a source does not fit the teacher.
     """
-    from craft_trainer.anchors.sources.mixture import Mixture
+    from craft_trainer.anchors.sources.mixture import Mixture, shares
     from craft_trainer.anchors.sources.views import Views
     from craft_trainer.models.normalisation import observed_statistics
 
-    if count < len(arguments.source):
-        raise ValueError(f"{count} anchors of {len(arguments.source)} sources: ask for at least one of each")
     parts: dict[str, tuple[AnchorSource, list[int]]] = {}
-    for number, name in enumerate(arguments.source):
+    for name, share in zip(arguments.source, shares(count, len(arguments.source)), strict=True):
         if name not in WITH_LABELS and not teacher.can_act:
             raise ValueError(
                 f"what a {teacher.policy_config.type} predicts depends on demonstrated actions, source {name} has "
                 f"none, and its own tokens need not be actions: take {' or '.join(WITH_LABELS)}"
             )
-        share = count // len(arguments.source) + (number < count % len(arguments.source))
         source = SOURCES[name](arguments, teacher, seed, share)
         parts[name] = (source, choose(source, share))
     if arguments.views:

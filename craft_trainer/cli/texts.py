@@ -51,7 +51,7 @@ class TextArguments:
 
         return EncodingSettings(self.max_length or None, self.completion_only_loss, self.assistant_only_loss)
 
-    def source(self, group_column: str | None = None) -> "TextSource":
+    def text_source(self, group_column: str | None = None) -> "TextSource":
         """Gather the dataset and how it is read."""
         from craft_trainer.language.source import TextSource
 

@@ -71,7 +71,7 @@ class TrainLmArguments(AskArguments, TextArguments):
         if self.anchors is None and self.anchors_dataset is not None:
             raise ValueError(
                 "anchors_dataset has no effect without anchors: give anchors: adapter (with lora_rank), or build a "
-                "cache of it with `craft-trainer cache build-lm`"
+                "cache of it with `craft-trainer cache build`"
             )
 
     def _refuse_idle(self, needed: str, there: bool, names: Sequence[str]) -> None:
@@ -109,7 +109,7 @@ class TrainLmArguments(AskArguments, TextArguments):
 
     def eval_source(self) -> "TextSource":
         """The texts to evaluate on."""
-        source = self.source()
+        source = self.text_source()
         if self.eval_dataset is not None:
             source = replace(source, dataset=self.eval_dataset, config=self.eval_config)
         return replace(source, split=self.eval_split)
@@ -119,7 +119,7 @@ class TrainLmArguments(AskArguments, TextArguments):
         assert self.anchors_dataset is not None
         assert isinstance(self.anchors_columns, dict)
         return replace(
-            self.source(self.group_column),
+            self.text_source(self.group_column),
             dataset=self.anchors_dataset,
             config=self.anchors_config,
             split=self.anchors_split,
@@ -150,7 +150,7 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
     lora = None if rank is None else Lora(rank, arguments.lora_alpha, targets, arguments.lora_dropout)
     checkpoint = load_checkpoint(arguments.model, dtype=arguments.dtype, lora=lora, trainable=True)
     with config.main_process_first(desc="tokens"):
-        samples = arguments.source().open(checkpoint, num_proc=arguments.dataset_num_proc)
+        samples = arguments.text_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
         held_out = None
         if arguments.evaluates:
             held_out = arguments.eval_source().open(checkpoint, num_proc=arguments.dataset_num_proc)

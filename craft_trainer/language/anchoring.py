@@ -1,6 +1,8 @@
 """Anchors of language models: what is held of a teacher, on which texts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from craft_trainer.anchors.features import DEFAULT_TOP_K, feature_specs, layer_paths
@@ -13,9 +15,48 @@ from craft_trainer.language.source import TextSource
 from craft_trainer.models.families import as_anchored_model
 
 
-def by_length(samples: TextSamples | OwnTexts, rows: Sequence[int]) -> list[int]:
+@dataclass(frozen=True)
+class TextAnchors:
+    """Texts as a source of anchors, see :class:`craft_trainer.anchors.sources.source.AnchorSource`.
+
+    Attributes:
+        data: what the provenance says of them.
+        group: of all of them; each has its own if None.
+    """
+
+    samples: TextSamples | OwnTexts
+    data: Mapping[str, Any]
+    group: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """Tokens of every text."""
+        return self.samples.lengths
+
+    @property
+    def groups(self) -> list[str]:
+        """The old task of every text."""
+        return self.samples.groups if self.group is None else [self.group] * len(self)
+
+    @property
+    def strata(self) -> list[tuple[str]]:
+        """The group of every text, over which a stratified selection spreads."""
+        return [(group,) for group in self.groups]
+
+    def batch(self, rows: list[int]) -> dict[str, Any]:
+        """The texts at ``rows``, collated."""
+        return self.samples.batch(rows)
+
+    def description(self) -> Mapping[str, Any]:
+        """What the provenance says."""
+        return {"frames": len(self), "fingerprint": self.samples.fingerprint(), **self.data}
+
+
+def by_length(lengths: Sequence[int], rows: Sequence[int]) -> list[int]:
     """``rows`` in the order of their lengths: a batch of like lengths has little padding to compute and to store."""
-    lengths = samples.lengths
     return sorted(rows, key=lambda row: (lengths[row], row))
 
 

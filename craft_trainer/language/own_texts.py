@@ -136,7 +136,7 @@ def read_questions_of(prompts: TextSource, processor: Any) -> list[Example]:
     chosen = Columns.of(rows, prompts.columns, group=prompts.group_column, answers=False, chat=prompts.chat)
     if chosen.has_images:
         raise ValueError(
-            f"{rows.place} has images: own texts are written without any; take texts: dataset, with answers"
+            f"{rows.place} has images: own texts are written without any; take source dataset, with answers"
         )
     reader = ExampleReader(rows, chosen, Chat(processor), "")
     good, bad = [], []

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.provenance import BUILD
 from craft_trainer.anchors.teacher_pass import raw_inputs
 from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.encoding import EncodingSettings
@@ -12,6 +13,7 @@ from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.families import as_anchored_model
 
 READING = "reading"  # under which a cache's provenance has it
+TEACHER_DTYPE = "teacher_dtype"  # and this
 TOKENS = "input/input_ids"  # a column that caches of language models have
 
 
@@ -33,15 +35,14 @@ class TextSource:
         options = {name: value for name, value in vars(self).items() if name != "dataset"}
         return TextSamples.open(self.dataset, checkpoint.model, checkpoint.processor, **options, num_proc=num_proc)
 
-    def to_json(self, dtype: str) -> str:
-        """The source without its place, and the ``dtype`` of the teacher that read it."""
-        return json.dumps({key: value for key, value in asdict(self).items() if key != "dataset"} | {"dtype": dtype})
+    def to_json(self) -> str:
+        """The source without its place."""
+        return json.dumps({key: value for key, value in asdict(self).items() if key != "dataset"})
 
     @classmethod
     def from_json(cls, dataset: str, text: str) -> "TextSource":
         """What :meth:`to_json` wrote, for the data that is at ``dataset`` now."""
         fields: dict[str, Any] = json.loads(text)
-        fields.pop("dtype")
         return cls(**fields | {"dataset": dataset, "settings": EncodingSettings(**fields["settings"])})
 
 
@@ -52,8 +53,8 @@ def holds_texts(cache: AnchorCache) -> bool:
 
 def teacher_dtype(cache: AnchorCache) -> str | None:
     """Of the teacher's weights; None if the cache does not say, having been built in Python."""
-    reading = cache.provenance.data.get(READING)
-    return None if reading is None else str(json.loads(str(reading))["dtype"])
+    dtype = cache.provenance.data.get(TEACHER_DTYPE)
+    return None if dtype is None else str(dtype)
 
 
 def followed(cache: AnchorCache, checkpoint: Checkpoint, dataset: str | None = None) -> AnchorCache:
@@ -67,7 +68,7 @@ def followed(cache: AnchorCache, checkpoint: Checkpoint, dataset: str | None = N
         return cache
     reading, named = cache.provenance.data.get(READING), str(cache.provenance.data["dataset"])
     if reading is None:
-        raise ValueError(f"{cache.folder} refers to {named} but does not say how to read it: build it with build-lm")
+        raise ValueError(f"{cache.folder} refers to {named} but does not say how to read it: rebuild it with {BUILD}")
     samples = TextSource.from_json(dataset or named, str(reading)).open(checkpoint)
     cache.check_data(samples.fingerprint())
     return cache.following(raw_inputs(as_anchored_model(checkpoint.model), samples.batch))

@@ -27,6 +27,7 @@ from craft_trainer.models.general import base_model
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER_CONFIG = "adapter_config.json"
+CONFIG_FILE = "config.json"
 FIXED = re.compile(r"(masked_bias|inv_freq)$")  # what older checkpoints hold though the architecture decides it
 OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", *CHECKPOINTS)  # not downloaded
 
@@ -51,6 +52,21 @@ def json_of(path: Path) -> dict[str, Any]:
 def is_adapter(folder: Path) -> bool:
     """Whether ``folder`` holds a PEFT adapter."""
     return (folder / ADAPTER_CONFIG).is_file()
+
+
+def is_policy(folder: Path) -> bool:
+    """Whether ``folder`` holds a policy of LeRobot, whose config.json has a ``type``, and not a language model.
+
+    Raises:
+        FileNotFoundError: it holds neither.
+    """
+    config = folder / CONFIG_FILE
+    if not config.is_file() and not is_adapter(folder):
+        inside = f"; {folder / 'pretrained_model'} is one" if (folder / "pretrained_model").is_dir() else ""
+        raise FileNotFoundError(
+            f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint, nor a language model{inside}"
+        )
+    return "type" in json_of(config)
 
 
 def load_model(folder: str | Path, dtype: str | None, device: str | None = None) -> Any:
@@ -80,7 +96,7 @@ def restore(model: nn.Module, folder: str | Path) -> bool:
     folder = Path(folder)
     if isinstance(model, SupportsCheckpointing):
         model.load_checkpoint(folder)
-    elif isinstance(model, PreTrainedModel) and (folder / "config.json").is_file():
+    elif isinstance(model, PreTrainedModel) and (folder / CONFIG_FILE).is_file():
         model.load_state_dict(_whole_model(type(model), folder, None).state_dict())
     elif base_model(model) is not model and is_adapter(folder):
         _load_whole_adapter(model, folder, trainable=True)

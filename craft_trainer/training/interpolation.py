@@ -88,7 +88,7 @@ def _require_alike(name: str, teacher: Tensor, tuned: Tensor) -> None:
     if torch.promote_types(teacher.dtype, tuned.dtype) != teacher.dtype:
         raise ValueError(
             f"{name} is {teacher.dtype} in the teacher and {tuned.dtype} in the tuned model, whose weights would be "
-            "rounded: build the cache with the tuned model's type (build-lm --teacher_dtype), or save it in the "
+            "rounded: build the cache with the tuned model's type (cache build --teacher_dtype), or save it in the "
             "teacher's"
         )
 

@@ -23,7 +23,6 @@ SMALLER = {  # words behind a command that win over its own
     "train": (*FEW, *CPU),
     "train-lm": (*FEW, *CPU),
     "cache build": ("--anchors", "16", "--batch_size", "8"),
-    "cache build-lm": ("--anchors", "8", "--batch_size", "4", "--num_tokens", "4", "--own_tokens", "8"),
     "cache verify": ("--rows", "4"),
     "rollout": ("--episodes", "1", "--num_envs", "1", "--max_steps", "5"),
     "mcq-from-demos": ("--tasks", "push-v3,window-open-v3", "--episodes", "2", "--size", "32"),

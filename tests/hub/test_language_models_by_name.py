@@ -32,7 +32,7 @@ def test_everything_by_name(hub, client, tmp_path):
     uploaded = client.python(UPLOAD.format(model=str(tmp_path / "model"), data=str(tmp_path / "data")))
     assert uploaded.status == 0, uploaded.err
     words = ["--teacher", "org/lm", "--dataset", "org/texts@v1", "--anchors", 12, "--batch_size", 4, "--device", "cpu"]
-    built = client.command("cache", "build-lm", *words, "--output_dir", tmp_path / "cache")
+    built = client.command("cache", "build", *words, "--output_dir", tmp_path / "cache")
     assert built.status == 0, built.err
     assert "12 samples of org/texts (train)" in built.out
     assert client.command("cache", "push", "--cache", tmp_path / "cache", "--repo", "org/anchors").status == 0

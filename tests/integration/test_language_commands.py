@@ -1,4 +1,4 @@
-"""``train-lm`` and ``cache build-lm``: from texts to a comparison of two checkpoints, by commands alone."""
+"""``train-lm`` and ``cache build``: from texts to a comparison of two checkpoints, by commands alone."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def place(tmp_path_factory):
 def build(place, folder, **options):
     settings = {"teacher": place / "model", "dataset": place / "old.jsonl", "output_dir": folder, "anchors": 20}
     settings |= {"batch_size": 4, "group_column": "topic", "num_tokens": 8}
-    return main(["cache", "build-lm", *flags(**settings | options)])
+    return main(["cache", "build", *flags(**settings | options)])
 
 
 def train(place, folder, **options):
@@ -364,11 +364,11 @@ def test_references_are_followed_and_other_texts_refused(place, tmp_path, capsys
 @pytest.mark.parametrize("prompts", [False, True])
 def test_texts_of_the_teachers_own(place, tmp_path, prompts, capsys):
     """Written anew, the same for the same seed; what was asked is no label."""
-    options = {"texts": "own", "own_tokens": 10, "anchors": 12}
+    options = {"source": "own_texts", "own_tokens": 10, "anchors": 12}
     words = flags(teacher=place / "model", num_tokens=8, batch_size=4, **options)
     words += flags(dataset=place / "new.jsonl", chat=True) if prompts else []
     for name in ("one", "two"):
-        assert main(["cache", "build-lm", *words, "--output_dir", str(tmp_path / name)]) == 0
+        assert main(["cache", "build", *words, "--output_dir", str(tmp_path / name)]) == 0
     assert "12 anchors: 12 of own texts" in capsys.readouterr().out
     one, two = AnchorCache(tmp_path / "one"), AnchorCache(tmp_path / "two")
     assert one.provenance.fingerprint == two.provenance.fingerprint
@@ -382,11 +382,74 @@ def test_texts_of_the_teachers_own(place, tmp_path, prompts, capsys):
     assert train(place, tmp_path / "craft", anchors=tmp_path / "one") == 0
 
 
+def test_sources_are_mixed_with_a_group_for_each(place, tmp_path, capsys):
+    """Every part has the tokens and labels of its own text; a batch of several parts is padded as one part's is. Seen
+    to fail with tokens of unlike length, and with labels filled up with 0."""
+    corpus = save_lines(tmp_path / "corpus.jsonl", [{"body": "left of the goal " * (1 + n % 4)} for n in range(9)])
+    mixed = {"source": "own_texts,corpus,dataset", "corpus": corpus, "corpus_columns": "text=body", "own_tokens": 9}
+    assert build(place, tmp_path / "cache", anchors=12, **mixed) == 0
+    assert "12 anchors: 4 of corpus, 4 of dataset, 4 of own_texts" in capsys.readouterr().out
+    cache = AnchorCache(tmp_path / "cache")
+    parts = cache.provenance.data["parts"]
+    assert {name: part["anchors"] for name, part in parts.items()} == dict.fromkeys(mixed["source"].split(","), 4)
+    inputs = cache.batch(range(12)).inputs
+    lengths = inputs["attention_mask"].sum(dim=1).tolist()
+    assert lengths == sorted(lengths)
+    assert len(set(lengths)) > 3
+    tokenizer = AutoTokenizer.from_pretrained(place / "model")
+    texts = [
+        tokenizer.decode(ids[:length], skip_special_tokens=True)
+        for ids, length in zip(inputs["input_ids"], lengths, strict=True)
+    ]
+    for text, group in zip(texts, cache.groups, strict=True):
+        assert text.startswith("left of the goal") or group != "corpus"
+        assert text.startswith("hello world") or group == "corpus"  # prompts of the dataset, or the dataset
+    for labels, length in zip(inputs["labels"], lengths, strict=True):
+        assert (labels[length:] == -100).all()
+        assert labels[length - 1] != -100
+    assert verify(place, tmp_path / "cache") == 0
+    assert train(place, tmp_path / "craft", anchors=tmp_path / "cache") == 0
+
+
+@pytest.mark.parametrize("inputs", ["embedded", "reference"])
+def test_a_corpus_alone_is_one_group(place, tmp_path, inputs, capsys):
+    words = flags(teacher=place / "model", source="corpus", corpus=place / "old.jsonl", anchors=6, inputs=inputs)
+    assert main(["cache", "build", *words, "--output_dir", str(tmp_path / "cache")]) == 0
+    assert "6 anchors: 6 of corpus" in capsys.readouterr().out
+    assert AnchorCache(tmp_path / "cache").provenance.data["source"] == "corpus"
+    assert verify(place, tmp_path / "cache") == 0
+
+
+def test_options_of_texts_are_refused_of_a_policy(tmp_path, tiny_policy, capsys):
+    """The family is that of the checkpoint. Seen to fail with options that did nothing."""
+    tiny_policy().save_pretrained(tmp_path / "policy")
+    for options, message in (
+        ({"source": "own_texts"}, "is a policy, and source own_texts is not for those"),
+        ({"group_column": "topic"}, "group_column has no effect here: it is an option of language models"),
+        ({"max_length": 9}, "max_length has no effect here: it is an option of language models"),
+    ):
+        words = flags(teacher=tmp_path / "policy", output_dir=tmp_path / "out", **options)
+        assert main(["cache", "build", *words]) == 1
+        assert message in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main(["cache", "build", *flags(teacher=tmp_path / "empty", output_dir=tmp_path / "out")]) == 1
+    assert "holds no config.json: it is not a LeRobot checkpoint, nor a language model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [
-        ("build", {"texts": "mine"}, "texts is 'mine': it must be one of dataset, own"),
-        ("build", {"texts": "own", "inputs": "reference"}, "nowhere to refer to"),
+        ("build", {"source": "mine"}, "source is 'mine': it must be one of dataset, new_task"),
+        ("build", {"source": "own_texts", "inputs": "reference"}, "needs rows to refer to"),
+        ("build", {"source": "statistics"}, "is a language model, and source statistics is not for those"),
+        ("build", {"views": 3}, "views has no effect here: it is an option of policies"),
+        ("build", {"policy_options": '{"a": 1}'}, "policy_options has no effect here: it is an option of policies"),
+        ("build", {"corpus": "x.jsonl"}, "corpus has no effect here: it is an option of source corpus"),
+        ("build", {"own_tokens": 7}, "own_tokens has no effect here: it is an option of source own_texts"),
+        ("build", {"source": "corpus"}, "source corpus reads any text: give it by --corpus"),
+        ("build", {"source": "corpus", "corpus": "x.jsonl"}, "dataset has no effect here: it is an option of sources"),
+        ("build", {"source": "own_texts", "max_length": 9}, "max_length has no effect here: the model writes all"),
+        ("build", {"source": "dataset,own_texts", "anchors": 1}, "1 anchors of 2 sources"),
         ("build", {"anchors": 99}, "99 anchors asked of 24 samples"),
         ("build", {"layers": "7"}, "has no layer 7"),
         ("build", {"selection": "best"}, "selection is 'best'"),
@@ -445,7 +508,7 @@ def test_selections(place, tmp_path, selection):
 def test_the_configurations_belong_together():
     """The same model and the same task with and without anchors; every key is known. Seen to fail with another rate."""
     from craft_trainer.cli.arguments import parse_all
-    from craft_trainer.cli.cache_build_lm import BuildLmArguments
+    from craft_trainer.cli.cache_build import BuildArguments
     from craft_trainer.cli.train_lm import TrainLmArguments
     from craft_trainer.language.config import LanguageConfig
 
@@ -460,8 +523,6 @@ def test_the_configurations_belong_together():
         )
         assert (arguments.columns, arguments.max_length) == ({"prompt": "question", "completion": "answer"}, 512)
         assert config.learning_rate == 5e-5
-    (anchors,) = parse_all(
-        "cache build-lm", "", [BuildLmArguments], ["--config", str(ROOT / "configs/anchors/lm.yaml")]
-    )
+    (anchors,) = parse_all("cache build", "", [BuildArguments], ["--config", str(ROOT / "configs/anchors/lm.yaml")])
     assert (anchors.teacher, anchors.output_dir) == (craft["model"], craft["anchors"])
     assert anchors.teacher_dtype == arguments.dtype

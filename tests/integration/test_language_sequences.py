@@ -19,7 +19,7 @@ def flags(**values):
 
 def build(teacher, texts, folder):
     options = {"teacher": teacher, "dataset": texts, "output_dir": folder, "anchors": 12, "batch_size": 4}
-    return main(["cache", "build-lm", *flags(**options, num_tokens=8)])
+    return main(["cache", "build", *flags(**options, num_tokens=8)])
 
 
 def train(model, texts, folder, anchors, **options):

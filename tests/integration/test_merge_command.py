@@ -65,7 +65,7 @@ def texts(tmp_path_factory):
     save_lines(folder / "old.jsonl", [{"text": "hello world " + "the answer is yes " * (n % 5)} for n in range(20)])
     save_lines(folder / "new.jsonl", [{"prompt": f"Where is the puck {n}?", "completion": " left"} for n in range(12)])
     built = {"teacher": folder / "teacher", "dataset": folder / "old.jsonl", "output_dir": folder / "anchors"}
-    assert main(["cache", "build-lm", *flags(**built, anchors=16, num_tokens=8)]) == 0
+    assert main(["cache", "build", *flags(**built, anchors=16, num_tokens=8)]) == 0
     run = TRAIN | {"model": folder / "teacher", "dataset": folder / "new.jsonl", "learning_rate": 0.02}
     assert main(["train-lm", *flags(**run, output_dir=folder / "tuned")]) == 0
     assert main(["train-lm", *flags(**run, output_dir=folder / "adapter", lora_rank=2)]) == 0

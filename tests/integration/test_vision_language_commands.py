@@ -1,4 +1,4 @@
-"""``train-lm`` and ``cache build-lm`` on texts with images: anchors, training, questions about pictures."""
+"""``train-lm`` and ``cache build`` on texts with images: anchors, training, questions about pictures."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_the_whole_path(place, tmp_path, name, capsys):
     of the batches."""
     model, cache = place / name, tmp_path / "cache"
     built = flags(teacher=model, dataset=place / "old.jsonl", output_dir=cache, anchors=8, batch_size=4, num_tokens=8)
-    assert main(["cache", "build-lm", *built, *flags(layers=-1, pooling="mean_image_tokens", max_length=0)]) == 0
+    assert main(["cache", "build", *built, *flags(layers=-1, pooling="mean_image_tokens", max_length=0)]) == 0
     assert main(["cache", "verify", *flags(cache=cache, teacher=model, batch_size=3)]) == 0
     assert capsys.readouterr().out.count(" recomputed on 8 anchors") == 2
     assert any("pixel_values" in column for column in AnchorCache(cache).dataset.column_names)
@@ -124,7 +124,7 @@ def test_references_are_followed_into_pictures(place, tmp_path, capsys):
     for path in (*place.glob("*.png"), place / "old.jsonl"):
         (folder / path.name).write_bytes(path.read_bytes())
     words = flags(teacher=place / "smolvlm", dataset=folder / "old.jsonl", output_dir=tmp_path / "cache", anchors=8)
-    assert main(["cache", "build-lm", *words, *flags(inputs="reference", batch_size=4)]) == 0
+    assert main(["cache", "build", *words, *flags(inputs="reference", batch_size=4)]) == 0
     check = ["cache", "verify", *flags(cache=tmp_path / "cache", teacher=place / "smolvlm", batch_size=3)]
     assert main(check) == 0
     (folder / "0.png").write_bytes((folder / "2.png").read_bytes())

@@ -7,8 +7,21 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
+from craft_trainer.anchors.cache import INPUT_PREFIX, PADDING
 from craft_trainer.anchors.sources.source import AnchorSource
+
+
+def shares(count: int, num_parts: int) -> list[int]:
+    """Share ``count`` anchors out over the parts, as evenly as it goes.
+
+    Raises:
+        ValueError: a part would get none.
+    """
+    if count < num_parts:
+        raise ValueError(f"{count} anchors of {num_parts} sources: ask for at least one of each")
+    return [count // num_parts + (number < count % num_parts) for number in range(num_parts)]
 
 
 class Mixture:
@@ -42,7 +55,7 @@ class Mixture:
                 found.append((places, source.batch([chosen[rows[place] - start] for place in places])))
         order = [place for places, _ in found for place in places]
         back = [order.index(place) for place in range(len(rows))]
-        return {key: _joined([batch[key] for _, batch in found], back) for key in self._keys}
+        return {key: _joined(key, [batch[key] for _, batch in found], back) for key in self._keys}
 
     def description(self) -> Mapping[str, Any]:
         """Every part's own, under ``parts``."""
@@ -54,9 +67,13 @@ class Mixture:
         return told | {"parts": parts}
 
 
-def _joined(values: Sequence[Any], order: list[int]) -> Any:
-    """The values of one key, one part's after the other's, put into ``order``."""
+def _joined(key: str, values: Sequence[Any], order: list[int]) -> Any:
+    """The values of one ``key``, one part's after the other's, put into ``order``; tokens are padded on the right."""
     if isinstance(values[0], Tensor):
+        if values[0].ndim == 2 and not values[0].is_floating_point():
+            longest = max(value.shape[1] for value in values)
+            fill = PADDING.get(INPUT_PREFIX + key, 0)
+            values = [pad(value, (0, longest - value.shape[1]), value=fill) for value in values]
         return torch.cat(list(values))[order]
     every = [value for part in values for value in part]
     return [every[place] for place in order]

@@ -76,7 +76,7 @@ def test_the_verbs_of_cache_are_listed_and_guessed_at(capsys: pytest.CaptureFixt
         assert all(f"  {verb} " in text for verb in VERBS)
     assert main(["cache", "verfy", "--cache", "x"]) == 1
     assert (
-        "no verb 'verfy': did you mean 'verify'?; there are build, build-lm, verify, info, join, relabel, push, pull"
+        "no verb 'verfy': did you mean 'verify'?; there are build, verify, info, join, relabel, push, pull"
         in capsys.readouterr().err
     )
 

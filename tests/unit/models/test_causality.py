@@ -69,7 +69,7 @@ def test_every_command_refuses_it(tmp_path, capsys):
     for words in (
         f"train-lm --model {tmp_path / 'bert'} --dataset {rows} --output_dir {out} --use_cpu true",
         f"mcq --model {tmp_path / 'bert'} --data {rows} --output {out}.json",
-        f"cache build-lm --teacher {tmp_path / 'bert'} --dataset {rows} --output_dir {out}.cache --anchors 2",
+        f"cache build --teacher {tmp_path / 'bert'} --dataset {rows} --output_dir {out}.cache --anchors 2",
     ):
         assert main(words.split()) == 1
         assert "sees the tokens that it is to predict" in capsys.readouterr().err
