@@ -4,6 +4,7 @@ import pytest
 import torch
 from policies import batch_of
 
+from craft_trainer.cli.sources import SourceArguments, chosen_anchors
 from craft_trainer.models.noise import OWN_ACTIONS
 
 ACTING = ["diffusion", "pi0", "pi05", "smolvla"]
@@ -53,3 +54,6 @@ def test_tokens_that_need_not_be_actions_are_refused(make_twin):
     assert not model.can_act
     with pytest.raises(ValueError, match="source dataset"):
         model.own_actions(observed(model), [0, 1, 2])
+    arguments = SourceArguments(source=["new_task"], dataset="never opened")
+    with pytest.raises(ValueError, match=r"pi0_fast .* source new_task has none, .* take dataset"):
+        chosen_anchors(arguments, model, 3, seed=0, choose=lambda _source, count: list(range(count)))
