@@ -98,10 +98,9 @@ def run(arguments: DemoArguments) -> None:
 def check_sources(sources: Mapping[str, Any]) -> None:
     """Refuse, by a ValueError, sources that `cache build` would refuse, before anything is recorded."""
     from craft_trainer.cli.sources import SourceArguments
+    from craft_trainer.suites.demo import places
 
-    places = {"dataset": "dataset", "new_dataset": "new_task"}
-    named: dict[str, Any] = {name: "recorded" for name, source in places.items() if source in sources["source"]}
-    SourceArguments(**sources, **named)
+    SourceArguments(**sources, **places(sources["source"], "old", "new", ["old"]))
 
 
 def claim_folder(folder: Path, settings: str) -> None:

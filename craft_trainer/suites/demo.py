@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -91,6 +91,16 @@ def experiment_jobs(experiment: Experiment, folder: Path) -> list[Job]:
     return recordings + [job for stage in zip(*per_seed, strict=True) for job in stage]
 
 
+def places(sources: Sequence[str], old: str | Path, new: str | Path, tasks: Sequence[str]) -> Settings:
+    """What ``sources`` of anchors read: demonstrations of ``old`` tasks or of the ``new`` one, ``tasks`` to act in."""
+    read: dict[str, Settings] = {
+        "dataset": {"dataset": old},
+        "new_task": {"new_dataset": new},
+        "rollouts": {"tasks": ",".join(tasks)},
+    }
+    return {name: place for source in sources for name, place in read.get(source, {}).items()}
+
+
 def clear_unfinished(experiment: Experiment, folder: Path) -> None:
     """Delete the training runs under ``folder`` that an interrupted demo has left unfinished."""
     for run in (folder / f"seed{seed}" / method for seed in experiment.seeds for method in METHODS):
@@ -148,8 +158,6 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
     tasks = ",".join(experiment.old + experiment.new)
     rollout = {"tasks": tasks, "episodes": experiment.episodes, "seed": seed}
     cache = {"teacher": teacher, "output_dir": anchors, "anchors": experiment.anchors, "seed": seed}
-    places = {"new_dataset": new} if "new_task" in experiment.sources["source"] else {}
-    places |= {"dataset": old} if "dataset" in experiment.sources["source"] else {}
     return [
         Job(
             train,
@@ -157,7 +165,17 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
             teacher / DONE,
             ("record-old",),
         ),
-        Job(cached, ("cache", *_flags("build", cache, experiment.sources, places)), anchors, (train, "record-new")),
+        Job(
+            cached,
+            (
+                "cache",
+                *_flags(
+                    "build", cache, experiment.sources, places(experiment.sources["source"], old, new, experiment.old)
+                ),
+            ),
+            anchors,
+            (train, "record-new"),
+        ),
         *(
             Job(
                 f"seed{seed}-{method}",

@@ -95,6 +95,7 @@ def test_what_depends_on_what(jobs: dict[str, Job], seed: int) -> None:
         (["dataset"], {"dataset": "old"}),
         (["new_task"], {"new_dataset": "new"}),
         (["statistics"], {}),
+        (["rollouts"], {"tasks": "push-v3,door-open-v3"}),
         (["dataset", "new_task"], {"dataset": "old", "new_dataset": "new"}),
     ],
 )
@@ -105,6 +106,7 @@ def test_anchors_come_from_the_sources_that_are_asked_for(source, given, tmp_pat
     assert (found["source"], found["views"]) == (tuple(source), ("3",))
     for key in ("dataset", "new_dataset"):
         assert found.get(key) == ((str(tmp_path / "data" / given[key]),) if key in given else None)
+    assert found.get("tasks") == ((given["tasks"],) if "tasks" in given else None)
     parse_all("cache build", "", [BuildArguments], jobs["seed0-anchors"].argv[2:])
 
 
