@@ -96,10 +96,10 @@ def test_language(place, capsys):
     for name in ("HuggingFaceTB/SmolLM2-135M-Instruct", "org/model", "outputs/teacher"):
         save_tiny_lm(place / name)
     save_tiny_lm(place / "outputs/craft", seed=1)
-    new = [{"prompt": f"Where is the puck {n}?", "completion": " left of the goal" * (1 + n % 3)} for n in range(12)]
-    old = [{"text": "hello world " + "the answer is yes " * (n % 6) + str(n), "topic": "ab"[n % 2]} for n in range(12)]
+    new = [{"prompt": f"Where is the puck {n}?", "completion": " left of the goal" * (1 + n % 3)} for n in range(24)]
+    old = [{"text": "hello world " + "the answer is yes " * (n % 6) + str(n), "topic": "ab"[n % 2]} for n in range(24)]
     asked = [{"question": f"Is it {n}?", "choices": ["yes", "the goal"], "answer_index": n % 2} for n in range(6)]
-    prompts = [{"prompt": f"Where is the goal {n}?"} for n in range(12)]
+    prompts = [{"prompt": f"Where is the goal {n}?"} for n in range(24)]
     for name, rows in (("new", new), ("old", old), ("questions", asked), ("prompts", prompts)):
         save_lines(place / f"{name}.jsonl", rows)
     mathematics = place / "openai/gsm8k/main"
