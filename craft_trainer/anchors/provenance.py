@@ -10,6 +10,7 @@ from typing import Any
 from craft_trainer.files import write_json
 
 SCHEMA = 5
+AUTO = "auto"  # anchors whose source nobody chose
 RELABEL = "`craft-trainer cache relabel`"
 BUILD = "`craft-trainer cache build`"
 DIGESTS = ("weights", "processors", "configuration")
@@ -25,7 +26,7 @@ class Provenance:
             the number of ``anchors`` that it made: those after the ones of the teachers before it. One, or several in
             a cache that was joined.
         data: the ``dataset``, its ``revision``, ``fingerprint`` and number of ``frames``, and the ``rows`` digest of
-            the samples chosen from it.
+            the samples chosen from it; ``chosen`` is auto where nobody chose the source.
         features: ``path`` and ``pooling`` of every cached feature.
         storage: whether ``inputs`` are embedded or references, whether the ``output`` is kept, the ``dtype`` of
             features, ``num_tokens`` per position, the ``batch_size`` of the teacher's passes, the ``labels`` among
@@ -46,6 +47,14 @@ class Provenance:
     versions: dict[str, str]
     schema: int = SCHEMA
     fingerprint: str = field(default="")
+
+    def told_source(self) -> str:
+        """Say where the anchors come from, e.g. "auto: new_task, 20 views, view_noise 1.0"; "" if it is not known."""
+        data = self.data
+        if not data.get("source"):
+            return ""
+        perturbed = f", {data['views']} views, view_noise {data['view_noise']}" if data.get("views") else ""
+        return (f"{data['chosen']}: " if "chosen" in data else "") + f"{data['source']}{perturbed}"
 
     def plan(self) -> dict[str, Any]:
         """Everything that decides the contents; places and versions are left out."""

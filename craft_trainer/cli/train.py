@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.cli.lerobot_names import refuse_without_effect
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.training import AskArguments, begin, train_and_save
@@ -10,7 +11,9 @@ from craft_trainer.options import option
 from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:
+    from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
     from craft_trainer.models.normalisation import Statistics
 
 OUTSIDE_SHOWN = 5
@@ -36,7 +39,9 @@ class TrainArguments(AskArguments, LoadArguments):
         "keep",
     )
     anchors: str | None = option(
-        "anchor cache of the old tasks, a folder or a Hub repository; without it this is plain fine-tuning", None
+        "anchor cache of the old tasks, a folder or a Hub repository; or auto: perturbed copies of the dataset's "
+        "frames, which the policy labels before it learns; without anchors this is plain fine-tuning",
+        None,
     )
     anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
 
@@ -49,6 +54,10 @@ class TrainArguments(AskArguments, LoadArguments):
             raise ValueError(
                 "rename and adapt_to are for checkpoints: a new policy takes names and features as they are"
             )
+        if self.anchors == AUTO and self.policy is None:
+            raise ValueError("anchors: auto holds what a policy does already, and a new one does nothing: leave it out")
+        if self.anchors == AUTO and self.anchors_dataset is not None:
+            raise ValueError("anchors_dataset has no effect with anchors: auto, which takes dataset: leave it out")
         if self.statistics not in ("keep", "dataset"):
             raise ValueError(f"statistics is {self.statistics!r}: it must be keep or dataset")
         if self.statistics == "dataset" and self.anchors is not None:
@@ -69,7 +78,6 @@ def run(arguments: TrainArguments, config: CraftConfig) -> None:
 
 def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None) -> None:
     """Train from the beginning or from ``checkpoint``, save, say what comes next."""
-    from craft_trainer.cli.loading import open_cache
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
     from craft_trainer.training.trainer import CraftTrainer
@@ -96,7 +104,7 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
     trainer = CraftTrainer(
         model,
         config,
-        anchors=None if arguments.anchors is None else open_cache(arguments.anchors, model, arguments.anchors_dataset),
+        anchors=anchors_of(arguments, config, model, dataset),
         train_dataset=dataset.without_last_frames(),
         data_collator=collate,
     )
@@ -105,6 +113,20 @@ def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None
         print(f"LeRobot checkpoint: {config.output_dir}")
         print(f"next: craft-trainer rollout --policy {config.output_dir} --tasks TASK")
         print(f"or:   craft-trainer report --run {config.output_dir}")
+
+
+def anchors_of(
+    arguments: TrainArguments, config: CraftConfig, model: "PolicyModel", dataset: "PolicyDataset"
+) -> "AnchorCache | None":
+    """The cache, the anchors that the policy makes itself, or nothing."""
+    from craft_trainer.cli.auto import anchors_of_policy
+    from craft_trainer.cli.loading import open_cache
+
+    if arguments.anchors is None:
+        return None
+    if arguments.anchors == AUTO:
+        return anchors_of_policy(arguments, config, model, dataset)
+    return open_cache(arguments.anchors, model, arguments.anchors_dataset)
 
 
 def refuse_of_language_models(config: CraftConfig) -> None:

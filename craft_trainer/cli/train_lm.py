@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import TYPE_CHECKING
 
+from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
 from craft_trainer.cli.training import AskArguments, begin, train_and_save
 from craft_trainer.language.config import LanguageConfig
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
 
 ADAPTER = "adapter"
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
-OF_ADAPTER = (  # of anchors without a cache, which says these itself
-    *("anchors_config", "anchors_split", "anchors_columns", "anchors_chat"),
-    *("group_column", "layers", "pooling", "num_tokens"),
-)
+OF_ADAPTER = ("anchors_config", "anchors_split", "anchors_columns", "anchors_chat", "group_column")
+HELD = ("layers", "pooling", "num_tokens")  # of anchors that are made here; a cache says these itself
 EXAMPLE = "accelerate launch -m craft_trainer train-lm --config configs/train/lm_craft.yaml --learning_rate 1e-5"
 
 
@@ -43,8 +42,9 @@ class TrainLmArguments(AskArguments, TextArguments):
     lora_dropout: float = option("of the adapter's input", 0.0)
     lora_targets: list[str] = option("names of the modules that get an adapter, or all-linear", ["all-linear"])
     anchors: str | None = option(
-        "anchor cache of what is to be kept, a folder or a Hub repository; or adapter: the model without its adapter "
-        "is the teacher, on the texts of anchors_dataset, without a cache; without anchors this is plain fine-tuning",
+        "anchor cache of what is to be kept, a folder or a Hub repository; or auto: texts that the model writes before "
+        "it learns; or adapter: the model without its adapter is the teacher, on the texts of anchors_dataset, without "
+        "a cache; without anchors this is plain fine-tuning",
         None,
     )
     anchors_dataset: str | None = option(
@@ -57,15 +57,20 @@ class TrainLmArguments(AskArguments, TextArguments):
     group_column: str | None = option(
         "of anchors_dataset: which old task a row belongs to (constraints per_group)", None
     )
-    layers: list[str] = option("hidden layers held with anchors: adapter; a cache has its own", ["none"])
-    pooling: list[str] = option("of every layer, with anchors: adapter", ["mean_masked"])
-    num_tokens: int = option("likeliest tokens per position, with anchors: adapter", 32)
+    layers: list[str] = option("hidden layers held with anchors: auto or adapter; a cache has its own", ["none"])
+    pooling: list[str] = option("of every layer, with anchors: auto or adapter", ["mean_masked"])
+    num_tokens: int = option("likeliest tokens per position, with anchors: auto or adapter", 32)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.anchors_columns = pairs_or_json("anchors_columns", self.anchors_columns)
         self._refuse_idle("lora_rank", self.lora_rank is not None, OF_LORA)
         self._refuse_idle("anchors: adapter", self.anchors == ADAPTER, OF_ADAPTER)
+        self._refuse_idle("anchors: auto or adapter", self.anchors in (AUTO, ADAPTER), HELD)
+        if self.anchors == AUTO and self.anchors_dataset is not None:
+            raise ValueError(
+                "anchors_dataset has no effect with anchors: auto, whose texts are the model's: leave it out"
+            )
         if self.anchors == ADAPTER and self.anchors_dataset is None:
             raise ValueError("anchors: adapter needs texts of what is to be kept: name them with anchors_dataset")
         if self.anchors is None and self.anchors_dataset is not None:
@@ -178,18 +183,21 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
 def anchors_of(
     arguments: TrainLmArguments, config: LanguageConfig, checkpoint: "Checkpoint"
 ) -> "AnchorCache | AdapterAnchors | None":
-    """The cache, the model without its adapter, or nothing.
+    """The cache, texts that the model writes itself, the model without its adapter, or nothing.
 
     Raises:
         TypeError: ``adapter`` is asked for, and there is none.
     """
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.cli.auto import anchors_of_language_model
     from craft_trainer.hub.resolve_path import resolve_path
     from craft_trainer.language.anchoring import adapter_anchors
     from craft_trainer.language.source import followed
 
     if arguments.anchors is None:
         return None
+    if arguments.anchors == AUTO:
+        return anchors_of_language_model(arguments, config, checkpoint)
     if arguments.anchors != ADAPTER:
         return followed(AnchorCache(resolve_path(arguments.anchors, "dataset")), checkpoint, arguments.anchors_dataset)
     if not hasattr(checkpoint.model, "peft_config"):

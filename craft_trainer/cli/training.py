@@ -50,7 +50,7 @@ def train_and_save(
 
     if trainer.retention is None:
         trainer.add_callback(FiniteWeights())
-    trainer.record_run(changed_fields(arguments))
+    trainer.record_run(changed_fields(arguments) | source_of(trainer))
     if arguments.mcq_data is not None:
         if processor is None:
             policy_reader(trainer.model)
@@ -58,3 +58,11 @@ def train_and_save(
         trainer.add_callback(McqCallback(trainer, processor, questions, steps=arguments.mcq_steps))
     trainer.train(resume_from_checkpoint=resumed)
     save_and_push(trainer)
+
+
+def source_of(trainer: "CraftTrainer") -> dict[str, str]:
+    """Where the anchors of the run come from, if their cache says so."""
+    from craft_trainer.anchors.cache import AnchorCache
+
+    source = trainer.anchors.provenance.told_source() if isinstance(trainer.anchors, AnchorCache) else ""
+    return {"anchors_source": source} if source else {}

@@ -147,6 +147,7 @@ def _anchors(retained: Retained) -> dict[str, str]:
         "retention terms × weight": ", ".join(f"{term} × {weight:g}" for term, weight in retained.terms.items()),
         "hidden features (pooling)": features or "none",
         "anchors": "; ".join(f"{count} of {group}" for group, count in retained.groups.items()),
+        "where they come from": retained.source,
         "anchor cache": f"fingerprint `{retained.fingerprint[:12]}`"
         if retained.fingerprint
         else "none, the base is the teacher",

@@ -39,6 +39,7 @@ class Retained:
         features: pairs of a module path and a pooling.
         groups: old task → number of anchors.
         fingerprint: of the anchor cache.
+        source: where the anchors come from, in words; "" where that is not known.
     """
 
     teacher: Source
@@ -48,6 +49,7 @@ class Retained:
     groups: dict[str, int]
     weights: str | None = None
     fingerprint: str | None = None
+    source: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_dige
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
 from craft_trainer.models.noise import NOISE, OWN_ACTIONS
-from craft_trainer.models.normalisation import check_statistics, with_floor
+from craft_trainer.models.normalisation import check_statistics, observed_statistics, with_floor
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
 from craft_trainer.models.remote_code import trusted_code_only
@@ -246,6 +246,10 @@ class PolicyModel(nn.Module):
     def can_act(self) -> bool:
         """Whether it predicts without demonstrated actions: from none at all, or from :meth:`own_actions`."""
         return not self.reads_actions or self._family().act is not None
+
+    def observed_deviations(self) -> dict[str, Float[Tensor, " dim"]]:
+        """The deviation of every number that it observes; see :func:`models.normalisation.observed_statistics`."""
+        return {name: std for name, (_, std) in observed_statistics(self).items()}
 
     def label_keys(self) -> list[str]:
         """The demonstrated actions."""

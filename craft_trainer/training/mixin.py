@@ -15,6 +15,7 @@ from transformers import Trainer
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.anchors.live import AdapterAnchors
+from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.hub.facts import RunFacts
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.hub.run_folder import in_use
@@ -78,6 +79,11 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self, *args: Any, anchors: AnchorCache | AdapterAnchors | str | Path | None = None, **kwargs: Any
     ) -> None:
         require_own_arguments(type(self), (*args, *kwargs.values()))
+        if anchors == AUTO:
+            raise ValueError(
+                "anchors is auto, which `craft-trainer train` and `train-lm` know: in a script build them first, those "
+                "of a policy with craft_trainer.anchors.auto.auto_anchors(model, dataset, folder), and give the result"
+            )
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
         self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors

@@ -100,7 +100,8 @@ def _retained(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings
     newest = made.teachers[-1]
     teacher = Source.of(str(newest["path"])) or Source("unknown")
     weights = str(newest["weights"])[:DIGEST]
-    return Retained(teacher, settings.term_weights, retained, features, dict(made.groups), weights, made.fingerprint)
+    held = settings.term_weights, retained, features, dict(made.groups)
+    return Retained(teacher, *held, weights, made.fingerprint, made.told_source())
 
 
 def _settings(settings: RetentionSettings) -> dict[str, str]:

@@ -1,0 +1,126 @@
+"""Anchors that ask for no decision: perturbed copies of what is about to be learned, labelled by the policy itself."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from accelerate import PartialState
+from jaxtyping import Float
+from torch import Tensor
+
+from craft_trainer.anchors.building import build_anchor_cache
+from craft_trainer.anchors.cache import AnchorCache, LoadBatch
+from craft_trainer.anchors.features import FeatureSpec, feature_specs, layer_paths
+from craft_trainer.anchors.provenance import AUTO, same_model
+from craft_trainer.anchors.selection import stratified_rows
+from craft_trainer.anchors.sources.frames import Frames, FrameSource
+from craft_trainer.anchors.sources.views import Views
+from craft_trainer.models.base import AnchoredModel
+
+FOLDER = "_anchors"  # in the folder of a run: a name that begins with _ is in no push
+NUM_FRAMES = 200  # of the new task; fewer if it has fewer
+NUM_VIEWS = 20  # perturbed copies of each; the frames themselves are no anchors
+VIEW_NOISE = 1.0  # on the numbers of a copy, in the deviations that the policy normalises by
+SEED = 0
+
+
+class ObservingPolicy(AnchoredModel, Protocol):
+    """A policy whose observations can be perturbed, as :class:`models.lerobot.PolicyModel` is one."""
+
+    @property
+    def can_act(self) -> bool: ...
+    def target_keys(self) -> list[str]: ...
+    def observed_deviations(self) -> Mapping[str, Float[Tensor, " dim"]]: ...
+
+
+def auto_anchors(
+    policy: ObservingPolicy,
+    dataset: Frames,
+    folder: Path,
+    *,
+    path: str = "",
+    batch_size: int = 64,
+    processes: PartialState | None = None,
+) -> AnchorCache:
+    """Anchors of ``policy`` from the ``dataset`` that it is about to learn, in the cache ``folder``.
+
+    They are ``NUM_VIEWS`` copies of each of ``NUM_FRAMES`` frames, spread over tasks, phases and episodes: states with
+    noise of ``VIEW_NOISE`` deviations of the policy, pictures shifted and in other light (:class:`Views`). The policy
+    as it is now labels them, and they hold its last hidden layer and its output. A cache of the same that is in
+    ``folder`` is opened again.
+
+    Args:
+        path: where the policy was loaded from, for the cache's card.
+        processes: those that share the work; by default this process does all of it.
+
+    Raises:
+        ValueError: what the policy predicts depends on demonstrated actions, and its own cannot take their place; it
+            has no statistics of what it observes; or ``folder`` holds other anchors.
+    """
+    if not policy.can_act:
+        raise ValueError(
+            "anchors: auto has the policy label perturbed frames that nobody demonstrated actions for, but what this "
+            "policy predicts depends on such actions, and its own cannot take their place: build a cache of old "
+            "demonstrations with `craft-trainer cache build --source dataset`, and give its folder as anchors"
+        )
+    frames = FrameSource(dataset, without=policy.target_keys())
+    views = Views(
+        frames,
+        stratified_rows(frames.strata, min(NUM_FRAMES, len(frames)), seed=SEED),
+        NUM_VIEWS,
+        noise=VIEW_NOISE,
+        seed=SEED,
+        deviations=policy.observed_deviations(),
+        images=policy.image_keys(),
+        kept=False,
+    )
+    specs = feature_specs(layer_paths(policy, ["-1"]).values(), ["none"])
+    made = {"source": "new_task", "fingerprint": views.description()["fingerprint"]}
+    found = made_before(folder, policy, specs, made)
+    return found or build_auto(
+        policy,
+        views.batch,
+        folder,
+        rows=range(len(views)),
+        groups=views.groups,
+        specs=specs,
+        source={**views.description(), **made},
+        teacher_path=path,
+        batch_size=batch_size,
+        processes=processes,
+    )
+
+
+def build_auto(
+    teacher: AnchoredModel, load_batch: LoadBatch, folder: Path, *, source: Mapping[str, Any], **building: Any
+) -> AnchorCache:
+    """Build the cache ``folder`` whose provenance says that nobody chose it; see :func:`build_anchor_cache`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return build_anchor_cache(teacher, load_batch, folder, source={**source, "chosen": AUTO}, **building)
+
+
+def made_before(
+    folder: Path, teacher: AnchoredModel, specs: Sequence[FeatureSpec], made: Mapping[str, Any]
+) -> AnchorCache | None:
+    """Open the cache that an earlier start of the same run left in ``folder``; None where there is none.
+
+    Args:
+        made: of its provenance's ``data``, what must be the same.
+
+    Raises:
+        ValueError: it holds something else, or is damaged.
+    """
+    if not folder.exists():
+        return None
+    cache = AnchorCache(folder)
+    found, wanted = cache.provenance.data, {"chosen": AUTO, **json.loads(json.dumps(made))}
+    differs = [name for name, value in wanted.items() if found.get(name) != value]
+    differs += [] if list(cache.specs) == list(specs) else ["layers"]
+    differs += [] if same_model(cache.provenance.teachers[0], teacher.fingerprint()) else ["teacher"]
+    if differs:
+        raise ValueError(
+            f"{folder} holds anchors of another run ({', '.join(differs)} differ): delete that folder, or give another "
+            "output_dir"
+        )
+    return cache

@@ -1,0 +1,215 @@
+"""``--anchors auto``: anchors that ask for no decision, from the command to the card of the run."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from lm_folders import save_lines, save_tiny_lm
+from runs import history
+from safetensors.torch import load_file
+
+from craft_trainer.anchors import auto, building
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.cli import auto as of_commands
+from craft_trainer.cli.main import main
+from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.models.lerobot_dataset import PolicyDataset
+from craft_trainer.models.normalisation import observed_statistics
+from craft_trainer.training.trainer import CraftTrainer
+
+TRAIN = {"max_steps": 4, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+SAVED = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
+FRAMES, VIEWS, TEXTS = 6, 3, 12
+
+
+def flags(**values):
+    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    """Tiny models need few anchors."""
+    monkeypatch.setattr(auto, "NUM_FRAMES", FRAMES)
+    monkeypatch.setattr(auto, "NUM_VIEWS", VIEWS)
+    monkeypatch.setattr(of_commands, "NUM_TEXTS", TEXTS)
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory, tiny_policy):
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_policy().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lm")
+    save_tiny_lm(folder / "model")
+    save_lines(folder / "new.jsonl", [{"text": f"the puck {n} is left of the goal"} for n in range(16)])
+    return folder
+
+
+def weights(folder):
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+def assert_same_weights(left, right):
+    left, right = weights(left), weights(right)
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture
+def train(teacher, tiny_dataset):
+    def run(folder, **options):
+        given = TRAIN | {"policy": teacher, "dataset": tiny_dataset, "output_dir": folder, "anchors": "auto"}
+        return main(["train", *flags(**given | options)])
+
+    return run
+
+
+@pytest.fixture
+def train_lm(texts):
+    def run(folder, **options):
+        given = TRAIN | {"model": texts / "model", "dataset": texts / "new.jsonl", "output_dir": folder}
+        return main(["train-lm", *flags(**given | {"anchors": "auto", "learning_rate": 0.005} | options)])
+
+    return run
+
+
+def test_a_policy_is_held_on_perturbed_copies_of_what_it_learns(train, teacher, tiny_dataset, tmp_path, capsys):
+    """States are off by one deviation of the policy, have no actions, and are told in one line, run.json and card."""
+    assert train(tmp_path / "run") == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "anchors: auto" in line]
+    assert said == [
+        f"anchors: auto takes {FRAMES * VIEWS} perturbed copies of {FRAMES} frames of {tiny_dataset} (view_noise 1), "
+        f"which {teacher} labels itself: {tmp_path / 'run/_anchors'}"
+    ]
+    cache, policy = AnchorCache(tmp_path / "run/_anchors"), PolicyModel.from_pretrained(teacher)
+    assert len(cache) == FRAMES * VIEWS
+    assert not cache.has_labels
+    inputs, frames = cache.batch(range(len(cache))).inputs, PolicyDataset.of(policy, str(tiny_dataset))
+    for name, (_, std) in observed_statistics(policy).items():
+        every = frames.batch(list(range(len(frames))))[name]
+        apart = (inputs[name][:, None] - every[None]).abs() / std
+        assert apart.flatten(2).max(dim=2).values.min() > 0.05  # none is a frame
+    rows = history(tmp_path / "run")
+    assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-6)
+    settings = json.loads((tmp_path / "run/run.json").read_text())["settings"]
+    assert settings["anchors"] == "auto"
+    assert settings["anchors_source"] == f"auto: new_task, {VIEWS} views, view_noise 1.0"
+    assert f"auto: new_task, {VIEWS} views, view_noise 1.0" in (tmp_path / "run/README.md").read_text()
+
+
+def test_it_is_the_run_with_that_cache(train, tmp_path):
+    """What is drawn while anchors are built is not missing in training. Seen to fail without ``preserve_rng_state``."""
+    assert train(tmp_path / "auto") == 0
+    shutil.copytree(tmp_path / "auto/_anchors", tmp_path / "cache")
+    assert train(tmp_path / "given", anchors=tmp_path / "cache") == 0
+    assert_same_weights(tmp_path / "auto", tmp_path / "given")
+
+
+def test_a_resumed_policy_is_held_by_the_same_anchors(train, tmp_path, monkeypatch):
+    """They are not built again, for the weights are no teacher any more. Seen to fail without ``made_before``."""
+    assert train(tmp_path / "whole", **SAVED) == 0
+    assert train(tmp_path / "run", **SAVED, max_steps=2) == 0
+    monkeypatch.setattr(auto, "build_auto", None)
+    assert train(tmp_path / "run", **SAVED, resume_from_checkpoint="last") == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+def test_an_interrupted_build_goes_on(train, tmp_path, monkeypatch):
+    """The second shard is not begun; the next start builds that one alone."""
+    monkeypatch.setattr(auto, "NUM_VIEWS", 100)  # 600 anchors, shards of 512
+    made, write = [], building.Shards.write
+
+    def killed_once(self, number, shard):
+        if made == [0]:
+            made.append("killed")
+            raise KeyboardInterrupt
+        made.append(number)
+        write(self, number, shard)
+
+    monkeypatch.setattr(building.Shards, "write", killed_once)
+    assert train(tmp_path / "run") == 130  # interrupted
+    assert (tmp_path / "run/_anchors.partial").is_dir()
+    assert train(tmp_path / "run") == 0
+    assert made == [0, "killed", 1]
+    assert not (tmp_path / "run/_anchors.partial").exists()
+
+
+def test_anchors_of_another_run_are_refused(train, tmp_path, tiny_policy, capsys, monkeypatch):
+    """A folder is tried a second time with another policy, or other numbers."""
+    assert train(tmp_path / "run") == 0
+    (tmp_path / "run/model.safetensors").unlink()
+    other = tiny_policy()
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    other.save_pretrained(tmp_path / "other")
+    assert train(tmp_path / "run", policy=tmp_path / "other") == 1
+    error = capsys.readouterr().err
+    assert "_anchors holds anchors of another run (" in error
+    assert "teacher" in error
+    monkeypatch.setattr(auto, "VIEW_NOISE", 0.5)
+    assert train(tmp_path / "run") == 1
+    assert "(fingerprint differ)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"layers": "-2", "retention_terms": "hidden"}])
+def test_a_language_model_is_held_on_its_own_texts(train_lm, texts, tmp_path, options, capsys):
+    assert train_lm(tmp_path / "run", **options) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if "anchors: auto" in line]
+    assert len(said) == 1
+    assert f"{TEXTS} texts that {texts / 'model'} writes itself" in said[0]
+    cache = AnchorCache(tmp_path / "run/_anchors")
+    assert len(cache) == TEXTS
+    assert main(["cache", "verify", *flags(cache=tmp_path / "run/_anchors", teacher=texts / "model")]) == 0
+    rows = history(tmp_path / "run")
+    assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["retention_loss"] > 0
+    settings = json.loads((tmp_path / "run/run.json").read_text())["settings"]
+    assert settings["anchors_source"] == "auto: own_texts"
+    assert "auto: own_texts" in (tmp_path / "run/README.md").read_text()
+
+
+def test_a_resumed_language_model_is_held_by_what_it_wrote_at_the_start(train_lm, tmp_path, monkeypatch):
+    assert train_lm(tmp_path / "whole", **SAVED) == 0
+    assert train_lm(tmp_path / "run", **SAVED, max_steps=2) == 0
+    monkeypatch.setattr(of_commands, "write_texts", None)
+    assert train_lm(tmp_path / "run", **SAVED, resume_from_checkpoint="last") == 0
+    assert_same_weights(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"anchors_dataset": "x"}, "anchors_dataset has no effect with anchors: auto"),
+        ({"statistics": "dataset"}, "statistics dataset and anchors exclude each other"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(train, tmp_path, options, reason, capsys):
+    assert train(tmp_path / "run", **options) == 1
+    assert reason in capsys.readouterr().err
+
+
+def test_a_new_policy_has_nothing_to_keep(tiny_dataset, tmp_path, capsys):
+    given = flags(policy_type="act", dataset=tiny_dataset, output_dir=tmp_path / "run", anchors="auto", **TRAIN)
+    assert main(["train", *given]) == 1
+    assert "anchors: auto holds what a policy does already" in capsys.readouterr().err
+
+
+def test_texts_of_a_language_model_are_its_own(train_lm, texts, tmp_path, capsys):
+    assert train_lm(tmp_path / "run", anchors_dataset=texts / "new.jsonl") == 1
+    assert "anchors_dataset has no effect with anchors: auto" in capsys.readouterr().err
+
+
+def test_a_script_builds_them_itself(teacher, tiny_dataset, tmp_path):
+    """The word is refused with the function to call, and that builds them or opens them again."""
+    policy = PolicyModel.from_pretrained(teacher)
+    with pytest.raises(ValueError, match="auto_anchors"):
+        CraftTrainer(policy, anchors="auto")
+    dataset = PolicyDataset.of(policy, str(tiny_dataset))
+    built = auto.auto_anchors(policy, dataset, tmp_path / "anchors")
+    again = auto.auto_anchors(policy, dataset, tmp_path / "anchors")
+    assert built.provenance.fingerprint == again.provenance.fingerprint
