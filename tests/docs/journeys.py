@@ -68,7 +68,7 @@ JOURNEYS = (  # the first pattern that is found in "page: line" decides
     (r"my-org/", "hub"),
     (r": craft-trainer mcq-from-demos |outputs/mcq/questions", "questions"),
     (r"org/vlm", "pictures"),
-    (r"-lm |org/model|: craft-trainer mcq |language_model\.py", "language"),
+    (r"-lm |lm\.yaml|org/model|: craft-trainer mcq |language_model\.py", "language"),
     (r"^lerobot\.md", "lerobot"),
     (r"^sequences\.md", "sequences"),
     (r"", "policies"),

@@ -125,7 +125,7 @@ def test_pictures(place, capsys):
     for name, start in (("new", 0), ("old", 5)):
         rows = [
             {"prompt": f"push the w{start + n} :", "completion": "red puck", "image": f"{n % 4}.png"}
-            for n in range(14, 26)
+            for n in range(10, 26)
         ]
         save_lines(place / f"{name}.jsonl", rows)
     done = follow(of("pictures"), in_process(capsys))
