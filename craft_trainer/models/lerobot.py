@@ -25,8 +25,9 @@ from craft_trainer.models import adapting
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
-from craft_trainer.models.noise import NOISE, OWN_ACTIONS
+from craft_trainer.models.noise import NOISE
 from craft_trainer.models.normalisation import check_statistics, observed_statistics, with_floor
+from craft_trainer.models.own_actions import own_actions
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
 from craft_trainer.models.remote_code import trusted_code_only
@@ -174,29 +175,8 @@ class PolicyModel(nn.Module):
 
     @torch.no_grad()
     def own_actions(self, batch: Batch, rows: Sequence[int]) -> dict[str, Tensor]:
-        """What the policy itself would do: ``action`` [batch steps dim] in the environment's units, none of it padding.
-
-        It takes the place of demonstrated actions where nobody demonstrated any. Samples are taken one by one, with
-        torch's generators seeded with the row, so that the actions of a row do not depend on what it is batched with.
-
-        Raises:
-            ValueError: this type of policy gives no chunk as long as a demonstrated one.
-        """
-        act = self._family().act
-        if act is None:
-            raise ValueError(
-                f"what a {self.policy_config.type} predicts depends on demonstrated actions, and its own cannot take "
-                "their place: give it samples that have some (source dataset)"
-            )
-        seen = set(self.input_keys()) - set(self.target_keys())
-        chunks = []
-        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
-            for place, row in enumerate(rows):
-                torch.manual_seed(OWN_ACTIONS + row)
-                sample = {key: value[place : place + 1] for key, value in batch.items() if key in seen}
-                chunks.append(self.postprocessor(act(self.policy, self.preprocessor(sample))))
-        actions = torch.cat(chunks).to(self.device)
-        return {ACTION: actions, "action_is_pad": torch.zeros(actions.shape[:2], dtype=torch.bool, device=self.device)}
+        """What the policy itself would do for a batch; see :func:`models.own_actions.own_actions`."""
+        return own_actions(self, self._family().act, batch, rows)
 
     def reset(self) -> None:
         """Forget queued actions; call it when episodes start."""

@@ -103,7 +103,7 @@ def test_a_policy_is_held_on_perturbed_copies_of_what_it_learns(train, teacher, 
 
 
 def test_it_is_the_run_with_that_cache(train, tmp_path):
-    """What is drawn while anchors are built is not missing in training. Seen to fail without ``preserve_rng_state``."""
+    """What is drawn while anchors are built is not missing in training."""
     assert train(tmp_path / "auto") == 0
     shutil.copytree(tmp_path / "auto/_anchors", tmp_path / "cache")
     assert train(tmp_path / "given", anchors=tmp_path / "cache") == 0
@@ -111,7 +111,7 @@ def test_it_is_the_run_with_that_cache(train, tmp_path):
 
 
 def test_a_resumed_policy_is_held_by_the_same_anchors(train, tmp_path, monkeypatch):
-    """They are not built again, for the weights are no teacher any more. Seen to fail without ``made_before``."""
+    """They are not built again, for the weights are no teacher any more."""
     assert train(tmp_path / "whole", **SAVED) == 0
     assert train(tmp_path / "run", **SAVED, max_steps=2) == 0
     monkeypatch.setattr(auto, "build_auto", None)
