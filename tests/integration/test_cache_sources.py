@@ -122,7 +122,7 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "statistics", "failed": "keep"}, "failed has no effect"),
         ({"source": "new_task"}, "about to be learned: give it by --dataset"),
         ({"source": "statistics", "views": 2, "view_noise": 0}, "are copies"),
-        ({"source": "statistics", "inputs": "reference"}, "source dataset alone"),
+        ({"source": "statistics", "inputs": "reference"}, "source dataset or corpus alone"),
         ({"source": "statistics,new_task", "dataset": "x", "anchors": 1}, "at least one of each"),
     ],
 )

@@ -456,7 +456,7 @@ def test_options_of_texts_are_refused_of_a_policy(tmp_path, tiny_policy, capsys)
         ("build", {"group_column": "tpoic"}, "has no column 'tpoic'"),
         ("train", {"anchors": "adapter"}, "name them with anchors_dataset"),
         ("train", {"anchors_dataset": "x.jsonl"}, "anchors_dataset has no effect without anchors"),
-        ("train", {"layers": "-1"}, "layers has no effect without anchors: adapter"),
+        ("train", {"layers": "-1"}, "layers has no effect without anchors: auto or adapter"),
         ("train", {"anchors_columns": "text=topic"}, "anchors_columns has no effect without anchors: adapter"),
         ("train", {"lora_alpha": 4}, "lora_alpha has no effect without lora_rank"),
         ("train", {"split": "train"}, "is a file of JSON lines: it has no split ('train')"),
