@@ -63,7 +63,7 @@ def test_the_whole_path(place, tmp_path, name, capsys):
     built = flags(teacher=model, dataset=place / "old.jsonl", output_dir=cache, anchors=8, batch_size=4, num_tokens=8)
     assert main(["cache", "build", *built, *flags(layers=-1, pooling="mean_image_tokens", max_length=0)]) == 0
     assert main(["cache", "verify", *flags(cache=cache, teacher=model, batch_size=3)]) == 0
-    assert capsys.readouterr().out.count(" recomputed on 8 anchors") == 2
+    assert capsys.readouterr().out.count(" recomputed on 8 anchors") == 3  # a feature, the task loss and the tokens
     assert any("pixel_values" in column for column in AnchorCache(cache).dataset.column_names)
     settings = RUN | {
         "model": model,
