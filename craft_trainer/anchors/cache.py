@@ -25,6 +25,7 @@ GROUP_COLUMN = "group"
 ROW_COLUMN = "row"
 INPUT_PREFIX = "input/"
 PACKED_PREFIX = "packed/"  # inputs of which a batch holds one sample after the other
+INPUTS = (INPUT_PREFIX, PACKED_PREFIX)
 TOKEN_COLUMNS = {name: f"token/{name}" for name in TokenTargets._fields}
 PADDING = {"input/labels": -100}  # what a shorter sample is filled up with on the right; 0 if not named
 
@@ -71,14 +72,24 @@ class AnchorCache:
         """
         hidden = {spec.column: self._features(spec.column, rows) for spec in self.specs}
         output = self._features(OUTPUT_COLUMN, rows) if OUTPUT_COLUMN in self._columns else None
-        task = self._features(TASK_COLUMN, rows) if TASK_COLUMN in self._columns else None
-        groups = [self.groups[row] for row in rows]
-        return AnchorBatch(self._inputs(rows), Features(hidden, output, self._tokens(rows), task), groups)
+        teacher = Features(hidden, output, self._tokens(rows), self.task_losses(rows))
+        return AnchorBatch(self._inputs(rows), teacher, [self.groups[row] for row in rows])
 
     @property
     def has_labels(self) -> bool:
         """Whether the anchors have targets of the task loss: demonstrated actions, the labels of texts."""
         return bool(self.provenance.storage["labels"])
+
+    def task_losses(self, rows: Sequence[int]) -> Float[Tensor, " rows"] | None:
+        """The teacher's task loss on the anchors at ``rows``, if the cache holds it."""
+        return self._features(TASK_COLUMN, rows) if TASK_COLUMN in self._columns else None
+
+    def embedded_inputs(self) -> datasets.Dataset | None:
+        """The inputs of all anchors, a column each; None of a cache of references."""
+        if self.provenance.storage["inputs"] != "embedded":
+            return None
+        names = {name: name.split("/", maxsplit=1)[1] for name in self._columns if name.startswith(INPUTS)}
+        return self.dataset.select_columns(list(names)).rename_columns(names)
 
     def scales(self) -> dict[str, Float[Tensor, ""]]:
         """What ε is measured in: the teacher's variance per feature (mean over dimensions), its entropy for tokens."""
@@ -150,7 +161,7 @@ class AnchorCache:
 
     def _inputs(self, rows: Sequence[int]) -> dict[str, Any]:
         if self.provenance.storage["inputs"] == "embedded":
-            names = [name for name in self._columns if name.startswith((INPUT_PREFIX, PACKED_PREFIX))]
+            names = [name for name in self._columns if name.startswith(INPUTS)]
             return {name.split("/", maxsplit=1)[1]: self._joined(name, rows) for name in names}
         if self._load_batch is None:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -129,7 +129,7 @@ def _merged(teachers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _joined_data(parts: Sequence[dict[str, Any]], rows: Sequence[int]) -> dict[str, Any]:
     """What all ``parts`` have in common; of the rest names, sums and a digest; each of them in ``parts``."""
-    whole = [one for part in parts for one in part.get(PARTS, [part])]
+    whole = [one for part in parts for one in data_parts(part)]
     digest = hashlib.sha256("".join(str(part["fingerprint"]) for part in whole).encode()).hexdigest()
     told = {
         "dataset": " + ".join(dict.fromkeys(str(part["dataset"]) for part in whole)),
@@ -139,3 +139,12 @@ def _joined_data(parts: Sequence[dict[str, Any]], rows: Sequence[int]) -> dict[s
     }
     common = {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
     return told | common | {"rows": rows_digest(rows), PARTS: whole}
+
+
+def data_parts(made: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The data of every part of a cache that was joined, or built from several sources; ``made`` itself of another."""
+    parts = made.get(PARTS)
+    if parts is None:
+        return [made]
+    each = parts.values() if isinstance(parts, Mapping) else parts
+    return [inner for part in each for inner in data_parts(part)]

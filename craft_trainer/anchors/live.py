@@ -37,6 +37,7 @@ class AdapterAnchors:
         load_batch: raw samples of some rows, collated.
         groups: the old task of each row.
         specs: hidden features to retain; may be empty if only tokens or outputs are.
+        fingerprint: of the data that ``load_batch`` reads, by which it is known again where it is learned.
 
     Raises:
         TypeError: ``model`` has no adapter that can be disabled.
@@ -51,9 +52,10 @@ class AdapterAnchors:
         *,
         num_tokens: int = DEFAULT_TOP_K,
         batch_size: int = 16,
+        fingerprint: str = "",
     ) -> None:
         self._peft_model, self._model, self._load_batch = _peft_model(model), model, load_batch
-        self._num_tokens, self._batch_size = num_tokens, batch_size
+        self._num_tokens, self._batch_size, self.fingerprint = num_tokens, batch_size, fingerprint
         self.groups, self.specs = list(groups), list(specs)
 
     def __len__(self) -> int:

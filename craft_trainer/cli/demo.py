@@ -50,12 +50,12 @@ def run(arguments: DemoArguments) -> None:
     from craft_trainer.simulation.metaworld import check_task
     from craft_trainer.suites.demo import (
         FINE_TUNING,
-        RETENTION,
         TEACHER,
         Experiment,
         clear_unfinished,
         collect_results,
         experiment_jobs,
+        retention_of,
     )
     from craft_trainer.suites.jobs import run_jobs
 
@@ -73,7 +73,7 @@ def run(arguments: DemoArguments) -> None:
         episodes=arguments.episodes,
         teacher=TEACHER | {"max_steps": arguments.teacher_steps},
         fine_tuning=FINE_TUNING | {"max_steps": arguments.steps},
-        retention=RETENTION,
+        retention=retention_of(sources),
         sources=sources,
     )
     folder = Path(arguments.output)

@@ -87,4 +87,6 @@ def adapter_anchors(
     """Anchors whose teacher is the model without its adapter, run whenever they are needed."""
     view = as_anchored_model(checkpoint.model)
     specs = feature_specs(layer_paths(view, layers).values(), poolings)
-    return AdapterAnchors(view, samples.batch, samples.groups, specs, num_tokens=num_tokens)
+    return AdapterAnchors(
+        view, samples.batch, samples.groups, specs, num_tokens=num_tokens, fingerprint=samples.fingerprint()
+    )

@@ -1,6 +1,7 @@
 """A dataset of texts as samples of a model: encoded by a ``datasets`` map job, padded when they meet in a batch."""
 
 import hashlib
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -175,6 +176,18 @@ class TextSamples(Dataset[dict[str, Any]]):
                 digest.update(np.asarray([len(sample[key]), *sample[key]], dtype=np.int64).tobytes())
             digest.update(sample["images"].encode())
         return digest.hexdigest()
+
+    def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
+        """The rows of ``inputs``, those of anchors, that have the tokens of one of these samples.
+
+        None is found among samples with images, whose pictures would have to be compared too.
+        """
+        if any(self._samples["images"]) or "input_ids" not in inputs.column_names:
+            return []
+        own = {tuple(tokens) for tokens in self._samples["input_ids"]}
+        pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)  # anchors of texts always have both
+        anchors = (tuple(itertools.compress(tokens, mask)) for tokens, mask in pairs)
+        return [row for row, tokens in enumerate(anchors) if tokens in own]
 
     def check_images(self) -> None:
         """Refuse, by a ValueError, samples some of which show something and some do not: no batch may be mixed."""

@@ -3,10 +3,11 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+import datasets
 import numpy as np
 import torch
 from jaxtyping import Int
@@ -132,6 +133,33 @@ class PolicyDataset(Dataset[Sample]):
                 with file.open("rb") as content:
                     digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()
+
+    def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
+        """The rows of ``inputs``, those of anchors, that have the state and the sentence of one of these frames.
+
+        Numbers are compared bit by bit, pictures are not; none is found where there are no numbers.
+        """
+        sizes = {
+            name: math.prod(feature["shape"])
+            for name, feature in self.meta.features.items()
+            if name.startswith(READ[0]) and name not in (*self.meta.camera_keys, *self._texts)
+        }
+        shared = {name: size for name, size in sizes.items() if name in inputs.column_names}
+        if not shared or "task" not in inputs.column_names:
+            return []
+        own = set(_frames_as_bytes(self.frames.hf_dataset, shared, self.task_of_frame))
+        anchors = _frames_as_bytes(inputs, shared, inputs["task"])
+        return [row for row, frame in enumerate(anchors) if frame in own]
+
+
+def _frames_as_bytes(
+    rows: datasets.Dataset, sizes: Mapping[str, int], sentences: Iterable[str]
+) -> Iterator[tuple[bytes, str]]:
+    """Of every row the numbers of its present frame, the last of those it has, and its sentence."""
+    columns = rows.select_columns(list(sizes)).with_format("numpy")
+    parts = [np.stack(columns[name][:]).reshape(len(rows), -1)[:, -size:] for name, size in sizes.items()]
+    numbers = np.concatenate(parts, axis=1).astype(np.float32)
+    return ((row.tobytes(), sentence) for row, sentence in zip(numbers, sentences, strict=True))
 
 
 def _blocks(file: Path) -> bytes:

@@ -32,12 +32,14 @@ class Constraint:
         multiplier: λ in [0, λ_max].
         smoothed: ξ, the moving average of the violation; None before the first.
         passes_at_ceiling: how many passes in a row ended with λ = λ_max and the constraint violated.
+        passes_violated: how many passes in a row the constraint was violated, wherever λ was.
         drift: the largest L_retain of the probe, if ε is measured by one.
     """
 
     multiplier: float
     smoothed: float | None = None
     passes_at_ceiling: int = 0
+    passes_violated: int = 0
     drift: float = 0.0
 
     def step(self, violation: float, controller: Controller) -> None:
@@ -53,6 +55,7 @@ class Constraint:
         step = RULES[controller.rule](violation, self.smoothed - previous, controller)
         self.multiplier = min(max(self.multiplier + step, 0.0), controller.maximum)
         stuck = self.multiplier == controller.maximum and violation > 0
+        self.passes_violated = self.passes_violated + 1 if violation > 0 else 0
         self.passes_at_ceiling = self.passes_at_ceiling + 1 if stuck else 0
 
 

@@ -52,6 +52,12 @@ RETENTION: Settings = {
 }
 
 
+def retention_of(sources: Mapping[str, Any]) -> Settings:
+    """The settings of retention on anchors from ``sources``: hidden features alone on the inputs that are learned."""
+    learned = "new_task" in sources["source"] and not sources.get("views")  # views do not keep the input itself
+    return RETENTION | ({"retention_terms": ["hidden"]} if learned else {})
+
+
 @dataclass(frozen=True)
 class Experiment:
     """One experiment: which tasks are old, which are new, and how much of everything."""

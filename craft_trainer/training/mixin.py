@@ -35,6 +35,7 @@ from craft_trainer.training.guards import (
     require_followed,
     require_own_arguments,
 )
+from craft_trainer.training.learned_inputs import refuse_learned_inputs
 from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
 from craft_trainer.training.retention import Retention
 from craft_trainer.training.run_card import run_facts
@@ -64,7 +65,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     Raises:
         ValueError: ``method`` is a baseline and there are no anchors, the cache was not made by the model (and
-            ``teacher_mismatch`` is refuse), or a setting or a distributed mode hides gradients.
+            ``teacher_mismatch`` is refuse), the anchors have the inputs that are learned (and ``learned_inputs`` is
+            refuse), or a setting or a distributed mode hides gradients.
         TypeError: the model cannot be anchored, or the base trains in a way that retention cannot follow.
         FloatingPointError: a gradient is not finite, and there is no fp16 scaler to skip the step.
     """
@@ -198,6 +200,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         require_visible_gradients(self.accelerator, self.args)
         if settings.teacher_mismatch == "refuse":
             self._untouched = self._starts_at_teacher()
+        says = self.is_world_process_zero()
+        refuse_learned_inputs(self.anchors, self.train_dataset, settings, says=says)
         self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))

@@ -22,14 +22,17 @@ from craft_trainer.losses.term import Need, Scales
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.optim import constraints as duals
 from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupConstraintState
+from craft_trainer.optim.dual import Constraint
 from craft_trainer.optim.epsilon import epsilon_at
 from craft_trainer.optim.gradients import put
 from craft_trainer.training.callbacks import DualState
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import gather_for_predict, is_sharded, of_main_process, sums_over_processes
+from craft_trainer.training.learned_inputs import OTHER_ANCHORS, answers_held
 from craft_trainer.training.settings import RetentionSettings
 
 PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
+PASSES_VIOLATED = 500  # and in a row with the constraint violated, wherever λ is
 NO_ANCHORS = AnchorBatch({}, Features({}, None), [])  # for a loss that needs nothing of them
 START = 2.5  # machine epsilons per unit of weight that an untouched student may have as L_retain
 START_OF_FLOAT32 = 1e-3
@@ -188,21 +191,33 @@ class Retention:
     def _warn_if_infeasible(self, state: DualState, retention_pass: RetentionPass) -> None:
         if self._settings.controller.rule == "fixed" or self._settings.recipe.surgery == "barrier":
             return
-        passes = {one.group: state.constraints[one.group].passes_at_ceiling for one in retention_pass.group_states}
-        stuck = [one for one in retention_pass.group_states if passes[one.group] >= PASSES_AT_CEILING]
+        stuck = [one for one in retention_pass.group_states if self._is_stuck(state.constraints[one.group])]
         if stuck and not state.warned and self._accelerator.is_main_process:
             worst = max(stuck, key=lambda constraint: constraint.violation)
-            logger.warning(
-                "%s: λ has been at its ceiling (multiplier_max = %g) for %d retention passes and L_retain = %.3g is "
-                "still above ε = %.3g, so the constraint cannot be met like this: raise epsilon or multiplier_max, "
-                "lower learning_rate, or hold less (retention_terms)",
-                worst.group,
-                self._settings.multiplier_max,
-                PASSES_AT_CEILING,
-                worst.retention_loss,
-                worst.epsilon,
-            )
+            logger.warning(self._told(worst, state.constraints[worst.group]))
             state.warned = True
+
+    def _is_stuck(self, constraint: Constraint) -> bool:
+        return constraint.passes_at_ceiling >= PASSES_AT_CEILING or constraint.passes_violated >= PASSES_VIOLATED
+
+    def _told(self, worst: GroupConstraintState, constraint: Constraint) -> str:
+        """What is seen of a constraint that is not met, and what to change."""
+        maximum = self._settings.multiplier_max
+        if constraint.passes_at_ceiling >= PASSES_AT_CEILING:
+            seen = f"λ has been at its ceiling (multiplier_max = {maximum:g}) for {PASSES_AT_CEILING} retention passes"
+            faster = "multiplier_max"
+        else:
+            seen = f"λ has risen to {constraint.multiplier:.3g} over {PASSES_VIOLATED} retention passes in a row"
+            faster = "multiplier_lr"
+        cause = (
+            ". Are the anchors' inputs among the data that is learned? Holding the teacher's answers to them forbids "
+            f"learning others: {OTHER_ANCHORS}"
+        )
+        return (
+            f"{worst.group}: {seen} and L_retain = {worst.retention_loss:.3g} is still above ε = {worst.epsilon:.3g}, "
+            f"so the constraint cannot be met like this: raise epsilon or {faster}, lower learning_rate, or hold less "
+            f"(retention_terms){cause if answers_held(self._settings) else ''}"
+        )
 
     def _rows(self, step: int) -> list[int]:
         """The anchors of this pass, of all processes together."""

@@ -28,6 +28,7 @@ CHOICES: dict[str, Any] = {
     "epsilon_schedule": SCHEDULES,
     "hidden_distance": DISTANCES,
     "teacher_mismatch": ("refuse", "allow"),
+    "learned_inputs": ("refuse", "allow"),
 }
 CRAFT_ONLY = {  # the baselines set these themselves
     *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold")
@@ -107,6 +108,10 @@ class RetentionSettings:
         "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next", 10
     )
     teacher_mismatch: str = option("when the starting weights are not the cache's teacher: refuse or allow", "refuse")
+    learned_inputs: str = option(
+        "when output or token terms hold the teacher's answers to the very inputs that are learned: refuse or allow",
+        "refuse",
+    )
 
     def __post_init__(self) -> None:
         self.check()

@@ -18,10 +18,11 @@ from pages import DOCS, ROOT, blocks, command_lines
 PAGES = [ROOT / "README.md", *(page for page in sorted(DOCS.glob("*.md")) if page.name != "quickstart.zh.md")]
 CPU = ("--use_cpu", "true", "--dataloader_pin_memory", "false", "--disable_tqdm", "true")
 FEW = ("--max_steps", "2", "--per_device_train_batch_size", "4", "--retention_batch_size", "4", "--save_steps", "1")
+SAME = ("--learned_inputs", "allow")  # the old and the new data of a page may be one folder here
 SMALLER = {  # words behind a command that win over its own
     "record": ("--episodes", "1"),
-    "train": (*FEW, *CPU),
-    "train-lm": (*FEW, *CPU),
+    "train": (*FEW, *CPU, *SAME),
+    "train-lm": (*FEW, *CPU, *SAME),
     "cache build": ("--anchors", "16", "--batch_size", "8"),
     "cache verify": ("--rows", "4"),
     "rollout": ("--episodes", "1", "--num_envs", "1", "--max_steps", "5"),

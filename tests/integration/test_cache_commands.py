@@ -14,6 +14,7 @@ from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot_dataset import PolicyDataset
 
 TRAIN = {"max_steps": 3, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+TRAIN |= {"learned_inputs": "allow"}  # the tiny dataset is both what is known and what is learned
 
 
 def flags(**values):

@@ -29,6 +29,7 @@ TRAIN = {
     "epsilon_final": 1e-2,
     "epsilon_schedule": "cosine",
     "save_steps": 20,
+    "learned_inputs": "allow",  # the tiny dataset is both what is known and what is learned
 }
 
 
@@ -129,7 +130,8 @@ def test_the_readmes_script_runs(teacher, anchors, tiny_dataset, tmp_path):
         "outputs/anchors": anchors,
         "outputs/data/new": tiny_dataset,
         "outputs/craft": tmp_path,
-        "max_steps=800": "max_steps=2, report_to='none', use_cpu=True, disable_tqdm=True, dataloader_pin_memory=False",
+        "max_steps=800": "max_steps=2, learned_inputs='allow', report_to='none', use_cpu=True, disable_tqdm=True, "
+        "dataloader_pin_memory=False",
     }
     for place, replacement in places.items():
         assert place in script
@@ -173,7 +175,8 @@ def test_a_second_run_does_not_fall_upon_the_first(craft_run, capsys):
 def test_settings_of_retention_are_not_ignored_in_silence(teacher, anchors, tiny_dataset, tmp_path, caplog):
     """Seen to fail without the warning."""
     given = TRAIN | {"max_steps": 1, "policy": teacher, "dataset": tiny_dataset}
-    for name, more in (("none", {}), ("plain", {"method": "plain"}), ("anchors", {"anchors": anchors})):
+    held = {"anchors": anchors, "learned_inputs": given.pop("learned_inputs")}
+    for name, more in (("none", {}), ("plain", {"method": "plain"}), ("anchors", held)):
         assert main(["train", *flags(**given | {"output_dir": tmp_path / name} | more)]) == 0
     told = [record.getMessage() for record in caplog.records if "no anchors" in record.getMessage()]
     assert told == [

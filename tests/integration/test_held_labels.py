@@ -142,6 +142,7 @@ def build(policy, dataset, folder, *, labels=True, name="data"):
 
 def policy_trainer(policy, anchors, dataset, folder, **settings):
     options = {"max_steps": 3, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
+    options |= {"learned_inputs": "allow"}  # the tiny dataset is both what is known and what is learned
     return CraftTrainer(
         policy,
         CraftConfig(output_dir=str(folder), **options | settings),

@@ -31,7 +31,7 @@ CHANGES = {
     "epsilon_probe_steps": ({"epsilon_probe_steps": 4}, {}),
     "update_angle_every": ({"update_angle_every": 4}, {}),
 }
-TRIED_ELSEWHERE = {"teacher_mismatch", "task_kl_samples"}  # above, and in test_language_models.py
+TRIED_ELSEWHERE = {"teacher_mismatch", "task_kl_samples", "learned_inputs"}  # above, and beside this file
 
 
 @pytest.fixture(scope="module")

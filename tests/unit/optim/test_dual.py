@@ -159,6 +159,14 @@ def test_passes_at_the_ceiling_are_counted_in_a_row() -> None:
     assert counts == [0, 1, 2, 2, 3, 0, 1, 0, 1, 2]
 
 
+def test_passes_that_violate_are_counted_in_a_row_wherever_lambda_is() -> None:
+    constraint, counts = Constraint(1.0), []
+    for violation in [1.0, 0.5, math.nan, 0.1, 0.0, 2.0, -0.1]:
+        constraint.step(violation, ASCENT)
+        counts.append(constraint.passes_violated)
+    assert counts == [1, 2, 2, 3, 0, 1, 0]
+
+
 @pytest.mark.parametrize("violation", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("rule", RULES)
 def test_a_violation_that_is_not_finite_changes_nothing(rule: str, violation: float) -> None:

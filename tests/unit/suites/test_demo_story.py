@@ -18,9 +18,11 @@ from craft_trainer.suites.demo import (
     RETENTION,
     TEACHER,
     Experiment,
+    Settings,
     clear_unfinished,
     collect_results,
     experiment_jobs,
+    retention_of,
     summarize,
 )
 from craft_trainer.suites.jobs import Job
@@ -197,3 +199,17 @@ def test_results_hold_every_rollout_with_its_seed_method_and_group(tmp_path: Pat
     assert results["seconds"] == {"total": 1.2}
     assert results["provenance"]["versions"]["craft-trainer"]
     assert json.loads(json.dumps(results)) == results
+
+
+@pytest.mark.parametrize(
+    ("sources", "terms"),
+    [
+        ({"source": ["dataset"]}, ["hidden", "output"]),
+        ({"source": ["new_task"]}, ["hidden"]),
+        ({"source": ["statistics", "new_task"]}, ["hidden"]),
+        ({"source": ["new_task"], "views": 3}, ["hidden", "output"]),
+    ],
+)
+def test_on_the_inputs_that_are_learned_features_alone_are_held(sources: Settings, terms: list[str]) -> None:
+    """`train` would refuse more: it forbids learning."""
+    assert retention_of(sources) == RETENTION | {"retention_terms": terms}

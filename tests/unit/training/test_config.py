@@ -36,6 +36,7 @@ CHOSEN = {
     "epsilon_schedule": "square",
     "hidden_distance": "l2",
     "teacher_mismatch": "warn",
+    "learned_inputs": "warn",
 }
 OUTSIDE: dict[str, list[float]] = {
     "retention_batch_size": [0, -1, NAN],
@@ -122,7 +123,7 @@ def test_epsilons_of_groups_that_are_no_positive_numbers_are_refused(tmp_path: P
         {"retention_weights": [0.0, 1.0]},
         {"retention_every": 1, "retention_batch_size": 1},
         {"epsilon_schedule": "exponential", "epsilon_final": 1e-6},
-        {"surgery": "none", "hidden_distance": "cosine", "teacher_mismatch": "allow"},
+        {"surgery": "none", "hidden_distance": "cosine", "teacher_mismatch": "allow", "learned_inputs": "allow"},
         {"surgery": "barrier", "barrier_strength": 1e-6},
         {"granularity": "tensor", "merge": "equal", "multiplier": "pi"},
         {"epsilon_probe_steps": 0, "task_kl_samples": 0},

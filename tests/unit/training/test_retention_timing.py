@@ -8,7 +8,7 @@ import pytest
 from one_number import GROUPS, PER_GROUP, Run, loss_of, mean_losses
 
 from craft_trainer.optim.constraints import EVERYTHING
-from craft_trainer.training.retention import PASSES_AT_CEILING
+from craft_trainer.training.retention import PASSES_AT_CEILING, PASSES_VIOLATED
 
 
 def test_a_pass_is_due_at_every_kth_step(tmp_path: Path) -> None:
@@ -93,6 +93,30 @@ def test_a_constraint_that_cannot_be_met_is_told_once(tmp_path: Path, caplog: py
     assert message.startswith("push: λ has been at its ceiling (multiplier_max = 2) for 100 retention passes")
     assert f"L_retain = {loss_of(9):.3g} is still above ε = 0.1" in message
     assert all(knob in message for knob in ("raise epsilon or multiplier_max", "learning_rate", "retention_terms"))
+
+
+def test_a_violation_that_lasts_is_told_wherever_lambda_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of terms that hold the teacher's answers with a likely cause: the anchors' inputs are those that are learned."""
+    run = Run(tmp_path, multiplier_lr=1e-6)
+    with caplog.at_level(logging.WARNING, logger="craft_trainer.training.retention"):
+        run.passes(PASSES_VIOLATED - 1)
+        assert caplog.messages == []
+        for step in range(PASSES_VIOLATED, PASSES_VIOLATED + 20):
+            run.advance(step)
+    (message,) = caplog.messages
+    assert message.startswith("all anchors: λ has risen to 1 over 500 retention passes in a row and L_retain = ")
+    assert "raise epsilon or multiplier_lr" in message
+    assert "Are the anchors' inputs among the data that is learned?" in message
+    assert "retention_terms: [hidden]" in message
+
+
+def test_a_violation_that_ends_is_forgotten(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = Run(tmp_path, multiplier_lr=1e-6)
+    with caplog.at_level(logging.WARNING, logger="craft_trainer.training.retention"):
+        for theta in (1.5, 1.0, 1.5):
+            run.set_theta(theta)
+            run.passes(PASSES_VIOLATED - 100 if theta > 1 else 1)
+    assert caplog.messages == []
 
 
 def test_a_resumed_run_does_not_tell_it_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,117 @@
+"""The trap: a teacher's answers held on the very inputs whose new answers are to be learned forbid learning them."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import datasets
+from torch.utils.data import Subset
+
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE
+from craft_trainer.anchors.joining import data_parts
+from craft_trainer.anchors.live import AdapterAnchors
+from craft_trainer.losses.distillation import DistillationLoss
+from craft_trainer.losses.term import Need
+from craft_trainer.losses.terms import TERMS
+from craft_trainer.training.settings import RetentionSettings
+
+OTHER_INSTRUCTIONS = "prompts"  # in the data of a cache whose anchors have other sentences than their dataset
+MANY = 0.5  # of the anchors: beyond that a run is refused, below it is warned of
+OTHER_ANCHORS = (
+    "hold hidden features alone (retention_terms: [hidden]), or give the anchors old instructions or inputs of another "
+    "source"
+)
+logger = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class ComparableData(Protocol):
+    """A training dataset whose samples can be found again among anchors: those of ``train`` and ``train-lm``."""
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what is in it."""
+
+    def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
+        """The rows of ``inputs``, those of anchors, that are also inputs of a sample; none where it cannot be told."""
+
+    def __len__(self) -> int: ...
+
+
+def refuse_learned_inputs(
+    anchors: AnchorCache | AdapterAnchors, learned: Any, settings: RetentionSettings, *, says: bool = True
+) -> None:
+    """Refuse anchors most of whose inputs are those of ``learned`` while terms hold the teacher's answers to them.
+
+    Nothing is refused where the labels are what the teacher answers anyway, to within ε, so that there is no conflict;
+    where only features are held; or where ``learned_inputs`` is allow. Data that cannot be compared passes. With
+    ``says`` a smaller overlap is warned of.
+
+    Raises:
+        ValueError: learning and holding exclude each other.
+    """
+    held = answers_held(settings)
+    data = learned.dataset if isinstance(learned, Subset) else learned
+    if not held or settings.learned_inputs == "allow" or not isinstance(data, ComparableData):
+        return
+    rows = learned_rows(anchors, data)
+    if not rows or _agrees(anchors, rows, max(held.values()), settings):
+        return
+    text = (
+        f"{len(rows)} of {len(anchors)} anchors have the inputs that are to be learned, so holding the teacher's "
+        f"answers to them ({', '.join(held)}) forbids learning the new ones: {OTHER_ANCHORS}. If "
+        "you mean it, as in Learning without Forgetting, set learned_inputs: allow"
+    )
+    if len(rows) >= MANY * len(anchors):
+        raise ValueError(text)
+    if says:
+        logger.warning(text)
+
+
+def learned_rows(anchors: AnchorCache | AdapterAnchors, data: ComparableData) -> list[int]:
+    """The anchors whose inputs are also those of a sample of ``data``, which is being learned.
+
+    All of them if they are of the same dataset, by its fingerprint. Otherwise embedded inputs are compared: pictures
+    are not, so a policy's anchor is the frame with its state and sentence.
+    """
+    everything = list(range(len(anchors)))
+    if isinstance(anchors, AdapterAnchors):
+        return everything if anchors.fingerprint and anchors.fingerprint == data.fingerprint() else []
+    parts = data_parts(anchors.provenance.data)
+    same_size = all(part["frames"] == len(data) and OTHER_INSTRUCTIONS not in part for part in parts)
+    if same_size and {part["fingerprint"] for part in parts} == {data.fingerprint()}:
+        return everything
+    return [] if (inputs := anchors.embedded_inputs()) is None else data.rows_in_common(inputs)
+
+
+def answers_held(settings: RetentionSettings) -> dict[str, float]:
+    """The terms that hold the teacher's answers, with their weights."""
+    recipe = settings.recipe
+    weighs = recipe.multiplier != "fixed" or recipe.multiplier_init > 0
+    if recipe.loss is not DistillationLoss or not weighs:
+        return {}
+    answers = Need.OUTPUT | Need.TOKENS
+    return {name: weight for name, weight in settings.term_weights.items() if weight and TERMS[name].needs & answers}
+
+
+def _agrees(
+    anchors: AnchorCache | AdapterAnchors, rows: Sequence[int], weight: float, settings: RetentionSettings
+) -> bool:
+    """Whether a student that answered ``rows`` by their labels would have an L_retain of at most ε, if that is known.
+
+    Its output is then as far from the teacher's as the labels are, and that is the teacher's task loss; of tokens what
+    exceeds the entropy. A velocity has noise in its labels, so it is never taken for the teacher's.
+    """
+    if isinstance(anchors, AdapterAnchors) or settings.epsilon_probe_steps:
+        return False
+    losses = anchors.task_losses(rows)
+    if losses is None:
+        return False
+    scales, unit = anchors.scales(), anchors.provenance.storage["task_unit"]
+    apart = (losses.mean() / scales[TASK_SCALE]).item()
+    match unit:
+        case "standard deviation":
+            apart = (losses.square().mean() / scales["output"]).item()
+        case "mean entropy":
+            apart = ((losses.mean() - scales[TOKEN_SCALE]) / scales[TOKEN_SCALE]).item()
+    return weight * apart <= settings.epsilon
