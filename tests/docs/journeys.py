@@ -57,6 +57,7 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": craft-trainer bench cache ": "tests/unit/costs/test_cache_bench.py",
     r": craft-trainer bench mcq ": "tests/unit/costs/test_mcq_bench.py",
     # not in CI:
+    r"scripts/instructions\.py": "scripts/instructions.py",  # three seeds of training, by hand
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB
     r"pi0fast": "tests/integration/test_vla_path.py",  # as a toy; its real size needs a GPU of 80 GB
     r"pusht|aloha": "tests/integration/test_lerobot_world.py",  # where the environment's package is installed
