@@ -109,6 +109,14 @@ def tiny_policy(tiny_dataset: Path) -> Callable[..., PolicyModel]:
     return make
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory, tiny_policy: Callable[..., PolicyModel]) -> Path:
+    """The folder of a tiny policy."""
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny_policy().save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_specs() -> list[FeatureSpec]:
     """What the tiny anchors hold: the encoder's tokens averaged, and every token of the decoder."""

@@ -1,4 +1,4 @@
-"""Anchors that ask for no decision: perturbed copies of what is about to be learned, labelled by the policy itself."""
+"""Anchors that ask for no decision and no old data: drawn and perturbed states, labelled by the policy itself."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from accelerate import PartialState
-from jaxtyping import Float
-from torch import Tensor
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
@@ -15,23 +13,29 @@ from craft_trainer.anchors.features import FeatureSpec, feature_specs, layer_pat
 from craft_trainer.anchors.provenance import AUTO, same_model
 from craft_trainer.anchors.selection import stratified_rows
 from craft_trainer.anchors.sources.frames import Frames, FrameSource
+from craft_trainer.anchors.sources.mixture import mixed
+from craft_trainer.anchors.sources.source import AnchorSource
+from craft_trainer.anchors.sources.statistics import StatisticsSource
 from craft_trainer.anchors.sources.views import Views
-from craft_trainer.models.base import AnchoredModel
+from craft_trainer.models.base import AnchoredModel, Moments
 
 FOLDER = "_anchors"  # in the folder of a run: a name that begins with _ is in no push
+NUM_STATES = 200  # drawn from the policy's statistics, if it reads no pictures
 NUM_FRAMES = 200  # of the new task; fewer if it has fewer
-NUM_VIEWS = 20  # perturbed copies of each; the frames themselves are no anchors
+NUM_VIEWS = 20  # perturbed copies of each; the frames themselves are no anchors, the drawn states are
 VIEW_NOISE = 1.0  # on the numbers of a copy, in the deviations that the policy normalises by
 SEED = 0
 
 
 class ObservingPolicy(AnchoredModel, Protocol):
-    """A policy whose observations can be perturbed, as :class:`models.lerobot.PolicyModel` is one."""
+    """A policy whose observations can be drawn and perturbed, as :class:`models.lerobot.PolicyModel` is one."""
 
     @property
     def can_act(self) -> bool: ...
+    @property
+    def policy_config(self) -> Any: ...
+    def observed_moments(self) -> Moments: ...
     def target_keys(self) -> list[str]: ...
-    def observed_deviations(self) -> Mapping[str, Float[Tensor, " dim"]]: ...
 
 
 def auto_anchors(
@@ -46,9 +50,10 @@ def auto_anchors(
     """Anchors of ``policy`` from the ``dataset`` that it is about to learn, in the cache ``folder``.
 
     They are ``NUM_VIEWS`` copies of each of ``NUM_FRAMES`` frames, spread over tasks, phases and episodes: states with
-    noise of ``VIEW_NOISE`` deviations of the policy, pictures shifted and in other light (:class:`Views`). The policy
-    as it is now labels them, and they hold its last hidden layer and its output. A cache of the same that is in
-    ``folder`` is opened again.
+    noise of ``VIEW_NOISE`` deviations of the policy, pictures shifted and in other light (:class:`Views`). Of a policy
+    without pictures they are also ``NUM_STATES`` states drawn from the statistics of what it observes
+    (:class:`StatisticsSource`) with as many copies. The policy as it is now labels them, and they hold its last hidden
+    layer and its output. A cache of the same that is in ``folder`` is opened again.
 
     Args:
         path: where the policy was loaded from, for the cache's card.
@@ -64,28 +69,39 @@ def auto_anchors(
             "policy predicts depends on such actions, and its own cannot take their place: build a cache of old "
             "demonstrations with `craft-trainer cache build --source dataset`, and give its folder as anchors"
         )
+    moments = policy.observed_moments()
     frames = FrameSource(dataset, without=policy.target_keys())
-    views = Views(
-        frames,
-        stratified_rows(frames.strata, min(NUM_FRAMES, len(frames)), seed=SEED),
-        NUM_VIEWS,
-        noise=VIEW_NOISE,
-        seed=SEED,
-        deviations=policy.observed_deviations(),
-        images=policy.image_keys(),
-        kept=False,
-    )
+    chosen: Sequence[int] = stratified_rows(frames.strata, min(NUM_FRAMES, len(frames)), seed=SEED)
+    parts: dict[str, tuple[AnchorSource, Sequence[int]]] = {"new_task": (frames, chosen)}
+    if not policy.image_keys():
+        num_steps = len(policy.policy_config.observation_delta_indices or ())
+        states = StatisticsSource(moments, NUM_STATES, seed=SEED, num_steps=num_steps)
+        parts = {"statistics": (states, range(NUM_STATES)), **parts}
+    for name, (source, chosen) in parts.items():
+        views = Views(
+            source,
+            chosen,
+            NUM_VIEWS,
+            noise=VIEW_NOISE,
+            seed=SEED,
+            deviations={feature: std for feature, (_, std) in moments.items()},
+            images=policy.image_keys(),
+            kept=name != "new_task",
+        )
+        parts[name] = views, range(len(views))
+    samples, rows = mixed(parts)
     specs = feature_specs(layer_paths(policy, ["-1"]).values(), ["none"])
-    made = {"source": "new_task", "fingerprint": views.description()["fingerprint"]}
+    described = samples.description()
+    made = {"source": ",".join(parts), "fingerprint": described["fingerprint"]}
     found = made_before(folder, policy, specs, made)
     return found or build_auto(
         policy,
-        views.batch,
+        samples.batch,
         folder,
-        rows=range(len(views)),
-        groups=views.groups,
+        rows=rows,
+        groups=[samples.groups[row] for row in rows],
         specs=specs,
-        source={**views.description(), **made},
+        source={**described, **made},
         teacher_path=path,
         batch_size=batch_size,
         processes=processes,

@@ -53,8 +53,9 @@ class Provenance:
         data = self.data
         if not data.get("source"):
             return ""
-        perturbed = f", {data['views']} views, view_noise {data['view_noise']}" if data.get("views") else ""
-        return (f"{data['chosen']}: " if "chosen" in data else "") + f"{data['source']}{perturbed}"
+        each = [data, *data["parts"].values()] if isinstance(data.get("parts"), Mapping) else [data]
+        perturbed = (f", {one['views']} views, view_noise {one['view_noise']}" for one in each if one.get("views"))
+        return (f"{data['chosen']}: " if "chosen" in data else "") + f"{data['source']}{next(perturbed, '')}"
 
     def plan(self) -> dict[str, Any]:
         """Everything that decides the contents; places and versions are left out."""

@@ -32,13 +32,12 @@ def anchors_of_policy(
     from craft_trainer.anchors import auto
     from craft_trainer.training.drift import preserve_rng_state
 
-    folder, processes = Path(config.output_dir) / auto.FOLDER, PartialState()
+    folder, processes, path = Path(config.output_dir) / auto.FOLDER, PartialState(), str(arguments.policy)
     with preserve_rng_state():
-        cache = auto.auto_anchors(model, dataset, folder, path=str(arguments.policy), processes=processes)
-    processes.print(
-        f"anchors: auto takes {len(cache):,} perturbed copies of {len(cache) // auto.NUM_VIEWS} frames of "
-        f"{arguments.dataset} (view_noise {auto.VIEW_NOISE:g}), which {arguments.policy} labels itself: {folder}"
-    )
+        cache = auto.auto_anchors(model, dataset, folder, path=path, processes=processes)
+    counts = " and ".join(f"{count:,} of {source}" for source, count in cache.provenance.groups.items())
+    views = f"{auto.NUM_VIEWS} views, view_noise {auto.VIEW_NOISE:g}"
+    processes.print(f"anchors: auto takes {counts} ({views}), which {path} labels itself: {folder}")
     return cache
 
 

@@ -135,6 +135,16 @@ def require_sources(given: Sequence[str], known: Iterable[str], family: str) -> 
         raise ValueError(f"{family}, and source {unknown[0]} is not for those: take {', '.join(known)}, or several")
 
 
+def named_sources(source: Sequence[Any], known: Iterable[str]) -> list[str]:
+    """The names in ``source``, a list or one word; a ValueError if one is unknown or repeated, or there is none."""
+    names, words = split_list(source), list(dict.fromkeys(known))
+    if unknown := [name for name in names if name not in words]:
+        raise ValueError(f"source is {unknown[0]!r}: it must be one of {', '.join(words)}, or several")
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"source is {names}: name at least one, and none twice")
+    return names
+
+
 def once[Made](processes: "PartialState", make: Callable[[], Made]) -> Made:
     """What ``make`` gives in the main process, in every process."""
     from accelerate.utils import broadcast_object_list

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from craft_trainer.cli.building import CacheArguments
+from craft_trainer.cli.building import CacheArguments, named_sources
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SOURCES, SourceArguments
 from craft_trainer.cli.text_sources import TEXT_SOURCES, TextSourceArguments
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option
 
 EXAMPLE = "craft-trainer cache build --teacher outputs/teacher --source statistics --output_dir outputs/anchors"
 
@@ -34,12 +34,7 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
     seed: int = option("chooses the samples, and what a language model writes", 0)
 
     def __post_init__(self) -> None:
-        self.source = split_list(self.source)
-        known = list(dict.fromkeys((*SOURCES, *TEXT_SOURCES)))
-        if unknown := [name for name in self.source if name not in known]:
-            raise ValueError(f"source is {unknown[0]!r}: it must be one of {', '.join(known)}, or several")
-        if not self.source or len(set(self.source)) < len(self.source):
-            raise ValueError(f"source is {self.source}: name at least one, and none twice")
+        self.source = named_sources(self.source, (*SOURCES, *TEXT_SOURCES))
         if self.inputs == "reference" and (self.source not in (["dataset"], ["corpus"]) or self.views):
             raise ValueError(
                 "inputs reference needs rows to refer to: take source dataset or corpus alone, without views"

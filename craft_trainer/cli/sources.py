@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from craft_trainer.cli.building import named_sources, once
 from craft_trainer.options import option, split_list
 
 if TYPE_CHECKING:
@@ -30,16 +31,8 @@ CORRELATED = 2000  # frames from which correlations are estimated
 class SourceArguments:
     """Where anchors come from."""
 
-    source: list[str] = option(
-        "dataset (old demonstrations), new_task (the inputs of the data about to be learned), rollouts (frames of "
-        "the teacher's own episodes in Meta-World), statistics (states drawn from what the policy normalises by: no "
-        "data at all), or several, in equal parts",
-        ["dataset"],
-    )
-    dataset: str | None = option(
-        "LeRobot dataset, a folder or on the Hub: of the old tasks for source dataset, of the new one for new_task",
-        None,
-    )
+    source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
+    dataset: str | None = option("what sources dataset and new_task read", None)
     new_dataset: str | None = option("LeRobot dataset of source new_task, where dataset is that of the old tasks", None)
     prompts_file: str | None = option(
         "text file with an old instruction on every line, for new_task and statistics: what is seen now is labelled "
@@ -66,11 +59,7 @@ class SourceArguments:
 
     def check_sources(self) -> None:
         """Refuse, by a ValueError, sources that a policy has not, and options that none of them reads."""
-        self.source = split_list(self.source)
-        if unknown := [name for name in self.source if name not in SOURCES]:
-            raise ValueError(f"source is {unknown[0]!r}: it must be one of {', '.join(SOURCES)}, or several")
-        if not self.source or len(set(self.source)) < len(self.source):
-            raise ValueError(f"source is {self.source}: name at least one, and none twice")
+        self.source = named_sources(self.source, SOURCES)
         if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
         if self.views and not self.view_noise and not self.view_mix:
@@ -140,7 +129,6 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
     from accelerate import PartialState
 
     from craft_trainer.anchors.sources.frames import FrameSource
-    from craft_trainer.cli.building import once
     from craft_trainer.cli.rollout import image_size_of
     from craft_trainer.files import write_json
     from craft_trainer.models.lerobot_dataset import PolicyDataset
@@ -172,19 +160,18 @@ def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: 
     from craft_trainer.anchors.sources.frames import FrameSource
     from craft_trainer.anchors.sources.statistics import StatisticsSource, correlation_of
     from craft_trainer.models.lerobot_dataset import PolicyDataset
-    from craft_trainer.models.normalisation import observed_statistics
 
     if teacher.image_keys():
         raise ValueError("source statistics draws states, and the policy reads pictures as well: take another source")
-    statistics = observed_statistics(teacher)
+    moments = teacher.observed_moments()
     correlation = None
     if arguments.correlations is not None:
         frames = PolicyDataset.of(teacher, arguments.correlations)
         seen = frames.batch(stratified_rows(FrameSource(frames).strata, min(len(frames), CORRELATED), seed=seed))
-        sizes = {name: len(mean) for name, (mean, _) in statistics.items()}
-        correlation = correlation_of({name: seen[name].reshape(-1, sizes[name]) for name in statistics})
+        sizes = {name: len(mean) for name, (mean, _) in moments.items()}
+        correlation = correlation_of({name: seen[name].reshape(-1, sizes[name]) for name in moments})
     return StatisticsSource(
-        statistics,
+        moments,
         count,
         seed=seed,
         prompts=arguments.prompts(),
@@ -216,11 +203,10 @@ def chosen_anchors(
     Raises:
         ValueError: there are fewer anchors than sources, or a source does not fit the teacher.
     """
-    from craft_trainer.anchors.sources.mixture import Mixture, shares
+    from craft_trainer.anchors.sources.mixture import mixed, shares
     from craft_trainer.anchors.sources.views import Views
-    from craft_trainer.models.normalisation import observed_statistics
 
-    parts: dict[str, tuple[AnchorSource, list[int]]] = {}
+    parts: dict[str, tuple[AnchorSource, Sequence[int]]] = {}
     for name, share in zip(arguments.source, shares(count, len(arguments.source)), strict=True):
         if name not in WITH_LABELS and not teacher.can_act:
             raise ValueError(
@@ -230,7 +216,7 @@ def chosen_anchors(
         source = SOURCES[name](arguments, teacher, seed, share)
         parts[name] = (source, choose(source, share))
     if arguments.views:
-        deviations = {name: std for name, (_, std) in observed_statistics(teacher).items()}
+        deviations = {name: std for name, (_, std) in teacher.observed_moments().items()}
         for name, (source, rows) in parts.items():
             views = Views(
                 source,
@@ -244,8 +230,5 @@ def chosen_anchors(
                 labels=teacher.target_keys(),
                 kept=name != "new_task" or arguments.prompts_file is not None,
             )
-            parts[name] = (views, list(range(len(views))))
-    if len(parts) == 1:
-        return next(iter(parts.values()))
-    mixture = Mixture(parts)
-    return mixture, range(len(mixture))
+            parts[name] = (views, range(len(views)))
+    return mixed(parts)

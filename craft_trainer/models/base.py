@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Batch = Mapping[str, Any]
+Moments = Mapping[str, tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]]  # feature → mean and standard deviation
 COPY = re.compile(r"\.modules_to_save\.[^.]+\.")  # in names of parameters: PEFT's trained copy of a module
 AT_INPUT = "@input"  # at the end of a module path: what goes into the module instead of what comes out
 

@@ -22,11 +22,11 @@ except ImportError as error:
 
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.models import adapting
-from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
+from craft_trainer.models.base import AT_INPUT, Batch, Moments, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
 from craft_trainer.models.noise import NOISE
-from craft_trainer.models.normalisation import check_statistics, observed_statistics, with_floor
+from craft_trainer.models.normalisation import check_statistics, observed_moments, with_floor
 from craft_trainer.models.own_actions import own_actions
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
@@ -227,9 +227,9 @@ class PolicyModel(nn.Module):
         """Whether it predicts without demonstrated actions: from none at all, or from :meth:`own_actions`."""
         return not self.reads_actions or self._family().act is not None
 
-    def observed_deviations(self) -> dict[str, Float[Tensor, " dim"]]:
-        """The deviation of every number that it observes; see :func:`models.normalisation.observed_statistics`."""
-        return {name: std for name, (_, std) in observed_statistics(self).items()}
+    def observed_moments(self) -> Moments:
+        """The mean and the deviation of every number that it observes; see :mod:`models.normalisation`."""
+        return observed_moments(self)
 
     def label_keys(self) -> list[str]:
         """The demonstrated actions."""

@@ -10,6 +10,8 @@ from lerobot.processor import NormalizerProcessorStep, UnnormalizerProcessorStep
 from lerobot.utils.constants import ACTION, OBS_STATE
 from numpy.typing import NDArray
 
+from craft_trainer.models.base import Moments
+
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
 
@@ -100,7 +102,7 @@ def with_floor(statistics: Statistics, min_std: float) -> dict[str, dict[str, An
     }
 
 
-def observed_statistics(model: "PolicyModel") -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def observed_moments(model: "PolicyModel") -> Moments:
     """The mean and the deviation of every number that the policy observes, by the data's names; pictures are left out.
 
     They count even where the policy takes a feature as it is. Where there is no mean, it is the middle, and the

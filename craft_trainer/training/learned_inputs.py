@@ -1,6 +1,6 @@
 """The trap: a teacher's answers held on the very inputs whose new answers are to be learned forbid learning them."""
 
-import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,12 +17,11 @@ from craft_trainer.losses.terms import TERMS
 from craft_trainer.training.settings import RetentionSettings
 
 OTHER_INSTRUCTIONS = "prompts"  # in the data of a cache whose anchors have other sentences than their dataset
-MANY = 0.5  # of the anchors: beyond that a run is refused, below it is warned of
+UNKNOWN = 1.0  # how far labels are taken to be from the teacher's answers, in the unit of ε
 OTHER_ANCHORS = (
     "hold hidden features alone (retention_terms: [hidden]), or give the anchors old instructions or inputs of another "
     "source"
 )
-logger = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -38,14 +37,12 @@ class ComparableData(Protocol):
     def __len__(self) -> int: ...
 
 
-def refuse_learned_inputs(
-    anchors: AnchorCache | AdapterAnchors, learned: Any, settings: RetentionSettings, *, says: bool = True
-) -> None:
-    """Refuse anchors most of whose inputs are those of ``learned`` while terms hold the teacher's answers to them.
+def refuse_learned_inputs(anchors: AnchorCache | AdapterAnchors, learned: Any, settings: RetentionSettings) -> None:
+    """Refuse anchors with inputs of ``learned`` while terms hold the teacher's answers to them, and ε leaves no room.
 
-    Nothing is refused where the labels are what the teacher answers anyway, to within ε, so that there is no conflict;
-    where only features are held; or where ``learned_inputs`` is allow. Data that cannot be compared passes. With
-    ``says`` a smaller overlap is warned of.
+    A student that learns the labels of a share f of the anchors has L_retain ≥ w·f·d, w the weight of the term and d
+    how far these labels are from the teacher's answers, in the unit of ε; 1 where it is not known. The run is refused
+    if that is more than ε, unless ``learned_inputs`` is allow. Data that cannot be compared passes.
 
     Raises:
         ValueError: learning and holding exclude each other.
@@ -55,17 +52,13 @@ def refuse_learned_inputs(
     if not held or settings.learned_inputs == "allow" or not isinstance(data, ComparableData):
         return
     rows = learned_rows(anchors, data)
-    if not rows or _agrees(anchors, rows, max(held.values()), settings):
+    if not rows or max(held.values()) * _share(anchors, rows, settings) * _apart(anchors, rows) <= settings.epsilon:
         return
-    text = (
+    raise ValueError(
         f"{len(rows)} of {len(anchors)} anchors have the inputs that are to be learned, so holding the teacher's "
         f"answers to them ({', '.join(held)}) forbids learning the new ones: {OTHER_ANCHORS}. If "
         "you mean it, as in Learning without Forgetting, set learned_inputs: allow"
     )
-    if len(rows) >= MANY * len(anchors):
-        raise ValueError(text)
-    if says:
-        logger.warning(text)
 
 
 def learned_rows(anchors: AnchorCache | AdapterAnchors, data: ComparableData) -> list[int]:
@@ -94,24 +87,28 @@ def answers_held(settings: RetentionSettings) -> dict[str, float]:
     return {name: weight for name, weight in settings.term_weights.items() if weight and TERMS[name].needs & answers}
 
 
-def _agrees(
-    anchors: AnchorCache | AdapterAnchors, rows: Sequence[int], weight: float, settings: RetentionSettings
-) -> bool:
-    """Whether a student that answered ``rows`` by their labels would have an L_retain of at most ε, if that is known.
+def _share(anchors: AnchorCache | AdapterAnchors, rows: Sequence[int], settings: RetentionSettings) -> float:
+    """The part of the anchors that ``rows`` are: of all, or of the group with most where each has its constraint."""
+    if settings.constraints == "single":
+        return len(rows) / len(anchors)
+    every = Counter(anchors.groups)
+    return max(count / every[group] for group, count in Counter(anchors.groups[row] for row in rows).items())
 
-    Its output is then as far from the teacher's as the labels are, and that is the teacher's task loss; of tokens what
-    exceeds the entropy. A velocity has noise in its labels, so it is never taken for the teacher's.
+
+def _apart(anchors: AnchorCache | AdapterAnchors, rows: Sequence[int]) -> float:
+    """How far the labels of ``rows`` are from the teacher's answers, in the unit of ε.
+
+    That is the teacher's task loss; of tokens what exceeds the entropy. A velocity has noise in its labels, so it is
+    taken for as far as it seems.
     """
-    if isinstance(anchors, AdapterAnchors) or settings.epsilon_probe_steps:
-        return False
-    losses = anchors.task_losses(rows)
+    losses = None if isinstance(anchors, AdapterAnchors) else anchors.task_losses(rows)
     if losses is None:
-        return False
-    scales, unit = anchors.scales(), anchors.provenance.storage["task_unit"]
-    apart = (losses.mean() / scales[TASK_SCALE]).item()
-    match unit:
+        return UNKNOWN
+    assert isinstance(anchors, AnchorCache)
+    scales = anchors.scales()
+    match anchors.provenance.storage["task_unit"]:
         case "standard deviation":
-            apart = (losses.square().mean() / scales["output"]).item()
+            return float(losses.square().mean() / scales["output"])
         case "mean entropy":
-            apart = ((losses.mean() - scales[TOKEN_SCALE]) / scales[TOKEN_SCALE]).item()
-    return weight * apart <= settings.epsilon
+            return float((losses.mean() - scales[TOKEN_SCALE]) / scales[TOKEN_SCALE])
+    return float(losses.mean() / scales[TASK_SCALE])

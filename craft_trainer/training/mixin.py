@@ -200,8 +200,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         require_visible_gradients(self.accelerator, self.args)
         if settings.teacher_mismatch == "refuse":
             self._untouched = self._starts_at_teacher()
-        says = self.is_world_process_zero()
-        refuse_learned_inputs(self.anchors, self.train_dataset, settings, says=says)
+        refuse_learned_inputs(self.anchors, self.train_dataset, settings)
         self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))

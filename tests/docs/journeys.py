@@ -63,9 +63,11 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r"pusht|aloha": "tests/integration/test_lerobot_world.py",  # where the environment's package is installed
     r"^examples\.md": "tests/docs/test_examples.py",
     r"results\.md: craft-trainer demo ": "tests/unit/suites/test_demo_story.py",  # hours
-    r"^which_anchors\.md": "tests/integration/test_cache_sources.py",
+    r": craft-trainer cache build .*--source rollouts": "tests/integration/test_cache_sources.py",
+    r"which_anchors\.md: craft-trainer demo ": "tests/unit/suites/test_demo_story.py",
 }
 JOURNEYS = (  # the first pattern that is found in "page: line" decides
+    (r"^which_anchors\.md", "which_anchors"),
     (r"bash scripts/demo\.sh", "demo"),
     (r"my-org/", "hub"),
     (r": craft-trainer mcq-from-demos |outputs/mcq/questions", "questions"),

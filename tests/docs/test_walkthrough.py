@@ -89,6 +89,17 @@ def test_sequences(place, capsys, tiny_policy, tiny_dataset):
     assert (place / "outputs/stage2/lineage.json").is_file()
 
 
+@pytest.mark.filterwarnings(*QUIET)
+def test_which_anchors(place, capsys, tiny_policy, tiny_dataset):
+    """Every situation that a tiny policy can be in; it succeeds at no task, so nothing is kept of its episodes."""
+    tiny_policy().save_pretrained(place / "outputs/teacher")
+    save_tiny_lm(place / "org/model")
+    (place / "old_instructions.txt").write_text("open the drawer\nclose it\n")
+    stand_ins = {name: str(tiny_dataset) for name in ("my/old_tasks", "my/few_frames", "my/new_task")}
+    done = follow(of("which_anchors"), in_process(capsys), stand_ins=stand_ins)
+    assert done == {"cache build": 5, "train": 1}
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings(*QUIET)
 def test_language(place, capsys):

@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from command_words import flags
 from lm_folders import save_lines, save_tiny_lm
 from runs import history
 from safetensors.torch import load_file
@@ -15,31 +16,21 @@ from craft_trainer.cli import auto as of_commands
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.lerobot_dataset import PolicyDataset
-from craft_trainer.models.normalisation import observed_statistics
 from craft_trainer.training.trainer import CraftTrainer
 
 TRAIN = {"max_steps": 4, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
 SAVED = {"save_strategy": "steps", "save_steps": 2, "lr_scheduler_type": "constant"}
-FRAMES, VIEWS, TEXTS = 6, 3, 12
-
-
-def flags(**values):
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
+FRAMES, STATES, VIEWS, TEXTS = 6, 5, 3, 12
+TOLD = f"auto: statistics,new_task, {VIEWS} views, view_noise 1.0"
 
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     """Tiny models need few anchors."""
     monkeypatch.setattr(auto, "NUM_FRAMES", FRAMES)
+    monkeypatch.setattr(auto, "NUM_STATES", STATES)
     monkeypatch.setattr(auto, "NUM_VIEWS", VIEWS)
     monkeypatch.setattr(of_commands, "NUM_TEXTS", TEXTS)
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory, tiny_policy):
-    folder = tmp_path_factory.mktemp("teacher")
-    tiny_policy().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -78,19 +69,20 @@ def train_lm(texts):
     return run
 
 
-def test_a_policy_is_held_on_perturbed_copies_of_what_it_learns(train, teacher, tiny_dataset, tmp_path, capsys):
-    """States are off by one deviation of the policy, have no actions, and are told in one line, run.json and card."""
+def test_a_policy_is_held_on_what_nobody_showed(train, teacher, tiny_dataset, tmp_path, capsys):
+    """No anchor is a frame that is learned or has an action; all is told in one line, in run.json and on the card."""
     assert train(tmp_path / "run") == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "anchors: auto" in line]
+    counts = {"new_task": FRAMES * VIEWS, "statistics": STATES * (VIEWS + 1)}
     assert said == [
-        f"anchors: auto takes {FRAMES * VIEWS} perturbed copies of {FRAMES} frames of {tiny_dataset} (view_noise 1), "
-        f"which {teacher} labels itself: {tmp_path / 'run/_anchors'}"
+        f"anchors: auto takes {counts['new_task']} of new_task and {counts['statistics']} of statistics "
+        f"({VIEWS} views, view_noise 1), which {teacher} labels itself: {tmp_path / 'run/_anchors'}"
     ]
     cache, policy = AnchorCache(tmp_path / "run/_anchors"), PolicyModel.from_pretrained(teacher)
-    assert len(cache) == FRAMES * VIEWS
+    assert cache.provenance.groups == counts
     assert not cache.has_labels
     inputs, frames = cache.batch(range(len(cache))).inputs, PolicyDataset.of(policy, str(tiny_dataset))
-    for name, (_, std) in observed_statistics(policy).items():
+    for name, (_, std) in policy.observed_moments().items():
         every = frames.batch(list(range(len(frames))))[name]
         apart = (inputs[name][:, None] - every[None]).abs() / std
         assert apart.flatten(2).max(dim=2).values.min() > 0.05  # none is a frame
@@ -98,8 +90,43 @@ def test_a_policy_is_held_on_perturbed_copies_of_what_it_learns(train, teacher, 
     assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-6)
     settings = json.loads((tmp_path / "run/run.json").read_text())["settings"]
     assert settings["anchors"] == "auto"
-    assert settings["anchors_source"] == f"auto: new_task, {VIEWS} views, view_noise 1.0"
-    assert f"auto: new_task, {VIEWS} views, view_noise 1.0" in (tmp_path / "run/README.md").read_text()
+    assert settings["anchors_source"] == TOLD
+    assert TOLD in (tmp_path / "run/README.md").read_text()
+
+
+def test_they_are_those_of_cache_build(train, teacher, tiny_dataset, tmp_path, monkeypatch):
+    """The documentation says by which command."""
+    monkeypatch.setattr(auto, "NUM_STATES", FRAMES)
+    assert train(tmp_path / "run") == 0
+    words = {"teacher": teacher, "source": "statistics,new_task", "dataset": tiny_dataset, "anchors": 2 * FRAMES}
+    words |= {"views": VIEWS, "view_noise": 1.0, "output_dir": tmp_path / "built"}
+    assert main(["cache", "build", *flags(**words)]) == 0
+    chosen, built = AnchorCache(tmp_path / "run/_anchors"), AnchorCache(tmp_path / "built")
+    assert chosen.provenance.data["fingerprint"] == built.provenance.data["fingerprint"]
+    assert chosen.groups == built.groups
+
+
+def test_a_policy_with_cameras_is_held_on_views_alone(image_policy, tmp_path):
+    """States drawn from statistics have no pictures."""
+
+    class Seen:
+        source, revision = "seen", ""
+        task_of_frame, episode_of_frame = ["lift"] * 8, [0] * 8
+
+        def __len__(self):
+            return 8
+
+        def batch(self, rows):
+            states = torch.tensor(rows, dtype=torch.float32)[:, None].expand(-1, 4)
+            pictures = torch.full((len(rows), 3, 32, 32), 0.5)
+            return {"observation.state": states, "observation.images.front": pictures, "task": ["lift"] * len(rows)}
+
+        def fingerprint(self):
+            return "seen"
+
+    cache = auto.auto_anchors(image_policy, Seen(), tmp_path / "anchors")
+    assert cache.provenance.data["source"] == "new_task"
+    assert len(cache) == FRAMES * VIEWS
 
 
 def test_it_is_the_run_with_that_cache(train, tmp_path):
@@ -121,7 +148,7 @@ def test_a_resumed_policy_is_held_by_the_same_anchors(train, tmp_path, monkeypat
 
 def test_an_interrupted_build_goes_on(train, tmp_path, monkeypatch):
     """The second shard is not begun; the next start builds that one alone."""
-    monkeypatch.setattr(auto, "NUM_VIEWS", 100)  # 600 anchors, shards of 512
+    monkeypatch.setattr(auto, "NUM_VIEWS", 60)  # 665 anchors, shards of 512
     made, write = [], building.Shards.write
 
     def killed_once(self, number, shard):

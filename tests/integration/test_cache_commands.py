@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from command_words import flags
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.cli.main import main
@@ -15,17 +16,6 @@ from craft_trainer.models.lerobot_dataset import PolicyDataset
 
 TRAIN = {"max_steps": 3, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
 TRAIN |= {"learned_inputs": "allow"}  # the tiny dataset is both what is known and what is learned
-
-
-def flags(**values):
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory, tiny_policy):
-    folder = tmp_path_factory.mktemp("teacher")
-    tiny_policy().save_pretrained(folder)
-    return folder
 
 
 def build(teacher, dataset, folder, **options):

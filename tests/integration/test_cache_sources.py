@@ -3,24 +3,14 @@
 import shutil
 
 import pytest
+from command_words import flags
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.normalisation import observed_statistics
+from craft_trainer.models.normalisation import observed_moments
 
 TRAIN = {"max_steps": 3, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-
-
-def flags(**values):
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory, tiny_policy):
-    folder = tmp_path_factory.mktemp("teacher")
-    tiny_policy().save_pretrained(folder)
-    return folder
 
 
 def build(teacher, folder, **options):
@@ -78,7 +68,7 @@ def test_the_teachers_own_episodes_are_recorded_once_and_have_its_labels(teacher
 def test_states_are_in_the_units_of_the_policy(teacher, tmp_path):
     assert build(teacher, tmp_path / "cache", source="statistics", anchors=400) == 0
     inputs = AnchorCache(tmp_path / "cache").batch(range(400)).inputs
-    for name, (mean, std) in observed_statistics(PolicyModel.from_pretrained(teacher)).items():
+    for name, (mean, std) in observed_moments(PolicyModel.from_pretrained(teacher)).items():
         scaled = (inputs[name] - mean) / std
         assert scaled.mean().abs() < 0.2
         assert 0.9 < scaled.std() < 1.4

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_words import flags
 from lerobot.policies.act.modeling_act import ACTPolicy
 
 from craft_trainer.cli.main import main
@@ -31,17 +32,6 @@ TRAIN = {
     "save_steps": 20,
     "learned_inputs": "allow",  # the tiny dataset is both what is known and what is learned
 }
-
-
-def flags(**values):
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory, tiny_policy):
-    folder = tmp_path_factory.mktemp("teacher")
-    tiny_policy().save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from command_words import flags
 from lm_folders import save_lines, save_tiny_lm
 from runs import history
 from safetensors.torch import load_file, save_file
@@ -31,13 +32,6 @@ RUN = {
     "update_angle_every": 1,
     "multiplier_lr": 1.0,
 }
-
-
-def flags(**values):
-    words = []
-    for key, value in values.items():
-        words += [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}", str(value)]
-    return words
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from command_words import flags
 from lm_folders import save_lines, save_tiny_lm
 from runs import history
 
@@ -11,10 +12,6 @@ from craft_trainer.cli.main import main
 
 RUN = {"max_steps": 4, "learning_rate": 0.005, "logging_steps": 4, "report_to": "none", "save_strategy": "no"}
 RUN |= {"disable_tqdm": True, "use_cpu": True, "retention_terms": "token_kl"}
-
-
-def flags(**values):
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
 
 def build(teacher, texts, folder):

@@ -1,21 +1,13 @@
 """``train`` and ``train-lm`` on the data that the anchors are of: refused with the way out, or asked for."""
 
-import logging
-
 import pytest
+from command_words import flags
 from lm_folders import save_lines, save_tiny_lm
 
 from craft_trainer.cli.main import main
 
 RUN = {"max_steps": 1, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
 FORBIDS = "anchors have the inputs that are to be learned, so holding the teacher's answers to them"
-
-
-def flags(**values):
-    words = []
-    for key, value in values.items():
-        words += [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}", str(value)]
-    return words
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +43,12 @@ def test_texts_that_are_learned_are_refused_as_anchors(place, name, anchors, cou
     assert learn(place, name, tmp_path / "run", **held, learned_inputs="allow") == 0
 
 
-def test_other_texts_are_no_concern_and_a_few_are_a_warning(place, tmp_path, caplog):
+def test_other_texts_are_no_concern_and_a_few_only_if_epsilon_has_no_room(place, tmp_path, capsys):
     held = {"anchors": place / "anchors", "epsilon": 1e-6}
-    with caplog.at_level(logging.WARNING):
-        assert learn(place, "new", tmp_path / "new", **held) == 0
-        assert FORBIDS not in caplog.text
-        assert learn(place, "few", tmp_path / "few", **held) == 0
-    assert f"4 of 20 {FORBIDS}" in caplog.text
+    assert learn(place, "new", tmp_path / "new", **held) == 0
+    assert learn(place, "few", tmp_path / "few", **held) == 1
+    assert f"4 of 20 {FORBIDS}" in capsys.readouterr().err
+    assert learn(place, "few", tmp_path / "few", **held | {"epsilon": 100.0}) == 0
 
 
 def test_a_base_without_its_adapter_is_held_on_other_texts_than_those_that_are_learned(place, tmp_path, capsys):

@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from command_words import flags
 
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
@@ -71,10 +72,6 @@ def needs(package):
         importlib.util.find_spec(package) is None,
         reason=f"{package} is not installed: pip install 'lerobot[pusht,aloha]'",
     )
-
-
-def flags(**options):
-    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
 def headless():

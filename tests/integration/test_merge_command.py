@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from command_words import flags
 from lm_folders import save_lines, save_tiny_lm
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -14,13 +15,6 @@ from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.training.interpolation import WeightLine
 
 TRAIN = {"max_steps": 6, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
-
-
-def flags(**values):
-    words = []
-    for key, value in values.items():
-        words += [f"--{key}", *map(str, value)] if isinstance(value, list) else [f"--{key}", str(value)]
-    return words
 
 
 def merge(place, folder, **options):

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from command_words import flags
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.cli.main import main
@@ -25,10 +26,6 @@ TRAIN = {
     "epsilon": 1e-2,
     "learned_inputs": "allow",  # the tiny dataset is what every stage learns
 }
-
-
-def flags(**values):
-    return [word for key, value in values.items() for word in (f"--{key}", str(value))]
 
 
 def built(folder, teacher, dataset, seed):

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from command_words import flags
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
@@ -49,10 +50,6 @@ LEARNING = {
     "smolvla": {"max_steps": 20},
 }
 CRAFT = TRAIN | {"max_steps": 4, "retention_batch_size": 4, "logging_steps": 1, "task_kl_samples": 2}
-
-
-def flags(**options):
-    return [word for key, value in options.items() for word in (f"--{key}", str(value))]
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,14 @@ from craft_trainer.anchors.cache import INPUT_PREFIX, PADDING
 from craft_trainer.anchors.sources.source import AnchorSource
 
 
+def mixed(parts: Mapping[str, tuple[AnchorSource, Sequence[int]]]) -> tuple[AnchorSource, Sequence[int]]:
+    """The one part there is, or the mixture of several; with the rows of it that are chosen."""
+    if len(parts) == 1:
+        return next(iter(parts.values()))
+    mixture = Mixture(parts)
+    return mixture, range(len(mixture))
+
+
 def shares(count: int, num_parts: int) -> list[int]:
     """Share ``count`` anchors out over the parts, as evenly as it goes.
 

@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from craft_trainer.anchors.sources.frames import SENTENCE
+from craft_trainer.models.base import Moments
 
+STREAM = 1  # of random numbers, beside that of views
 WIDTH = 2.0  # the widest states are drawn with so many of the policy's deviations
 SHRINKAGE = 0.01  # of correlations towards none, so that no direction is left out
 GROUP = "states from statistics"
-Statistics = Mapping[str, tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]]  # feature → mean and deviation
 
 
 class StatisticsSource:
@@ -31,7 +32,7 @@ class StatisticsSource:
 
     def __init__(
         self,
-        statistics: Statistics,
+        moments: Moments,
         count: int,
         *,
         seed: int,
@@ -40,9 +41,9 @@ class StatisticsSource:
         correlation: Float64[NDArray[Any], "numbers numbers"] | None = None,
         num_steps: int = 0,
     ) -> None:
-        self._statistics = {name: (mean.numpy(), std.numpy()) for name, (mean, std) in sorted(statistics.items())}
+        self._moments = {name: (mean.numpy(), std.numpy()) for name, (mean, std) in sorted(moments.items())}
         self._count, self._seed, self._width, self._num_steps = count, seed, width, num_steps
-        sizes = [mean.size for mean, _ in self._statistics.values()]
+        sizes = [mean.size for mean, _ in self._moments.values()]
         self._ends = np.cumsum(sizes)[:-1]
         self._root = np.eye(sum(sizes)) if correlation is None else np.linalg.cholesky(correlation)
         self._prompts = list(prompts) or [""]
@@ -55,18 +56,18 @@ class StatisticsSource:
     def batch(self, rows: list[int]) -> dict[str, Any]:
         """The states at ``rows``, each under one of the prompts in turn."""
         drawn = [self._draw(row) for row in rows]
-        states = {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in self._statistics}
+        states = {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in self._moments}
         if self._num_steps:
             states = {name: value[:, None].repeat_interleave(self._num_steps, 1) for name, value in states.items()}
         return states | {SENTENCE: [self._prompts[row % len(self._prompts)] for row in rows]}
 
     def _draw(self, row: int) -> dict[str, Any]:
-        generator = np.random.default_rng([self._seed, row])
+        generator = np.random.default_rng([self._seed, row, STREAM])
         width = generator.uniform(0.0, self._width)
         parts = np.split(self._root @ generator.standard_normal(len(self._root)), self._ends)
         return {
             name: (mean + width * std * part).astype(np.float32)
-            for (name, (mean, std)), part in zip(self._statistics.items(), parts, strict=True)
+            for (name, (mean, std)), part in zip(self._moments.items(), parts, strict=True)
         }
 
     def description(self) -> Mapping[str, Any]:
@@ -74,7 +75,7 @@ class StatisticsSource:
         settings = [self._seed, self._width, self._prompts, self._count, self._num_steps]
         digest = hashlib.sha256(json.dumps(settings).encode())
         digest.update(self._root.tobytes())
-        for name, parts in self._statistics.items():
+        for name, parts in self._moments.items():
             digest.update(name.encode() + b"".join(part.tobytes() for part in parts))
         told = {"dataset": "states drawn from the policy's statistics", "frames": self._count}
         return told | {"fingerprint": digest.hexdigest(), "seed": self._seed, "width": self._width}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from craft_trainer.anchors.sources.source import AnchorSource
 
+STREAM = 2  # of random numbers, beside that of states drawn from statistics
 SHIFT, COLOUR = 0.04, 0.2  # of pictures: of their width and height, and of brightness, contrast and saturation
 
 
@@ -58,7 +59,7 @@ class Views:
 
     def batch(self, rows: list[int]) -> dict[str, Any]:
         """The views at ``rows``."""
-        generators = [np.random.default_rng([self._seed, row]) for row in rows]
+        generators = [np.random.default_rng([self._seed, row, STREAM]) for row in rows]
         found = self._source.batch([self._rows[row // self._each] for row in rows])
         seen = {key: value for key, value in found.items() if key not in self._dropped}
         perturbed = [place for place, row in enumerate(rows) if row % self._each or not self._kept]
@@ -103,7 +104,7 @@ class Views:
 def changed_picture(
     picture: Float[Tensor, "*frames 3 rows columns"], seed: int
 ) -> Float[Tensor, "*frames 3 rows columns"]:
-    """``picture`` in [0, 1], shifted a little and in other light: a function of ``seed``."""
+    """``picture`` in [0, 1], shifted a little and in other light, in 8 bits a colour: a function of ``seed``."""
     from torchvision.transforms import v2  # type: ignore[import-untyped]
 
     change = v2.Compose(
@@ -115,4 +116,4 @@ def changed_picture(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         changed: Tensor = change(picture)
-    return changed.clamp(0, 1)
+    return (changed.clamp(0, 1) * 255).round() / 255

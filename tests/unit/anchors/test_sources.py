@@ -158,6 +158,7 @@ def test_pictures_are_changed_a_little():
     assert torch.equal(pictures, again)
     assert pictures.min() >= 0
     assert pictures.max() <= 1
+    assert torch.equal((pictures[1:] * 255).round() / 255, pictures[1:])  # as a cache stores them
     assert len({picture.numpy().tobytes() for picture in pictures}) == 3
 
 

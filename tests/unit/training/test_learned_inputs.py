@@ -1,6 +1,5 @@
 """The trap: a teacher's answers held on the inputs that are learned. What is refused, warned of and let pass."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -129,17 +128,29 @@ def test_old_instructions_on_the_frames_that_are_learned_are_not_the_trap(
         refuse_learned_inputs(build(known=True, prompts=prompts), data, settings(tmp_path))
 
 
-def test_a_small_overlap_is_a_warning(
-    build: Build, data: PolicyDataset, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.fixture
+def one_of_21(build: Build, data: PolicyDataset) -> AnchorCache:
+    """Frame 0 of what is learned, among frames that were moved; of labels nothing is known."""
+    rows = [0, *[row for row in range(len(data)) if row % 8][:20]]
+    return build(rows=rows, groups=["one"] * 2 + ["two"] * 19, moved=1e-3, output=False)
+
+
+def test_an_overlap_is_refused_when_epsilon_has_no_room_for_it(
+    one_of_21: AnchorCache, data: PolicyDataset, tmp_path: Path
 ) -> None:
-    rows = list(range(0, len(data), 8))
-    others = [row for row in range(len(data)) if row % 8][: 2 * len(rows)]
-    cache = build(rows=sorted(rows + others), moved=1e-3)
-    with caplog.at_level(logging.WARNING):
-        refuse_learned_inputs(cache, data, settings(tmp_path), says=False)
-        assert not caplog.records
-        refuse_learned_inputs(cache, data, settings(tmp_path))
-    assert f"{len(rows)} of {3 * len(rows)} anchors have the inputs" in caplog.text
+    """So was the share of the run that never learned its new task."""
+    assert learned_rows(one_of_21, data) == [0]
+    with pytest.raises(ValueError, match="1 of 21 anchors"):
+        refuse_learned_inputs(one_of_21, data, settings(tmp_path))
+    refuse_learned_inputs(one_of_21, data, settings(tmp_path, epsilon=0.05))
+
+
+def test_a_group_with_a_constraint_of_its_own_has_no_room_in_others(
+    one_of_21: AnchorCache, data: PolicyDataset, tmp_path: Path
+) -> None:
+    """It is half of its group."""
+    with pytest.raises(ValueError, match="1 of 21 anchors"):
+        refuse_learned_inputs(one_of_21, data, settings(tmp_path, epsilon=0.05, constraints="per_group"))
 
 
 def test_labels_that_are_the_teachers_answers_are_no_conflict(
@@ -149,8 +160,8 @@ def test_labels_that_are_the_teachers_answers_are_no_conflict(
     cache = build(known=True, labels="teacher")
     assert cache.task_losses(range(len(cache))).max() < 1e-4
     refuse_learned_inputs(cache, data, settings(tmp_path))
-    with pytest.raises(ValueError, match=REFUSED):  # ε is not known before the probe
-        refuse_learned_inputs(cache, data, settings(tmp_path, epsilon_probe_steps=5))
+    with pytest.raises(ValueError, match=REFUSED):  # nothing is known of labels without the teacher's loss on them
+        refuse_learned_inputs(build(known=True, output=False), data, settings(tmp_path, epsilon_probe_steps=5))
     refuse_learned_inputs(build(known=True), data, settings(tmp_path, epsilon=1e3))
 
 
