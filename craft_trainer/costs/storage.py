@@ -49,6 +49,10 @@ class Shape(GeneralModel):
         """Nothing that would be stored: inputs are the same whatever is held."""
         return ["row"]
 
+    def label_keys(self) -> list[str]:
+        """None."""
+        return []
+
     def fingerprint(self) -> dict[str, str]:
         """Of nothing."""
         return {"weights": "", "processors": ""}

@@ -166,6 +166,7 @@ def test_a_policy_reports_to_all_of_them_from_a_yaml_file(tmp_path, tiny_policy,
         "policy": str(tmp_path / "teacher"),
         "dataset": str(tiny_dataset),
         "anchors": str(tiny_anchors.folder),
+        "learned_inputs": "allow",  # the same data is known and learned
         "output_dir": str(tmp_path / "run"),
         "max_steps": 2,
         "logging_steps": 1,
