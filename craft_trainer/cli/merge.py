@@ -50,6 +50,8 @@ class MergeArguments(LoadArguments, TextArguments):
         for name, least in {"points": 2, "batch_size": 1, "task_samples": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.dataset is None:
+            refuse_idle(self, ["task_samples"], "it is of the task loss, which is measured on dataset")
 
     def settings(self, usual: Sequence[str]) -> "RetentionSettings":
         """Check and gather what L_retain consists of; the ``usual`` terms if none are named."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.building import named_sources, once
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option, refuse_idle, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.sources.source import AnchorSource
@@ -65,12 +65,10 @@ class SourceArguments:
         if self.views and not self.view_noise and not self.view_mix:
             raise ValueError("views without view_noise and view_mix are copies: raise one of them, or drop views")
         for name, sources in OF_SOURCES.items():
-            default = [] if name == "tasks" else SourceArguments.__dataclass_fields__[name].default
-            if getattr(self, name) != default and not set(sources) & set(self.source):
-                raise ValueError(f"{name} has no effect without source {' or '.join(sources)}: drop it")
-        for name in ("view_noise", "view_mix"):
-            if not self.views and getattr(self, name) != SourceArguments.__dataclass_fields__[name].default:
-                raise ValueError(f"{name} has no effect without views: say how many, or drop it")
+            if not set(sources) & set(self.source):
+                refuse_idle(self, [name], f"it is an option of source {' or '.join(sources)}")
+        if not self.views:
+            refuse_idle(self, ["view_noise", "view_mix"], "there are no views")
         self._check_places()
 
     def _check_places(self) -> None:

@@ -106,7 +106,7 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "dataset", "dataset": "x", "correlations": "x"}, "correlations has no effect"),
         ({"source": "statistics", "dataset": "x"}, "dataset has no effect"),
         ({"source": "dataset", "dataset": "x", "state_width": 3}, "state_width has no effect"),
-        ({"source": "statistics", "view_noise": 0.5}, "view_noise has no effect without views"),
+        ({"source": "statistics", "view_noise": 0.5}, "view_noise has no effect here: there are no views"),
         ({"source": "rollouts"}, "name the Meta-World tasks by --tasks"),
         ({"source": "statistics", "tasks": "push-v3"}, "tasks has no effect"),
         ({"source": "statistics", "failed": "keep"}, "failed has no effect"),

@@ -165,6 +165,8 @@ def test_policies_that_have_no_line_between_them_are_refused(policies, tiny_poli
     assert refused(capsys, "was made by a teacher with weights") is True
     assert merge(policies, tmp_path / "out", tuned=policies / "tuned", max_length=8) == 1
     assert refused(capsys, "max_length has no effect here: it is an option of language models") is True
+    assert merge(policies, tmp_path / "out", tuned=policies / "tuned", task_samples=8) == 1
+    assert refused(capsys, "task_samples has no effect here: it is of the task loss") is True
     assert merge(policies, tmp_path / "out", tuned=policies / "tuned", retention_terms="token_kl") == 1
     assert refused(capsys, "'token_kl' cannot be held") is True
     assert not (tmp_path / "out").exists()
