@@ -161,9 +161,9 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
             start | {"output_dir": folder / "craft", "anchors": anchors},
         ),
     }
-    tasks = ",".join(experiment.old + experiment.new)
-    rollout = {"tasks": tasks, "episodes": experiment.episodes, "seed": seed}
+    rollout = {"tasks": ",".join(experiment.old + experiment.new), "episodes": experiment.episodes, "seed": seed}
     cache = {"teacher": teacher, "output_dir": anchors, "anchors": experiment.anchors, "seed": seed}
+    cache |= places(experiment.sources["source"], old, new, experiment.old)
     return [
         Job(
             train,
@@ -171,17 +171,7 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
             teacher / DONE,
             ("record-old",),
         ),
-        Job(
-            cached,
-            (
-                "cache",
-                *_flags(
-                    "build", cache, experiment.sources, places(experiment.sources["source"], old, new, experiment.old)
-                ),
-            ),
-            anchors,
-            (train, "record-new"),
-        ),
+        Job(cached, ("cache", *_flags("build", cache, experiment.sources)), anchors, (train, "record-new")),
         *(
             Job(
                 f"seed{seed}-{method}",

@@ -71,6 +71,7 @@ def check(words, monkeypatch, capsys):
 def _check_lerobot(program, words):
     """LeRobot's own parser of its own configuration; of a checkpoint only that it is named."""
     draccus = pytest.importorskip("draccus")
+    importlib.import_module("lerobot.policies.factory")  # where the types of policies become known
     module, name = LEROBOT[program].split(":")
     kind = getattr(importlib.import_module(f"lerobot.configs.{module}"), name)
     if any(word.startswith("--policy.path=") for word in words):
