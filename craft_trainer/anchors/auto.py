@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from accelerate import PartialState
-
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
 from craft_trainer.anchors.features import FeatureSpec, feature_specs, layer_paths
+from craft_trainer.anchors.processes import Processes
 from craft_trainer.anchors.provenance import AUTO, same_model
 from craft_trainer.anchors.selection import stratified_rows
 from craft_trainer.anchors.sources.frames import Frames, FrameSource
@@ -45,7 +44,7 @@ def auto_anchors(
     *,
     path: str = "",
     batch_size: int = 64,
-    processes: PartialState | None = None,
+    processes: Processes | None = None,
 ) -> AnchorCache:
     """Anchors of ``policy`` from the ``dataset`` that it is about to learn, in the cache ``folder``.
 

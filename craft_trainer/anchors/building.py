@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from accelerate import PartialState
 from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
 from craft_trainer.anchors.constant_features import ConstantFeatureCheck
 from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec, labels_of, task_loss_of
+from craft_trainer.anchors.processes import Processes
 from craft_trainer.anchors.provenance import Provenance
 from craft_trainer.anchors.shards import Shards
 from craft_trainer.anchors.teacher_pass import TeacherPass, raw_inputs, rows_digest
@@ -41,7 +41,7 @@ def build_anchor_cache(
     inputs: str = "embedded",
     dtype: str = "float32",
     num_workers: int = 0,
-    processes: PartialState | None = None,
+    processes: Processes | None = None,
 ) -> AnchorCache:
     """Run the teacher over ``rows`` of a dataset in a ``datasets`` map job and write the cache to ``output_dir``.
 
@@ -60,7 +60,7 @@ def build_anchor_cache(
         inputs: ``embedded`` (the samples are in the cache) or ``reference`` (only their rows are).
         dtype: of the teacher's features and log-probabilities, ``float32`` or ``float16``.
         num_workers: processes that load samples ahead of the teacher.
-        processes: those that share the work, on one file system; by default this process does all of it.
+        processes: those that share the work; by default this process does all of it.
 
     Raises:
         FileExistsError: ``output_dir`` exists.
@@ -83,9 +83,10 @@ def build_anchor_cache(
         versions={"craft-trainer": __version__} | {name: version(name) for name in ("torch", "datasets")},
     )
     work = Shards(output_dir.with_name(output_dir.name + ".partial"), len(rows), batch_size * SHARD_BATCHES)
-    rank, world = (processes.process_index, processes.num_processes) if processes else (0, 1)
+    processes = processes or Processes()
+    rank, world = processes.process_index, processes.num_processes
     with ExitStack() as until_finished:
-        with _main_process_first(processes) as is_main:
+        with processes.main_process_first() as is_main:
             if is_main:
                 until_finished.enter_context(work.locked())
                 _refuse_finished(output_dir)  # while it was looked at, and then locked
@@ -100,27 +101,16 @@ def build_anchor_cache(
             tqdm(total=len(rows), initial=work.done(), unit="anchor", desc="anchors", disable=None) as bar,
         ):
             for number in work.missing(rank, world):
+                processes.check()
                 part = slice(number * work.size, (number + 1) * work.size)
                 shard = job.run(list(rows[part]), list(groups[part]), bar)
                 constancy.add(shard)
                 work.write(number, shard)
-        if processes is not None:
-            processes.wait_for_everyone()
-        with _main_process_first(processes) as is_main, _quiet_datasets():
+        processes.wait_for_everyone()
+        with processes.main_process_first() as is_main, _quiet_datasets():
             if is_main:
                 work.finish(output_dir, provenance)
     return AnchorCache(output_dir, load_batch=raw_inputs(teacher, load_batch))
-
-
-@contextmanager
-def _main_process_first(processes: PartialState | None) -> Iterator[bool]:
-    """Yield whether this is the main process, which leaves the block before the others enter it."""
-    is_main = processes is None or processes.process_index == 0
-    if processes is not None and not is_main:
-        processes.wait_for_everyone()
-    yield is_main
-    if processes is not None and is_main:
-        processes.wait_for_everyone()
 
 
 def _labelling(teacher: AnchoredModel, samples: Mapping[str, Any], *, output: bool) -> dict[str, Any]:

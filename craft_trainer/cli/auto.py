@@ -9,6 +9,7 @@ from craft_trainer.options import split_list
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.anchors.processes import Processes
     from craft_trainer.cli.train import TrainArguments
     from craft_trainer.cli.train_lm import TrainLmArguments
     from craft_trainer.language.checkpoints import Checkpoint
@@ -30,10 +31,11 @@ def anchors_of_policy(
     from accelerate import PartialState
 
     from craft_trainer.anchors import auto
+    from craft_trainer.anchors.processes import Processes
     from craft_trainer.training.drift import preserve_rng_state
 
-    folder, processes, path = Path(config.output_dir) / auto.FOLDER, PartialState(), str(arguments.policy)
-    with preserve_rng_state():
+    folder, path = Path(config.output_dir) / auto.FOLDER, str(arguments.policy)
+    with preserve_rng_state(), Processes(PartialState()) as processes:
         cache = auto.auto_anchors(model, dataset, folder, path=path, processes=processes)
     counts = " and ".join(f"{count:,} of {source}" for source, count in cache.provenance.groups.items())
     views = f"{auto.NUM_VIEWS} views, view_noise {auto.VIEW_NOISE:g}"
@@ -49,6 +51,7 @@ def anchors_of_language_model(
 
     from craft_trainer.anchors import auto
     from craft_trainer.anchors.features import feature_specs, layer_paths
+    from craft_trainer.anchors.processes import Processes
     from craft_trainer.models.embeddings import Embeddings
     from craft_trainer.models.families import as_anchored_model
     from craft_trainer.training.drift import preserve_rng_state
@@ -63,8 +66,8 @@ def anchors_of_language_model(
     if cache is None:
         before = next(checkpoint.model.parameters()).device
         checkpoint.model.to(config.device)
-        with preserve_rng_state():
-            cache = write_texts(checkpoint, folder, made, teacher=teacher, specs=specs, path=arguments.model)
+        with preserve_rng_state(), Processes(PartialState()) as processes:
+            cache = write_texts(checkpoint, folder, made, processes, teacher=teacher, specs=specs, path=arguments.model)
         checkpoint.model.to(before)
     PartialState().print(
         f"anchors: auto takes {len(cache)} texts that {arguments.model} writes itself, each of at most {new_tokens} "
@@ -77,20 +80,18 @@ def write_texts(
     checkpoint: "Checkpoint",
     folder: Path,
     made: Mapping[str, Any],
+    processes: "Processes",
     *,
     teacher: "AnchoredModel",
     specs: "Sequence[FeatureSpec]",
     path: str,
 ) -> "AnchorCache":
     """Build the cache ``folder`` of texts that the model writes from nothing, as ``made`` says; ``path`` is its own."""
-    from accelerate import PartialState
-
     from craft_trainer.anchors.auto import build_auto
-    from craft_trainer.cli.building import once
     from craft_trainer.language.anchoring import by_length, own_texts
 
-    processes, writing = PartialState(), {"new_tokens": made["own_tokens"], "batch_size": TEXT_BATCH, "seed": SEED}
-    texts = once(processes, lambda: own_texts(checkpoint, None, made["frames"], **writing))
+    writing = {"new_tokens": made["own_tokens"], "batch_size": TEXT_BATCH, "seed": SEED}
+    texts = processes.once(lambda: own_texts(checkpoint, None, made["frames"], **writing))
     rows = by_length(texts.lengths, range(len(texts)))
     return build_auto(
         teacher,

@@ -1,18 +1,16 @@
 """What the commands that build an anchor cache have in common: their options, and the build."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from craft_trainer.options import option, split_list
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.features import FeatureSpec
+    from craft_trainer.anchors.processes import Processes
     from craft_trainer.anchors.sources.source import Samples
     from craft_trainer.models.base import AnchoredModel
 
@@ -67,17 +65,19 @@ class CacheArguments:
         self.pooling = split_list(self.pooling or [defaults.pooling])
         self.batch_size = defaults.batch_size if self.batch_size is None else self.batch_size
 
-    def join(self) -> "PartialState":
+    def join(self) -> "Processes":
         """Join the processes that share the work (accelerate launch); refuse an ``output_dir`` that exists."""
         import torch
         from accelerate import PartialState
 
+        from craft_trainer.anchors.processes import Processes
+
         if Path(self.output_dir).exists():
             raise FileExistsError(f"{self.output_dir} exists: delete it, or choose another folder")
-        patience = timedelta(days=7)  # shares may be uneven
-        return PartialState(cpu=not torch.cuda.is_available(), timeout=patience)
+        self.processes = Processes(PartialState(cpu=not torch.cuda.is_available()))
+        return self.processes
 
-    def specs(self, teacher: "AnchoredModel", processes: "PartialState") -> "list[FeatureSpec]":
+    def specs(self, teacher: "AnchoredModel", processes: "Processes") -> "list[FeatureSpec]":
         """Find the features of ``layers``, and say which modules those are."""
         from craft_trainer.anchors.features import feature_specs, layer_paths
 
@@ -86,7 +86,7 @@ class CacheArguments:
             processes.print(f"layer {layer} → {path}")
         return feature_specs(paths.values(), self.pooling or [])
 
-    def rows(self, samples: "Samples", count: int, teacher: "AnchoredModel", processes: "PartialState") -> list[int]:
+    def rows(self, samples: "Samples", count: int, teacher: "AnchoredModel", processes: "Processes") -> list[int]:
         """Choose the ``count`` rows of ``samples`` that become anchors, in the main process for all.
 
         Raises:
@@ -97,18 +97,17 @@ class CacheArguments:
 
         assert self.batch_size is not None
         size = self.batch_size
-        return once(
-            processes,
+        return processes.once(
             lambda: chosen_rows(
                 self.selection,
                 samples.strata,
                 count,
                 seed=self.seed,
                 features=lambda: candidate_features(teacher, samples.batch, len(samples), batch_size=size),
-            ),
+            )
         )
 
-    def build(self, teacher: "AnchoredModel", samples: Any, processes: "PartialState", **where: Any) -> "AnchorCache":
+    def build(self, teacher: "AnchoredModel", samples: Any, processes: "Processes", **where: Any) -> "AnchorCache":
         """Run the teacher over the rows of ``samples``; ``where`` are the other arguments of ``build_anchor_cache``."""
         from craft_trainer.anchors.building import build_anchor_cache
 
@@ -143,12 +142,3 @@ def named_sources(source: Sequence[Any], known: Iterable[str]) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"source is {names}: name at least one, and none twice")
     return names
-
-
-def once[Made](processes: "PartialState", make: Callable[[], Made]) -> Made:
-    """What ``make`` gives in the main process, in every process."""
-    from accelerate.utils import broadcast_object_list
-
-    made: list[Any] = [make() if processes.is_main_process else None]
-    given: Made = broadcast_object_list(made)[0]
-    return given

@@ -47,10 +47,10 @@ def run(arguments: BuildArguments) -> None:
     """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
-    processes = arguments.join()
-    if is_policy(checkpoint_folder(arguments.teacher)):
-        from craft_trainer.cli.policy_anchors import build
-    else:
-        from craft_trainer.cli.text_anchors import build
-    cache = build(arguments, processes)
+    with arguments.join() as processes:
+        if is_policy(checkpoint_folder(arguments.teacher)):
+            from craft_trainer.cli.policy_anchors import build
+        else:
+            from craft_trainer.cli.text_anchors import build
+        cache = build(arguments, processes)
     processes.print(f"fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")

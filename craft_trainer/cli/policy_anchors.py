@@ -9,15 +9,14 @@ from craft_trainer.cli.text_sources import TextSourceArguments
 from craft_trainer.options import refuse_idle
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.processes import Processes
     from craft_trainer.cli.cache_build import BuildArguments
 
 DEFAULTS = Defaults(layers="-1", pooling="none", batch_size=64)
 
 
-def build(arguments: "BuildArguments", processes: "PartialState") -> "AnchorCache":
+def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     """Build the cache of a policy's features and actions, and say what it holds.
 
     Raises:

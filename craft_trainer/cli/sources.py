@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.cli.building import named_sources, once
+from craft_trainer.cli.building import named_sources
 from craft_trainer.options import option, refuse_idle, split_list
 
 if TYPE_CHECKING:
@@ -124,8 +124,6 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
     The main process records for all. A recording of the same teacher and settings, of a build that was interrupted, is
     used again.
     """
-    from accelerate import PartialState
-
     from craft_trainer.anchors.sources.frames import FrameSource
     from craft_trainer.cli.rollout import image_size_of
     from craft_trainer.files import write_json
@@ -148,7 +146,7 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
             teacher, output_dir=folder, num_envs=NUM_ENVS, image_size=image_size_of(teacher, None), **settings
         )
 
-    once(PartialState(), record)
+    arguments.processes.once(record)
     return FrameSource(PolicyDataset.of(teacher, str(folder)))
 
 

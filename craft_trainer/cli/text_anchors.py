@@ -4,16 +4,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.building import Defaults, once, require_sources
+from craft_trainer.cli.building import Defaults, require_sources
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SourceArguments
 from craft_trainer.cli.text_sources import TEXT_SOURCES
 from craft_trainer.options import refuse_idle
 
 if TYPE_CHECKING:
-    from accelerate import PartialState
-
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.processes import Processes
     from craft_trainer.anchors.sources.source import AnchorSource
     from craft_trainer.cli.cache_build import BuildArguments
     from craft_trainer.language.anchoring import TextAnchors
@@ -29,7 +28,7 @@ OF_GIVEN_TEXTS = ("max_length", "completion_only_loss", "assistant_only_loss", "
 TOKENS = {"input_ids", "attention_mask", "labels"}
 
 
-def build(arguments: "BuildArguments", processes: "PartialState") -> "AnchorCache":
+def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     """Build the cache of a language model's features and tokens, and say what it holds.
 
     Raises:
@@ -85,7 +84,7 @@ def check_options(arguments: "BuildArguments") -> None:
 
 
 def chosen_texts(
-    arguments: "BuildArguments", checkpoint: "Checkpoint", teacher: "AnchoredModel", processes: "PartialState"
+    arguments: "BuildArguments", checkpoint: "Checkpoint", teacher: "AnchoredModel", processes: "Processes"
 ) -> "tuple[AnchorSource, Sequence[int]]":
     """Open the sources and choose the rows of each; with those that become anchors, in the order of their lengths.
 
@@ -116,29 +115,26 @@ def chosen_texts(
 
 
 def old_texts(
-    arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "PartialState"
+    arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "Processes"
 ) -> "TextAnchors":
     """Read the texts of ``dataset``, with their own groups."""
     return _read(arguments, arguments.text_source(arguments.group_column), checkpoint, processes)
 
 
-def corpus(
-    arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "PartialState"
-) -> "TextAnchors":
+def corpus(arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "Processes") -> "TextAnchors":
     """Read the texts of ``corpus``, which are all of one group."""
     return _read(arguments, arguments.corpus_source(), checkpoint, processes, group="corpus")
 
 
 def own_texts(
-    arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "PartialState"
+    arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "Processes"
 ) -> "TextAnchors":
     """Let the teacher write ``count`` texts, the same in every process."""
     from craft_trainer.language.anchoring import TextAnchors
     from craft_trainer.language.anchoring import own_texts as written
 
     prompts = arguments.text_source(arguments.group_column) if arguments.dataset is not None else None
-    texts = once(
-        processes,
+    texts = processes.once(
         lambda: written(
             checkpoint,
             prompts,
@@ -147,7 +143,7 @@ def own_texts(
             batch_size=arguments.batch_size,
             seed=arguments.seed,
             temperature=arguments.own_temperature,
-        ),
+        )
     )
     after = "" if prompts is None else f" after prompts of {prompts.dataset}"
     return TextAnchors(texts, {"dataset": f"written by the teacher{after}"})
@@ -157,7 +153,7 @@ def _read(
     arguments: "BuildArguments",
     source: "TextSource",
     checkpoint: "Checkpoint",
-    processes: "PartialState",
+    processes: "Processes",
     group: str | None = None,
 ) -> "TextAnchors":
     from craft_trainer.language.anchoring import TextAnchors
@@ -170,7 +166,7 @@ def _read(
     return TextAnchors(samples, told, group)
 
 
-OPENED: "Mapping[str, Callable[[BuildArguments, Checkpoint, int, PartialState], TextAnchors]]" = {
+OPENED: "Mapping[str, Callable[[BuildArguments, Checkpoint, int, Processes], TextAnchors]]" = {
     "dataset": old_texts,
     "own_texts": own_texts,
     "corpus": corpus,

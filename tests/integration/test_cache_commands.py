@@ -152,24 +152,24 @@ def test_references_into_a_dataset_that_changed_are_refused(references, teacher,
     assert "restore that revision, or rebuild" in error
 
 
-def test_two_launched_processes_build_what_one_builds(teacher, tiny_dataset, tmp_path):
-    """By torchrun, as ``accelerate launch`` does. Seen to fail when both took themselves for the first."""
+def test_three_launched_processes_build_what_one_builds(teacher, tiny_dataset, tmp_path):
+    """By torchrun, as ``accelerate launch`` does. Seen to fail when each took itself for the first."""
     assert build(teacher, tiny_dataset, tmp_path / "one", batch_size=3) == 0
-    words = flags(teacher=teacher, dataset=tiny_dataset, output_dir=tmp_path / "two", anchors=30, batch_size=3)
+    words = flags(teacher=teacher, dataset=tiny_dataset, output_dir=tmp_path / "three", anchors=30, batch_size=3)
     launch = [
         sys.executable,
         "-m",
         "torch.distributed.run",
         "--standalone",
         "--nproc_per_node",
-        "2",
+        "3",
         "-m",
         "craft_trainer",
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     subprocess.run([*launch, "cache", "build", *words], check=True, env=environment, capture_output=True)
     for file in (tmp_path / "one").iterdir():
-        assert file.read_bytes() == (tmp_path / "two" / file.name).read_bytes()
+        assert file.read_bytes() == (tmp_path / "three" / file.name).read_bytes()
 
 
 def test_a_build_that_is_interrupted_says_where_it_goes_on(teacher, tiny_dataset, tmp_path, monkeypatch, capsys):

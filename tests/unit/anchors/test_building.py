@@ -1,6 +1,5 @@
 """Building a cache: killed and resumed, shared by processes, refused where it would mix two."""
 
-import multiprocessing
 import os
 import random
 import signal
@@ -13,23 +12,17 @@ import datasets
 import pytest
 import torch
 from seer import GROUPS, NUM_ROWS, Seer, build, contents, samples
+from together import FRESH, build_together
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec
-
-FRESH = multiprocessing.get_context("forkserver")  # children of a process without threads
-FRESH.set_forkserver_preload(["craft_trainer.anchors.building", "pytest"])
+from craft_trainer.anchors.processes import GO_ON
 
 
 def build_slowly(folder: Path, begun: Any) -> None:
     """In another process."""
     begun.set()
     build(folder, Seer(seconds=0.01))
-
-
-def build_share(folder: Path, rank: int, barrier: Any) -> None:
-    """In another process."""
-    build(folder, processes=Process(rank, barrier))
 
 
 def test_killed_at_ten_random_moments_and_resumed_it_has_the_same_bytes(whole: AnchorCache, tmp_path: Path) -> None:
@@ -120,46 +113,30 @@ def fail_after(calls: int) -> Callable[[list[int]], dict[str, Any]]:
     return load
 
 
-class Process:
-    """One of two; as much of accelerate's PartialState as is needed."""
-
-    num_processes = 2
-
-    def __init__(self, index: int, barrier: Any) -> None:
-        self.process_index, self._barrier = index, barrier
-
-    def wait_for_everyone(self) -> None:
-        self._barrier.wait(timeout=60)
+def test_three_processes_build_what_one_builds(whole: AnchorCache, tmp_path: Path) -> None:
+    """Every file; each process makes every third shard of seven, the last of which is two batches."""
+    told = build_together(tmp_path / "cache", tmp_path / "told")
+    assert [one["message"] for one in told] == [""] * 3
+    assert [one["passes"] for one in told] == [18, 16, 16]
+    assert contents(tmp_path / "cache") == contents(whole.folder)
 
 
-def test_two_processes_build_what_one_builds(whole: AnchorCache, tmp_path: Path) -> None:
-    barrier, folder = FRESH.Barrier(2), tmp_path / "cache"
-    others = [FRESH.Process(target=build_share, args=(folder, rank, barrier)) for rank in (0, 1)]
-    for other in others:
-        other.start()
-    for other in others:
-        other.join(timeout=120)
-    assert [other.exitcode for other in others] == [0, 0]
-    assert contents(folder) == contents(whole.folder)
-
-
-def test_processes_share_the_shards(tmp_path: Path) -> None:
-    """A second one alone makes every other shard, and then waits for the first."""
-
-    class Second(Process):
-        def wait_for_everyone(self) -> None:
-            if self.waited:
-                raise TimeoutError
-            self.waited = True
-
-    second, teacher = Second(1, None), Seer()
-    second.waited = False
-    with pytest.raises(TimeoutError):
-        build(tmp_path / "cache", teacher, processes=second)
-    assert sorted(path.name for path in (tmp_path / "cache.partial").iterdir()) == [
-        "shard-00001", "shard-00003", "shard-00005",
-    ]  # fmt: skip
-    assert teacher.passes == 24
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        ("kill", "has not been heard of for 3 s: it was killed, or its machine is gone."),
+        ("raise", "failed: out of memory."),
+    ],
+)
+def test_a_process_that_ends_ends_the_others(whole: AnchorCache, tmp_path: Path, end: str, reason: str) -> None:
+    """They say why, and all together go on. Seen to fail with accelerate's barriers: nobody said who was gone."""
+    told = build_together(tmp_path / "cache", tmp_path / "told", end=end, silence=3.0)
+    for one in (told[0], told[2]):
+        assert one["message"] == f"process 1 of 3 (counted from 0) {reason} {GO_ON}"
+        assert one["seconds"] < 60
+    again = build_together(tmp_path / "cache", tmp_path / "again")
+    assert again[1]["passes"] == 8
+    assert contents(tmp_path / "cache") == contents(whole.folder)
 
 
 def test_workers_load_the_same_samples(whole: AnchorCache, tmp_path: Path) -> None:
