@@ -126,8 +126,12 @@ def _without_adapter(peft_model: Any) -> Iterator[None]:
 
 
 def _peft_model(model: AnchoredModel) -> Any:
-    """The ``PeftModel`` around, or directly inside, the network of ``model``."""
-    for candidate in (getattr(model, "wrapper", None), model.network, *model.network.children()):
+    """The ``PeftModel`` around, or directly inside, the network of ``model``, or around the policy in it."""
+    named = (getattr(model, name, None) for name in ("wrapper", "peft_model"))
+    for candidate in (*named, model.network, *model.network.children()):
         if hasattr(candidate, "disable_adapter"):
             return candidate
-    raise TypeError(f"{type(model.network).__name__} has no disable_adapter: wrap it by peft.get_peft_model")
+    raise TypeError(
+        f"{type(model.network).__name__} has no disable_adapter: wrap it by peft.get_peft_model; a LeRobot policy gets "
+        "an adapter by PolicyModel.add_adapter"
+    )

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 Batch = Mapping[str, Any]
 Moments = Mapping[str, tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]]  # feature → mean and standard deviation
 COPY = re.compile(r"\.modules_to_save\.[^.]+\.")  # in names of parameters: PEFT's trained copy of a module
+ADAPTER = re.compile(r"\.(lora_\w+|miss_block)\.")  # in names of parameters: a part of PEFT's adapter
+STARTS_AT_ZERO = re.compile(r"\.(lora_B|lora_embedding_A|miss_block)\.")  # the part without which it does nothing
 AT_INPUT = "@input"  # at the end of a module path: what goes into the module instead of what comes out
 
 
@@ -121,11 +123,11 @@ def weights_digest(module: nn.Module) -> str:
 def without_idle_adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``state`` with the names of the base model; PEFT's parts stay only if one of them has an effect.
 
-    These are low-rank adapters, and the copies that it trains of a head of classes.
+    These are adapters of the types LORA and MISS, and the copies that it trains of whole modules.
     """
-    adapters = {name for name in state if ".lora_" in name}
+    adapters = {name for name in state if ADAPTER.search(name)}
     originals = {name: found for name in state if (found := COPY.sub(".original_module.", name)) != name}
-    moved = any(state[name].any() for name in adapters if ".lora_B." in name or ".lora_embedding_A." in name)
+    moved = any(state[name].any() for name in adapters if STARTS_AT_ZERO.search(name))
     moved = moved or any(not torch.equal(state[copy], state[original]) for copy, original in originals.items())
     dropped = set() if moved else {*adapters, *originals}
     return {

@@ -1,17 +1,29 @@
 """LeRobot checkpoints as they were saved: where its own loaders return something else without an error."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model
+from torch import Tensor
 
-CONFIG_FILE = "config.json"
+from craft_trainer.hub.resolve_path import resolve_path
+from craft_trainer.models.pretrained import (
+    ADAPTER_CONFIG,
+    CONFIG_FILE,
+    base_of_adapter,
+    is_adapter,
+    load_whole_adapter,
+    with_adapter_of,
+)
+
 WEIGHTS_FILE = "model.safetensors"
-ADAPTER_FILE = "adapter_config.json"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+IN_PEFT = "base_model.model."  # before the names of a policy's tensors in a ``PeftModel``
 PROCESSOR_FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
 
 
@@ -20,19 +32,25 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
     Raises:
         FileNotFoundError: there is no policy.
-        ValueError: there is the adapter of one.
+        ValueError: it says that there is an adapter where there is none, or the reverse.
     """
-    if (folder / ADAPTER_FILE).is_file():
-        base = json.loads((folder / ADAPTER_FILE).read_text("utf-8")).get("base_model_name_or_path")
-        raise ValueError(
-            f"{folder / ADAPTER_FILE}: this is a PEFT adapter of {base}, not a whole policy. Merge the two: load that "
-            "policy by LeRobot, save PeftModel.from_pretrained(policy, ADAPTER).merge_and_unload() in a new folder, "
-            "and copy the adapter's files policy_*processor* into it"
-        )
     if not (folder / CONFIG_FILE).is_file():
         inside = f"; {folder / 'pretrained_model'} is one" if (folder / "pretrained_model").is_dir() else ""
+        if is_adapter(folder):
+            inside = f"; that of an adapter's policy lies beside {ADAPTER_CONFIG}"
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint{inside}")
-    return PreTrainedConfig.from_pretrained(folder)
+    config = PreTrainedConfig.from_pretrained(folder)
+    if config.use_peft and not (folder / ADAPTER_CONFIG).is_file():
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: use_peft is true, and there is no {ADAPTER_CONFIG} beside it: put the adapter's "
+            f"files there, or, if {WEIGHTS_FILE} has the adapter in it, set use_peft to false"
+        )
+    if not config.use_peft and is_adapter(folder) and not (folder / WEIGHTS_FILE).is_file():
+        raise ValueError(
+            f"{folder / CONFIG_FILE}: use_peft is false, so LeRobot looks for {WEIGHTS_FILE}, and there is a PEFT "
+            "adapter: set use_peft to true"
+        )
+    return config
 
 
 def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) -> tuple[Any, Any]:
@@ -58,15 +76,62 @@ def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) ->
     return processors
 
 
-def load_policy(folder: Path, config: PreTrainedConfig) -> PreTrainedPolicy:
-    """The policy in ``folder`` in evaluation mode, every weight of it from the file.
+def load_policy(folder: Path, config: PreTrainedConfig) -> Any:
+    """The policy in ``folder`` in evaluation mode, every weight of it from the file; of an adapter the ``PeftModel``.
+
+    As LeRobot does it, the policy that an adapter is on has the configuration in the adapter's folder.
+
+    Raises:
+        FileNotFoundError: there are no weights in ``folder``, or where its adapter says that its base is.
+        ImportError: PEFT is not installed, which an adapter needs.
+        ValueError: they are not those of this policy, or the adapter is on nothing.
+    """
+    if not config.use_peft:
+        return _load_whole(folder, config)
+    base, revision = base_of_adapter(folder)
+    try:
+        policy = _load_whole(resolve_path(base, revision=revision, without=("*/*",)), config)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder / ADAPTER_CONFIG} is on {base}, which is not there: correct base_model_name_or_path ({error})"
+        ) from error
+    return with_adapter_of(folder, policy, trainable=True).eval()
+
+
+def restore(policy: PreTrainedPolicy, peft_model: Any, folder: Path) -> None:
+    """Load the weights in ``folder`` into ``policy``, in place; of an adapter those of the ``peft_model`` around it.
+
+    Raises:
+        FileNotFoundError: the folder holds no weights of this kind.
+        ValueError: they are those of another adapter.
+    """
+    file = folder / (WEIGHTS_FILE if peft_model is None else ADAPTER_WEIGHTS)
+    if not file.is_file():
+        raise FileNotFoundError(f"{folder} holds no {file.name}: it is not a checkpoint to resume from")
+    if peft_model is None:
+        load_model(policy, file, strict=True, device=str(next(policy.parameters()).device))
+    else:
+        load_whole_adapter(peft_model, folder, trainable=True)
+
+
+def save(policy: PreTrainedPolicy, peft_model: Any, folder: Path, state: Mapping[str, Tensor] | None) -> None:
+    """Write an ordinary LeRobot checkpoint, or the adapter of ``peft_model`` as LeRobot's training does it.
+
+    ``state`` are the tensors to save, by their names in ``policy``; its own if None.
+    """
+    if peft_model is None:
+        policy.save_pretrained(folder, state_dict=state)
+        return
+    whole = None if state is None else {f"{IN_PEFT}{name}": tensor for name, tensor in state.items()}
+    peft_model.save_pretrained(str(folder), state_dict=whole, save_embedding_layers=False)
+    policy.config.save_pretrained(folder)
+
+
+def _load_whole(folder: Path, config: PreTrainedConfig) -> PreTrainedPolicy:
+    """The policy in ``folder``, of its own weights.
 
     Where that fails, the loaders of the PI0 types print a warning and return random weights; so theirs are loaded here,
     old names included.
-
-    Raises:
-        FileNotFoundError: there are no weights in ``folder``.
-        ValueError: they are not those of this policy.
     """
     weights, kind = folder / WEIGHTS_FILE, get_policy_class(config.type)
     if not weights.is_file():

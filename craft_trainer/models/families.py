@@ -3,7 +3,7 @@
 from torch import nn
 from transformers import PreTrainedModel
 
-from craft_trainer.models.base import AnchoredModel
+from craft_trainer.models.base import AnchoredModel, SupportsCheckpointing
 from craft_trainer.models.causal_lm import CausalLM
 from craft_trainer.models.general import GeneralModel, base_model, encoder_of
 from craft_trainer.models.vision_language import ENTRIES, VisionLanguage
@@ -18,9 +18,10 @@ def as_anchored_model(model: nn.Module) -> AnchoredModel:
     Raises:
         TypeError: ``model`` cannot be anchored as it is.
     """
+    base = base_model(model)
+    require_adapter_inside(model)
     if isinstance(model, AnchoredModel):
         return model
-    base = base_model(model)
     peft_config = getattr(model, "active_peft_config", None)
     if peft_config is not None and peft_config.is_prompt_learning:
         raise TypeError(f"{peft_config.peft_type} trains a prompt, which the retention pass does not see: use LoRA")
@@ -38,6 +39,20 @@ def as_anchored_model(model: nn.Module) -> AnchoredModel:
         "SentenceTransformer of texts that pools their prompts too, or implement "
         "craft_trainer.models.base.AnchoredModel"
     )
+
+
+def require_adapter_inside(model: nn.Module) -> None:
+    """Refuse, by a TypeError, a ``PeftModel`` around a model that has a checkpoint format of its own.
+
+    PEFT would save it in PEFT's way alone, of which the format's own loaders know nothing.
+    """
+    base = base_model(model)
+    if base is not model and isinstance(base, SupportsCheckpointing) and not isinstance(base, PreTrainedModel):
+        name = type(base).__name__
+        raise TypeError(
+            f"the PEFT adapter is around a {name}, whose checkpoints would be PEFT's alone: put it inside, by "
+            "PolicyModel(get_peft_model(policy, config), preprocessor, postprocessor) or add_adapter"
+        )
 
 
 def _predicts_tokens(model: PreTrainedModel) -> bool:

@@ -7,15 +7,13 @@ from typing import Any, Self
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_model
-from torch import Tensor, nn
+from torch import Tensor
 
 try:
     import draccus
     from lerobot.configs.policies import PreTrainedConfig
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
     from lerobot.policies.factory import make_policy, make_pre_post_processors
-    from lerobot.policies.pretrained import PreTrainedPolicy
     from lerobot.utils.constants import ACTION
 except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
@@ -23,18 +21,19 @@ except ImportError as error:
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.models import adapting
 from craft_trainer.models.base import AT_INPUT, Batch, Moments, TokenLayout, weights_digest
-from craft_trainer.models.checkpoint import WEIGHTS_FILE, load_config, load_policy, load_processors
+from craft_trainer.models.checkpoint import load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.normalisation import check_statistics, observed_moments, with_floor
 from craft_trainer.models.own_actions import own_actions
 from craft_trainer.models.policies.family import PolicyFamily, family_of
 from craft_trainer.models.policy_configuration import decisive_policy_fields
+from craft_trainer.models.policy_module import PolicyModule
 from craft_trainer.models.remote_code import trusted_code_only
 from craft_trainer.models.task_loss import TaskLoss
 
 
-class PolicyModel(nn.Module):
+class PolicyModel(PolicyModule):
     """A LeRobot policy with its pre- and post-processor, trainable by a HuggingFace ``Trainer``.
 
     A batch holds raw dataset features (``observation.*``, ``action``, ``action_is_pad``, ``task``), as a LeRobotDataset
@@ -42,12 +41,6 @@ class PolicyModel(nn.Module):
     """
 
     accepts_loss_kwargs = False  # Trainer: divide the loss by the number of accumulated micro-batches
-    library_name = "lerobot"  # whose checkpoints these are
-    origin: str | None = None  # the checkpoint that it was loaded from
-
-    def __init__(self, policy: PreTrainedPolicy, preprocessor: Any, postprocessor: Any) -> None:
-        super().__init__()
-        self.policy, self.preprocessor, self.postprocessor = policy, preprocessor, postprocessor
 
     @classmethod
     def from_pretrained(
@@ -122,24 +115,9 @@ class PolicyModel(nn.Module):
         return model
 
     @property
-    def policy_config(self) -> PreTrainedConfig:
-        """The policy's own configuration; not named ``config``, which Trainer's loggers take for transformers' own."""
-        return self.policy.config
-
-    @property
-    def network(self) -> nn.Module:
-        """The policy and its processors are one module: this."""
-        return self
-
-    @property
     def output_kind(self) -> str:
         """Actions, or logits of a policy whose actions are tokens."""
         return self._family().output_kind
-
-    @property
-    def device(self) -> torch.device:
-        """Where the parameters live."""
-        return next(self.parameters()).device
 
     def forward(self, return_loss: bool = True, **batch: Any) -> dict[str, Tensor]:
         """The policy's task loss on a raw batch: ``{"loss": scalar}``.
@@ -262,25 +240,6 @@ class PolicyModel(nn.Module):
             "configuration": configuration_digest({"policy": fields, "modules": module_configurations(self.policy)}),
         }
 
-    def save_pretrained(self, output_dir: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write an ordinary LeRobot checkpoint: config.json, model.safetensors and the processors."""
-        if state_dict is not None:
-            state_dict = {name.removeprefix("policy."): _whole(tensor) for name, tensor in state_dict.items()}
-        self.policy.save_pretrained(output_dir, state_dict=state_dict)
-        self.preprocessor.save_pretrained(output_dir)
-        self.postprocessor.save_pretrained(output_dir)
-
-    def load_checkpoint(self, checkpoint_dir: str | Path) -> None:
-        """Load the weights of a LeRobot checkpoint folder into this policy, in place.
-
-        Raises:
-            FileNotFoundError: the folder holds no weights.
-        """
-        weights = Path(checkpoint_dir) / WEIGHTS_FILE
-        if not weights.is_file():
-            raise FileNotFoundError(f"{checkpoint_dir} holds no {WEIGHTS_FILE}: it is not a checkpoint to resume from")
-        load_model(self.policy, weights, strict=True, device=str(self.device))
-
     @property
     def renamed(self) -> dict[str, str]:
         """Features that the data names otherwise than the policy: the data's names → the policy's."""
@@ -293,8 +252,3 @@ class PolicyModel(nn.Module):
 
     def _family(self) -> PolicyFamily:
         return family_of(self.policy_config.type)
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """``tensor`` in memory of its own size: one gathered from shards lies in a padded buffer, which is not saved."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

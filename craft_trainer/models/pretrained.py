@@ -5,6 +5,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ def restore(model: nn.Module, folder: str | Path) -> bool:
     elif isinstance(model, PreTrainedModel) and (folder / CONFIG_FILE).is_file():
         model.load_state_dict(_whole_model(type(model), folder, None).state_dict())
     elif base_model(model) is not model and is_adapter(folder):
-        _load_whole_adapter(model, folder, trainable=True)
+        load_whole_adapter(model, folder, trainable=True)
     else:
         return False
     return True
@@ -112,22 +113,42 @@ def load_adapter(folder: Path, dtype: str | None, *, trainable: bool = False) ->
         ImportError: PEFT is not installed.
         ValueError: the adapter does not say what its base model is, or is not one of this model.
     """
-    try:
-        from peft import PeftModel
-    except ImportError as error:
-        raise ImportError(f"{folder} is a PEFT adapter: pip install 'craft-trainer[peft]'") from error
+    base, revision = base_of_adapter(folder)
+    place = checkpoint_folder(base, revision)
+    model = load_model(place, dtype)
+    model.name_or_path = base
+    return with_adapter_of(folder, model, trainable=trainable), place
+
+
+def base_of_adapter(folder: Path) -> tuple[str, str | None]:
+    """What the PEFT adapter in ``folder`` is on: a folder or a Hub repository, and the revision of the latter.
+
+    Raises:
+        ImportError: PEFT is not installed.
+        ValueError: it does not say so.
+    """
+    if find_spec("peft") is None:
+        raise ImportError(f"{folder} is a PEFT adapter: pip install 'craft-trainer[peft]'")
     settings = json_of(folder / ADAPTER_CONFIG)
     base = settings.get("base_model_name_or_path")
     if not base:
         raise ValueError(f"{folder / ADAPTER_CONFIG}: base_model_name_or_path is missing")
-    place = checkpoint_folder(base, settings.get("revision"))
-    model = load_model(place, dtype)
-    model.name_or_path = base
+    return str(base), settings.get("revision")
+
+
+def with_adapter_of(folder: Path, model: nn.Module, *, trainable: bool) -> Any:
+    """``model`` with the PEFT adapter in ``folder``, every tensor of it from there.
+
+    Raises:
+        ValueError: the adapter is not one of this model.
+    """
+    from peft import PeftModel
+
     with _named(folder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
-    _load_whole_adapter(adapted, folder, trainable=trainable)
-    return adapted, place
+    load_whole_adapter(adapted, folder, trainable=trainable)
+    return adapted
 
 
 def load_processor(model: nn.Module, *folders: str | Path) -> Any:
@@ -166,7 +187,8 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str |
     return model
 
 
-def _load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
+def load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
+    """Load the weights of the adapter in ``folder`` into that of the PEFT model; a ValueError unless they are its."""
     with _named(folder):
         found = model.load_adapter(str(folder), model.active_adapters[0], is_trainable=trainable)
     trained_prompt = {"prompt_embeddings"} if model.active_peft_config.is_prompt_learning else set()  # PEFT is strict

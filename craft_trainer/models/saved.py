@@ -20,12 +20,13 @@ def require_loadable(folder: Path, model: nn.Module) -> None:
         OSError: a file is missing.
         ValueError: a file is damaged, or a tensor is missing or has another shape.
     """
+    adapted = getattr(model, "peft_model", None) or model
     if isinstance(model, PreTrainedModel):
         load_model(folder, None, device="meta")
-    elif hasattr(model, "peft_config"):
+    elif hasattr(adapted, "peft_config"):
         from peft import get_peft_model_state_dict
 
-        _require_tensors(folder / ADAPTER_FILE, get_peft_model_state_dict(model, save_embedding_layers=False))
+        _require_tensors(folder / ADAPTER_FILE, get_peft_model_state_dict(adapted, save_embedding_layers=False))
     else:
         saved = model.state_dict().keys()
         parts = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))

@@ -20,7 +20,7 @@ from craft_trainer.hub.facts import RunFacts
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.hub.run_folder import in_use
 from craft_trainer.models.base import AnchoredModel
-from craft_trainer.models.families import as_anchored_model
+from craft_trainer.models.families import as_anchored_model, require_adapter_inside
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import Merge
@@ -88,6 +88,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             )
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
+        require_adapter_inside(self.model)
         self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
         if is_drawn_at_every_epoch(self.args, self.train_dataset):
             self.add_callback(EpochOrder())

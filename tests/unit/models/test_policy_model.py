@@ -1,6 +1,5 @@
 """A policy as a module: a fingerprint that is its behaviour, errors that name the way."""
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ import torch
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.policies.factory import make_pre_post_processors
-from peft import PeftModel
 from torch import nn
 
 from craft_trainer.models.base import AnchoredModel, weights_digest
@@ -226,25 +224,6 @@ def test_a_policy_is_an_anchored_model_as_it_is(tiny_policy: MakePolicy) -> None
     assert as_anchored_model(model) is model
     assert model.network is model
     assert model.output_kind == "numbers"
-
-
-def test_an_adapter_is_refused_with_the_way_to_merge_it(tiny_policy: MakePolicy, tmp_path: Path) -> None:
-    """It was `No such file or directory: …/model.safetensors`. The way out is taken, and leads to a policy."""
-    model = tiny_policy()
-    model.save_pretrained(tmp_path / "base")
-    model.policy.config.pretrained_path = tmp_path / "base"
-    adapter = model.policy.wrap_with_peft(peft_cli_overrides={"target_modules": "all-linear", "method_type": "LORA"})
-    adapter.save_pretrained(tmp_path / "adapter")
-    model.policy.config._save_pretrained(tmp_path / "adapter")
-    model.preprocessor.save_pretrained(tmp_path / "adapter")
-    model.postprocessor.save_pretrained(tmp_path / "adapter")
-    with pytest.raises(ValueError, match=r"adapter_config.json: this is a PEFT adapter of .*base.*merge_and_unload"):
-        PolicyModel.from_pretrained(tmp_path / "adapter")
-    base = ACTPolicy.from_pretrained(tmp_path / "base")
-    PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload().save_pretrained(tmp_path / "merged")
-    for file in (tmp_path / "adapter").glob("policy_*processor*"):
-        shutil.copy(file, tmp_path / "merged")
-    assert PolicyModel.from_pretrained(tmp_path / "merged").policy_config.type == "act"
 
 
 def test_the_folder_around_a_checkpoint_is_told_from_it(tiny_policy: MakePolicy, tmp_path: Path) -> None:
