@@ -29,8 +29,10 @@ class Pair(NamedTuple):
 
 def policy_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:
     """Load two LeRobot policies; a ValueError if their processors, statistics or configurations differ."""
+    from craft_trainer.models.configuration import saved_digest
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate
+    from craft_trainer.models.policy_configuration import policy_configuration
 
     arguments.refuse_idle(TextArguments, "language models")
     if arguments.teacher_dtype is not None:
@@ -40,14 +42,13 @@ def policy_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:
     say_compared(cache.check_teacher(teacher))
     assert isinstance(arguments.policy_options, dict)
     tuned = PolicyModel.from_pretrained(arguments.tuned, device=device, options=arguments.policy_options)
-    ours, theirs = teacher.fingerprint(), tuned.fingerprint()
-    if ours["processors"] != theirs["processors"]:
+    if saved_digest(*teacher.processors) != saved_digest(*tuned.processors):
         raise ValueError(
             f"the processors of {arguments.teacher} and {arguments.tuned} differ (steps, renamed features or "
             f"normalisation statistics), so their weights mean different actions. {WAY_OUT} train with the "
             "teacher's statistics (`train --statistics keep`)"
         )
-    if ours["configuration"] != theirs["configuration"]:
+    if policy_configuration(teacher.policy) != policy_configuration(tuned.policy):
         raise ValueError(
             f"the configurations of {arguments.teacher} and {arguments.tuned} differ in a field that decides outputs, "
             f"so there is no line between them. {WAY_OUT} correct config.json"
@@ -56,7 +57,8 @@ def policy_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:
     if arguments.dataset is not None:
         samples = PolicyDataset.of(tuned, arguments.dataset).without_last_frames(), collate
     cache = open_cache(arguments.anchors, teacher, arguments.anchors_dataset)
-    return Pair(teacher, tuned, tuned, cache, samples, tuned.save_pretrained)
+    ends = {"teacher": teacher.peft_model or teacher.policy, "tuned": tuned.peft_model or tuned.policy}
+    return Pair(**ends, student=tuned, cache=cache, samples=samples, save=tuned.save_pretrained)
 
 
 def texts_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:

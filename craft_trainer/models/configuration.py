@@ -74,6 +74,11 @@ def decisive_fields(config: Any) -> dict[str, Any]:
 
 def module_configurations(module: nn.Module) -> dict[str, Any]:
     """:func:`decisive_fields` of every HuggingFace module inside of ``module``, and the scales of its adapters."""
+    return inner_configurations(module) | {f"scale of {path}": at for path, at in adapter_scales(module).items()}
+
+
+def inner_configurations(module: nn.Module) -> dict[str, Any]:
+    """:func:`decisive_fields` of every HuggingFace module inside of ``module``."""
     found: dict[str, Any] = {}
     seen: set[int] = set()
     for path, part in module.named_modules():
@@ -81,7 +86,7 @@ def module_configurations(module: nn.Module) -> dict[str, Any]:
         if hasattr(config, "to_dict") and hasattr(config, "model_type") and id(config) not in seen:
             seen.add(id(config))
             found[path] = decisive_fields(config)
-    return found | {f"scale of {path}": scale for path, scale in adapter_scales(module).items()}
+    return found
 
 
 def adapter_scales(module: nn.Module) -> dict[str, list[float]]:

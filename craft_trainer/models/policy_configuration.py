@@ -6,8 +6,10 @@ from typing import Any
 import draccus
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.pretrained import PreTrainedPolicy
 
 from craft_trainer.models.adapting import RUN_OPTIONS
+from craft_trainer.models.configuration import inner_configurations
 
 # Fields that change nothing of what a policy predicts for given inputs in evaluation mode.
 NOT_DECISIVE = {
@@ -24,6 +26,11 @@ NOT_DECISIVE = {
     *("time_sampling_beta_alpha", "time_sampling_beta_beta", "time_sampling_scale", "time_sampling_offset"),
 }
 PRESETS = ("optimizer_", "scheduler_")
+
+
+def policy_configuration(policy: PreTrainedPolicy) -> dict[str, Any]:
+    """What beside weights and processors decides the outputs of ``policy``, but for the scales of an adapter."""
+    return {"policy": decisive_policy_fields(policy.config), "modules": inner_configurations(policy)}
 
 
 def decisive_policy_fields(config: PreTrainedConfig) -> dict[str, Any]:

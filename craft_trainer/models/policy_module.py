@@ -53,6 +53,11 @@ class PolicyModule(nn.Module):
         return next(self.parameters()).device
 
     @property
+    def processors(self) -> tuple[Any, Any]:
+        """What comes before and after the policy."""
+        return self.preprocessor, self.postprocessor
+
+    @property
     def peft_model(self) -> Any:
         """The ``PeftModel`` around the policy; None of a policy without an adapter."""
         return self._around[0]

@@ -147,6 +147,31 @@ def test_an_adapter_grows_by_its_product(texts, tmp_path):
     assert_same(adapter.merge_and_unload().state_dict(), base)
 
 
+def test_the_adapter_of_a_policy_grows_by_its_product(policies, tmp_path, capsys):
+    """What is written is an adapter on the same base; one that is the teacher has no line to another."""
+    from craft_trainer.models.lerobot import PolicyModel
+
+    model = PolicyModel.from_pretrained(policies / "teacher")
+    model.add_adapter({"r": 2, "target_modules": ["linear1", "linear2"]})
+    trained = {name: parameter.data for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, value in moved(trained, 0.3).items():
+        trained[name].copy_(value)
+    adapter, out = tmp_path / "adapter", tmp_path / "out"
+    model.save_pretrained(adapter)
+    assert merge(policies, out, tuned=adapter, epsilon=0.005, points=3) == 0
+    alpha = json.loads((out / "merge.json").read_text())["chosen"]["alpha"]
+    assert 0 < alpha < 1
+    base = PolicyModel.from_pretrained(policies / "teacher").policy.state_dict()
+    tuned, merged = (
+        PolicyModel.from_pretrained(folder).peft_model.merge_and_unload().state_dict() for folder in (adapter, out)
+    )
+    expected = {name: tensor + alpha * (tuned[name] - tensor) for name, tensor in base.items()}
+    torch.testing.assert_close(merged, expected, rtol=1e-4, atol=1e-5)
+    capsys.readouterr()
+    assert merge(policies, tmp_path / "again", teacher=adapter, tuned=adapter) == 1
+    assert refused(capsys, "was made by a teacher with weights") is True
+
+
 def refused(capsys, *words):
     error = capsys.readouterr().err
     return all(word in error for word in words) or error
