@@ -28,6 +28,19 @@ config = PreTrainedConfig.from_pretrained(place{revision})
 policy = get_policy_class(config.type).from_pretrained(place{revision})
 preprocessor, postprocessor = make_pre_post_processors(config, pretrained_path=place{pretrained_revision})
 """
+LEROBOT_ADAPTER = """\
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+from peft import PeftConfig, PeftModel
+
+place = {place!r}
+config = PreTrainedConfig.from_pretrained(place{revision})
+adapter = PeftConfig.from_pretrained(place{revision})
+kind, name = get_policy_class(config.type), adapter.base_model_name_or_path
+base = kind.from_pretrained(name, config=config, revision=adapter.revision)
+policy = PeftModel.from_pretrained(base, place{revision})
+preprocessor, postprocessor = make_pre_post_processors(config, pretrained_path=place{pretrained_revision})
+"""
 LIBRARY = """\
 from {library} import {names}
 
@@ -200,7 +213,8 @@ def snippet(facts: RunFacts, place: str) -> str | None:
     revision = f", revision={facts.revision!r}" if facts.revision else ""
     filled = {"place": place, "revision": revision, "loader": facts.loader}
     if facts.library == "lerobot":
-        return LEROBOT.format(**filled, pretrained_revision=revision.replace("revision", "pretrained_revision"))
+        code = LEROBOT_ADAPTER if facts.adapter else LEROBOT
+        return code.format(**filled, pretrained_revision=revision.replace("revision", "pretrained_revision"))
     if facts.library == "sentence-transformers":  # with its tokenizer
         return SENTENCES.format(**filled)
     names = ", ".join(sorted(name for name in (facts.loader, facts.processor) if name))

@@ -60,6 +60,7 @@ class RunFacts:
         library: lerobot, transformers, peft or sentence-transformers; None for a model of the user's own.
         loader: the class that loads it; the type of a LeRobot policy.
         processor: the class that loads its processor or tokenizer, if that is saved beside it.
+        adapter: whether it is a PEFT adapter of a LeRobot policy.
         base, dataset: what it was trained from, and on; None where that is not known.
         settings: of the method; ``training``: of the Trainer.
         repo, revision: where the run was pushed to.
@@ -69,6 +70,7 @@ class RunFacts:
     library: str | None = None
     loader: str | None = None
     processor: str | None = None
+    adapter: bool = False
     base: Source | None = None
     dataset: Source | None = None
     retained: Retained | None = None

@@ -46,6 +46,7 @@ def run_facts(trainer: Any) -> RunFacts:
         library=library,
         loader=loader,
         processor=None if processor is None else _processor_class(processor),
+        adapter=getattr(model, "peft_model", None) is not None,
         base=_base(model, args),
         dataset=Source.of(dataset) if isinstance(dataset, str) else None,
         retained=None if anchors is None else _retained(anchors, settings),

@@ -1,5 +1,9 @@
 """Policies with adapters under the trainer: the base teaches, live or from a cache; a run resumes bit for bit."""
 
+import json
+import re
+from typing import Any
+
 import pytest
 import torch
 from runs import assert_same_weights, history, weights
@@ -126,3 +130,17 @@ def test_a_run_resumes_bit_for_bit(teacher, tiny_dataset, specs, tmp_path, held)
     assert_same_weights(weights(whole), weights(resumed))
     loaded = PolicyModel.from_pretrained(tmp_path / "whole/checkpoint-6")
     assert_same_weights(weights(whole), loaded.state_dict())
+
+
+def test_the_code_of_the_card_loads_it(teacher, tiny_dataset, tmp_path, monkeypatch):
+    """Without this package. The card of a policy was written for it, whose code looks for model.safetensors."""
+    model = adapted(teacher)
+    trainer = trainer_of(model, tiny_dataset, tmp_path)
+    trainer.train()
+    trainer.save_model()
+    assert json.loads((tmp_path / "card.json").read_text())["adapter"] is True
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    loaded: dict[str, Any] = {}
+    exec(code, loaded)
+    assert_same_weights(loaded["policy"].get_base_model().state_dict(), model.policy.state_dict())
