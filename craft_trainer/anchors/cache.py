@@ -127,11 +127,12 @@ class AnchorCache:
         for theirs in self.provenance.teachers:
             if not any(same_model(theirs, ours) for ours in family):
                 others = [part for part in DIGESTS if lineage.start.get(part) != theirs.get(part)]
+                alike = ", loaded with the same quantization," if "quantization" in others else ""
                 raise ValueError(
                     f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} "
                     f"({theirs['path']}) but this run starts from {_digests(lineage.start, others)}{lineage.told}: "
-                    "start from its teacher or what was trained from it, make this start the teacher of all with "
-                    f"{RELABEL}, rebuild it with {BUILD}, or pass teacher_mismatch=allow if that is what you want"
+                    f"start from its teacher{alike} or what was trained from it, make this start the teacher of all "
+                    f"with {RELABEL}, rebuild it with {BUILD}, or pass teacher_mismatch=allow if that is what you want"
                 )
         return all(same_model(theirs, lineage.start) for theirs in self.provenance.teachers)
 
@@ -198,5 +199,6 @@ def feature_columns(anchors: datasets.Dataset) -> list[str]:
 
 
 def _digests(fingerprint: Mapping[str, str], parts: Sequence[str]) -> str:
-    """``weights 0123456789ab… and configuration …``"""
-    return " and ".join(f"{part} {fingerprint.get(part, 'of none')[:12]}…" for part in parts)
+    """``weights 0123456789ab… and quantization 4bit``"""
+    shown = {part: fingerprint.get(part, "none") for part in parts}
+    return " and ".join(f"{part} {value[:12]}{'…' if len(value) > 12 else ''}" for part, value in shown.items())

@@ -13,7 +13,7 @@ SCHEMA = 5
 AUTO = "auto"  # anchors whose source nobody chose
 RELABEL = "`craft-trainer cache relabel`"
 BUILD = "`craft-trainer cache build`"
-DIGESTS = ("weights", "processors", "configuration")
+DIGESTS = ("weights", "processors", "configuration", "quantization")  # the last only where weights are quantised
 PROVENANCE_FILE = "anchors.json"
 
 
@@ -22,9 +22,9 @@ class Provenance:
     """What an anchor cache was made from and what it holds; written as ``anchors.json`` beside the Arrow files.
 
     Attributes:
-        teachers: digests of a teacher's ``weights``, ``processors`` and ``configuration`` (SHA-256), its ``path``, and
-            the number of ``anchors`` that it made: those after the ones of the teachers before it. One, or several in
-            a cache that was joined.
+        teachers: digests of a teacher's ``weights``, ``processors`` and ``configuration`` (SHA-256), how it is
+            quantised (``quantization``) if it is, its ``path``, and the number of ``anchors`` that it made: those after
+            the ones of the teachers before it. One, or several in a cache that was joined.
         data: the ``dataset``, its ``revision``, ``fingerprint`` and number of ``frames``, and the ``rows`` digest of
             the samples chosen from it; ``chosen`` is auto where nobody chose the source.
         features: ``path`` and ``pooling`` of every cached feature.
@@ -104,7 +104,7 @@ class Provenance:
 
 
 def same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two fingerprints are of the same weights, processors and configuration."""
+    """Whether two fingerprints are of the same weights, processors and configuration, quantised alike."""
     return all(one.get(part) == other.get(part) for part in DIGESTS)
 
 

@@ -26,6 +26,7 @@ def run(arguments: InfoArguments) -> None:
     rows = {
         "teacher": "; ".join(
             f"{one['path']}, weights {one['weights'][:12]}"
+            + (f" ({one['quantization']})" if "quantization" in one else "")
             + (f", of {one['anchors']} anchors" if len(made.teachers) > 1 else "")
             for one in made.teachers
         ),

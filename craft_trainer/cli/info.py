@@ -9,7 +9,7 @@ from craft_trainer.version import __version__
 EXAMPLE = "craft-trainer info"
 PACKAGES = (
     "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "peft", "evaluate", "safetensors", "numpy",
-    "lerobot", "metaworld", "mujoco", "matplotlib", "jinja2",
+    "bitsandbytes", "lerobot", "metaworld", "mujoco", "matplotlib", "jinja2",
 )  # fmt: skip
 
 

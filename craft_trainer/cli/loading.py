@@ -56,16 +56,18 @@ def load_teacher(
 ) -> "tuple[AnchoredModel, Checkpoint | None]":
     """Load the checkpoint at ``path``, of the kind whose anchors ``cache`` holds; of a language model with all of it.
 
-    ``dtype`` is that of a language model's weights; what the cache was built with if it is None.
+    ``dtype`` is that of a language model's weights; what the cache was built with if it is None. They are quantised as
+    when it was built.
     """
-    from craft_trainer.language.source import holds_texts, teacher_dtype
+    from craft_trainer.language.source import holds_texts, teacher_dtype, teacher_quantization
 
     if not holds_texts(cache):
         return arguments.load(path, device), None
     from craft_trainer.language.checkpoints import load_checkpoint
     from craft_trainer.models.families import as_anchored_model
 
-    checkpoint = load_checkpoint(path, dtype=dtype or teacher_dtype(cache), device=device)
+    dtype, quantization = dtype or teacher_dtype(cache), teacher_quantization(cache)
+    checkpoint = load_checkpoint(path, dtype=dtype, device=device, quantization=quantization)
     return as_anchored_model(checkpoint.model), checkpoint
 
 

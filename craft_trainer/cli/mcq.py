@@ -37,6 +37,11 @@ class McqArguments:
     method: str = option("auto, packed, prefix or separate; see docs/mcq.md", "auto")
     batch_tokens: int = option("tokens of one forward pass, padding included; fewer take less memory", 1024)
     dtype: str | None = option("float32, bfloat16, …; by default as the weights were saved", None)
+    quantization: str | None = option(
+        "of the weights of language models, by bitsandbytes: 4bit or 8bit; by default as saved, or as the base of an "
+        "adapter was when that was trained",
+        None,
+    )
     device: str | None = option("cpu, cuda, …; by default the first accelerator", None)
     seed: int = option("of the bootstrap intervals of a comparison", 0)
 
@@ -74,6 +79,7 @@ def run(arguments: McqArguments) -> None:
         skip_bad=arguments.on_bad_row == "skip",
         dtype=arguments.dtype,
         device=arguments.device,
+        quantization=arguments.quantization,
         seed=arguments.seed,
     )
     document = evaluate_checkpoints([arguments.model, *([arguments.compare] if arguments.compare else [])], job)

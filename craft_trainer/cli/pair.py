@@ -64,7 +64,7 @@ def policy_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:
 def texts_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:
     """Load two language or vision-language models; a ValueError if their tokenizers or configurations differ."""
     from craft_trainer.language.checkpoints import load_checkpoint
-    from craft_trainer.language.source import followed, teacher_dtype
+    from craft_trainer.language.source import followed, teacher_dtype, teacher_quantization
     from craft_trainer.models.configuration import saved_digest
     from craft_trainer.models.families import as_anchored_model
     from craft_trainer.models.pretrained import checkpoint_folder, is_adapter
@@ -73,7 +73,8 @@ def texts_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:
     if arguments.dataset is None:
         arguments.refuse_idle(TextArguments, "the texts of a dataset")
     dtype, device = arguments.teacher_dtype or teacher_dtype(cache), device_of(arguments)
-    teacher = load_checkpoint(arguments.teacher, dtype=dtype, device=device)
+    quantization = teacher_quantization(cache)
+    teacher = load_checkpoint(arguments.teacher, dtype=dtype, device=device, quantization=quantization)
     say_compared(cache.check_teacher(as_anchored_model(teacher.model)))
     tuned_dtype = dtype if is_adapter(checkpoint_folder(arguments.tuned)) else None
     tuned = load_checkpoint(arguments.tuned, dtype=tuned_dtype, device=device, trainable=True)

@@ -21,6 +21,7 @@ from craft_trainer.costs.llama import (
     token_batch,
 )
 from craft_trainer.costs.measurement import BenchArguments, Quantity, Step, paired_ratios, peak_bytes
+from craft_trainer.costs.quantized import adapted, base_bytes, can_quantize
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.trainer import CraftTrainer
 
@@ -37,6 +38,8 @@ QUANTITIES = (
     Quantity("groups_16_over_1", 1.03, "time: a constraint for each of 16 groups / a single one"),
     Quantity("craft_over_tuned_torchjd", None, "time: the same / TorchJD with the settings that are fastest on a CPU"),
     Quantity("torchjd_extra_memory_copies", None, "peak memory: TorchJD − floor"),
+    Quantity("lora_4bit_over_lora", None, "time: CRaFT of a LoRA adapter on a base of 4 bits / on the same in float32"),
+    Quantity("base_4bit_over_base", None, "bytes of the weights below that adapter: 4 bits / float32"),
     Quantity("stop_over_whole", None, "time: retention pass anchored halfway, ending there / going on to the head"),
 )
 # timed twice as often, for their goals are a few percent:
@@ -50,15 +53,15 @@ class Bench:
     neither gradient is zero.
     """
 
-    def __init__(self, size: Size, folder: Path) -> None:
+    def __init__(self, size: Size, folder: Path, model: Any = None) -> None:
         torch.manual_seed(0)
         self.size, self.folder = size, folder
-        self.model = language_model(size)
+        self.model = language_model(size) if model is None else model
         short = replace(size, samples=NUM_GROUPS, tokens=max(2, size.samples * size.tokens // NUM_GROUPS))
         self._anchors = anchor_cache(self.model, folder / "anchors", size, 16 * size.samples)
         self._short_anchors = anchor_cache(self.model, folder / "short_anchors", short, NUM_GROUPS)
         with torch.no_grad():
-            for parameter in self.model.parameters():
+            for parameter in self._trained():
                 parameter.add_(DRIFT * torch.randn_like(parameter))
         trainer = self._trainer(None)
         self.device: torch.device = trainer.args.device
@@ -69,7 +72,10 @@ class Bench:
     @property
     def gradient_bytes(self) -> int:
         """The size of one copy of the trainable gradients."""
-        return sum(parameter.numel() * parameter.element_size() for parameter in self.model.parameters())
+        return sum(parameter.numel() * parameter.element_size() for parameter in self._trained())
+
+    def _trained(self) -> list[torch.nn.Parameter]:
+        return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def plain(self) -> Step:
         """Trainer's step, without anchors."""
@@ -173,7 +179,13 @@ def run(arguments: BenchArguments) -> None:
 def measure(size: Size, folder: Path, device: torch.device, repeats: int) -> tuple[str, dict[str, list[float]]]:
     """Take every one of ``QUANTITIES``."""
     bench = Bench(size, folder / "full")
-    values = paired_ratios(time_pairs(bench), repeats, device, often=TIGHT)
+    pairs, ratios = time_pairs(bench), {}
+    if can_quantize():
+        whole, quantised = (adapted(size, folder / f"base{bits}", bits) for bits in (None, "4bit"))
+        steps = [Bench(size, folder / name, model).craft() for name, model in (("4bit", quantised), ("32bit", whole))]
+        pairs["lora_4bit_over_lora"] = (steps[0], steps[1])
+        ratios["base_4bit_over_base"] = [base_bytes(quantised) / base_bytes(whole)]
+    values = paired_ratios(pairs, repeats, device, often=TIGHT) | ratios
     short = Bench(replace(size, samples=1, tokens=size.tokens // 8), folder / "short")
     copies = [extra_copies(bench), extra_copies(short)]
     values |= {name: [max(each[name] for each in copies)] for name in copies[0]}

@@ -35,6 +35,7 @@ class McqRun:
         skip_bad: leave out questions that a model cannot take (too long, an image for a model of text).
         dtype: of the weights, as saved by default.
         device: where to run, the first accelerator by default.
+        quantization: of the weights, 4bit or 8bit; as saved by default, or as an adapter's base was in its training.
         seed: of the bootstrap of the comparison.
     """
 
@@ -44,6 +45,7 @@ class McqRun:
     skip_bad: bool = False
     dtype: str | None = None
     device: str | None = None
+    quantization: str | None = None
     seed: int = 0
 
     def progress_path(self, number: int) -> Path:
@@ -101,7 +103,7 @@ def compared(first: dict[str, Any], second: dict[str, Any], *, seed: int) -> dic
 
 def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list[Refused]]:
     """One model's part of the document, and the questions it cannot take."""
-    model = open_choices(name, dtype=run.dtype, device=run.device)
+    model = open_choices(name, dtype=run.dtype, device=run.device, quantization=run.quantization)
     encoded = encode_all(model, run.questions.items, run.settings.style)
     if encoded.refused and not run.skip_bad:
         head = f"{name} cannot take {len(encoded.refused)} of the questions:"

@@ -61,7 +61,7 @@ from peft import PeftConfig, PeftModel
 from transformers import {names}
 
 place = {place!r}
-base = {loader}.from_pretrained(PeftConfig.from_pretrained(place{revision}).base_model_name_or_path)
+base = {loader}.from_pretrained(PeftConfig.from_pretrained(place{revision}).base_model_name_or_path{quantized})
 model = PeftModel.from_pretrained(base, place{revision})
 """
 
@@ -217,7 +217,10 @@ def snippet(facts: RunFacts, place: str) -> str | None:
         return code.format(**filled, pretrained_revision=revision.replace("revision", "pretrained_revision"))
     if facts.library == "sentence-transformers":  # with its tokenizer
         return SENTENCES.format(**filled)
-    names = ", ".join(sorted(name for name in (facts.loader, facts.processor) if name))
+    settings = ", ".join(f"{name}={value!r}" for name, value in facts.base_quantization.items())
+    filled["quantized"] = f", quantization_config=BitsAndBytesConfig({settings})" if settings else ""
+    used = (facts.loader, facts.processor, "BitsAndBytesConfig" if settings else None)
+    names = ", ".join(sorted(name for name in used if name))
     head = ADAPTER if facts.library == "peft" else LIBRARY
     code = head.format(**filled, library="transformers", names=names)
     if facts.processor is not None:

@@ -62,6 +62,7 @@ class RunFacts:
         processor: the class that loads its processor or tokenizer, if that is saved beside it.
         adapter: whether it is a PEFT adapter of a LeRobot policy.
         base, dataset: what it was trained from, and on; None where that is not known.
+        base_quantization: what bitsandbytes quantised the base of an adapter by when it was loaded; {} if it did not.
         settings: of the method; ``training``: of the Trainer.
         repo, revision: where the run was pushed to.
     """
@@ -73,6 +74,7 @@ class RunFacts:
     adapter: bool = False
     base: Source | None = None
     dataset: Source | None = None
+    base_quantization: dict[str, bool | str] = field(default_factory=dict)
     retained: Retained | None = None
     settings: dict[str, str] = field(default_factory=dict)
     training: dict[str, str] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from craft_trainer.hub.resolve_path import parse
 from craft_trainer.models import pretrained
 from craft_trainer.models.embeddings import Embeddings
+from craft_trainer.models.quantization import checked_quantization, method_of, record, refuse_twice, require_adapter
 
 
 class Checkpoint(NamedTuple):
@@ -33,8 +34,8 @@ class Lora:
     targets: Sequence[str] = ("all-linear",)
     dropout: float = 0.0
 
-    def wrapped(self, model: Any, revision: str | None) -> Any:
-        """``model`` with a fresh adapter, the only part of it that is trained.
+    def wrapped(self, model: Any, revision: str | None, quantization: str | None = None) -> Any:
+        """``model`` with a fresh adapter, the only part of it that is trained; it remembers the ``quantization``.
 
         Raises:
             ImportError: PEFT is not installed.
@@ -54,12 +55,19 @@ class Lora:
             target_modules=named[0] if named == ["all-linear"] else named,
             task_type="CAUSAL_LM",
             revision=revision,
+            auto_mapping=record(quantization),
         )
         return get_peft_model(model, config)
 
 
 def load_checkpoint(
-    name: str, *, dtype: str | None, device: str | None = None, lora: Lora | None = None, trainable: bool = False
+    name: str,
+    *,
+    dtype: str | None,
+    device: str | None = None,
+    lora: Lora | None = None,
+    trainable: bool = False,
+    quantization: str | None = None,
 ) -> Checkpoint:
     """The language or vision-language model called ``name`` with its tokenizer or processor.
 
@@ -69,22 +77,31 @@ def load_checkpoint(
         device: where to; it stays on the CPU if None.
         lora: a fresh adapter to put on it.
         trainable: whether it is to be trained, the adapter of a PEFT checkpoint included.
+        quantization: of the weights, by bitsandbytes: 4bit or 8bit; as saved if None, or as the base of a PEFT adapter
+            was when that was trained.
 
     Raises:
         FileNotFoundError: there is no such model, or it has no tokenizer.
-        ValueError: it is a LeRobot policy, has an adapter already and is to get another, or could not be saved.
+        ImportError: bitsandbytes is needed, and not installed.
+        ValueError: it is a LeRobot policy, has an adapter already and is to get another, or could not be saved, or its
+            quantised weights are to be trained.
     """
     pretrained.checked_dtype(dtype)
+    checked_quantization(quantization)
     place = parse(name)
     folder = pretrained.checkpoint_folder(name)
     if pretrained.is_adapter(folder):
         if lora is not None:
             raise ValueError(f"{name} is a PEFT adapter, which goes on being trained: leave lora_rank out")
-        model, base = pretrained.load_adapter(folder, dtype, trainable=trainable)
+        model, base = pretrained.load_adapter(folder, dtype, trainable=trainable, quantization=quantization)
         model.loaded_from = str(folder)
         return Checkpoint(_placed(model, device), pretrained.load_processor(model, folder, base))
+    saved = method_of(pretrained.json_of(folder / pretrained.CONFIG_FILE))
+    refuse_twice(name, saved, quantization)
+    if trainable and lora is None:
+        require_adapter(name, quantization or saved)
     try:
-        model = pretrained.load_model(folder, dtype)
+        model = pretrained.load_model(folder, dtype, quantization=quantization)
     except ValueError as error:
         raise ValueError(
             f"{name} is no language or vision-language model of HuggingFace (policies of LeRobot are for "
@@ -96,7 +113,8 @@ def load_checkpoint(
     # what an adapter calls its base model: not the folder of the download
     name, revision = (str(place.resolve()), None) if isinstance(place, Path) else place
     model.name_or_path, model.loaded_from = name, str(folder)
-    return Checkpoint(_placed(lora.wrapped(model, revision) if lora else model, device), processor)
+    adapted = lora.wrapped(model, revision, quantization) if lora else model
+    return Checkpoint(_placed(adapted, device), processor)
 
 
 def _require_savable(model: Any, processor: Any, name: str) -> None:

@@ -14,6 +14,7 @@ from craft_trainer.models.families import as_anchored_model
 
 READING = "reading"  # under which a cache's provenance has it
 TEACHER_DTYPE = "teacher_dtype"  # and this
+QUANTIZATION = "quantization"  # and this, of a teacher that was quantised when it was loaded
 TOKENS = "input/input_ids"  # a column that caches of language models have
 
 
@@ -55,6 +56,12 @@ def teacher_dtype(cache: AnchorCache) -> str | None:
     """Of the teacher's weights; None if the cache does not say, having been built in Python."""
     dtype = cache.provenance.data.get(TEACHER_DTYPE)
     return None if dtype is None else str(dtype)
+
+
+def teacher_quantization(cache: AnchorCache) -> str | None:
+    """How the teacher's weights were quantised when it was loaded; None if they were as saved."""
+    quantization = cache.provenance.data.get(QUANTIZATION)
+    return None if quantization is None else str(quantization)
 
 
 def followed(cache: AnchorCache, checkpoint: Checkpoint, dataset: str | None = None) -> AnchorCache:

@@ -91,7 +91,8 @@ class AnchoredModel(Protocol):
     def fingerprint(self) -> dict[str, str]:
         """Hex digests of what decides the model's outputs: ``weights``, ``processors`` and ``configuration``.
 
-        A model without a configuration may leave out the last; anchors do not compare it then.
+        A model without a configuration may leave out the last; anchors do not compare it then. Quantised weights have a
+        ``quantization`` as well, in words.
         """
 
 

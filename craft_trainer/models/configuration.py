@@ -10,13 +10,14 @@ from typing import Any
 from torch import nn
 
 from craft_trainer.models.base import without_idle_adapters
+from craft_trainer.models.quantization import CONFIG, decisive_settings
 
 # Fields of a HuggingFace configuration, at any depth, that change nothing of what comes out of a pass in evaluation
 # mode: where it came from, how it runs, what only training, generation, tokenizers or heads of classes read.
 NOT_DECISIVE = {
     *("architectures", "auto_map", "custom_pipelines", "name_or_path", "revision", "transformers_version"),
     *("attn_implementation", "chunk_size_feed_forward", "dtype", "gradient_checkpointing", "pretraining_tp"),
-    *("quantization_config", "tf_legacy_loss", "torch_dtype", "torchscript", "use_bfloat16", "use_cache"),
+    *("tf_legacy_loss", "torch_dtype", "torchscript", "use_bfloat16", "use_cache"),
     *("cache_implementation", "output_attentions", "output_hidden_states", "output_router_logits", "return_dict"),
     *("use_return_dict", "initializer_factor", "initializer_range", "init_std", "problem_type", "finetuning_task"),
     *("id2label", "label2id", "num_labels", "ignore_index", "router_aux_loss_coef", "router_jitter_noise"),
@@ -65,7 +66,9 @@ def decisive_fields(config: Any) -> dict[str, Any]:
         if name.startswith("_") or name in NOT_DECISIVE or any(part in name for part in NOT_DECISIVE_PARTS):
             continue
         inner = getattr(config, name, None)
-        if hasattr(inner, "to_dict"):
+        if name == CONFIG:
+            kept[name] = decisive_settings(inner)
+        elif hasattr(inner, "to_dict"):
             kept[name] = decisive_fields(inner)
         elif value != defaults.get(name, MISSING):
             kept[name] = value

@@ -13,6 +13,7 @@ from transformers.utils.generic import find_labels
 from craft_trainer.models.base import Batch, TokenLayout, weights_digest
 from craft_trainer.models.configuration import configuration_digest, module_configurations
 from craft_trainer.models.pooling import pool
+from craft_trainer.models.quantization import keep_layout, method_of
 
 # Arguments of ``forward`` that are no part of a sample: what is left over from a pass before, or how to run it.
 NOT_OF_A_SAMPLE = {
@@ -38,6 +39,7 @@ class GeneralModel:
         self.wrapper = model
         self._model = base_model(model)
         self._encoder: Any = encoder_of(self._model)
+        keep_layout(self._model)
 
     @property
     def network(self) -> nn.Module:
@@ -115,9 +117,13 @@ class GeneralModel:
         return {}
 
     def fingerprint(self) -> dict[str, str]:
-        """SHA-256 of the weights and of the configuration; a tokenizer or processor is not part of the model."""
-        configuration = configuration_digest(self._configuration())
-        return {"weights": weights_digest(self._model), "processors": "", "configuration": configuration}
+        """SHA-256 of the weights and of the configuration; a tokenizer or processor is not part of the model.
+
+        Of quantised weights it says how (4bit, 8bit, another method) as well.
+        """
+        configuration, method = configuration_digest(self._configuration()), method_of(self._encoder.config)
+        quantised = {} if method is None else {"quantization": method}
+        return {"weights": weights_digest(self._model), "processors": "", "configuration": configuration} | quantised
 
     def _configuration(self) -> dict[str, Any]:
         """What beside the weights decides the output: the padding token too, and how tokens become one embedding."""

@@ -25,6 +25,7 @@ from craft_trainer.hub.resolve_path import CHECKPOINTS, resolve_path
 from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.causality import require_causal
 from craft_trainer.models.general import base_model
+from craft_trainer.models.quantization import keep_layout, loading_options, quantization_of_base, record
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -70,16 +71,23 @@ def is_policy(folder: Path) -> bool:
     return "type" in json_of(config)
 
 
-def load_model(folder: str | Path, dtype: str | None, device: str | None = None) -> Any:
+def load_model(
+    folder: str | Path, dtype: str | None, device: str | None = None, *, quantization: str | None = None
+) -> Any:
     """The model in ``folder``, with a head of tokens; ``dtype`` of its weights, as saved if None.
 
-    On ``device`` meta its tensors have names and shapes only, and the CPU is the default.
+    On ``device`` meta its tensors have names and shapes only, and the CPU is the default. With ``quantization`` (4bit,
+    8bit) the weights of its linear layers, without the head, are quantised.
 
     Raises:
-        ValueError: the folder lacks a tensor of the model, or has another one, or the model is not causal.
+        ValueError: the folder lacks a tensor of the model, or has another one, or the model is not causal, or its
+            weights are quantised already and are to be again.
+        ImportError: the weights are quantised, and bitsandbytes is not installed.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # by default a terminal is asked
-    model = _whole_model(AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM, folder, dtype, device)
+    kind = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
+    model = _whole_model(kind, folder, dtype, device, **loading_options(config, quantization, dtype, folder))
+    keep_layout(model)
     if device != "meta":
         require_causal(model, folder)
     return model
@@ -106,18 +114,27 @@ def restore(model: nn.Module, folder: str | Path) -> bool:
     return True
 
 
-def load_adapter(folder: Path, dtype: str | None, *, trainable: bool = False) -> tuple[Any, Path]:
+def load_adapter(
+    folder: Path, dtype: str | None, *, trainable: bool = False, quantization: str | None = None
+) -> tuple[Any, Path]:
     """The PEFT adapter in ``folder`` on its base model, and the folder of the latter.
 
+    The base is quantised as it was when the adapter was trained, or by ``quantization``.
+
     Raises:
-        ImportError: PEFT is not installed.
-        ValueError: the adapter does not say what its base model is, or is not one of this model.
+        ImportError: PEFT is not installed, or bitsandbytes, and the base is quantised.
+        ValueError: the adapter does not say what its base model is, or is not one of this model, or was trained on one
+            that was quantised otherwise.
     """
     base, revision = base_of_adapter(folder)
+    quantization = quantization_of_base(folder, json_of(folder / ADAPTER_CONFIG), quantization)
     place = checkpoint_folder(base, revision)
-    model = load_model(place, dtype)
+    model = load_model(place, dtype, quantization=quantization)
     model.name_or_path = base
-    return with_adapter_of(folder, model, trainable=trainable), place
+    adapted = with_adapter_of(folder, model, trainable=trainable)
+    if quantization is not None:
+        adapted.active_peft_config.auto_mapping = record(quantization)
+    return adapted, place
 
 
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:
@@ -173,9 +190,9 @@ def load_processor(model: nn.Module, *folders: str | Path) -> Any:
     raise FileNotFoundError(f"no {kind} for the model, save it beside the weights ({'; '.join(errors)})")
 
 
-def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str | None = None) -> Any:
+def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str | None = None, **more: Any) -> Any:
     """The model in ``folder`` as a ``kind``, every tensor of it from there."""
-    options = {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options = more | {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
     options |= {"return_dict": True, "trust_remote_code": False}  # whatever config.json says
     with _named(folder):
         model, found = kind.from_pretrained(folder, device_map=device, **options)

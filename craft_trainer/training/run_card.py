@@ -12,6 +12,7 @@ from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import Retained, RunFacts, Source
 from craft_trainer.losses.terms import units
 from craft_trainer.models.general import base_model, encoder_of, sentence_transformers_class
+from craft_trainer.models.quantization import RECORD
 from craft_trainer.training.config import SETTINGS
 from craft_trainer.training.run_record import changed_fields, versions
 from craft_trainer.training.settings import RetentionSettings
@@ -48,6 +49,7 @@ def run_facts(trainer: Any) -> RunFacts:
         processor=None if processor is None else _processor_class(processor),
         adapter=getattr(model, "peft_model", None) is not None,
         base=_base(model, args),
+        base_quantization=_base_quantization(model),
         dataset=Source.of(dataset) if isinstance(dataset, str) else None,
         retained=None if anchors is None else _retained(anchors, settings),
         settings={} if anchors is None else _settings(settings),
@@ -88,6 +90,12 @@ def _base(model: nn.Module, args: TrainingArguments) -> Source | None:
     peft_config = getattr(model, "active_peft_config", None)
     origin = getattr(peft_config, "base_model_name_or_path", None) or origin
     return None if origin == args.output_dir else Source.of(origin)
+
+
+def _base_quantization(model: nn.Module) -> dict[str, bool | str]:
+    """How the base of an adapter was quantised when it was loaded; {} if it was not, or is saved quantised."""
+    known = getattr(getattr(model, "active_peft_config", None), "auto_mapping", None) or {}
+    return dict(known.get(RECORD, {}))
 
 
 def _retained(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings) -> Retained:

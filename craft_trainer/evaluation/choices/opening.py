@@ -23,12 +23,18 @@ from craft_trainer.models.pretrained import (
     load_model,
     load_processor,
 )
+from craft_trainer.models.quantization import checked_quantization
 
 LEROBOT_TYPES = ("pi0_fast", "smolvla")
 
 
 def open_choices(
-    name: str, *, revision: str | None = None, dtype: str | None = None, device: str | None = None
+    name: str,
+    *,
+    revision: str | None = None,
+    dtype: str | None = None,
+    device: str | None = None,
+    quantization: str | None = None,
 ) -> ChoiceModel:
     """The model called ``name``, ready to score choices.
 
@@ -38,24 +44,30 @@ def open_choices(
         revision: branch, tag or commit of a Hub repository.
         dtype: of the weights (``float32``, ``bfloat16``, …); as saved by default.
         device: ``cpu``, ``cuda``, …; the first accelerator by default.
+        quantization: of the weights, by bitsandbytes: ``4bit`` or ``8bit``; by default as saved, or as the base of an
+            adapter was when that was trained.
 
     Raises:
         FileNotFoundError: there is no model of that name.
-        ValueError: it is of a type that scores no choices, or there is no such ``dtype``.
+        ImportError: bitsandbytes is needed, and not installed.
+        ValueError: it is of a type that scores no choices, or there is no such ``dtype`` or ``quantization``.
     """
     checked_dtype(dtype)
+    checked_quantization(quantization)
     folder = checkpoint_folder(name, revision)
     config = json_of(folder / "config.json")
     if device is None:
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     if "type" in config and "model_type" not in config:  # an adapter of a policy as well
+        if quantization is not None:
+            raise ValueError(f"quantization is for language models, and {name} is a policy: leave it out")
         return _policy(folder, config["type"], dtype, device)
     if is_adapter(folder):
-        model, base = load_adapter(folder, dtype)
+        model, base = load_adapter(folder, dtype, quantization=quantization)
         return reader(model.to(device), load_processor(model, folder, base))
     if not config:
         raise FileNotFoundError(f"{name} holds no config.json and no adapter_config.json: it is not a model")
-    model = load_model(folder, dtype)
+    model = load_model(folder, dtype, quantization=quantization)
     return reader(model.to(device), load_processor(model, folder))
 
 
