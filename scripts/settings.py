@@ -14,10 +14,8 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
-from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.cli.texts import TextArguments
+from craft_trainer.cli.arguments import headings
 from craft_trainer.cli.train import TrainArguments
-from craft_trainer.cli.train_lm import TrainLmArguments
 from craft_trainer.language.config import LanguageConfig
 from craft_trainer.losses.terms import TERMS
 from craft_trainer.training.config import CraftConfig
@@ -74,25 +72,22 @@ HUGGINGFACE = {  # keys of TrainingArguments in configs/train: unit, meaning
 HUGGINGFACE_FIELDS = {field.name: field for field in dataclasses.fields(TrainingArguments)}
 HEAD = """# Every setting
 
-Of `craft-trainer train`, `craft-trainer train-lm` and their YAML files. Made by `python scripts/settings.py` from the
-settings themselves: do not edit it. `craft-trainer train --help` and `craft-trainer train-lm --help` show the same,
-with all of HuggingFace's `TrainingArguments` beside them.
+Of `craft-trainer train` and its YAML files. Made by `python scripts/settings.py` from the settings themselves: do not
+edit it. `craft-trainer train --help` shows the same, with all of HuggingFace's `TrainingArguments` beside them.
 """
 
 
 def page() -> str:
     """The page, in Markdown."""
     used = values_in_use()
-    kinds = (CraftConfig, TrainArguments, TrainLmArguments)
+    kinds = (CraftConfig, TrainArguments)
     own = {field.name for kind in kinds for field in dataclasses.fields(kind) if is_ours(field)}
     others = sorted(key for key in used if key not in own)
     parts = [
         HEAD,
-        "## What is trained, on what, held by what\n",
-        table(("key", "default", "what it is"), map(place_row, fields_of(TrainArguments, LoadArguments))),
-        "## Language models: `train-lm`\n",
-        table(("key", "default", "what it is"), map(place_row, fields_of(TrainLmArguments, TextArguments))),
-        f"Of the settings below, `train-lm` has other defaults: {other_defaults()}.\n",
+        "`model` decides the family. An option of the other one is refused by name before the model is loaded.\n",
+        *by_heading(),
+        f"Of the settings below, language models have other defaults: {other_defaults()}.\n",
         "## Retention: `CraftConfig`\n",
         "Without `anchors` none of these has an effect, and a baseline `method` is refused. "
         "λ, ε and the terms are explained in [the method](method.md).\n",
@@ -102,6 +97,18 @@ def page() -> str:
         table(("key", "unit", "what it is", "in these files"), (huggingface_row(key, used[key]) for key in others)),
     ]
     return "\n".join(parts)
+
+
+def by_heading() -> list[str]:
+    """What is said of the model, the data and the anchors, for every family and then for each."""
+    below, parts = headings(TrainArguments), []
+    for heading in dict.fromkeys(below.values()):
+        fields = [field for field in fields_of(TrainArguments) if below[field.name] == heading]
+        parts += [
+            f"## {heading[0].upper()}{heading[1:]}\n",
+            table(("key", "default", "what it is"), map(place_row, fields)),
+        ]
+    return parts
 
 
 def other_defaults() -> str:

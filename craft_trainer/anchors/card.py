@@ -17,8 +17,7 @@ configs:
 # Anchors
 
 Samples of tasks that a model already knows, with what its teacher makes of them. Fine-tuning with
-`craft-trainer train --anchors FOLDER` (of a language model `train-lm`) keeps the student close to the
-teacher on them.
+`craft-trainer train --anchors FOLDER` keeps the student close to the teacher on them.
 
 | | |
 |---|---|

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
 from craft_trainer.cli.hints import nearest
 from craft_trainer.cli.lerobot_names import hint_for_a_file, translated
 from craft_trainer.cli.resolved import document
 
 PRINT = ("--print-config", "--print_config")
+TRAINERS = "HuggingFace's TrainingArguments"
 SEVERAL = ("report_to",)  # TrainingArguments takes one or a list, which its parser does not know
 NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
 
@@ -29,18 +30,27 @@ class Gathered(argparse.Action):
 
 
 class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is not typed
-    """The parser of a command.
+    """The parser of a command. Its help shows the fields of every class that has a ``heading`` below it.
 
     Attributes:
         options: what fills each field, by its name.
         flags: the field of each flag.
+        headings: the heading of each field that is below one.
     """
 
     def __init__(self, kinds: Sequence[type], command: str, example: str) -> None:
         self.options: dict[str, argparse.Action] = {}
         self.flags: dict[str, str] = {}
-        super().__init__(kinds, prog=f"craft-trainer {command}", epilog=f"example: {example}", allow_abbrev=False)
-        self.add_argument("--config", type=Path, default=None, help="YAML file of the keys above; others override it")
+        self.headings = {name: heading for kind in kinds for name, heading in headings(kind).items()}
+        self._below: dict[str, Any] = {}
+        super().__init__(
+            kinds,
+            prog=f"craft-trainer {command}",
+            usage="%(prog)s [--config FILE.yaml] [--key value ...]",
+            epilog=f"example: {example}",
+            allow_abbrev=False,
+        )
+        self.add_argument("--config", type=Path, default=None, help="YAML file of these keys; a command line wins")
         self.add_argument(*PRINT, action="store_true", help="show every value and where it came from, and do nothing")
         self._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
         for name in SEVERAL:
@@ -48,9 +58,13 @@ class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is 
                 self.options[name].nargs = "+"
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
-        """Add an option, and remember it."""
+        """Add an option below the heading of its field, and remember it."""
         repeated = {"action": Gathered} if settings.get("nargs") == "+" else {}
-        action: argparse.Action = super().add_argument(*names, **settings, **repeated)
+        heading = self.headings.get(settings.get("dest") or names[0].lstrip("-"))
+        if heading is not None and not self._below:
+            self._below = {one: self.add_argument_group(one) for one in dict.fromkeys(self.headings.values())}
+        add = super().add_argument if heading is None else self._below[heading].add_argument
+        action: argparse.Action = add(*names, **settings, **repeated)
         self.options.setdefault(action.dest, action)
         self.flags |= dict.fromkeys(action.option_strings, action.dest)
         return action
@@ -64,6 +78,16 @@ class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is 
         """End the process for the first of ``words``, which are no options."""
         if words:
             self.error(f"no option {words[0]}{nearest(words[0], self.flags)}")
+
+
+def headings(kind: type) -> dict[str, str]:
+    """Find the heading of every field of the dataclass ``kind``: that of the first class that declares both."""
+    found: dict[str, str] = {}
+    for declaring in kind.__mro__:
+        heading = TRAINERS if declaring is TrainingArguments else vars(declaring).get("heading")
+        if heading is not None:
+            found = found | {name: heading for name in declaring.__annotations__ if name not in found}
+    return found
 
 
 def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:

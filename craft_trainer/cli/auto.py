@@ -1,4 +1,4 @@
-"""``--anchors auto`` of `train` and `train-lm`: anchors without a second command, kept in the run's own folder."""
+"""``--anchors auto`` of `train`: anchors without a second command, kept in the run's own folder."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from craft_trainer.anchors.features import FeatureSpec
     from craft_trainer.anchors.processes import Processes
     from craft_trainer.cli.train import TrainArguments
-    from craft_trainer.cli.train_lm import TrainLmArguments
     from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.models.base import AnchoredModel
     from craft_trainer.models.lerobot import PolicyModel
@@ -34,7 +33,7 @@ def anchors_of_policy(
     from craft_trainer.anchors.processes import Processes
     from craft_trainer.training.drift import preserve_rng_state
 
-    folder, path = Path(config.output_dir) / auto.FOLDER, str(arguments.policy)
+    folder, path = Path(config.output_dir) / auto.FOLDER, str(arguments.model)
     with preserve_rng_state(), Processes(PartialState()) as processes:
         cache = auto.auto_anchors(model, dataset, folder, path=path, processes=processes)
     counts = " and ".join(f"{count:,} of {source}" for source, count in cache.provenance.groups.items())
@@ -44,7 +43,7 @@ def anchors_of_policy(
 
 
 def anchors_of_language_model(
-    arguments: "TrainLmArguments", config: "CraftConfig", checkpoint: "Checkpoint"
+    arguments: "TrainArguments", config: "CraftConfig", checkpoint: "Checkpoint"
 ) -> "AnchorCache":
     """Let the model write texts as it is now, or find again those that it wrote when the run began."""
     from accelerate import PartialState
@@ -67,7 +66,8 @@ def anchors_of_language_model(
         before = next(checkpoint.model.parameters()).device
         checkpoint.model.to(config.device)
         with preserve_rng_state(), Processes(PartialState()) as processes:
-            cache = write_texts(checkpoint, folder, made, processes, teacher=teacher, specs=specs, path=arguments.model)
+            path = str(arguments.model)
+            cache = write_texts(checkpoint, folder, made, processes, teacher=teacher, specs=specs, path=path)
         checkpoint.model.to(before)
     PartialState().print(
         f"anchors: auto takes {len(cache)} texts that {arguments.model} writes itself, each of at most {new_tokens} "

@@ -27,6 +27,7 @@ class Defaults(NamedTuple):
 class CacheArguments:
     """The samples that become anchors, what of the teacher is kept, and where it goes."""
 
+    heading = "the teacher, the anchors and their cache"
     teacher: str
     output_dir: str = option("folder of the new anchor cache; it must not exist")
     layers: list[str] | None = option(

@@ -15,6 +15,7 @@ EXAMPLE = "craft-trainer cache build --teacher outputs/teacher --source statisti
 class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheArguments):
     """The teacher and the samples."""
 
+    heading = CacheArguments.heading
     teacher: str = option(
         "checkpoint whose behaviour is to be kept, a folder or a Hub repository (org/name, org/name@revision): a "
         "LeRobot policy, or a language or vision-language model, also as a PEFT adapter"

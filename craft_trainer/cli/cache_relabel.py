@@ -31,7 +31,7 @@ def run(arguments: RelabelArguments) -> None:
     from craft_trainer.hub.resolve_path import resolve_path
 
     cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
-    teacher, checkpoint = load_teacher(
+    teacher, _ = load_teacher(
         arguments, cache, arguments.teacher, dtype=arguments.teacher_dtype, device=arguments.device
     )
     made = relabel_cache(
@@ -44,5 +44,4 @@ def run(arguments: RelabelArguments) -> None:
     )
     print(f"{len(made)} anchors, all of teacher {arguments.teacher}")
     print(f"fingerprint {made.provenance.fingerprint[:12]}: {arguments.output_dir}")
-    command = "train --policy" if checkpoint is None else "train-lm --model"
-    print(f"next: craft-trainer {command} {arguments.teacher} --anchors {arguments.output_dir} …")
+    print(f"next: craft-trainer train --model {arguments.teacher} --anchors {arguments.output_dir} …")

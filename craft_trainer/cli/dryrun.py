@@ -14,8 +14,9 @@ def run(config: CraftConfig) -> None:
     """Record, make a teacher and its anchors, train; raises RuntimeError at the first check that fails."""
     import torch
 
-    from craft_trainer.cli import train
     from craft_trainer.cli.main import main
+    from craft_trainer.cli.policy_training import train
+    from craft_trainer.cli.train import TrainArguments
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import load_metadata
     from craft_trainer.suites.demo import POLICY
@@ -40,8 +41,8 @@ def run(config: CraftConfig) -> None:
     status = main(["cache", "build", *(word for key, value in cache.items() for word in (f"--{key}", str(value)))])
     check("anchors", status == 0, f"{anchors} holds the teacher's features")
     config.output_dir = str(folder / "craft")
-    policy = str(folder / "teacher")
-    train.run(train.TrainArguments(policy=policy, dataset=str(data["new"]), anchors=str(anchors)), config)
+    given = TrainArguments(model=str(folder / "teacher"), dataset=str(data["new"]), anchors=str(anchors))
+    train(given, config)
     with (folder / "craft" / "lambda_history.csv").open() as file:
         steps = [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
     check("training", len(steps) == config.max_steps, f"{config.max_steps} steps")

@@ -38,7 +38,8 @@ def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
         elif mapping is not None and _preset(command, name) is None and name not in WITHOUT[command]:
             entries.setdefault(mapping, {})[name.partition(".")[2]] = yaml.safe_load(" ".join(_values(option)))
         else:
-            _refuse_without_counterpart(command, name)
+            parts = [name.rpartition(".")[0]] if name.count(".") > 1 else []
+            _refuse_without_counterpart(command, name, [*parts, _preset(command, name), name.partition(".")[0]])
             words += option
     for mapping, values in entries.items():
         if any(word.partition("=")[0] == f"--{mapping}" for word in argv):
@@ -98,12 +99,12 @@ def refuse_without_effect(options: Mapping[str, object]) -> None:
         if rule is not None:
             ours = rule if isinstance(rule, str) else "use_cpu"
             raise ValueError(f"policy_options: {name} has no effect there: give it as --{ours}")
-        _refuse_without_counterpart("train", f"policy.{name}")
+        _refuse_without_counterpart("train", f"policy.{name}", [_preset("train", f"policy.{name}")])
 
 
-def _refuse_without_counterpart(command: str, name: str) -> None:
-    parts = [name.rpartition(".")[0]] if name.count(".") > 1 else []
-    for candidate in (name, *parts, _preset(command, name), name.partition(".")[0]):
+def _refuse_without_counterpart(command: str, name: str, beginnings: Sequence[str | None]) -> None:
+    """Refuse ``name`` if it, or one of its ``beginnings``, is a name without counterpart."""
+    for candidate in (name, *beginnings):
         if candidate in WITHOUT[command]:
             raise ValueError(
                 f"--{name} is LeRobot's and has no counterpart in `{command}`: {WITHOUT[command][candidate]}"

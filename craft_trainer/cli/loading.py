@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class LoadArguments:
     """What is different from how the checkpoint was saved; a teacher and its student need the same."""
 
+    heading = "LeRobot policies"
     policy_options: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
         "a new policy's configuration; of a checkpoint only how it runs, e.g. dtype, gradient_checkpointing "
         "(a mapping, or JSON)",

@@ -12,8 +12,7 @@ from craft_trainer.version import __version__
 COMMANDS = {
     "record": "record expert demonstrations of Meta-World tasks as a LeRobot dataset",
     "cache": "anchors: build them from a teacher, verify them, show what they hold, push and pull them",
-    "train": "train or fine-tune a LeRobot policy, with or without anchors, from a YAML file",
-    "train-lm": "fine-tune a language or vision-language model, with or without anchors, from a YAML file",
+    "train": "train a LeRobot policy, or a language or vision-language model, with or without anchors",
     "merge": "a teacher's weights moved towards a tuned checkpoint's, as far as L_retain ≤ ε allows",
     "rollout": "closed-loop success of policies, on Meta-World tasks or in LeRobot's own environments",
     "push": "a finished run to the Hub, with its card",

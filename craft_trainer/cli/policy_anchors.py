@@ -43,6 +43,6 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     features = ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "no hidden features"
     num_groups = len(cache.provenance.groups)
     processes.print(f"{len(cache)} anchors of {num_groups} groups; {features}; output: {teacher.output_kind}")
-    given = f"--policy {arguments.teacher} --anchors {arguments.output_dir}"
+    given = f"--model {arguments.teacher} --anchors {arguments.output_dir}"
     processes.print(f"next: craft-trainer train {given} --dataset NEW_TASK --output_dir outputs/craft")
     return cache

@@ -66,7 +66,7 @@ def run(arguments: RecordArguments) -> None:
         return
     teacher = f"craft-trainer train --policy_type act --policy_min_std 0.01 {data} --output_dir outputs/teacher"
     print(f"next: {teacher}  # a teacher of these tasks")
-    student = f"craft-trainer train --policy TEACHER --anchors ANCHORS {data} --output_dir outputs/craft"
+    student = f"craft-trainer train --model TEACHER --anchors ANCHORS {data} --output_dir outputs/craft"
     print(f"or:   {student}  # these as its new task")
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.building import named_sources
+from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import option, refuse_idle, split_list
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ CORRELATED = 2000  # frames from which correlations are estimated
 class SourceArguments:
     """Where anchors come from."""
 
+    heading = LoadArguments.heading
     source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
     dataset: str | None = option("what sources dataset and new_task read", None)
     new_dataset: str | None = option("LeRobot dataset of source new_task, where dataset is that of the old tasks", None)

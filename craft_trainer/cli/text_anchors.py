@@ -55,7 +55,7 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     if TOKEN_SCALE in (scales := cache.scales()):
         entropy = scales[TOKEN_SCALE].item()
         processes.print(f"its mean entropy is {entropy:.3g} nats: epsilon 0.05 is {0.05 * entropy:.3g} nats per token")
-    processes.print(f"next: craft-trainer train-lm --model {arguments.teacher} --anchors {arguments.output_dir} …")
+    processes.print(f"next: craft-trainer train --model {arguments.teacher} --anchors {arguments.output_dir} …")
     return cache
 
 

@@ -16,6 +16,7 @@ TEXT_SOURCES = ("dataset", "own_texts", "corpus")
 class TextSourceArguments(TextArguments):
     """Where texts come from."""
 
+    heading = TextArguments.heading
     group_column: str | None = option(
         "of dataset: the column that says which old task a row belongs to (constraints per_group)", None
     )
@@ -31,7 +32,7 @@ class TextSourceArguments(TextArguments):
     )
     own_tokens: int = option("of own_texts: tokens at most", 128)
     own_temperature: float = option("of own_texts: 1 is the model's own distribution", 1.0)
-    teacher_dtype: str = option("of a language model's weights: the same as dtype of train-lm", "float32")
+    teacher_dtype: str = option("of a language model's weights: the same as dtype of train", "float32")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -19,6 +19,7 @@ COLUMNS_HELP = (
 class TextArguments:
     """The texts, and how they become samples."""
 
+    heading = "language and vision-language models"
     dataset: str | None = option(
         "JSON lines, a folder, or a dataset of the Hub (org/name, org/name@revision), with a column text, columns "
         "prompt and completion, or a column messages; image or images for a vision-language model"

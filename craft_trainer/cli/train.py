@@ -1,167 +1,72 @@
-"""``craft-trainer train``: train or fine-tune a LeRobot policy; with anchors, by CRaFT."""
+"""``craft-trainer train``: train a LeRobot policy or a HuggingFace model of any family; with anchors, by CRaFT."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
 
-from craft_trainer.anchors.provenance import AUTO
-from craft_trainer.cli.lerobot_names import refuse_without_effect
-from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.cli.training import AskArguments, begin, train_and_save
-from craft_trainer.options import option
+from craft_trainer.cli.policy_training import PolicyTrainArguments
+from craft_trainer.cli.text_training import TextTrainArguments
+from craft_trainer.cli.training import AskArguments, TrainConfig
+from craft_trainer.language.config import LanguageConfig
+from craft_trainer.options import option, refuse_idle
 from craft_trainer.training.config import CraftConfig
 
-if TYPE_CHECKING:
-    from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.models.lerobot_dataset import PolicyDataset
-    from craft_trainer.models.normalisation import Statistics
-
-OUTSIDE_SHOWN = 5
-OF_LANGUAGE_MODELS = {  # Trainer's, which no policy has → what there is instead
-    "gradient_checkpointing": """--policy_options '{"gradient_checkpointing": true}' for a policy that has it""",
-    "neftune_noise_alpha": "`train-lm` has it",
-    "label_smoothing_factor": "a policy computes its own loss",
-}
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
 
 
 @dataclass(kw_only=True)
-class TrainArguments(AskArguments, LoadArguments):
+class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
     """What is trained, on what, held by what."""
 
-    dataset: str = option("LeRobot dataset of the task to learn: a folder or a Hub repository")
-    policy: str | None = option("LeRobot checkpoint to start from: a folder or a Hub repository", None)
-    policy_type: str | None = option("instead of policy: train a new policy of this type, e.g. act", None)
-    policy_min_std: float = option("floor of the deviations that normalise a new policy's observations", 0.0)
-    statistics: str = option(
-        "normalise by the checkpoint's own statistics (keep), or by the dataset's (dataset), which changes what every "
-        "old action means",
-        "keep",
-    )
-    anchors: str | None = option(
-        "anchor cache of the old tasks, a folder or a Hub repository; or auto: perturbed copies of the dataset's "
-        "frames, which the policy labels before it learns; without anchors this is plain fine-tuning",
+    heading = "the model, what it learns and what is held"
+    model: str | None = option(
+        "checkpoint to start from, a folder or a Hub repository (org/name, org/name@revision): a LeRobot policy, or a "
+        "language or vision-language model, also as a PEFT adapter, which goes on being trained",
         None,
     )
-    anchors_dataset: str | None = option("where the dataset of a cache of references is now, if it was moved", None)
+    dataset: str = option(
+        "what is to be learned. For a policy: LeRobot dataset. For a language model: JSON lines, a folder, or a "
+        "dataset of the Hub (org/name, org/name@revision), with a column text, columns prompt and completion, or a "
+        "column messages; image or images for a vision-language model"
+    )
+    anchors: str | None = option(
+        "anchor cache of what is to be kept, a folder or a Hub repository; or auto: what the model makes of perturbed "
+        "copies of the dataset's frames (a policy) or of texts that it writes (a language model), before it learns; or "
+        "adapter: a language model without its adapter is the teacher, on the texts of anchors_dataset, without a "
+        "cache; without anchors this is plain fine-tuning",
+        None,
+    )
+    anchors_dataset: str | None = option(
+        "of a cache of references: where its dataset is now, if it was moved. With anchors: adapter, texts of what is "
+        "to be kept",
+        None,
+    )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_without_effect(self.policy_options)  # type: ignore[arg-type]  # a mapping from here on
-        if (self.policy is None) == (self.policy_type is None):
-            raise ValueError("give either policy (a checkpoint to start from) or policy_type (a new policy)")
-        if self.policy is None and (self.rename or self.adapt_to):
-            raise ValueError(
-                "rename and adapt_to are for checkpoints: a new policy takes names and features as they are"
-            )
-        if self.anchors == AUTO and self.policy is None:
-            raise ValueError("anchors: auto holds what a policy does already, and a new one does nothing: leave it out")
-        if self.anchors == AUTO and self.anchors_dataset is not None:
-            raise ValueError("anchors_dataset has no effect with anchors: auto, which takes dataset: leave it out")
-        if self.statistics not in ("keep", "dataset"):
-            raise ValueError(f"statistics is {self.statistics!r}: it must be keep or dataset")
-        if self.statistics == "dataset" and self.anchors is not None:
-            raise ValueError(
-                "statistics dataset and anchors exclude each other: with other statistics the teacher's features on "
-                "the anchors are no longer the student's. Keep the statistics, or train without anchors"
-            )
+        if (self.model is None) == (self.policy_type is None):
+            raise ValueError("give either model (a checkpoint to start from) or policy_type (a new policy)")
+        PolicyTrainArguments.__post_init__(self)
+        TextTrainArguments.__post_init__(self)
 
 
-def run(arguments: TrainArguments, config: CraftConfig) -> None:
-    """Train and save an ordinary LeRobot checkpoint in ``output_dir``."""
-    from craft_trainer.cli.output import claimed_output
-
-    refuse_of_language_models(config)
-    with claimed_output(config) as checkpoint:
-        train(arguments, config, checkpoint)
+OF_POLICIES = [field.name for field in fields(PolicyTrainArguments)]
+OF_LANGUAGE_MODELS = [field.name for field in fields(TextTrainArguments) if field.name != "dataset"]
 
 
-def train(arguments: TrainArguments, config: CraftConfig, checkpoint: str | None) -> None:
-    """Train from the beginning or from ``checkpoint``, save, say what comes next."""
-    from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
-    from craft_trainer.training.trainer import CraftTrainer
+def run(arguments: TrainArguments, config: TrainConfig) -> None:
+    """Train, save a checkpoint that the libraries of its family load, say what comes next.
 
-    begin(config)
-    device, meta = config.device.type, load_metadata(arguments.dataset)
-    if arguments.policy is not None:
-        model = arguments.load(arguments.policy, device, whole_statistics=arguments.statistics == "keep")
-        if arguments.statistics == "dataset":
-            take_statistics(model, meta.stats, arguments.policy_min_std)
+    Raises:
+        ValueError: an option is of the other family.
+    """
+    from craft_trainer.models.pretrained import checkpoint_folder, is_policy
+
+    if arguments.model is None or is_policy(checkpoint_folder(arguments.model)):
+        from craft_trainer.cli.policy_training import train
+
+        what = arguments.model or f"a new {arguments.policy_type}"
+        refuse_idle(arguments, OF_LANGUAGE_MODELS, f"it is an option of language models, and {what} is a policy")
+        train(arguments, config.of(CraftConfig))
     else:
-        assert arguments.policy_type is not None
-        assert isinstance(arguments.policy_options, dict)
-        options = arguments.policy_options | {"device": device}
-        model = PolicyModel.from_config(arguments.policy_type, meta, options, min_std=arguments.policy_min_std)
-    dataset = PolicyDataset.of(model, arguments.dataset)
-    if arguments.policy is not None:
-        warn_of_far_outside(model, meta.stats, arguments.dataset)
-    if hasattr(model.policy, "update"):
-        raise ValueError(
-            f"a {model.policy_config.type} updates another network after every step of LeRobot's own training, which "
-            "Trainer does not: train it by `lerobot-train`"
-        )
-    trainer = CraftTrainer(
-        model,
-        config,
-        anchors=anchors_of(arguments, config, model, dataset),
-        train_dataset=dataset.without_last_frames(),
-        data_collator=collate,
-    )
-    train_and_save(trainer, arguments, checkpoint)
-    if trainer.is_world_process_zero():
-        print(f"LeRobot checkpoint: {config.output_dir}")
-        print(f"next: craft-trainer rollout --policy {config.output_dir} --tasks TASK")
-        print(f"or:   craft-trainer report --run {config.output_dir}")
+        from craft_trainer.cli.text_training import train
 
-
-def anchors_of(
-    arguments: TrainArguments, config: CraftConfig, model: "PolicyModel", dataset: "PolicyDataset"
-) -> "AnchorCache | None":
-    """The cache, the anchors that the policy makes itself, or nothing."""
-    from craft_trainer.cli.auto import anchors_of_policy
-    from craft_trainer.cli.loading import open_cache
-
-    if arguments.anchors is None:
-        return None
-    if arguments.anchors == AUTO:
-        return anchors_of_policy(arguments, config, model, dataset)
-    return open_cache(arguments.anchors, model, arguments.anchors_dataset)
-
-
-def refuse_of_language_models(config: CraftConfig) -> None:
-    """Refuse Trainer's own settings that end in an error inside a policy, or do nothing there; say what does."""
-    for name, instead in OF_LANGUAGE_MODELS.items():
-        if getattr(config, name):
-            raise ValueError(f"{name} has no place in a LeRobot policy: {instead}")
-    if config.eval_strategy != "no" or config.eval_on_start:
-        raise ValueError(
-            "eval_strategy and eval_on_start: no part of the dataset is held out; `craft-trainer rollout` on the "
-            "checkpoints evaluates a policy, and mcq_data asks one with a language model while it trains"
-        )
-
-
-def take_statistics(model: "PolicyModel", statistics: "Statistics", min_std: float) -> None:
-    """Replace the policy's statistics and say what changed."""
-    from craft_trainer.models.normalisation import replace_statistics
-
-    renamed = {model.renamed.get(name, name): values for name, values in statistics.items()}
-    for change in replace_statistics(model, renamed, min_std=min_std):
-        print(f"statistics replaced: {change}")
-
-
-def warn_of_far_outside(model: "PolicyModel", statistics: "Statistics", dataset: str) -> None:
-    """Warn of data that lies far outside what the policy was normalised for."""
-    from craft_trainer.models.normalisation import far_outside
-
-    outside = far_outside(model, {model.renamed.get(name, name): values for name, values in statistics.items()})
-    for found in outside[:OUTSIDE_SHOWN]:
-        print(
-            f"warning: {found.feature}[{found.dimension}] of {dataset} reaches {found.reached:.3g} after the policy's "
-            f"normalisation (usual: below {found.limit:g})"
-        )
-    if outside:
-        print(
-            f"warning: {len(outside)} dimension(s) lie far outside the data that the policy was normalised for: train "
-            "it with a larger policy_min_std, or give statistics: dataset if its old tasks do not matter"
-        )
+        refuse_idle(arguments, OF_POLICIES, f"it is an option of policies, and {arguments.model} is a language model")
+        train(arguments, config.of(LanguageConfig))

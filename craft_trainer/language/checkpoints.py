@@ -104,8 +104,7 @@ def load_checkpoint(
         model = pretrained.load_model(folder, dtype, quantization=quantization)
     except ValueError as error:
         raise ValueError(
-            f"{name} is no language or vision-language model of HuggingFace (policies of LeRobot are for "
-            f"`craft-trainer train` and `cache build`): {error}"
+            f"{name} is no language or vision-language model of HuggingFace, and no policy is taken here: {error}"
         ) from error
     processor = pretrained.load_processor(model, folder)
     if trainable and lora is None:

@@ -152,7 +152,7 @@ def summarize(rows: Iterable[Row]) -> dict[str, dict[str, float]]:
 def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: Path) -> list[Job]:
     teacher, anchors = folder / "teacher", folder / "anchors"
     train, cached = f"seed{seed}-teacher", f"seed{seed}-anchors"
-    start = {"policy": teacher, "dataset": new, "seed": seed}
+    start = {"model": teacher, "dataset": new, "seed": seed}
     fine_tune = {
         "plain": _flags("train", experiment.fine_tuning, start | {"output_dir": folder / "plain"}),
         "craft": _flags(

@@ -26,7 +26,7 @@ OTHER_ANCHORS = (
 
 @runtime_checkable
 class ComparableData(Protocol):
-    """A training dataset whose samples can be found again among anchors: those of ``train`` and ``train-lm``."""
+    """A training dataset whose samples can be found again among anchors: those of ``craft-trainer train``."""
 
     def fingerprint(self) -> str:
         """SHA-256 of what is in it."""

@@ -83,7 +83,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         require_own_arguments(type(self), (*args, *kwargs.values()))
         if anchors == AUTO:
             raise ValueError(
-                "anchors is auto, which `craft-trainer train` and `train-lm` know: in a script build them first, those "
+                "anchors is auto, which `craft-trainer train` knows: in a script build them first, those "
                 "of a policy with craft_trainer.anchors.auto.auto_anchors(model, dataset, folder), and give the result"
             )
         super().__init__(*args, **kwargs)

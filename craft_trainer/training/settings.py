@@ -61,6 +61,7 @@ class RetentionSettings:
         ValueError: a value outside its range, naming the field and the way out.
     """
 
+    heading = "retention"  # of `craft-trainer train --help`
     method: str = option(
         "craft, or a baseline: plain, weighted_sum, replay (task loss on the anchors), agem, l2 (to the teacher), ewc",
         "craft",

@@ -50,25 +50,25 @@ def test_data_configurations_are_understood(name):
 )
 def test_training_configurations_are_those_of_the_demo(name, settings):
     from craft_trainer.cli import arguments, train
-    from craft_trainer.training.config import CraftConfig
 
     path = ROOT / f"configs/train/metaworld_{name}.yaml"
-    script, config = arguments.parse_all("train", "", [train.TrainArguments, CraftConfig], ["--config", str(path)])
+    script, config = arguments.parse_all(
+        "train", "", [train.TrainArguments, train.TrainConfig], ["--config", str(path)]
+    )
     values = vars(script) | vars(config)
     settings = {key: value for key, value in settings.items() if key not in HARDWARE}
     for key, value in settings.items():
         assert values[key] == value or key == "report_to", key
     given = set(yaml.safe_load(path.read_text()))
-    places = {"dataset", "output_dir", "policy", "anchors"}
+    places = {"dataset", "output_dir", "model", "anchors"}
     assert given - places == set(settings)
 
 
 def test_pi0_fast_is_loaded_alike_by_its_configurations():
     """Anchors of another dtype, camera or statistics would not be the student's. Seen to fail with another dtype."""
     from craft_trainer.cli import arguments, train
-    from craft_trainer.training.config import CraftConfig
 
-    kinds, contents = [train.TrainArguments, CraftConfig], {}
+    kinds, contents = [train.TrainArguments, train.TrainConfig], {}
     for name in ("anchors/pi0fast_aloha", "train/pi0fast_aloha_baseline", "train/pi0fast_aloha_craft"):
         path = ROOT / f"configs/{name}.yaml"
         contents[name.split("/")[0] + name[-5:]] = yaml.safe_load(path.read_text())
@@ -77,7 +77,7 @@ def test_pi0_fast_is_loaded_alike_by_its_configurations():
             assert script.policy_options == {"dtype": "bfloat16", "gradient_checkpointing": True}
             assert config.learning_rate == 2.5e-5
     anchors, plain, craft = contents.values()
-    assert anchors["teacher"] == craft["policy"]
+    assert anchors["teacher"] == craft["model"]
     assert anchors["output_dir"] == craft["anchors"]
     for key in ("rename", "adapt_to", "dataset"):
         assert anchors[key] == craft[key] == plain[key], key

@@ -29,7 +29,7 @@ def given(tmp_path_factory, tiny_policy, tiny_dataset):
     places = {"--teacher": folder / "teacher", "--dataset": tiny_dataset, "--output_dir": folder / "anchors"}
     words = [str(word) for pair in places.items() for word in pair]
     assert main(["cache", "build", "--anchors", "16", *words]) == 0
-    return {"--policy": folder / "teacher", "--dataset": tiny_dataset, "--anchors": folder / "anchors"}
+    return {"--model": folder / "teacher", "--dataset": tiny_dataset, "--anchors": folder / "anchors"}
 
 
 def launched(config, program, given, output_dir, **more):

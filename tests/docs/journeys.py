@@ -22,7 +22,6 @@ SAME = ("--learned_inputs", "allow")  # the old and the new data of a page may b
 SMALLER = {  # words behind a command that win over its own
     "record": ("--episodes", "1"),
     "train": (*FEW, *CPU, *SAME),
-    "train-lm": (*FEW, *CPU, *SAME),
     "cache build": ("--anchors", "16", "--batch_size", "8"),
     "cache verify": ("--rows", "4"),
     "rollout": ("--episodes", "1", "--num_envs", "1", "--max_steps", "5"),
@@ -32,7 +31,7 @@ SMALLER = {  # words behind a command that win over its own
         *("--teacher_steps", "3", "--steps", "3"),
     ),
 }
-TRAINS, RESUME = ("train", "train-lm"), "--resume_from_checkpoint"
+TRAINS, RESUME = ("train",), "--resume_from_checkpoint"
 ONE_MORE = ["--max_steps", "3"]  # the run that is resumed was not interrupted
 # `lerobot-eval` with episodes of three steps, for which it has no option:
 EVALUATION = """

@@ -81,9 +81,9 @@ def test_scripts_named_in_a_sentence_exist():
     [
         "craft-trainer trian --config configs/train/dryrun.yaml",
         "craft-trainer cache biuld --teacher a --dataset b --output_dir c",
-        "craft-trainer train --dataset a --policy b --output_dir c --retention_evry 2",
-        "craft-trainer train --dataset a --policy b --output_dir c --retention_every often",
-        "craft-trainer train --dataset a --policy b --output_dir c --epsilon -1",
+        "craft-trainer train --dataset a --model b --output_dir c --retention_evry 2",
+        "craft-trainer train --dataset a --model b --output_dir c --retention_every often",
+        "craft-trainer train --dataset a --model b --output_dir c --epsilon -1",
         "accelerate launch -m craft_trainer train --config configs/train/missing.yaml",
         "accelerate launch --mutli_gpu -m craft_trainer train --config configs/train/metaworld_plain.yaml",
         "bash scripts/missing.sh",

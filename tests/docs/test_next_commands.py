@@ -33,7 +33,7 @@ def test_commands_name_the_next_ones(places, monkeypatch, capsys):
     anchors = ("--teacher", folder / "teacher", "--dataset", data, "--output_dir", folder / "anchors", "--anchors", 8)
     succeeds("cache", "build", *anchors)
     check_next(capsys.readouterr().out, ["craft-trainer train"], monkeypatch, capsys)
-    training = ("--policy", folder / "teacher", "--dataset", data, "--output_dir", folder / "craft", "--max_steps", 2)
+    training = ("--model", folder / "teacher", "--dataset", data, "--output_dir", folder / "craft", "--max_steps", 2)
     usual = ("--report_to", "none", "--use_cpu", "true", "--save_strategy", "no", "--dataloader_pin_memory", "false")
     succeeds("train", *training, *usual)
     said = capsys.readouterr()

@@ -120,7 +120,7 @@ def test_language(place, capsys):
     (place / "openai/gsm8k/README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{splits}---\n")
     more = {"cache verify": ("--batch_size", "4"), "python": ("--steps", "2")}
     done = follow(of("language", "language_models.md"), in_process(capsys), more=more)
-    assert set(done) == {"cache build", "train-lm", "cache verify", "mcq", "python"}
+    assert set(done) == {"cache build", "train", "cache verify", "mcq", "python"}
     assert (place / "outputs/lm/lora/adapter_model.safetensors").is_file()
     assert json.loads((place / "mcq.json").read_text())["comparison"]["num_items"] == len(asked)
 
@@ -140,7 +140,7 @@ def test_pictures(place, capsys):
         ]
         save_lines(place / f"{name}.jsonl", rows)
     done = follow(of("pictures"), in_process(capsys))
-    assert done == {"cache build": 1, "train-lm": 1}
+    assert done == {"cache build": 1, "train": 1}
     assert (place / "outputs/vlm/model.safetensors").is_file()
 
 

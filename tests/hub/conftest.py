@@ -52,7 +52,7 @@ def train(client, teacher, tiny_anchors, tiny_dataset, tmp_path):
     """Runs `craft-trainer train`, by default on the teacher, its data and its anchors, and pushes."""
 
     def run(*, environment=None, **options):
-        given = {"policy": teacher, "dataset": tiny_dataset, "anchors": tiny_anchors.folder}
+        given = {"model": teacher, "dataset": tiny_dataset, "anchors": tiny_anchors.folder}
         given |= STEPS | {"output_dir": tmp_path / "craft", "push_to_hub": True, "hub_model_id": REPO} | options
         return client.command("train", *words(**given), **(environment or {}))
 

@@ -85,7 +85,7 @@ def test_everything_comes_from_a_revision(
     hub.upload("dataset", "org/anchors", {"anchors.json": b"{}"})
     hub.upload("dataset", "org/data", {"meta/info.json": b"{}"})
     plain = {"push_to_hub": None, "hub_model_id": None}
-    places = {"policy": "org/teacher@v1", "anchors": "org/anchors@v1", "dataset": "org/data@v1"}
+    places = {"model": "org/teacher@v1", "anchors": "org/anchors@v1", "dataset": "org/data@v1"}
     result = train(output_dir=tmp_path / "hub", **plain | places)
     assert result.status == 0, result.err
     assert train(output_dir=tmp_path / "folders", **plain).status == 0
@@ -94,7 +94,7 @@ def test_everything_comes_from_a_revision(
     assert "base_model: org/teacher\n" in card
     assert "datasets:\n- org/data\n" in card
     assert "[org/teacher@v1](https://huggingface.co/org/teacher)" in card
-    newest = train(output_dir=tmp_path / "newest", **plain | {"policy": "org/teacher"})
+    newest = train(output_dir=tmp_path / "newest", **plain | {"model": "org/teacher"})
     assert newest.status == 1
     assert "was made by a teacher with" in newest.err
 

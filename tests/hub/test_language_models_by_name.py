@@ -45,7 +45,7 @@ def test_everything_by_name(hub, client, tmp_path):
     options = ["--max_steps", 2, "--use_cpu", "--report_to", "none", "--save_strategy", "no", "--lora_rank", 2]
     options += ["--anchors", "org/anchors@main", "--output_dir", tmp_path / "adapter"]
     options += ["--learned_inputs", "allow"]  # the same data is known and learned
-    trained = client.command("train-lm", "--model", "org/lm", "--dataset", "org/texts@v1", *options)
+    trained = client.command("train", "--model", "org/lm", "--dataset", "org/texts@v1", *options)
     assert trained.status == 0, trained.err
     settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == "org/lm"

@@ -54,17 +54,17 @@ def assert_same_weights(left, right):
 @pytest.fixture
 def train(teacher, tiny_dataset):
     def run(folder, **options):
-        given = TRAIN | {"policy": teacher, "dataset": tiny_dataset, "output_dir": folder, "anchors": "auto"}
+        given = TRAIN | {"model": teacher, "dataset": tiny_dataset, "output_dir": folder, "anchors": "auto"}
         return main(["train", *flags(**given | options)])
 
     return run
 
 
 @pytest.fixture
-def train_lm(texts):
+def train_texts(texts):
     def run(folder, **options):
         given = TRAIN | {"model": texts / "model", "dataset": texts / "new.jsonl", "output_dir": folder}
-        return main(["train-lm", *flags(**given | {"anchors": "auto", "learning_rate": 0.005} | options)])
+        return main(["train", *flags(**given | {"anchors": "auto", "learning_rate": 0.005} | options)])
 
     return run
 
@@ -174,7 +174,7 @@ def test_anchors_of_another_run_are_refused(train, tmp_path, tiny_policy, capsys
     with torch.no_grad():
         next(other.parameters()).add_(0.1)
     other.save_pretrained(tmp_path / "other")
-    assert train(tmp_path / "run", policy=tmp_path / "other") == 1
+    assert train(tmp_path / "run", model=tmp_path / "other") == 1
     error = capsys.readouterr().err
     assert "_anchors holds anchors of another run (" in error
     assert "teacher" in error
@@ -184,8 +184,8 @@ def test_anchors_of_another_run_are_refused(train, tmp_path, tiny_policy, capsys
 
 
 @pytest.mark.parametrize("options", [{}, {"lora_rank": 2}, {"layers": "-2", "retention_terms": "hidden"}])
-def test_a_language_model_is_held_on_its_own_texts(train_lm, texts, tmp_path, options, capsys):
-    assert train_lm(tmp_path / "run", **options) == 0
+def test_a_language_model_is_held_on_its_own_texts(train_texts, texts, tmp_path, options, capsys):
+    assert train_texts(tmp_path / "run", **options) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if "anchors: auto" in line]
     assert len(said) == 1
     assert f"{TEXTS} texts that {texts / 'model'} writes itself" in said[0]
@@ -200,11 +200,11 @@ def test_a_language_model_is_held_on_its_own_texts(train_lm, texts, tmp_path, op
     assert "auto: own_texts" in (tmp_path / "run/README.md").read_text()
 
 
-def test_a_resumed_language_model_is_held_by_what_it_wrote_at_the_start(train_lm, tmp_path, monkeypatch):
-    assert train_lm(tmp_path / "whole", **SAVED) == 0
-    assert train_lm(tmp_path / "run", **SAVED, max_steps=2) == 0
+def test_a_resumed_language_model_is_held_by_what_it_wrote_at_the_start(train_texts, tmp_path, monkeypatch):
+    assert train_texts(tmp_path / "whole", **SAVED) == 0
+    assert train_texts(tmp_path / "run", **SAVED, max_steps=2) == 0
     monkeypatch.setattr(of_commands, "write_texts", None)
-    assert train_lm(tmp_path / "run", **SAVED, resume_from_checkpoint="last") == 0
+    assert train_texts(tmp_path / "run", **SAVED, resume_from_checkpoint="last") == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 
 
@@ -226,8 +226,8 @@ def test_a_new_policy_has_nothing_to_keep(tiny_dataset, tmp_path, capsys):
     assert "anchors: auto holds what a policy does already" in capsys.readouterr().err
 
 
-def test_texts_of_a_language_model_are_its_own(train_lm, texts, tmp_path, capsys):
-    assert train_lm(tmp_path / "run", anchors_dataset=texts / "new.jsonl") == 1
+def test_texts_of_a_language_model_are_its_own(train_texts, texts, tmp_path, capsys):
+    assert train_texts(tmp_path / "run", anchors_dataset=texts / "new.jsonl") == 1
     assert "anchors_dataset has no effect with anchors: auto" in capsys.readouterr().err
 
 

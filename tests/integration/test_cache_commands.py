@@ -131,7 +131,7 @@ def test_info_says_what_a_cache_holds(anchors, teacher, capsys):
 
 def test_training_follows_references(references, anchors, teacher, tiny_dataset, tmp_path):
     """The same step as with embedded samples: the features held are the same, so L_retain is."""
-    given = flags(policy=teacher, dataset=tiny_dataset, **TRAIN, retention_batch_size=8)
+    given = flags(model=teacher, dataset=tiny_dataset, **TRAIN, retention_batch_size=8)
     embedded = tmp_path / "embedded"
     assert build(teacher, tiny_dataset, embedded) == 0
     for name, folder in (("a", references), ("b", embedded)):

@@ -37,7 +37,7 @@ def test_it_is_built_verified_and_held(source, options, groups, teacher, tiny_da
     assert groups is None or cache.provenance.groups == groups
     assert cache.has_labels == (source == "dataset")
     assert main(["cache", "verify", *flags(cache=folder, teacher=teacher)]) == 0
-    given = {"policy": teacher, "anchors": folder, "dataset": tiny_dataset, "output_dir": tmp_path / "run"}
+    given = {"model": teacher, "anchors": folder, "dataset": tiny_dataset, "output_dir": tmp_path / "run"}
     held = ["--retention_terms", "hidden"]  # the same inputs are learned
     assert main(["train", *flags(**given | TRAIN), *held]) == 0
     assert capsys.readouterr().err.count("Error") == 0

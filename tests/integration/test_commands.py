@@ -44,7 +44,7 @@ def anchors(tmp_path_factory, teacher, tiny_dataset):
 @pytest.fixture(scope="module")
 def craft_run(tmp_path_factory, teacher, anchors, tiny_dataset):
     """Folder of an uninterrupted CRaFT run, and the command line that made it but for the folder."""
-    command = ["train", *flags(policy=teacher, anchors=anchors, dataset=tiny_dataset, **TRAIN)]
+    command = ["train", *flags(model=teacher, anchors=anchors, dataset=tiny_dataset, **TRAIN)]
     folder = tmp_path_factory.mktemp("craft")
     assert main([*command, "--output_dir", str(folder)]) == 0
     return folder, command
@@ -80,7 +80,7 @@ def test_a_run_tells_what_it_was_told_and_can_be_reported(craft_run, teacher, an
     folder, _ = craft_run
     told = json.loads((folder / "run.json").read_text("utf-8"))
     given = {
-        "policy": str(teacher),
+        "model": str(teacher),
         "anchors": str(anchors),
         "epsilon": 1e-3,
         "epsilon_schedule": "cosine",
@@ -139,7 +139,7 @@ def test_the_statistics_of_the_teacher_stay(craft_run, teacher):
 
 def test_plain_training_and_its_resume(teacher, tiny_dataset, tmp_path):
     def train(folder, *more):
-        given = flags(policy=teacher, dataset=tiny_dataset, output_dir=folder, **TRAIN | {"max_steps": 40})
+        given = flags(model=teacher, dataset=tiny_dataset, output_dir=folder, **TRAIN | {"max_steps": 40})
         assert main(["train", *given, *more]) == 0
 
     train(tmp_path / "whole")
@@ -164,7 +164,7 @@ def test_a_second_run_does_not_fall_upon_the_first(craft_run, capsys):
 
 def test_settings_of_retention_are_not_ignored_in_silence(teacher, anchors, tiny_dataset, tmp_path, caplog):
     """Seen to fail without the warning."""
-    given = TRAIN | {"max_steps": 1, "policy": teacher, "dataset": tiny_dataset}
+    given = TRAIN | {"max_steps": 1, "model": teacher, "dataset": tiny_dataset}
     held = {"anchors": anchors, "learned_inputs": given.pop("learned_inputs")}
     for name, more in (("none", {}), ("plain", {"method": "plain"}), ("anchors", held)):
         assert main(["train", *flags(**given | {"output_dir": tmp_path / name} | more)]) == 0
@@ -180,7 +180,7 @@ def test_a_retention_pass_without_weight_leaves_batches_and_dropout_as_they_were
 ):
     off = {"method": "weighted_sum", "multiplier_init": 0, "retention_every": 2}
     for name, more in (("plain", {}), ("craft", {"anchors": anchors} | off)):
-        given = TRAIN | {"max_steps": 15, "policy": teacher, "dataset": tiny_dataset, "output_dir": tmp_path / name}
+        given = TRAIN | {"max_steps": 15, "model": teacher, "dataset": tiny_dataset, "output_dir": tmp_path / name}
         assert main(["train", *flags(**given | more)]) == 0
     assert (tmp_path / "craft" / "lambda_history.csv").is_file()
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("plain", "craft")]
@@ -190,7 +190,7 @@ def test_a_retention_pass_without_weight_leaves_batches_and_dropout_as_they_were
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"policy": "nowhere/at/all"}, "nowhere/at/all"),
+        ({"model": "nowhere/at/all"}, "nowhere/at/all"),
         ({"dataset": os.devnull}, "not a LeRobot dataset"),
         ({"anchors": "missing"}, "missing"),
         ({"policy_type": "act"}, "either policy"),
@@ -205,7 +205,7 @@ def test_a_retention_pass_without_weight_leaves_batches_and_dropout_as_they_were
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_a_mistake_is_one_line_that_names_it(teacher, anchors, tiny_dataset, tmp_path, capsys, change, message):
-    given = {"policy": teacher, "anchors": anchors, "dataset": tiny_dataset, "output_dir": tmp_path, **TRAIN}
+    given = {"model": teacher, "anchors": anchors, "dataset": tiny_dataset, "output_dir": tmp_path, **TRAIN}
     assert main(["train", *flags(**given | change)]) == 1
     assert message in capsys.readouterr().err
 
@@ -213,14 +213,14 @@ def test_a_mistake_is_one_line_that_names_it(teacher, anchors, tiny_dataset, tmp
 def test_a_policy_with_a_second_network_is_left_to_lerobot(teacher, tiny_dataset, tmp_path, capsys, monkeypatch):
     """LeRobot's training calls ``update`` after every step: TD-MPC's target network would never have moved."""
     monkeypatch.setattr(ACTPolicy, "update", lambda _: None, raising=False)
-    given = flags(policy=teacher, dataset=tiny_dataset, output_dir=tmp_path / "out", **TRAIN)
+    given = flags(model=teacher, dataset=tiny_dataset, output_dir=tmp_path / "out", **TRAIN)
     assert main(["train", *given]) == 1
     assert "updates another network after every step" in capsys.readouterr().err
 
 
 def test_training_from_another_teacher_is_refused(teacher, anchors, tiny_dataset, tiny_policy, tmp_path, capsys):
     tiny_policy(seed=1).save_pretrained(tmp_path / "other")
-    given = flags(policy=tmp_path / "other", anchors=anchors, dataset=tiny_dataset, output_dir=tmp_path, **TRAIN)
+    given = flags(model=tmp_path / "other", anchors=anchors, dataset=tiny_dataset, output_dir=tmp_path, **TRAIN)
     assert main(["train", *given]) == 1
     error = capsys.readouterr().err
     assert "teacher with weights" in error

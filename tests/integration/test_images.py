@@ -66,7 +66,7 @@ def test_anchors_over_image_tokens_are_built_and_held(image_dataset, tmp_path):
     assert batch.teacher.hidden[opened.specs[0].column].shape == (6, 16)
 
     held = [
-        "--policy",
+        "--model",
         str(teacher),
         "--anchors",
         str(anchors),

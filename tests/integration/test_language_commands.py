@@ -1,4 +1,4 @@
-"""``train-lm`` and ``cache build``: from texts to a comparison of two checkpoints, by commands alone."""
+"""``train`` and ``cache build`` of language models: from texts to a comparison of two checkpoints."""
 
 import json
 import shutil
@@ -55,7 +55,7 @@ def build(place, folder, **options):
 
 def train(place, folder, **options):
     settings = RUN | {"model": place / "model", "dataset": place / "new.jsonl", "output_dir": folder}
-    return main(["train-lm", *flags(**settings | options)])
+    return main(["train", *flags(**settings | options)])
 
 
 def verify(place, folder, **options):
@@ -450,9 +450,13 @@ def test_options_of_texts_are_refused_of_a_policy(tmp_path, tiny_policy, capsys)
         ("build", {"group_column": "tpoic"}, "has no column 'tpoic'"),
         ("train", {"anchors": "adapter"}, "name them with anchors_dataset"),
         ("train", {"anchors_dataset": "x.jsonl"}, "anchors_dataset has no effect without anchors"),
-        ("train", {"layers": "-1"}, "layers has no effect without anchors: auto or adapter"),
-        ("train", {"anchors_columns": "text=topic"}, "anchors_columns has no effect without anchors: adapter"),
-        ("train", {"lora_alpha": 4}, "lora_alpha has no effect without lora_rank"),
+        ("train", {"layers": "-1"}, "layers has no effect here: it is an option of anchors: auto and adapter"),
+        (
+            "train",
+            {"anchors_columns": "text=topic"},
+            "anchors_columns has no effect here: it is an option of anchors: adapter",
+        ),
+        ("train", {"lora_alpha": 4}, "lora_alpha has no effect here: there is no lora_rank"),
         ("train", {"split": "train"}, "is a file of JSON lines: it has no split ('train')"),
         ("train", {"lora_rank": 0}, "lora_rank is 0"),
         ("train", {"lora_rank": 4, "lora_targets": "qq_proj"}, "qq_proj"),
@@ -484,10 +488,30 @@ def test_a_policys_terms_are_refused_with_what_can_be_held(place, anchors, tmp_p
     assert "Set retention_terms to some of hidden, token_ce, token_kl" in capsys.readouterr().err
 
 
-def test_a_policy_is_sent_to_its_own_command(place, tmp_path, tiny_policy, capsys):
+@pytest.mark.parametrize("option", ["max_length", "lora_rank", "num_tokens", "eval_split", "dtype"])
+def test_options_of_language_models_are_refused_by_name_for_a_policy(tmp_path, tiny_policy, capsys, option):
+    """Before the policy is loaded: its weights are damaged. Seen to fail without the comparison in train.run."""
     tiny_policy().save_pretrained(tmp_path / "policy")
-    assert train(place, tmp_path / "out", model=tmp_path / "policy") == 1
-    assert "policies of LeRobot are for `craft-trainer train`" in capsys.readouterr().err
+    (tmp_path / "policy/model.safetensors").write_bytes(b"damaged")
+    given = {"model": tmp_path / "policy", "dataset": "nowhere", "output_dir": tmp_path / "out", option: 7}
+    assert main(["train", *flags(**given)]) == 1
+    said = f"{option} has no effect here: it is an option of language models, and {tmp_path / 'policy'} is a policy"
+    assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "given", [{"policy_min_std": 0.1}, {"statistics": "dataset"}, {"rename": '{"a": "b"}'}, {"adapt_to": "x"}]
+)
+def test_options_of_policies_are_refused_by_name_for_a_language_model(place, tmp_path, capsys, given):
+    assert train(place, tmp_path / "out", model=damaged(place, tmp_path), **given) == 1
+    assert f"{next(iter(given))} has no effect here: it is an option of policies" in capsys.readouterr().err
+
+
+def damaged(place, tmp_path):
+    """A copy of the language model whose weights cannot be loaded."""
+    shutil.copytree(place / "model", tmp_path / "damaged")
+    (tmp_path / "damaged/model.safetensors").write_bytes(b"damaged")
+    return tmp_path / "damaged"
 
 
 @pytest.mark.parametrize("selection", ["uniform", "stratified", "k_center"])
@@ -503,8 +527,8 @@ def test_the_configurations_belong_together():
     """The same model and the same task with and without anchors; every key is known. Seen to fail with another rate."""
     from craft_trainer.cli.arguments import parse_all
     from craft_trainer.cli.cache_build import BuildArguments
-    from craft_trainer.cli.train_lm import TrainLmArguments
-    from craft_trainer.language.config import LanguageConfig
+    from craft_trainer.cli.train import TrainArguments
+    from craft_trainer.cli.training import TrainConfig
 
     names = {name: ROOT / f"configs/train/lm_{name}.yaml" for name in ("plain", "craft")}
     plain, craft = (yaml.safe_load(path.read_text()) for path in names.values())
@@ -512,9 +536,7 @@ def test_the_configurations_belong_together():
     assert craft.keys() - plain.keys() == added
     assert {key for key in plain if plain[key] != craft[key]} == {"output_dir"}
     for path in names.values():
-        arguments, config = parse_all(
-            "train-lm", "", [TrainLmArguments, LanguageConfig], ["--config", str(path), "--use_cpu"]
-        )
+        arguments, config = parse_all("train", "", [TrainArguments, TrainConfig], ["--config", str(path), "--use_cpu"])
         assert (arguments.columns, arguments.max_length) == ({"prompt": "question", "completion": "answer"}, 512)
         assert config.learning_rate == 5e-5
     (anchors,) = parse_all("cache build", "", [BuildArguments], ["--config", str(ROOT / "configs/anchors/lm.yaml")])

@@ -21,7 +21,7 @@ def build(teacher, texts, folder):
 
 def train(model, texts, folder, anchors, **options):
     given = {"model": model, "dataset": texts, "output_dir": folder, "anchors": anchors}
-    return main(["train-lm", *flags(**RUN | given | options)])
+    return main(["train", *flags(**RUN | given | options)])
 
 
 @pytest.mark.parametrize("adapter", [{}, {"lora_rank": 4}], ids=["weights", "adapter"])

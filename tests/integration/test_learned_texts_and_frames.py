@@ -1,4 +1,4 @@
-"""``train`` and ``train-lm`` on the data that the anchors are of: refused with the way out, or asked for."""
+"""``train`` on the data that the anchors are of: refused with the way out, or asked for."""
 
 import pytest
 from command_words import flags
@@ -27,7 +27,7 @@ def place(tmp_path_factory):
 
 def learn(place, name, folder, **options):
     given = {"model": place / "model", "dataset": place / f"{name}.jsonl", "output_dir": folder}
-    return main(["train-lm", *flags(**given | RUN | options)])
+    return main(["train", *flags(**given | RUN | options)])
 
 
 @pytest.mark.parametrize(
@@ -70,6 +70,6 @@ def test_frames_that_are_learned_are_refused_as_anchors(tiny_policy, tiny_datase
         folder = tmp_path / f"{source}-{len(more)}"
         given = {"teacher": tmp_path / "teacher", "dataset": tiny_dataset, "output_dir": folder, "source": source}
         assert main(["cache", "build", *flags(**given, anchors=12, **more)]) == 0
-        run = RUN | {"policy": tmp_path / "teacher", "dataset": tiny_dataset, "anchors": folder}
+        run = RUN | {"model": tmp_path / "teacher", "dataset": tiny_dataset, "anchors": folder}
         assert main(["train", *flags(**run, output_dir=f"{folder}-run")]) == status
         assert (f"12 of 12 {FORBIDS} (output)" in capsys.readouterr().err) is (status == 1)

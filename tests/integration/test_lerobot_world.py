@@ -152,7 +152,7 @@ def trained(tmp_path_factory):
             )
             built = {"teacher": teacher, "dataset": old, "output_dir": anchors, "anchors": 8, "batch_size": 4}
             assert main(["cache", "build", *flags(**built)]) == 0
-            tuned = {"policy": teacher, "dataset": new, "anchors": anchors, "output_dir": student, "max_steps": 2}
+            tuned = {"model": teacher, "dataset": new, "anchors": anchors, "output_dir": student, "max_steps": 2}
             sizes = {"per_device_train_batch_size": 4, "retention_batch_size": 4, "save_strategy": "no"}
             assert main(["train", *flags(**tuned, **sizes, **CPU)]) == 0
             made[env] = (teacher, student)

@@ -163,7 +163,7 @@ def test_a_policy_reports_to_all_of_them_from_a_yaml_file(tmp_path, tiny_policy,
         pytest.importorskip(name)
     tiny_policy().save_pretrained(tmp_path / "teacher")
     settings = {
-        "policy": str(tmp_path / "teacher"),
+        "model": str(tmp_path / "teacher"),
         "dataset": str(tiny_dataset),
         "anchors": str(tiny_anchors.folder),
         "learned_inputs": "allow",  # the same data is known and learned

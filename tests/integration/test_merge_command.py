@@ -61,8 +61,8 @@ def texts(tmp_path_factory):
     built = {"teacher": folder / "teacher", "dataset": folder / "old.jsonl", "output_dir": folder / "anchors"}
     assert main(["cache", "build", *flags(**built, anchors=16, num_tokens=8)]) == 0
     run = TRAIN | {"model": folder / "teacher", "dataset": folder / "new.jsonl", "learning_rate": 0.02}
-    assert main(["train-lm", *flags(**run, output_dir=folder / "tuned")]) == 0
-    assert main(["train-lm", *flags(**run, output_dir=folder / "adapter", lora_rank=2)]) == 0
+    assert main(["train", *flags(**run, output_dir=folder / "tuned")]) == 0
+    assert main(["train", *flags(**run, output_dir=folder / "adapter", lora_rank=2)]) == 0
     return folder
 
 

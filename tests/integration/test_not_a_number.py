@@ -141,7 +141,7 @@ def test_in_what_the_teacher_said(tmp_path):
 def test_in_train(tiny_policy, tiny_dataset, tmp_path, capsys):
     """Exit status 1, no result, and no checkpoint that is not finite: after step 1 the weights are only huge."""
     tiny_policy().save_pretrained(tmp_path / "policy")
-    words = ["train", "--policy", str(tmp_path / "policy"), "--dataset", str(tiny_dataset), "--use_cpu", "true"]
+    words = ["train", "--model", str(tmp_path / "policy"), "--dataset", str(tiny_dataset), "--use_cpu", "true"]
     words += ["--output_dir", str(tmp_path / "out"), "--max_steps", "3", "--report_to", "none", "--max_grad_norm", "0"]
     assert main([*words, "--learning_rate", "1e30", "--save_steps", "1"]) == 1
     assert "is not finite any more, so the model is lost" in capsys.readouterr().err

@@ -43,7 +43,7 @@ def sequence(tmp_path_factory, tiny_policy, tiny_dataset):
     folder = tmp_path_factory.mktemp("sequence")
     tiny_policy().save_pretrained(folder / "first")
     built(folder / "anchors1", folder / "first", tiny_dataset, seed=0)
-    given = flags(policy=folder / "first", anchors=folder / "anchors1", dataset=tiny_dataset, **TRAIN)
+    given = flags(model=folder / "first", anchors=folder / "anchors1", dataset=tiny_dataset, **TRAIN)
     assert main(["train", *given, *flags(output_dir=folder / "second")]) == 0
     built(folder / "anchors2", folder / "second", tiny_dataset, seed=1)
     assert join(folder / "joined", folder / "anchors1", folder / "anchors2") == 0
@@ -52,7 +52,7 @@ def sequence(tmp_path_factory, tiny_policy, tiny_dataset):
 
 def third(sequence, dataset, folder, **changes):
     """The command of the third stage."""
-    given = {"policy": sequence / "second", "anchors": sequence / "joined", "dataset": dataset, "output_dir": folder}
+    given = {"model": sequence / "second", "anchors": sequence / "joined", "dataset": dataset, "output_dir": folder}
     return ["train", *flags(**given | TRAIN | changes)]
 
 
@@ -79,7 +79,7 @@ def test_a_third_stage_that_is_killed_and_resumed_equals_one_that_was_not(sequen
 
 def test_a_stranger_is_refused_and_relabelling_is_the_way_out(sequence, tiny_dataset, tiny_policy, tmp_path, capsys):
     tiny_policy(seed=3).save_pretrained(tmp_path / "stranger")
-    stranger = {"policy": tmp_path / "stranger", "max_steps": 1}
+    stranger = {"model": tmp_path / "stranger", "max_steps": 1}
     assert main(third(sequence, tiny_dataset, tmp_path / "run", **stranger)) == 1
     assert "make this start the teacher of all with `craft-trainer cache relabel`" in capsys.readouterr().err
     made = flags(cache=sequence / "joined", teacher=tmp_path / "stranger", output_dir=tmp_path / "relabelled")

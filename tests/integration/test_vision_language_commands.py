@@ -1,4 +1,4 @@
-"""``train-lm`` and ``cache build`` on texts with images: anchors, training, questions about pictures."""
+"""``train`` and ``cache build`` on texts with images: anchors, training, questions about pictures."""
 
 import json
 import shutil
@@ -77,7 +77,7 @@ def test_the_whole_path(place, tmp_path, name, capsys):
     }
     settings |= {"retention_terms": ["hidden", "token_kl"], "per_device_train_batch_size": 4, "max_length": 0}
     settings |= {"mcq_data": place / "questions.jsonl", "mcq_steps": 2}
-    assert main(["train-lm", *flags(**settings)]) == 0
+    assert main(["train", *flags(**settings)]) == 0
     rows = history(tmp_path / "craft")
     assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-5)
     assert all(row["retention_loss"] > 1e-5 for row in rows[1:])
@@ -100,10 +100,10 @@ def test_resumed_is_never_interrupted(place, tmp_path, name):
     settings = RUN | {"model": place / name, "dataset": place / "new.jsonl", "max_length": 0}
     settings |= {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 4}
     for run in ("whole", "cut"):
-        assert main(["train-lm", *flags(**settings, output_dir=tmp_path / run)]) == 0
+        assert main(["train", *flags(**settings, output_dir=tmp_path / run)]) == 0
     shutil.rmtree(tmp_path / "cut/checkpoint-4")
     (tmp_path / "cut/model.safetensors").unlink()
-    assert main(["train-lm", *flags(**settings, output_dir=tmp_path / "cut", resume_from_checkpoint="last")]) == 0
+    assert main(["train", *flags(**settings, output_dir=tmp_path / "cut", resume_from_checkpoint="last")]) == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -113,7 +113,7 @@ def test_an_adapter_without_a_cache(place, tmp_path):
     settings = RUN | {"model": place / "smolvlm", "dataset": place / "new.jsonl", "output_dir": tmp_path}
     settings |= {"anchors": "adapter", "anchors_dataset": place / "old.jsonl", "lora_rank": 2, "max_length": 0}
     settings |= {"layers": -1, "pooling": "mean_image_tokens", "retention_terms": ["hidden", "token_kl"]}
-    assert main(["train-lm", *flags(**settings | {"learning_rate": 0.05})]) == 0
+    assert main(["train", *flags(**settings | {"learning_rate": 0.05})]) == 0
     rows = history(tmp_path)
     assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-6)
     assert rows[-1]["retention_loss"] > 1e-5

@@ -79,7 +79,7 @@ def teachers(base, data, tmp_path_factory):
     """Folder of a teacher of each kind: the base checkpoint, trained on the old task."""
     folder = tmp_path_factory.mktemp("teachers")
     for kind, learning in LEARNING.items():
-        given = {"policy": base / kind, "dataset": data["old"], "adapt_to": data["old"], "output_dir": folder / kind}
+        given = {"model": base / kind, "dataset": data["old"], "adapt_to": data["old"], "output_dir": folder / kind}
         assert main(["train", *flags(**TRAIN | given | learning)]) == 0
     return folder
 
@@ -99,7 +99,7 @@ def craft(teachers, data, anchors, tmp_path):
     """Trains a teacher on the new task: ``craft(kind, retention terms, **options)`` → the checkpoint."""
 
     def train(kind, *terms, **options):
-        given = {"policy": teachers / kind, "dataset": data["new"], "anchors": anchors / kind, "output_dir": tmp_path}
+        given = {"model": teachers / kind, "dataset": data["new"], "anchors": anchors / kind, "output_dir": tmp_path}
         assert main(["train", *flags(**CRAFT | given | options), "--retention_terms", *terms]) == 0
         return tmp_path
 
@@ -195,7 +195,7 @@ def test_lerobot_loads_what_was_trained_and_it_acts(kind, craft, data, tmp_path)
 
 
 def test_a_policy_of_tokens_has_no_output_to_hold(teachers, data, anchors, tmp_path, capsys):
-    given = {"policy": teachers / "pi0_fast", "dataset": data["new"], "anchors": anchors / "pi0_fast"}
+    given = {"model": teachers / "pi0_fast", "dataset": data["new"], "anchors": anchors / "pi0_fast"}
     assert main(["train", *flags(**CRAFT, **given, output_dir=tmp_path)]) == 1
     message = capsys.readouterr().err
     assert "retention term 'output' cannot be held: the anchors have hidden, tokens, task of their teacher" in message
@@ -209,7 +209,7 @@ def test_cameras_are_renamed_or_refused(base, data, tmp_path, capsys):
     features["observation.images.base_0_rgb"] = features.pop(KEY)
     model.save_pretrained(tmp_path / "base")
     cache = {"teacher": tmp_path / "base", "dataset": data["old"], "adapt_to": data["old"], "anchors": 4, "layers": -2}
-    train = CRAFT | {"policy": tmp_path / "base", "dataset": data["old"], "adapt_to": data["old"], "max_steps": 1}
+    train = CRAFT | {"model": tmp_path / "base", "dataset": data["old"], "adapt_to": data["old"], "max_steps": 1}
     for command in (["train", *flags(**train)], ["cache", "build", *flags(**cache)]):
         assert main([*command, *flags(output_dir=tmp_path / "x")]) == 1
         rename = '{"observation.images.corner2": "observation.images.base_0_rgb"}'
@@ -239,7 +239,7 @@ def test_the_configurations_for_pi0_fast_run(base, data, tmp_path):
     assert main(["cache", "build", *config, *sizes, *flags(**places)]) == 0
     for name, held in (("baseline", {}), ("craft", {"anchors": tmp_path / "anchors", "retention_batch_size": 3})):
         config = ["--config", str(CONFIGS / f"train/pi0fast_aloha_{name}.yaml")]
-        given = places | small | held | {"policy": tmp_path / "base", "output_dir": tmp_path / name}
+        given = places | small | held | {"model": tmp_path / "base", "output_dir": tmp_path / name}
         assert main(["train", *config, *flags(**given)]) == 0
         saved = PreTrainedConfig.from_pretrained(tmp_path / name)
         assert (saved.dtype, saved.gradient_checkpointing) == ("bfloat16", True)

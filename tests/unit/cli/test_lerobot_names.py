@@ -12,10 +12,10 @@ from craft_trainer.cli.cache_build import BuildArguments
 from craft_trainer.cli.lerobot_names import ENTRIES, NAMES, WITHOUT, translated
 from craft_trainer.cli.rollout import RolloutArguments
 from craft_trainer.cli.train import TrainArguments
-from craft_trainer.training.config import CraftConfig
+from craft_trainer.cli.training import TrainConfig
 
 BOTH = {"policy", "dataset", "env", "dataloader_multiprocessing_context"}  # LeRobot has them too; ours win
-KINDS = {"train": [TrainArguments, CraftConfig], "rollout": [RolloutArguments], "cache build": [BuildArguments]}
+KINDS = {"train": [TrainArguments, TrainConfig], "rollout": [RolloutArguments], "cache build": [BuildArguments]}
 
 
 def parsed(command: str, line: str) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def test_a_line_of_lerobot_train_is_understood() -> None:
         "--log_freq=5 --save_freq=6 --seed=11 --policy.device=cpu --policy.dtype=bfloat16 --wandb.enable=true "
         '--optimizer.lr=3e-4 --job_name=first --rename_map=\'{"a": "b"}\' --save_checkpoint=false --resume=true',
     )
-    assert (values["policy"], values["dataset"], values["output_dir"]) == ("my/teacher", "my/task", "out")
+    assert (values["model"], values["dataset"], values["output_dir"]) == ("my/teacher", "my/task", "out")
     assert (values["max_steps"], values["per_device_train_batch_size"], values["dataloader_num_workers"]) == (7, 3, 2)
     assert (values["logging_steps"], values["save_steps"], values["seed"]) == (5, 6, 11)
     assert values["use_cpu"] is True
@@ -45,9 +45,9 @@ def test_a_line_of_lerobot_train_is_understood() -> None:
 
 def test_several_loggers_are_a_list() -> None:
     """Seen to fail with HuggingFace's parser as it is: no option wandb."""
-    line = "--policy p --dataset d --output_dir out --use_cpu --report_to tensorboard wandb"
+    line = "--model p --dataset d --output_dir out --use_cpu --report_to tensorboard wandb"
     assert parsed("train", line)["report_to"] == ["tensorboard", "wandb"]
-    assert parsed("train", "--policy p --dataset d --output_dir out --use_cpu --report_to none")["report_to"] == []
+    assert parsed("train", "--model p --dataset d --output_dir out --use_cpu --report_to none")["report_to"] == []
 
 
 def test_a_new_policy_of_lerobots_names() -> None:
@@ -62,7 +62,7 @@ def test_a_new_policy_of_lerobots_names() -> None:
 )
 def test_the_folder_of_a_dataset_wins_over_its_name(line: str) -> None:
     """Seen to fail with ROOT among the others, in one of the two orders."""
-    assert parsed("train", f"--policy p --output_dir out --use_cpu {line}")["dataset"] == "data/x"
+    assert parsed("train", f"--model p --output_dir out --use_cpu {line}")["dataset"] == "data/x"
     assert parsed("cache build", f"--policy.path=p --output_dir out {line}")["dataset"] == "data/x"
 
 
@@ -94,6 +94,7 @@ def test_a_line_of_lerobot_eval_is_understood() -> None:
         ("train", "--dataset.use_imagenet_stats=true", "the dataset's own statistics"),
         ("train", "--dataset.image_transforms.enable=true", "as they were recorded"),
         ("train", "--policy.tags=[robot]", "card"),
+        ("train", "--policy=my/teacher", "--model takes a checkpoint"),
         ("train", "--policy_options={} --policy.dtype=float32", "use one of the two"),
         ("rollout", "--eval.use_async_envs=true", "lerobot-eval"),
         ("cache build", "--policy.dtype=float32", "--policy_options"),
@@ -149,7 +150,7 @@ def test_a_false_of_lerobots_wins_over_the_file(tmp_path: Path) -> None:
         ("push_to_hub", "--push_to_hub"),
         ("private", "--hub_private_repo"),
         ("license", "card"),
-        ("pretrained_path", "--policy"),
+        ("pretrained_path", "--model"),
         ("pretrained_revision", "org/name@revision"),
         ("use_peft", "adapters"),
     ],

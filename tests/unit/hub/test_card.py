@@ -27,7 +27,7 @@ def test_the_unit_is_that_of_the_terms(tmp_path: Path, units: list[str], said: s
 
 
 def test_a_file_is_not_called_a_folder() -> None:
-    """Seen to fail with the texts of train-lm."""
+    """Seen to fail with the texts of language models."""
     facts = RunFacts("plain", dataset=Source("new.jsonl"), base=Source("org/lm@v1", "org/lm"))
     text = body(facts, None, None, "run")
     assert "| dataset | `new.jsonl`, not on the Hub |" in text

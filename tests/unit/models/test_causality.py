@@ -67,7 +67,7 @@ def test_every_command_refuses_it(tmp_path, capsys):
     asked = {"question": "Where is the puck?", "choices": ["left", "right"], "answer_index": 0, "text": "hello world"}
     rows, out = save_lines(tmp_path / "rows.jsonl", [asked] * 4), tmp_path / "out"
     for words in (
-        f"train-lm --model {tmp_path / 'bert'} --dataset {rows} --output_dir {out} --use_cpu true",
+        f"train --model {tmp_path / 'bert'} --dataset {rows} --output_dir {out} --use_cpu true",
         f"mcq --model {tmp_path / 'bert'} --data {rows} --output {out}.json",
         f"cache build --teacher {tmp_path / 'bert'} --dataset {rows} --output_dir {out}.cache --anchors 2",
     ):

@@ -82,7 +82,7 @@ def test_replaced_statistics_are_those_the_policy_sees_and_acts_by(
 def train(policy: Path, dataset: Path, folder: Path, *more: str) -> int:
     words = ["--max_steps", "1", "--report_to", "none", "--save_strategy", "no", "--disable_tqdm", "true", "--use_cpu"]
     return main(
-        ["train", "--policy", str(policy), "--dataset", str(dataset), "--output_dir", str(folder), *words, *more]
+        ["train", "--model", str(policy), "--dataset", str(dataset), "--output_dir", str(folder), *words, *more]
     )
 
 

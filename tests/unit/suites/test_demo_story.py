@@ -11,6 +11,7 @@ from craft_trainer.cli.cache_build import BuildArguments
 from craft_trainer.cli.record import RecordArguments
 from craft_trainer.cli.rollout import RolloutArguments
 from craft_trainer.cli.train import TrainArguments
+from craft_trainer.cli.training import TrainConfig
 from craft_trainer.suites.demo import (
     DONE,
     FINE_TUNING,
@@ -26,7 +27,6 @@ from craft_trainer.suites.demo import (
     summarize,
 )
 from craft_trainer.suites.jobs import Job
-from craft_trainer.training.config import CraftConfig
 
 STORY = Experiment(
     old=("push-v3", "door-open-v3"),
@@ -123,7 +123,7 @@ def test_plain_and_craft_differ_in_retention_alone(jobs: dict[str, Job], seed: i
 def test_every_path_a_job_reads_is_one_that_a_needed_job_makes(jobs: dict[str, Job], tmp_path: Path) -> None:
     for name, job in jobs.items():
         made = [jobs[other].result for other in needed(jobs, name)]
-        for key in ("policy", "dataset", "teacher", "anchors"):
+        for key in ("model", "policy", "dataset", "teacher", "anchors"):
             for word in options(job).get(key, ()):
                 if Path(word).is_relative_to(tmp_path):
                     assert any(result.is_relative_to(word) for result in made), (name, key)
@@ -133,7 +133,7 @@ def test_every_command_line_is_understood(jobs: dict[str, Job]) -> None:
     kinds = {
         "record": [RecordArguments],
         "cache": [BuildArguments],
-        "train": [TrainArguments, CraftConfig],
+        "train": [TrainArguments, TrainConfig],
         "rollout": [RolloutArguments],
     }
     for job in jobs.values():

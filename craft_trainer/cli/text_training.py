@@ -1,18 +1,18 @@
-"""``craft-trainer train-lm``: fine-tune a language or vision-language model; with anchors, by CRaFT."""
+"""``craft-trainer train`` of a language or vision-language model."""
 
-from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
-from craft_trainer.cli.training import AskArguments, begin, train_and_save
+from craft_trainer.cli.training import begin, train_and_save
 from craft_trainer.language.config import LanguageConfig
-from craft_trainer.options import option, pairs_or_json, split_list
+from craft_trainer.options import option, pairs_or_json, refuse_idle, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.live import AdapterAnchors
+    from craft_trainer.cli.train import TrainArguments
     from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.language.source import TextSource
 
@@ -20,17 +20,13 @@ ADAPTER = "adapter"
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
 OF_ADAPTER = ("anchors_config", "anchors_split", "anchors_columns", "anchors_chat", "group_column")
 HELD = ("layers", "pooling", "num_tokens")  # of anchors that are made here; a cache says these itself
-EXAMPLE = "accelerate launch -m craft_trainer train-lm --config configs/train/lm_craft.yaml --learning_rate 1e-5"
 
 
 @dataclass(kw_only=True)
-class TrainLmArguments(AskArguments, TextArguments):
-    """What is trained, on what, held by what."""
+class TextTrainArguments(TextArguments):
+    """What is said of a language model alone."""
 
-    model: str = option(
-        "language or vision-language model to start from: a folder or a Hub repository (org/name, org/name@revision), "
-        "or a PEFT adapter, which goes on being trained"
-    )
+    heading = TextArguments.heading
     eval_dataset: str | None = option(
         "texts whose loss is logged as eval_loss when eval_strategy says so: as dataset, with the same columns", None
     )
@@ -41,15 +37,6 @@ class TrainLmArguments(AskArguments, TextArguments):
     lora_alpha: int | None = option("numerator of the adapter's scale alpha / rank; by default twice the rank", None)
     lora_dropout: float = option("of the adapter's input", 0.0)
     lora_targets: list[str] = option("names of the modules that get an adapter, or all-linear", ["all-linear"])
-    anchors: str | None = option(
-        "anchor cache of what is to be kept, a folder or a Hub repository; or auto: texts that the model writes before "
-        "it learns; or adapter: the model without its adapter is the teacher, on the texts of anchors_dataset, without "
-        "a cache; without anchors this is plain fine-tuning",
-        None,
-    )
-    anchors_dataset: str | None = option(
-        "texts of what is to be kept, for anchors: adapter; of a cache of references, where its texts are now", None
-    )
     anchors_config: str | None = option("configuration of anchors_dataset", None)
     anchors_split: str | None = option("of anchors_dataset; by default train, or the only one", None)
     anchors_columns: dict | str | None = option(COLUMNS_HELP, None)  # type: ignore[type-arg]  # argparse wants it bare
@@ -64,29 +51,6 @@ class TrainLmArguments(AskArguments, TextArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.anchors_columns = pairs_or_json("anchors_columns", self.anchors_columns)
-        self._refuse_idle("lora_rank", self.lora_rank is not None, OF_LORA)
-        self._refuse_idle("anchors: adapter", self.anchors == ADAPTER, OF_ADAPTER)
-        self._refuse_idle("anchors: auto or adapter", self.anchors in (AUTO, ADAPTER), HELD)
-        if self.anchors == AUTO and self.anchors_dataset is not None:
-            raise ValueError(
-                "anchors_dataset has no effect with anchors: auto, whose texts are the model's: leave it out"
-            )
-        if self.anchors == ADAPTER and self.anchors_dataset is None:
-            raise ValueError("anchors: adapter needs texts of what is to be kept: name them with anchors_dataset")
-        if self.anchors is None and self.anchors_dataset is not None:
-            raise ValueError(
-                "anchors_dataset has no effect without anchors: give anchors: adapter (with lora_rank), or build a "
-                "cache of it with `craft-trainer cache build`"
-            )
-
-    def _refuse_idle(self, needed: str, there: bool, names: Sequence[str]) -> None:
-        """What was asked for and would change nothing is an error."""
-        usual = {field.name: field for field in fields(self)}
-        for name in () if there else names:
-            field, value = usual[name], getattr(self, name)
-            default = field.default if field.default_factory is MISSING else field.default_factory()
-            if value != (default if name != "anchors_columns" else {}):
-                raise ValueError(f"{name} has no effect without {needed}: leave it out")
 
     @property
     def evaluates(self) -> bool:
@@ -119,37 +83,45 @@ class TrainLmArguments(AskArguments, TextArguments):
             source = replace(source, dataset=self.eval_dataset, config=self.eval_config)
         return replace(source, split=self.eval_split)
 
-    def anchor_texts(self) -> "TextSource":
-        """The texts that the model without its adapter reads."""
-        assert self.anchors_dataset is not None
-        assert isinstance(self.anchors_columns, dict)
-        return replace(
-            self.text_source(self.group_column),
-            dataset=self.anchors_dataset,
-            config=self.anchors_config,
-            split=self.anchors_split,
-            columns=self.anchors_columns,
-            chat=self.anchors_chat,
-        )
 
-
-def run(arguments: TrainLmArguments, config: LanguageConfig) -> None:
-    """Train, save a checkpoint that `from_pretrained` and `craft-trainer mcq` load, say what comes next."""
+def train(arguments: "TrainArguments", config: LanguageConfig) -> None:
+    """Train and save a checkpoint that `from_pretrained` and `craft-trainer mcq` load, in ``output_dir``."""
     from craft_trainer.cli.output import claimed_output
 
+    check_options(arguments)
     arguments.require_evaluation(config)
     if arguments.evaluates:
         config.prediction_loss_only = True  # nothing reads the logits of an evaluation, which fill the memory
     with claimed_output(config) as resumed:
-        train(arguments, config, resumed)
+        train_language_model(arguments, config, resumed)
 
 
-def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | None) -> None:
+def check_options(arguments: "TrainArguments") -> None:
+    """Refuse, by a ValueError, options that would change nothing, and anchors without their texts."""
+    if arguments.lora_rank is None:
+        refuse_idle(arguments, OF_LORA, "there is no lora_rank")
+    if arguments.anchors != ADAPTER:
+        refuse_idle(arguments, OF_ADAPTER, "it is an option of anchors: adapter")
+    if arguments.anchors not in (AUTO, ADAPTER):
+        refuse_idle(arguments, HELD, "it is an option of anchors: auto and adapter")
+    if arguments.anchors == AUTO and arguments.anchors_dataset is not None:
+        raise ValueError("anchors_dataset has no effect with anchors: auto, whose texts are the model's: leave it out")
+    if arguments.anchors == ADAPTER and arguments.anchors_dataset is None:
+        raise ValueError("anchors: adapter needs texts of what is to be kept: name them with anchors_dataset")
+    if arguments.anchors is None and arguments.anchors_dataset is not None:
+        raise ValueError(
+            "anchors_dataset has no effect without anchors: give anchors: adapter (with lora_rank), or build a cache "
+            "of it with `craft-trainer cache build`"
+        )
+
+
+def train_language_model(arguments: "TrainArguments", config: LanguageConfig, resumed: str | None) -> None:
     """Train from the beginning or from the checkpoint ``resumed``, save, say what comes next."""
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
     from craft_trainer.language.trainer import TextTrainer
     from craft_trainer.losses.smoothing import SmoothedLoss
 
+    assert arguments.model is not None
     begin(config)
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)
     lora = None if rank is None else Lora(rank, arguments.lora_alpha, targets, arguments.lora_dropout)
@@ -181,7 +153,7 @@ def train(arguments: TrainLmArguments, config: LanguageConfig, resumed: str | No
 
 
 def anchors_of(
-    arguments: TrainLmArguments, config: LanguageConfig, checkpoint: "Checkpoint"
+    arguments: "TrainArguments", config: LanguageConfig, checkpoint: "Checkpoint"
 ) -> "AnchorCache | AdapterAnchors | None":
     """The cache, texts that the model writes itself, the model without its adapter, or nothing.
 
@@ -203,11 +175,25 @@ def anchors_of(
     if not hasattr(checkpoint.model, "peft_config"):
         raise ValueError("anchors: adapter needs an adapter: give lora_rank, or start from a PEFT adapter")
     with config.main_process_first(desc="anchors"):
-        texts = arguments.anchor_texts().open(checkpoint, num_proc=arguments.dataset_num_proc)
+        texts = anchor_texts(arguments).open(checkpoint, num_proc=arguments.dataset_num_proc)
     return adapter_anchors(
         checkpoint,
         texts,
         split_list(arguments.layers),
         split_list(arguments.pooling),
         num_tokens=arguments.num_tokens,
+    )
+
+
+def anchor_texts(arguments: "TrainArguments") -> "TextSource":
+    """The texts that the model without its adapter reads."""
+    assert arguments.anchors_dataset is not None
+    assert isinstance(arguments.anchors_columns, dict)
+    return replace(
+        arguments.text_source(arguments.group_column),
+        dataset=arguments.anchors_dataset,
+        config=arguments.anchors_config,
+        split=arguments.anchors_split,
+        columns=arguments.anchors_columns,
+        chat=arguments.anchors_chat,
     )
