@@ -14,9 +14,11 @@ from craft_trainer.anchors.cache import AnchorCache, LoadBatch
 from craft_trainer.anchors.constant_features import ConstantFeatureCheck
 from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec, labels_of, task_loss_of
 from craft_trainer.anchors.processes import Processes
-from craft_trainer.anchors.provenance import Provenance
+from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance
 from craft_trainer.anchors.shards import Shards
 from craft_trainer.anchors.teacher_pass import TeacherPass, raw_inputs, rows_digest
+from craft_trainer.hub.resolve_path import resolve_path
+from craft_trainer.hub.storage import exists, place_of
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.version import __version__
 
@@ -28,7 +30,7 @@ DTYPES = ("float32", "float16")
 def build_anchor_cache(
     teacher: AnchoredModel,
     load_batch: LoadBatch,
-    output_dir: Path,
+    output_dir: Path | str,
     *,
     rows: Sequence[int],
     groups: Sequence[str],
@@ -68,7 +70,8 @@ def build_anchor_cache(
             task), or ``<output_dir>.partial`` holds shards of another cache.
         RuntimeError: another build of the same cache is at work.
     """
-    _refuse_finished(output_dir)
+    output_dir = place_of(output_dir)
+    refuse_existing(output_dir)
     storage: dict[str, Any] = {"inputs": inputs, "output": output, "dtype": dtype}
     storage |= {"num_tokens": num_tokens, "batch_size": batch_size}
     _require_possible(storage, specs)
@@ -82,18 +85,20 @@ def build_anchor_cache(
         sizes={},
         versions={"craft-trainer": __version__} | {name: version(name) for name in ("torch", "datasets")},
     )
-    work = Shards(output_dir.with_name(output_dir.name + ".partial"), len(rows), batch_size * SHARD_BATCHES)
+    work = Shards(output_dir, len(rows), batch_size * SHARD_BATCHES)
     processes = processes or Processes()
     rank, world = processes.process_index, processes.num_processes
     with ExitStack() as until_finished:
         with processes.main_process_first() as is_main:
             if is_main:
                 until_finished.enter_context(work.locked())
-                _refuse_finished(output_dir)  # while it was looked at, and then locked
+                refuse_existing(output_dir)  # while it was looked at, and then locked
             first_samples = load_batch(list(rows[:2]))
             storage.update(_labelling(teacher, first_samples, output=output))
             if is_main:
                 work.begin(provenance, groups, first_samples)
+            else:
+                work.require_begun()
         job, constancy = TeacherPass(teacher, load_batch, specs, storage, num_workers), ConstantFeatureCheck(groups)
         with (
             work.kept_once_begun(alone=world == 1),
@@ -109,8 +114,8 @@ def build_anchor_cache(
         processes.wait_for_everyone()
         with processes.main_process_first() as is_main, _quiet_datasets():
             if is_main:
-                work.finish(output_dir, provenance)
-    return AnchorCache(output_dir, load_batch=raw_inputs(teacher, load_batch))
+                work.finish(provenance)
+    return AnchorCache(resolve_path(output_dir, "dataset"), load_batch=raw_inputs(teacher, load_batch))
 
 
 def _labelling(teacher: AnchoredModel, samples: Mapping[str, Any], *, output: bool) -> dict[str, Any]:
@@ -128,9 +133,13 @@ def _require_possible(storage: Mapping[str, Any], specs: Sequence[FeatureSpec]) 
         raise ValueError("neither hidden features nor the output are asked for: name a layer, or keep the output")
 
 
-def _refuse_finished(output_dir: Path) -> None:
-    if output_dir.exists():
-        raise FileExistsError(f"{output_dir} exists: delete it, or choose another folder")
+def refuse_existing(output: Path | str) -> None:
+    """Refuse, by a FileExistsError, a folder that exists; but not one elsewhere to which a build was being copied."""
+    is_unfinished = (
+        isinstance(output, str) and exists(f"{output}.partial") and not exists(f"{output}/{PROVENANCE_FILE}")
+    )
+    if exists(output) and not is_unfinished:
+        raise FileExistsError(f"{output} exists: delete it, or choose another folder")
 
 
 @contextmanager

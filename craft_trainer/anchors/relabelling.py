@@ -12,7 +12,7 @@ from craft_trainer.models.base import AnchoredModel
 def relabel_cache(
     cache: AnchorCache,
     teacher: AnchoredModel,
-    output_dir: Path,
+    output_dir: Path | str,
     *,
     teacher_path: str,
     batch_size: int | None = None,

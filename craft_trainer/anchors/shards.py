@@ -4,54 +4,61 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, nullcontext
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
 from filelock import FileLock, Timeout
+from fsspec.core import url_to_fs
 from safetensors.torch import save_file
 from torch import Tensor
 
 from craft_trainer.anchors.cache import STATISTICS_FILE, feature_columns
 from craft_trainer.anchors.card import CARD_FILE, card
 from craft_trainer.anchors.columns import open_columns
-from craft_trainer.anchors.provenance import Provenance, file_digest
+from craft_trainer.anchors.lease import leased
+from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance, file_digest
 from craft_trainer.anchors.statistics import ConstantFeatureError, cache_statistics
+from craft_trainer.hub.storage import copy_here
 
 PLAN_FILE = "plan.json"
 LOCK_FILE = "lock"
+DONE = ".done"
 
 
 class Shards:
-    """A folder of finished shards; what is in it counts, however often the work was interrupted."""
+    """A folder of finished shards; what is in it counts, however often the work was interrupted.
 
-    def __init__(self, folder: Path, num_rows: int, size: int) -> None:
-        self.folder, self.size, self._num_rows = folder, size, num_rows
+    It is beside the cache, at any place that fsspec knows. A shard is a folder, and finished when there is a file of
+    its name that ends in ``.done``: such places cannot rename a folder in one step.
+    """
+
+    def __init__(self, output: Path | str, num_rows: int, size: int) -> None:
+        self.folder, self.size, self._num_rows = f"{output}.partial", size, num_rows
+        self._output, self._is_local = output, isinstance(output, Path)
+        self._files, self._root = url_to_fs(self.folder)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other builds of the same cache away; of the processes of one build the main one takes the lock.
 
-        The lock ends with the process, however it ends, and goes with the folder.
+        The lock ends with the process, however it ends, and goes with the folder. At a place that is not local it ends
+        ``lease.SILENCE_S`` seconds later.
 
         Raises:
             RuntimeError: another build is at work.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / LOCK_FILE)
-        try:
-            lock.acquire(blocking=False)
-        except Timeout as error:
-            raise RuntimeError(
-                f"another process is building {self.folder}: wait until it is done, or choose another folder"
-            ) from error
-        try:
-            yield
-        finally:
-            if self.folder.exists() and not self._contents():
-                shutil.rmtree(self.folder)
-            lock.release()
+        refusal = f"another process is building {self.folder}: wait until it is done, or choose another folder"
+        self._files.makedirs(self._root, exist_ok=True)
+        file = self._path(LOCK_FILE)
+        with _file_lock(file, refusal) if self._is_local else leased(self._files, file, refusal):
+            try:
+                yield
+            finally:
+                if not self._contents():
+                    self._remove()
 
     @contextmanager
     def kept_once_begun(self, *, alone: bool) -> Iterator[None]:
@@ -64,7 +71,7 @@ class Shards:
                     f"{self.done()} of {self._num_rows} anchors are kept in {self.folder}: the same call goes on"
                 )
             elif alone:  # other processes may still write
-                shutil.rmtree(self.folder, ignore_errors=True)
+                self._remove()
             raise
 
     def begin(self, provenance: Provenance, groups: Sequence[str], first_samples: Mapping[str, Any]) -> None:
@@ -72,57 +79,109 @@ class Shards:
         more = {"shard_size": self.size, "versions": provenance.versions}
         more |= {"group_of_each": _digest({"groups": list(groups)}), "first_samples": _digest(first_samples)}
         plan = json.loads(json.dumps(provenance.plan() | more))
-        file = self.folder / PLAN_FILE
-        if file.is_file() and self.done():
-            for key, value in json.loads(file.read_text()).items():
+        if self.done() and self._files.exists(self._path(PLAN_FILE)):
+            for key, value in json.loads(self._files.cat_file(self._path(PLAN_FILE))).items():
                 if value != plan.get(key):
                     raise ValueError(
                         f"{self.folder} holds part of a cache with {key} {json.dumps(value)}, but this one has "
                         f"{json.dumps(plan.get(key))}: delete that folder, or go on with what it was begun with"
                     )
             return
-        for path in self._contents():
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        file.write_text(json.dumps(plan))
+        for name in self._contents():
+            self._remove(name)
+        self._files.pipe_file(self._path(PLAN_FILE), json.dumps(plan).encode())
+
+    def require_begun(self) -> None:
+        """Make sure, in another process than the main one, that both see the same folder; a RuntimeError otherwise."""
+        if PLAN_FILE not in self._contents():
+            raise RuntimeError(
+                f"{self.folder}, which the main process made, is not to be seen here: give an output_dir on a file "
+                "system that all machines share, or a place like s3://bucket/folder"
+            )
 
     def done(self) -> int:
         """The number of rows in finished shards."""
-        finished = [number for number in range(self._number()) if self._path(number).exists()]
-        return sum(min(self.size, self._num_rows - number * self.size) for number in finished)
+        return sum(min(self.size, self._num_rows - number * self.size) for number in self._finished())
 
     def missing(self, rank: int, world: int) -> list[int]:
         """The shards that this process still has to make."""
-        return [number for number in range(rank, self._number(), world) if not self._path(number).exists()]
+        finished = self._finished()
+        return [number for number in range(rank, self._number(), world) if number not in finished]
 
     def write(self, number: int, shard: datasets.Dataset) -> None:
         """Add a shard; it is there wholly or not at all."""
-        partial = self._path(number).with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        shard.save_to_disk(str(partial))
-        partial.rename(self._path(number))
+        self._remove(_name(number))
+        shard.save_to_disk(f"{self.folder}/{_name(number)}")
+        self._files.touch(self._path(_name(number) + DONE))
 
-    def finish(self, output_dir: Path, provenance: Provenance) -> None:
-        """Join the shards, measure and describe them, and move the whole to ``output_dir``."""
-        joined = self.folder / "joined"
-        shutil.rmtree(joined, ignore_errors=True)
-        parts = [datasets.load_from_disk(str(self._path(number))) for number in range(self._number())]
-        anchors = datasets.concatenate_datasets(parts)
-        try:
-            write_cache(anchors, joined, provenance)
-        except ConstantFeatureError:
-            shutil.rmtree(self.folder)
-            raise
-        joined.rename(output_dir)
-        shutil.rmtree(self.folder)
+    def finish(self, provenance: Provenance) -> None:
+        """Join the shards, measure and describe them, and move the whole to where the cache is to be.
 
-    def _contents(self) -> list[Path]:
-        return [path for path in self.folder.iterdir() if path.name != LOCK_FILE]
+        Of a place that is not local this happens in a temporary folder of this machine.
+        """
+        with TemporaryDirectory() if not self._is_local else nullcontext(self._root) as here:
+            if not self._is_local:
+                copy_here(self._files, self._root, Path(here))
+            joined = Path(here) / "joined"
+            shutil.rmtree(joined, ignore_errors=True)
+            parts = [datasets.load_from_disk(f"{here}/{_name(number)}") for number in range(self._number())]
+            try:
+                write_cache(datasets.concatenate_datasets(parts), joined, provenance)
+            except ConstantFeatureError:
+                self._remove()
+                raise
+            if isinstance(self._output, Path):
+                joined.rename(self._output)
+            else:
+                _upload(joined, self._output)
+        self._remove()
+
+    def _contents(self) -> list[str]:
+        self._files.invalidate_cache()
+        if not self._files.exists(self._root):
+            return []
+        names = [PurePosixPath(path).name for path in self._files.ls(self._root, detail=False)]
+        return [name for name in names if name != LOCK_FILE]
+
+    def _remove(self, name: str = "") -> None:
+        """Remove what is called ``name``, if it is there; the whole folder without a name."""
+        if self._files.exists(path := self._path(name).rstrip("/")):
+            self._files.rm(path, recursive=True)
+
+    def _finished(self) -> set[int]:
+        names = set(self._contents())
+        return {number for number in range(self._number()) if _name(number) + DONE in names}
 
     def _number(self) -> int:
         return -(-self._num_rows // self.size)
 
-    def _path(self, number: int) -> Path:
-        return self.folder / f"shard-{number:05d}"
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+
+def _name(number: int) -> str:
+    return f"shard-{number:05d}"
+
+
+@contextmanager
+def _file_lock(file: str, refusal: str) -> Iterator[None]:
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise RuntimeError(refusal) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _upload(folder: Path, output: str) -> None:
+    """Copy the cache in ``folder`` to ``output``, the provenance last: what has one is whole."""
+    file_system, root = url_to_fs(output)
+    file_system.makedirs(root, exist_ok=True)
+    for file in sorted(folder.iterdir(), key=lambda file: (file.name == PROVENANCE_FILE, file.name)):
+        file_system.put_file(str(file), f"{root}/{file.name}")
 
 
 def write_cache(anchors: datasets.Dataset, folder: Path, provenance: Provenance) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from craft_trainer.options import option, split_list
@@ -29,7 +28,10 @@ class CacheArguments:
 
     heading = "the teacher, the anchors and their cache"
     teacher: str
-    output_dir: str = option("folder of the new anchor cache; it must not exist")
+    output_dir: str = option(
+        "folder of the new anchor cache, here or at a place that fsspec knows (s3://bucket/folder, gs://…, hf://…); it "
+        "must not exist"
+    )
     layers: list[str] | None = option(
         "hidden layers: indices (-1 is the last) or module paths; none for no features. By default -1 of a policy, "
         "none of a language model",
@@ -71,10 +73,11 @@ class CacheArguments:
         import torch
         from accelerate import PartialState
 
+        from craft_trainer.anchors.building import refuse_existing
         from craft_trainer.anchors.processes import Processes
+        from craft_trainer.hub.storage import place_of
 
-        if Path(self.output_dir).exists():
-            raise FileExistsError(f"{self.output_dir} exists: delete it, or choose another folder")
+        refuse_existing(place_of(self.output_dir))
         self.processes = Processes(PartialState(cpu=not torch.cuda.is_available()))
         return self.processes
 
@@ -116,7 +119,7 @@ class CacheArguments:
         return build_anchor_cache(
             teacher,
             samples.batch,
-            Path(self.output_dir),
+            self.output_dir,
             batch_size=self.batch_size,
             teacher_path=self.teacher,
             num_tokens=self.num_tokens,

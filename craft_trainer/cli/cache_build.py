@@ -40,6 +40,10 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
             raise ValueError(
                 "inputs reference needs rows to refer to: take source dataset or corpus alone, without views"
             )
+        if "rollouts" in self.source:
+            from craft_trainer.hub.storage import local_folder
+
+            local_folder(self.output_dir, "source rollouts")  # records beside the cache
         TextSourceArguments.__post_init__(self)
         LoadArguments.__post_init__(self)
 

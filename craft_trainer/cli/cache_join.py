@@ -21,14 +21,14 @@ class JoinArguments:
 
 def run(arguments: JoinArguments) -> None:
     """Join them and say what of each teacher is kept."""
-    from pathlib import Path
-
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.joining import join_caches
     from craft_trainer.hub.resolve_path import resolve_path
+    from craft_trainer.hub.storage import local_folder
 
+    output_dir = local_folder(arguments.output_dir, "cache join")
     caches = [AnchorCache(resolve_path(cache, "dataset")) for cache in split_list(arguments.caches)]
-    joined = join_caches(caches, Path(arguments.output_dir), num_anchors=arguments.anchors, seed=arguments.seed)
+    joined = join_caches(caches, output_dir, num_anchors=arguments.anchors, seed=arguments.seed)
     made = joined.provenance
     print(f"{len(joined)} anchors: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()))
     for teacher in made.teachers:

@@ -2,7 +2,6 @@
 
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 from craft_trainer.options import option
 
@@ -27,10 +26,11 @@ def run(arguments: PullArguments) -> None:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.files import appears_when_complete
     from craft_trainer.hub.errors import plain_errors
+    from craft_trainer.hub.storage import local_folder
 
     repo, _, at = arguments.repo.partition("@")
     revision = at or arguments.revision
-    with appears_when_complete(Path(arguments.output_dir)) as partial:
+    with appears_when_complete(local_folder(arguments.output_dir, "cache pull")) as partial:
         with plain_errors(repo, "dataset", revision):
             snapshot_download(
                 repo, repo_type="dataset", revision=revision, local_dir=partial, ignore_patterns=NOT_OF_THE_CACHE

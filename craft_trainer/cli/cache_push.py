@@ -1,7 +1,6 @@
 """``craft-trainer cache push``: an anchor cache to the Hub, with its card."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from craft_trainer.options import option
 
@@ -23,9 +22,10 @@ def run(arguments: PushArguments) -> None:
     """Check the cache and upload it as it is, in one commit: whoever pulls gets the earlier cache or this one."""
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.hub.repository import Repository
+    from craft_trainer.hub.resolve_path import resolve_path
 
-    cache = AnchorCache(arguments.cache)
-    files = {file.name: file for file in sorted(Path(arguments.cache).iterdir()) if file.is_file()}
+    cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
+    files = {file.name: file for file in sorted(cache.folder.iterdir()) if file.is_file()}
     repository = Repository(arguments.repo, "dataset", arguments.revision, arguments.private).opened()
     message = f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}"
     commit = repository.commit(files, message, replaces=DATA_FILES)

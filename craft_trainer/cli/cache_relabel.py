@@ -23,8 +23,6 @@ class RelabelArguments(LoadArguments):
 
 def run(arguments: RelabelArguments) -> None:
     """Compute the targets anew and say what comes next."""
-    from pathlib import Path
-
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.relabelling import relabel_cache
     from craft_trainer.cli.loading import load_teacher
@@ -37,7 +35,7 @@ def run(arguments: RelabelArguments) -> None:
     made = relabel_cache(
         cache,
         teacher,
-        Path(arguments.output_dir),
+        arguments.output_dir,
         teacher_path=arguments.teacher,
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,

@@ -12,6 +12,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from craft_trainer.hub.errors import plain_errors
 from craft_trainer.hub.run_folder import HISTORIES, STATE_FILE
+from craft_trainer.hub.storage import downloaded, place_of
 
 NAMED = re.compile(r"([\w.-]+/[\w.-]+)/(last-checkpoint|checkpoint-\d+)((?:@.+)?)")
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -53,12 +54,17 @@ def resolve_path(
 ) -> Path:
     """The folder at ``place``; that of a Hub repository is downloaded, into huggingface_hub's cache.
 
+    A dataset may also be a URL that fsspec knows; see :func:`craft_trainer.hub.storage.downloaded`.
+
     ``revision`` is for a repository whose name has none; ``only`` and ``without`` are patterns of what to download.
 
     Raises:
         FileNotFoundError: there is nothing of that name, or not that revision: the error lists those there are.
         OSError: the Hub does not hand it out; see :func:`craft_trainer.hub.errors.plain_errors`.
     """
+    if kind == "dataset" and "://" in str(place):
+        elsewhere = place_of(place)
+        return elsewhere if isinstance(elsewhere, Path) else downloaded(elsewhere)
     found = parse(place)
     if isinstance(found, Path):
         return found

@@ -172,6 +172,42 @@ def test_three_launched_processes_build_what_one_builds(teacher, tiny_dataset, t
         assert file.read_bytes() == (tmp_path / "three" / file.name).read_bytes()
 
 
+def test_a_cache_at_a_url_is_built_shown_verified_and_trained_on(teacher, tiny_dataset, tmp_path, monkeypatch, capsys):
+    """Seen to fail when ``memory:`` was a folder here, and training said that there is no such folder."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "copies"))
+    place = "memory://of_commands/cache"
+    assert build(teacher, tiny_dataset, place) == 0
+    assert f"--anchors {place} --dataset" in capsys.readouterr().out
+    assert main(["cache", "info", *flags(cache=place)]) == 0
+    assert main(["cache", "verify", *flags(cache=place, teacher=teacher)]) == 0
+    words = flags(policy=teacher, anchors=place, dataset=tiny_dataset, output_dir=tmp_path / "run", **TRAIN)
+    assert main(["train", *words]) == 0
+    assert build(teacher, tiny_dataset, place) == 1
+    assert f"{place} exists: delete it" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if ":" in path.name] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["pull", "--repo", "me/anchors", "--output_dir", "memory://pulled"], "cache pull"),
+        (["join", "--caches", "one,two", "--anchors", "9", "--output_dir", "memory://joined"], "cache join"),
+        (
+            ["build", "--teacher", "t", "--source", "rollouts", "--tasks", "push-v3", "--output_dir", "memory://built"],
+            "source rollouts",
+        ),
+    ],
+)
+def test_what_writes_here_only_refuses_urls(words, what, capsys):
+    assert main(["cache", *words]) == 1
+    assert f"{what} writes to folders of this machine, and {words[-1]} is none" in capsys.readouterr().err
+
+
+def test_an_unknown_kind_of_place_is_refused(teacher, tiny_dataset, capsys):
+    assert build(teacher, tiny_dataset, "s33://bucket/cache") == 1
+    assert "Protocol not known: s33" in capsys.readouterr().err
+
+
 def test_a_build_that_is_interrupted_says_where_it_goes_on(teacher, tiny_dataset, tmp_path, monkeypatch, capsys):
     calls = []
     load = PolicyDataset.batch

@@ -85,7 +85,7 @@ def packed_samples(rows: list[int]) -> dict[str, Any]:
     return batch | {"sounds": batch["sounds"].flatten(0, 1)}
 
 
-def build(folder: Path, teacher: Seer | None = None, load: Any = samples, **options: Any) -> AnchorCache:
+def build(folder: Path | str, teacher: Seer | None = None, load: Any = samples, **options: Any) -> AnchorCache:
     settings: dict[str, Any] = {
         "rows": list(range(0, 2 * NUM_ROWS, 2)),
         "groups": GROUPS,

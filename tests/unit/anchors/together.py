@@ -8,10 +8,14 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import torch
 from accelerate import PartialState
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from seer import Seer, build, samples
 
+from craft_trainer.anchors import lease
 from craft_trainer.anchors import processes as shared
 from craft_trainer.anchors.processes import Processes
 
@@ -19,9 +23,22 @@ FRESH = multiprocessing.get_context("forkserver")  # children of a process witho
 FRESH.set_forkserver_preload(["craft_trainer.anchors.building", "pytest"])
 
 
+class Elsewhere(DirFileSystem):
+    """A place of many machines: the local file system under a protocol of its own, ``elsewhere:///path``."""
+
+    protocol = "elsewhere"
+
+    def __init__(self, **_options: Any) -> None:
+        super().__init__(path="/", fs=LocalFileSystem(auto_mkdir=True))
+
+
+fsspec.register_implementation("elsewhere", Elsewhere, clobber=True)
+
+
 def share(rank: int, world: int, place: str, told: Path, end: str, silence: float) -> None:
     """Build one process's share; process 1 ends after ten loads by ``end``: "", "raise" or "kill"."""
-    shared.SILENCE_S = silence
+    shared.SILENCE_S = lease.SILENCE_S = silence
+    lease.BEAT_S, lease.SETTLE_S = 0.5, 0.1
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     torch.distributed.init_process_group("gloo", init_method=f"file://{told}/store", rank=rank, world_size=world)
@@ -40,7 +57,7 @@ def share(rank: int, world: int, place: str, told: Path, end: str, silence: floa
     teacher, begun, message = Seer(), time.monotonic(), ""
     try:
         with Processes(PartialState(cpu=True)) as processes:
-            build(Path(place), teacher, load, processes=processes)
+            build(place, teacher, load, processes=processes)
     except RuntimeError as error:
         message = str(error)
     found = {"passes": teacher.passes, "message": message, "seconds": time.monotonic() - begun}
