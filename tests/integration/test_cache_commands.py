@@ -180,7 +180,7 @@ def test_a_cache_at_a_url_is_built_shown_verified_and_trained_on(teacher, tiny_d
     assert f"--anchors {place} --dataset" in capsys.readouterr().out
     assert main(["cache", "info", *flags(cache=place)]) == 0
     assert main(["cache", "verify", *flags(cache=place, teacher=teacher)]) == 0
-    words = flags(policy=teacher, anchors=place, dataset=tiny_dataset, output_dir=tmp_path / "run", **TRAIN)
+    words = flags(model=teacher, anchors=place, dataset=tiny_dataset, output_dir=tmp_path / "run", **TRAIN)
     assert main(["train", *words]) == 0
     assert build(teacher, tiny_dataset, place) == 1
     assert f"{place} exists: delete it" in capsys.readouterr().err
