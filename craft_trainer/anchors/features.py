@@ -126,6 +126,8 @@ def _extract(model: AnchoredModel, inputs: Batch, specs: Sequence[FeatureSpec], 
     watched = capture(module, {spec.path for spec in specs}, states, stop=not output)
     with suppress(_AllCapturedError), evaluating(module), watched:
         prediction = model.predict(inputs)
+    if missed := [spec.path for spec in specs if spec.path not in states]:
+        raise ValueError(f"{missed[0]} is not called in a pass, so it has no hidden state: choose another layer")
     hidden = {spec.column: _pooled(model, inputs, states[spec.path], spec) for spec in specs}
     return Features(hidden, prediction if output else None)
 
@@ -220,8 +222,14 @@ def _pooled(model: AnchoredModel, inputs: Batch, state: Tensor, spec: FeatureSpe
         layout = model.token_layout(spec.path, inputs, state.shape)
         hidden = state.movedim(layout.batch_dim, 0)
         hidden = hidden.movedim(1, 2) if layout.channels_first else hidden
-        if all(mask is None or mask.shape == hidden.shape[:2] for mask in (layout.valid, layout.image)):
+        masks = [mask for mask in (layout.valid, layout.image) if mask is not None]
+        if all(mask.shape == hidden.shape[:2] for mask in masks):
             return pool(hidden, spec.pooling, layout)
+        raise ValueError(
+            f"the hidden state at {spec.path} has {hidden.shape[1]} tokens of {len(hidden)} samples, their mask has "
+            f"the shape {tuple(masks[0].shape)}: choose a layer of the tokens that have the mask, or leave out a mask "
+            "that is not of tokens"
+        )
     raise ValueError(
         f"the hidden state at {spec.path} has shape {tuple(state.shape)}, not one vector per token of every sample: "
         "choose a transformer layer"

@@ -158,8 +158,9 @@ def raw_inputs(model: AnchoredModel, load_batch: LoadBatch) -> LoadBatch:
 
     def load(rows: list[int]) -> dict[str, Any]:
         raw = {key: value for key, value in load_batch(rows).items() if key in keys}
-        if "attention_mask" in keys and "input_ids" in raw:  # samples of other lengths may be padded to meet these
-            raw.setdefault("attention_mask", torch.ones_like(raw["input_ids"]))
+        for side in ("", "decoder_"):  # samples of other lengths may be padded to meet these
+            if f"{side}attention_mask" in keys and f"{side}input_ids" in raw:
+                raw.setdefault(f"{side}attention_mask", torch.ones_like(raw[f"{side}input_ids"]))
         return raw | model.noise(rows)
 
     return load

@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from inspect import getattr_static
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -94,6 +95,36 @@ class AnchoredModel(Protocol):
         A model without a configuration may leave out the last; anchors do not compare it then. Quantised weights have a
         ``quantization`` as well, in words.
         """
+
+
+MEMBERS = tuple(name for name in vars(AnchoredModel) if not name.startswith("_"))
+TELLING = {"module_path", "token_layout", "input_keys", "label_keys", "output_kind", "packed", "fingerprint"}
+
+
+def missing_members(model: object) -> list[str]:
+    """Those of :class:`AnchoredModel` that ``model`` lacks, or has from the protocol itself, where they do nothing."""
+    return [name for name in MEMBERS if not _has(model, name)]
+
+
+def require_whole_model(model: object) -> None:
+    """Raise a TypeError that names every missing member of a ``model`` that is meant to be an :class:`AnchoredModel`.
+
+    By what only such a model has; what has nothing of it passes.
+    """
+    missing = missing_members(model)
+    begun = isinstance(model, AnchoredModel) or any(name in TELLING and name not in missing for name in MEMBERS)
+    if missing and begun:
+        raise TypeError(
+            f"{type(model).__name__} is no whole craft_trainer.models.base.AnchoredModel, it lacks "
+            f"{', '.join(missing)}: add {'it' if len(missing) == 1 else 'them'}, or wrap the module in "
+            "craft_trainer.models.torch_model.TorchModel, which has them all"
+        )
+
+
+def _has(model: object, name: str) -> bool:
+    """Without asking a property, which may be costly; a submodule is an attribute of ``model`` alone."""
+    of_class = getattr_static(type(model), name, None)
+    return hasattr(model, name) if of_class is None else of_class is not getattr_static(AnchoredModel, name)
 
 
 @runtime_checkable

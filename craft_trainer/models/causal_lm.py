@@ -8,6 +8,7 @@ from torch import Tensor
 from craft_trainer.models.base import Batch
 from craft_trainer.models.configuration import module_configurations
 from craft_trainer.models.general import GeneralModel
+from craft_trainer.models.stacks import Stack
 from craft_trainer.models.task_loss import TaskLoss, next_token_losses
 
 
@@ -46,6 +47,6 @@ class CausalLM(GeneralModel):
         """What beside the weights decides the logits."""
         return module_configurations(self._model)
 
-    def _tower(self) -> Any:
+    def _find_stacks(self) -> list[Stack]:
         """The decoder of tokens: a model may have a tower for images beside it, with as many layers."""
-        return self._encoder.get_decoder()
+        return [Stack(self._encoder.get_decoder(), self._encoder.config.get_text_config(), "input")]

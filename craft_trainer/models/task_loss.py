@@ -42,9 +42,16 @@ def next_token_losses(
     The logits at a position are for the label at the next one, as in HuggingFace's own loss, which is the mean over
     the labels of a batch instead.
     """
-    targets = labels[:, 1:].long()
+    return token_losses(labels[:, 1:], logits[:, :-1])
+
+
+def token_losses(
+    labels: Int[Tensor, "batch tokens"], logits: Float[Tensor, "batch tokens classes"]
+) -> Float[Tensor, " batch"]:
+    """Compute mean(−log q(label)) in nats over the labels of every sample, each at its own position; 0 if none."""
+    targets = labels.long()
     losses = torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), ignore_index=UNLEARNED, reduction="none"
+        logits.flatten(0, 1).float(), targets.flatten(), ignore_index=UNLEARNED, reduction="none"
     )
     return mean_valid(losses.view(targets.shape), targets != UNLEARNED)
 

@@ -160,7 +160,7 @@ class VisionLanguage(CausalLM):
 
     def _check_inside(self, path: str) -> None:
         """The output of the model (path "") and everything in its language model has one token per position."""
-        decoder = self._tower_path()
+        (decoder,) = self._stacks
         module = path.removesuffix(AT_INPUT)
         if path and module != decoder and not module.startswith(f"{decoder}."):
             raise ValueError(

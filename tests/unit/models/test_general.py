@@ -15,14 +15,13 @@ from transformers import (
     AlbertConfig,
     AlbertForSequenceClassification,
     BertConfig,
-    BertForTokenClassification,
     BertModel,
-    CLIPConfig,
-    CLIPModel,
     ResNetConfig,
     ResNetForImageClassification,
-    WhisperConfig,
-    WhisperForAudioClassification,
+    SegformerConfig,
+    SegformerForSemanticSegmentation,
+    SmolVLMConfig,
+    SmolVLMModel,
 )
 
 from craft_trainer.anchors.features import FeatureSpec, extract
@@ -203,12 +202,14 @@ def test_an_adapter_inside_of_a_sentence_transformer(tmp_path: Path) -> None:
     assert view.fingerprint()["weights"] != before["weights"]
 
 
-def test_a_head_for_every_token_is_no_vector_of_the_sample() -> None:
+def test_a_head_of_another_shape_is_no_output() -> None:
     """Its hidden layers can be held."""
-    view = as_anchored_model(BertForTokenClassification(BertConfig(**TEXT)))
-    batch = batch_of("bert")
-    assert extract(view, batch, specs_of(view), output=False).hidden
-    with pytest.raises(ValueError, match=r"gives logits of shape \(6, 12, 2\), not one vector per sample: hold hidden"):
+    sizes = {"hidden_sizes": [4, 4], "depths": [1, 1], "num_encoder_blocks": 2, "sr_ratios": [1, 1]}
+    each = {"num_attention_heads": [1, 1], "patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [1, 1]}
+    view = as_anchored_model(SegformerForSemanticSegmentation(SegformerConfig(**sizes, **each, decoder_hidden_size=4)))
+    batch = {"pixel_values": torch.randn(2, 3, 16, 16)}
+    assert extract(view, batch, [FeatureSpec("segformer.encoder.block.0.0", "none")], output=False).hidden
+    with pytest.raises(ValueError, match=r"gives logits of shape \(2, 2, .*\), not one vector per sample: hold hidden"):
         view.predict(batch)
 
 
@@ -233,22 +234,20 @@ def test_a_network_of_convolutions_holds_its_output() -> None:
 
 
 SMALL = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-CLIP = {"text_config": SMALL | {"vocab_size": 20}, "vision_config": SMALL | {"image_size": 8, "patch_size": 4}}
-WHISPER = {"d_model": 8, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "vocab_size": 20}
+VLM = {"text_config": SMALL | {"vocab_size": 20}, "vision_config": SMALL | {"image_size": 8, "patch_size": 4}}
 
 
 @pytest.mark.parametrize(
     "made",
     [
-        lambda: CLIPModel(CLIPConfig(**CLIP)),  # two towers: whose layers, whose tokens?
-        lambda: WhisperForAudioClassification(WhisperConfig(**WHISPER, pad_token_id=0)),
+        lambda: SmolVLMModel(SmolVLMConfig(**VLM)),  # two towers, one inside the other: whose layers, whose tokens?
         lambda: BertModel(BertConfig(**TEXT)).encoder,  # no PreTrainedModel
     ],
-    ids=["clip", "whisper", "part of a bert"],
+    ids=["part of a smolvlm", "part of a bert"],
 )
 def test_others_are_refused(made: Callable[[], Any]) -> None:
     with pytest.raises(
-        TypeError, match=r"cannot be trained with anchors: .* or encoder \(with a head of classes or non"
+        TypeError, match=r"cannot be trained with anchors: .* or encoder \(of one kind of input, or a text"
     ):
         as_anchored_model(made())
 
