@@ -29,7 +29,6 @@ class TrainConfig(CraftConfig):
     """Settings before the family of the model is known: what the family decides is None where it is not given."""
 
     retention_terms: list[str] | None = _by_family("retention_terms")  # type: ignore[assignment]
-    retention_batch_size: int | None = _by_family("retention_batch_size")  # type: ignore[assignment]
     epsilon: float | None = _by_family("epsilon")  # type: ignore[assignment]
     learning_rate: float | None = _by_family("learning_rate")
 

@@ -23,7 +23,6 @@ class LanguageConfig(CraftConfig):
         "what is held: token_kl (the teacher's token distribution), token_ce (its likeliest tokens), hidden (its "
         "features), task (the loss on the anchors' own labels), or several",
     )
-    retention_batch_size: int = _instead("retention_batch_size", 8)
     epsilon: float = _instead(
         "epsilon",
         0.05,

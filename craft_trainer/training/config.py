@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 from craft_trainer.options import option
 from craft_trainer.training.settings import RetentionSettings
 
+FEWEST_ANCHORS = 8  # per device, where retention_batch_size is not set and the task's batch is no smaller
 SETTINGS = tuple(item.name for item in fields(RetentionSettings))
 
 
@@ -71,3 +72,13 @@ def retention_settings(args: TrainingArguments) -> RetentionSettings:
             f"craft_trainer.retaining_config({type(args).__name__})"
         )
     return RetentionSettings()
+
+
+def anchors_per_pass(args: TrainingArguments) -> int:
+    """Anchors per device of a retention pass; where it is not set, a quarter of what a task pass has in samples.
+
+    It is at least ``FEWEST_ANCHORS``, but never more than the task's micro-batch, so that what fits the task's memory
+    holds a retention pass too, whatever the model.
+    """
+    given, samples = retention_settings(args).retention_batch_size, args.per_device_train_batch_size
+    return min(samples, max(FEWEST_ANCHORS, samples // 4)) if given is None else given

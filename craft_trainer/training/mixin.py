@@ -37,6 +37,7 @@ from craft_trainer.training.guards import (
 )
 from craft_trainer.training.learned_inputs import refuse_learned_inputs
 from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
+from craft_trainer.training.pass_cost import PassCost
 from craft_trainer.training.retention import Retention
 from craft_trainer.training.run_card import run_facts
 from craft_trainer.training.run_record import RunRecord, changed_fields
@@ -44,7 +45,7 @@ from craft_trainer.training.settings import RetentionSettings
 from craft_trainer.training.step import block_rule, craft_step
 
 Base: Any = Trainer if TYPE_CHECKING else object
-OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, FiniteWeights)  # made anew when a run begins
+OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, FiniteWeights, PassCost)  # made anew when a run begins
 logger = logging.getLogger(__name__)
 
 
@@ -125,16 +126,19 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
     ) -> Tensor:
         """Task loss and backward; on the micro-batch that ends an optimizer step, retention and surgery as well."""
-        loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         if self.retention is None:
-            return loss
+            return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]  # not typed
+        cost = self._callback_of(PassCost)
+        with cost.task_pass():
+            loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
         history = self._callback_of(RetentionHistory)
         history.add_task_loss(loss)
         if self.accelerator.sync_gradients:
             task_loss = history.take_task_loss()
             self._callback_of(GradientGuard).follow(self.model)
             if self.retention.is_due(self.state.global_step):
-                self._retention_step(self.retention, task_loss)
+                with cost.retention_pass():
+                    self._retention_step(self.retention, task_loss)
         return loss
 
     def _retention_step(self, retention: Retention, task_loss: Tensor) -> None:
@@ -207,6 +211,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))
         self.add_callback(GradientGuard(self.accelerator))
         self.add_callback(FiniteWeights())
+        self.add_callback(PassCost(self.retention))
 
     def _starts_at_teacher(self) -> bool:
         """Whether the student is the only teacher of its anchors, rather than trained from it since.

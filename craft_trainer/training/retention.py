@@ -26,7 +26,7 @@ from craft_trainer.optim.dual import Constraint
 from craft_trainer.optim.epsilon import epsilon_at
 from craft_trainer.optim.gradients import put
 from craft_trainer.training.callbacks import DualState
-from craft_trainer.training.config import retention_settings
+from craft_trainer.training.config import anchors_per_pass, retention_settings
 from craft_trainer.training.distribution import gather_for_predict, is_sharded, of_main_process, sums_over_processes
 from craft_trainer.training.learned_inputs import OTHER_ANCHORS, answers_held
 from craft_trainer.training.settings import RetentionSettings
@@ -91,9 +91,19 @@ class Retention:
         """As they are now: a callback may change them."""
         return retention_settings(self._args)
 
+    @property
+    def every(self) -> int:
+        """Optimizer steps from one retention pass to the next."""
+        return self._settings.retention_every
+
+    @property
+    def batch_size(self) -> int:
+        """Anchors of a retention pass, on each device."""
+        return anchors_per_pass(self._args)
+
     def is_due(self, step: int) -> bool:
         """Whether optimizer step ``step`` has a retention pass."""
-        return step % self._settings.retention_every == 0
+        return step % self.every == 0
 
     def forward(
         self, model: AnchoredModel, trainer: TrainerState, state: DualState, task_loss: Tensor
@@ -125,8 +135,7 @@ class Retention:
             return self._loss(model, self._batch(self._mine(rows)) if self._loss.needs else NO_ANCHORS)
 
     def _mine(self, rows: list[int]) -> list[int]:
-        size = self._settings.retention_batch_size
-        return rows[self._accelerator.process_index * size :][:size]
+        return rows[self._accelerator.process_index * self.batch_size :][: self.batch_size]
 
     def _means(
         self, losses: Tensor, rows: list[int], state: DualState, task_loss: Tensor
@@ -221,9 +230,9 @@ class Retention:
 
     def _rows(self, step: int) -> list[int]:
         """The anchors of this pass, of all processes together."""
-        draw = step // self._settings.retention_every
+        draw = step // self.every
         seed = self._args.data_seed if self._args.data_seed is not None else self._args.seed
-        total = self._settings.retention_batch_size * self._accelerator.num_processes
+        total = self.batch_size * self._accelerator.num_processes
         return anchor_rows(len(self._anchors), total, seed=seed, draw=draw)
 
     def _batch(self, rows: list[int]) -> AnchorBatch:

@@ -75,7 +75,11 @@ class RetentionSettings:
     hidden_distance: str = option(
         "distance of hidden features: mse (fraction of variance), l1 (in deviations) or cosine", "mse"
     )
-    retention_batch_size: int = option("anchors per device in a retention pass; ≥ 1", 64)
+    retention_batch_size: int | None = option(
+        "anchors per device in a retention pass; ≥ 1; by default a quarter of per_device_train_batch_size, at least 8 "
+        "and at most all of it",
+        None,
+    )
     retention_every: int = option("optimizer steps from one retention pass to the next; ≥ 1", 1)
     surgery: str = option(
         "what becomes of conflicting gradients: none, one_sided or symmetric (projection), or barrier", "one_sided"
@@ -123,7 +127,7 @@ class RetentionSettings:
             _one_of(name, getattr(self, name), known)
         for name, (low, high, range_text) in RANGES.items():
             value = getattr(self, name)
-            _require(low <= value <= high, f"{name} is {value}: it must {range_text}")
+            _require(value is None or low <= value <= high, f"{name} is {value}: it must {range_text}")
         self._check_terms()
         self._check_method()
         self._check_epsilon()
