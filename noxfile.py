@@ -55,6 +55,14 @@ def lowest(session: nox.Session) -> None:
 
 
 @nox.session
+def quantization(session: nox.Session) -> None:
+    """Bases of 4 and 8 bits, on the CPU: what the others skip for want of bitsandbytes."""
+    session.install("--editable", ".[quantization,mcq,report,dev]", env=INSTALL)
+    chosen = ("tests/integration/test_quantized.py", "tests/unit/models/test_quantization.py", "tests/unit/costs")
+    run_tests(session, *chosen, at_least=40, ignored=THEIR_OWN)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """The wheel alone, in an empty folder: the dry run, the quick demo, the report, questions."""
     root, folder = Path.cwd(), Path(session.create_tmp()).resolve() / "wheel"
@@ -101,13 +109,18 @@ def lower_bounds() -> list[str]:
     return [f"{one.name}=={bound.version}" for one in asked for bound in one.specifier if bound.operator == ">="]
 
 
-def run_tests(session: nox.Session, *, at_least: int, ignored: tuple[str, ...] = ()) -> None:
-    """Pytest; an error if fewer than ``at_least`` tests passed, since what needs a missing package is skipped."""
+def run_tests(session: nox.Session, *chosen: str, at_least: int, ignored: tuple[str, ...] = ()) -> None:
+    """Pytest, of the files ``chosen`` or of all.
+
+    An error if fewer than ``at_least`` tests passed, since what needs a missing package is skipped.
+    """
     report = Path(session.create_tmp()).resolve() / "junit.xml"
     filters = [word for warning in ignored for word in ("-W", f"ignore:{warning}")]
     session.run("craft-trainer", "info")
     session.run(
-        "pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={report}", *filters, *session.posargs, env=QUIET
+        *("pytest", "-q", "-n", "2", "--dist", "loadfile", f"--junitxml={report}", *filters),
+        *(session.posargs or chosen),
+        env=QUIET,
     )
     suites = list(ElementTree.parse(report).getroot().iter("testsuite"))
     tests, skipped = (sum(int(suite.attrib[name]) for suite in suites) for name in ("tests", "skipped"))

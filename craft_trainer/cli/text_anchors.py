@@ -36,17 +36,19 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     """
     from craft_trainer.anchors.features import TOKEN_SCALE
     from craft_trainer.language.checkpoints import load_checkpoint
-    from craft_trainer.language.source import TEACHER_DTYPE
+    from craft_trainer.language.source import QUANTIZATION, TEACHER_DTYPE
     from craft_trainer.models.families import as_anchored_model
 
     check_options(arguments)
     arguments.fill(DEFAULTS)
     device = arguments.device or str(processes.device)
-    checkpoint = load_checkpoint(arguments.teacher, dtype=arguments.teacher_dtype, device=device)
+    dtype, quantization = arguments.teacher_dtype, arguments.quantization
+    checkpoint = load_checkpoint(arguments.teacher, dtype=dtype, device=device, quantization=quantization)
     teacher = as_anchored_model(checkpoint.model)
     specs = arguments.specs(teacher, processes)
     samples, rows = chosen_texts(arguments, checkpoint, teacher, processes)
-    told = {"source": ",".join(arguments.source), TEACHER_DTYPE: arguments.teacher_dtype, **samples.description()}
+    loaded = {TEACHER_DTYPE: dtype} | ({} if quantization is None else {QUANTIZATION: quantization})
+    told = {"source": ",".join(arguments.source), **loaded, **samples.description()}
     groups = [samples.groups[row] for row in rows]
     cache = arguments.build(teacher, samples, processes, rows=rows, groups=groups, specs=specs, source=told)
     counts = ", ".join(f"{count} of {group}" for group, count in cache.provenance.groups.items())
@@ -55,7 +57,9 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     if TOKEN_SCALE in (scales := cache.scales()):
         entropy = scales[TOKEN_SCALE].item()
         processes.print(f"its mean entropy is {entropy:.3g} nats: epsilon 0.05 is {0.05 * entropy:.3g} nats per token")
-    processes.print(f"next: craft-trainer train --model {arguments.teacher} --anchors {arguments.output_dir} …")
+    held = "" if quantization is None else f" --quantization {quantization} --lora_rank 16"
+    given = f"--model {arguments.teacher}{held} --anchors {arguments.output_dir}"
+    processes.print(f"next: craft-trainer train {given} …")
     return cache
 
 

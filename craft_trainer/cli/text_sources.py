@@ -33,6 +33,9 @@ class TextSourceArguments(TextArguments):
     own_tokens: int = option("of own_texts: tokens at most", 128)
     own_temperature: float = option("of own_texts: 1 is the model's own distribution", 1.0)
     teacher_dtype: str = option("of a language model's weights: the same as dtype of train", "float32")
+    quantization: str | None = option(
+        "of a language model's weights, by bitsandbytes: 4bit or 8bit, the same as that of train", None
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -33,6 +33,11 @@ class TextTrainArguments(TextArguments):
     eval_config: str | None = option("configuration of an eval_dataset that has several", None)
     eval_split: str | None = option("of eval_dataset; without that, another split of dataset", None)
     dtype: str = option("of the weights; bf16 (computation in mixed precision) leaves them as they are", "float32")
+    quantization: str | None = option(
+        "of the weights, by bitsandbytes: 4bit or 8bit; an adapter on them is trained (lora_rank, or a PEFT adapter as "
+        "model)",
+        None,
+    )
     lora_rank: int | None = option("train a LoRA adapter of this rank instead of all weights", None)
     lora_alpha: int | None = option("numerator of the adapter's scale alpha / rank; by default twice the rank", None)
     lora_dropout: float = option("of the adapter's input", 0.0)
@@ -120,12 +125,17 @@ def train_language_model(arguments: "TrainArguments", config: LanguageConfig, re
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
     from craft_trainer.language.trainer import TextTrainer
     from craft_trainer.losses.smoothing import SmoothedLoss
+    from craft_trainer.models.general import base_model
+    from craft_trainer.models.quantization import method_of
 
     assert arguments.model is not None
     begin(config)
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)
     lora = None if rank is None else Lora(rank, arguments.lora_alpha, targets, arguments.lora_dropout)
-    checkpoint = load_checkpoint(arguments.model, dtype=arguments.dtype, lora=lora, trainable=True)
+    given = {"dtype": arguments.dtype, "quantization": arguments.quantization}
+    checkpoint = load_checkpoint(arguments.model, **given, lora=lora, trainable=True)
+    if method_of(base_model(checkpoint.model).config) is not None:
+        checkpoint.model.to(config.device)  # Trainer leaves quantised weights where they are
     with config.main_process_first(desc="tokens"):
         samples = arguments.text_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
         held_out = None
@@ -148,8 +158,9 @@ def train_language_model(arguments: "TrainArguments", config: LanguageConfig, re
     if trainer.is_world_process_zero():
         kind = "PEFT adapter" if hasattr(checkpoint.model, "peft_config") else "checkpoint"
         print(f"{kind}: {config.output_dir}")
-        compare = f"craft-trainer mcq --model {arguments.model} --compare {config.output_dir} --data questions.jsonl"
-        print(f"next: {compare}")
+        alike = "" if arguments.quantization is None else f" --quantization {arguments.quantization}"
+        compared = f"--model {arguments.model}{alike} --compare {config.output_dir}"
+        print(f"next: craft-trainer mcq {compared} --data questions.jsonl")
 
 
 def anchors_of(

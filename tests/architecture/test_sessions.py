@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SESSIONS = {"lerobot", "newest", "lowest", "wheel", "trainer"}
+SESSIONS = {"lerobot", "newest", "lowest", "quantization", "wheel", "trainer"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
