@@ -1,5 +1,6 @@
 """The anchor cache: an Arrow dataset of old-task inputs with the teacher's features and outputs for them."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -57,7 +58,8 @@ class AnchorCache:
             for kind in ("mean/", "variance/")
         )
         self._token_scale = statistics.get(SCALE_PREFIX + TOKEN_SCALE)
-        self.groups: list[str] = list(self.dataset[GROUP_COLUMN])
+        groups = self.dataset.data.table.column(GROUP_COLUMN)  # of millions of anchors, few are different
+        self.groups = [sys.intern(group) for chunk in groups.chunks for group in chunk.to_pylist()]
         if len(self.groups) != sum(self.provenance.groups.values()):
             raise ValueError(f"{self.folder} holds {len(self)} anchors, not those of its provenance: rebuild it")
 

@@ -12,7 +12,7 @@ import datasets
 from craft_trainer.anchors.cache import ROW_COLUMN, AnchorCache
 from craft_trainer.anchors.provenance import BUILD, Provenance, same_model
 from craft_trainer.anchors.selection import stratified_rows
-from craft_trainer.anchors.shards import write_cache
+from craft_trainer.anchors.shards import save, write_cache
 from craft_trainer.anchors.teacher_pass import rows_digest
 from craft_trainer.files import appears_when_complete
 
@@ -60,7 +60,7 @@ def join_caches(caches: Sequence[AnchorCache], output_dir: Path, *, num_anchors:
 
 def _copied(cache: AnchorCache, rows: list[int], place: str) -> datasets.Dataset:
     """``rows`` of ``cache`` as a dataset of their own at ``place``: memory-mapped, whatever their size."""
-    cache.dataset.select(rows).save_to_disk(place)
+    save(cache.dataset.select(rows), place)
     return datasets.load_from_disk(place)
 
 

@@ -83,9 +83,7 @@ class AdapterAnchors:
             scales[name] = feature_statistics(name, values.copy)[f"variance/{name}"].mean()
         tokens = [teacher.tokens for teacher in teachers if teacher.tokens is not None]
         if tokens:
-            flat = [(part.entropy.flatten()[None], part.valid.flatten()[None]) for part in tokens]
-            entropy, valid = (torch.cat(list(parts), dim=1) for parts in zip(*flat, strict=True))
-            scales[TOKEN_SCALE] = token_scale(entropy, valid)
+            scales[TOKEN_SCALE] = token_scale((part.entropy, part.valid) for part in tokens)
         loss = task_loss_of(self._model)
         if loss is not None and teachers[0].task is not None:
             scales[TASK_SCALE] = task_scale(loss.unit, scales)

@@ -20,7 +20,7 @@ from craft_trainer.anchors.card import CARD_FILE, card
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.lease import leased
 from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance, file_digest
-from craft_trainer.anchors.statistics import ConstantFeatureError, cache_statistics
+from craft_trainer.anchors.statistics import BYTES_AT_ONCE, ConstantFeatureError, cache_statistics
 from craft_trainer.hub.storage import copy_here
 
 PLAN_FILE = "plan.json"
@@ -191,12 +191,23 @@ def write_cache(anchors: datasets.Dataset, folder: Path, provenance: Provenance)
         ConstantFeatureError: a feature is the same for all anchors.
     """
     statistics = cache_statistics(open_columns(anchors), len(anchors), feature_columns(anchors))
-    anchors.save_to_disk(str(folder))
+    save(anchors, folder)
     save_file(statistics, folder / STATISTICS_FILE)
     provenance.files.update({file.name: file_digest(file) for file in sorted(folder.iterdir())})
     provenance.sizes.update({name: anchors.data.table.column(name).nbytes for name in anchors.column_names})
     provenance.write(folder)
     (folder / CARD_FILE).write_text(card(provenance, statistics))
+
+
+def save(anchors: datasets.Dataset, folder: Path | str) -> None:
+    """Write ``anchors`` to ``folder`` in pieces of ``BYTES_AT_ONCE``; datasets would copy 1,000 rows into memory."""
+    usual = datasets.config.DEFAULT_MAX_BATCH_SIZE
+    bytes_per_row = anchors.data.nbytes // max(1, len(anchors)) + 1
+    datasets.config.DEFAULT_MAX_BATCH_SIZE = min(usual, max(1, BYTES_AT_ONCE // bytes_per_row))
+    try:
+        anchors.save_to_disk(str(folder))
+    finally:
+        datasets.config.DEFAULT_MAX_BATCH_SIZE = usual
 
 
 def _digest(samples: Mapping[str, Any]) -> str:

@@ -12,7 +12,8 @@ from craft_trainer.anchors.columns import Column, RaggedColumn
 from craft_trainer.anchors.features import TOKEN_SCALE
 
 SCALE_PREFIX = "scale/"
-BYTES_AT_ONCE = 2**26
+ENTROPIES = ("token/entropy", "token/valid")
+BYTES_AT_ONCE = 2**24
 ROUNDING = 1e-10  # of the mean square: a variance below it is the rounding of one and the same number
 
 
@@ -29,11 +30,8 @@ def cache_statistics(columns: Mapping[str, Column], num_rows: int, features: Ite
     for name in features:
         statistics |= feature_statistics(name, partial(_parts, columns[name], num_rows))
     if "token/entropy" in columns:
-        entropy, valid = (
-            torch.cat([part.flatten() for part in _parts(columns[name], num_rows)])
-            for name in ("token/entropy", "token/valid")
-        )
-        statistics[SCALE_PREFIX + TOKEN_SCALE] = token_scale(entropy[None], valid[None])
+        parts = (_parts(columns[name], num_rows, like=columns["token/entropy"]) for name in ENTROPIES)
+        statistics[SCALE_PREFIX + TOKEN_SCALE] = token_scale(zip(*parts, strict=True))
     return statistics
 
 
@@ -61,16 +59,24 @@ def feature_statistics(
     return {f"mean/{name}": mean.float(), f"variance/{name}": variance.float()}
 
 
-def token_scale(entropy: Float[Tensor, "anchors tokens"], valid: Bool[Tensor, "anchors tokens"]) -> Float[Tensor, ""]:
+def token_scale(
+    parts: Iterable[tuple[Float[Tensor, "*anchors tokens"], Bool[Tensor, "*anchors tokens"]]],
+) -> Float[Tensor, ""]:
     """Mean entropy of the teacher's next token over the valid positions, in nats: the unit of token losses.
+
+    ``parts`` are the entropies of some anchors at a time, and which of these positions are valid.
 
     Raises:
         ConstantFeatureError: it is 0, or no position is valid, so a loss in units of it would be infinite.
     """
-    scale = entropy[valid].double().mean().float()
+    total, count = torch.zeros((), dtype=torch.float64), 0
+    for entropy, valid in parts:
+        total = total + entropy[valid].double().sum()
+        count += int(valid.sum())
+    scale = (total / count).float()
     if not scale > 0:
         raise ConstantFeatureError(
-            f"the teacher's next token has a mean entropy of {scale.item():g} nats at {int(valid.sum())} valid "
+            f"the teacher's next token has a mean entropy of {scale.item():g} nats at {count} valid "
             "positions: token losses are measured in it, so take anchors that leave the teacher some doubt"
         )
     return scale
@@ -100,8 +106,9 @@ def _mean(parts: Iterable[Tensor], center: Tensor, *, power: int) -> Tensor:
     return total / max(1, count)
 
 
-def _parts(column: Column, num_rows: int) -> Iterator[Tensor]:
-    first: Any = column.gather([0])
+def _parts(column: Column, num_rows: int, *, like: Column | None = None) -> Iterator[Tensor]:
+    """The values of all rows, piece by piece, in pieces of as many rows as those of ``like``."""
+    first: Any = (like or column).gather([0])
     rows_at_once = max(1, BYTES_AT_ONCE // max(1, first[0].nbytes))
     for start in range(0, num_rows, rows_at_once):
         values: Any = column.gather(range(start, min(start + rows_at_once, num_rows)))

@@ -1,7 +1,7 @@
 """``craft-trainer cache build`` of a language or vision-language model."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.building import Defaults, require_sources
@@ -83,7 +83,7 @@ def check_options(arguments: "BuildArguments") -> None:
     if arguments.dataset is None:
         refuse_idle(arguments, OF_DATASET, "no dataset is given")
     if source == ["own_texts"]:
-        names = [*OF_GIVEN_TEXTS, *([] if arguments.dataset else ["on_bad_row"])]
+        names = [*OF_GIVEN_TEXTS, *([] if arguments.dataset else ["on_bad_row", "streamed_rows"])]
         refuse_idle(arguments, names, "the model writes all texts itself")
 
 
@@ -118,16 +118,26 @@ def chosen_texts(
     return mixture, by_length(lengths, range(len(mixture)))
 
 
+def given_texts(arguments: "BuildArguments") -> "TextSource":
+    """Gather ``dataset`` and how it is read."""
+    return streamed(arguments, arguments.text_source(arguments.group_column))
+
+
+def streamed(arguments: "BuildArguments", source: "TextSource") -> "TextSource":
+    """Read ``source`` as a stream, if ``streamed_rows`` says so."""
+    return replace(source, streamed=arguments.streamed_rows, seed=arguments.seed if arguments.streamed_rows else 0)
+
+
 def old_texts(
     arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "Processes"
 ) -> "TextAnchors":
     """Read the texts of ``dataset``, with their own groups."""
-    return _read(arguments, arguments.text_source(arguments.group_column), checkpoint, processes)
+    return _read(arguments, given_texts(arguments), checkpoint, processes)
 
 
 def corpus(arguments: "BuildArguments", checkpoint: "Checkpoint", count: int, processes: "Processes") -> "TextAnchors":
     """Read the texts of ``corpus``, which are all of one group."""
-    return _read(arguments, arguments.corpus_source(), checkpoint, processes, group="corpus")
+    return _read(arguments, streamed(arguments, arguments.corpus_source()), checkpoint, processes, group="corpus")
 
 
 def own_texts(
@@ -137,7 +147,7 @@ def own_texts(
     from craft_trainer.language.anchoring import TextAnchors
     from craft_trainer.language.anchoring import own_texts as written
 
-    prompts = arguments.text_source(arguments.group_column) if arguments.dataset is not None else None
+    prompts = given_texts(arguments) if arguments.dataset is not None else None
     texts = processes.once(
         lambda: written(
             checkpoint,

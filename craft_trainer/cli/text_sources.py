@@ -30,6 +30,11 @@ class TextSourceArguments(TextArguments):
     corpus_columns: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
         "of the corpus: our names to those of the data, as columns", None
     )
+    streamed_rows: int = option(
+        "of a dataset or corpus that is too large to download: so many rows are read as a stream, mixed by the seed, "
+        "and anchors are chosen from them; 0 downloads all",
+        0,
+    )
     own_tokens: int = option("of own_texts: tokens at most", 128)
     own_temperature: float = option("of own_texts: 1 is the model's own distribution", 1.0)
     teacher_dtype: str = option("of a language model's weights: the same as dtype of train", "float32")
@@ -40,6 +45,8 @@ class TextSourceArguments(TextArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.corpus_columns = pairs_or_json("corpus_columns", self.corpus_columns)
+        if self.streamed_rows < 0:
+            raise ValueError("streamed_rows must be ≥ 0")
 
     def corpus_source(self) -> "TextSource":
         """Gather the corpus and how it is read."""

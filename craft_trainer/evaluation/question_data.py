@@ -149,9 +149,10 @@ def open_split(
     revision: str | None,
     config: str | None,
     default: str | None = None,
+    streaming: bool = False,
 ) -> tuple[str, Any, list[Path]]:
     """Its name in errors, the split (``default`` or the only one if None), and the folders of its images."""
-    loaded = load_any(place, name, revision=revision, config=config)
+    loaded = load_any(place, name, revision=revision, config=config, streaming=streaming)
     if split is None and isinstance(loaded, dict) and default in loaded:
         split = default
     dataset = _one_split(loaded, split, name)
@@ -181,14 +182,20 @@ def _cached_folders(name: str) -> list[Path]:
     return [snapshots, Path(datasets.config.HF_DATASETS_CACHE) / "downloads"]
 
 
-def load_any(place: Path | None, name: str, *, revision: str | None, config: str | None) -> Any:
-    """A dataset or its splits: what ``save_to_disk`` left in the folder ``place``, other files in it, or ``name``."""
+def load_any(
+    place: Path | None, name: str, *, revision: str | None, config: str | None, streaming: bool = False
+) -> Any:
+    """A dataset or its splits: what ``save_to_disk`` left in the folder ``place``, other files in it, or ``name``.
+
+    ``streaming`` leaves it where it is; what is on this machine anyway is opened as it is.
+    """
     import datasets
 
     if place is not None and any((place / file).exists() for file in SAVED):
         return datasets.load_from_disk(str(place))
     try:  # absolute: `text`, like other names of builders, is a builder before it is a folder
-        return datasets.load_dataset(str(place.absolute() if place else name), config, revision=revision)
+        called = str(place.absolute() if place else name)
+        return datasets.load_dataset(called, config, revision=revision, streaming=streaming)
     except datasets.exceptions.DatasetNotFoundError:
         with plain_errors(name, "dataset", revision):
             raise

@@ -132,7 +132,9 @@ def read_questions_of(prompts: TextSource, processor: Any) -> list[Example]:
     Raises:
         ValueError: a row is bad (which one, and why), or all of them are.
     """
-    rows = open_rows(prompts.dataset, config=prompts.config, split=prompts.split)
+    rows = open_rows(
+        prompts.dataset, config=prompts.config, split=prompts.split, streamed=prompts.streamed, seed=prompts.seed
+    )
     chosen = Columns.of(rows, prompts.columns, group=prompts.group_column, answers=False, chat=prompts.chat)
     if chosen.has_images:
         raise ValueError(

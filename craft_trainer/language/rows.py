@@ -14,6 +14,7 @@ from craft_trainer.evaluation.question_data import open_data, open_split, undeco
 from craft_trainer.evaluation.question_images import ImageFolder
 from craft_trainer.evaluation.question_rows import BadRowError
 from craft_trainer.hub.resolve_path import parse
+from craft_trainer.language.streaming import streamed_rows
 
 LINE, JSON, REASON = "line", "json", "reason"  # columns of what a file of JSON lines is turned into
 DEFAULT_SPLIT = "train"
@@ -71,23 +72,29 @@ class Rows:
         return value
 
 
-def open_rows(name: str, *, config: str | None = None, split: str | None = None) -> Rows:
+def open_rows(
+    name: str, *, config: str | None = None, split: str | None = None, streamed: int = 0, seed: int = 0
+) -> Rows:
     """Rows of ``name``: JSON lines, a folder, or a Hub dataset ``org/name``, ``org/name@revision``.
 
-    ``split`` is ``train`` or the only one if None.
+    ``split`` is ``train`` or the only one if None. Of a dataset that is ``streamed`` so many rows are read, and no more
+    is downloaded; see :func:`craft_trainer.language.streaming.streamed_rows`.
 
     Raises:
         FileNotFoundError: there is no such data.
-        ValueError: it cannot be read, it is empty, or the split is missing.
+        ValueError: it cannot be read, it is empty, or the split is missing; or it is a file, and ``streamed``.
     """
     found = parse(name)
     place, revision = (found, None) if isinstance(found, Path) else (None, found.revision)
     if place is not None and place.is_file():
+        if streamed:
+            raise ValueError(f"{place} is a file of JSON lines, which is read whole: streamed_rows is for datasets")
         rows = _lines(place, config, split)
     else:
         called = str(found) if isinstance(found, Path) else found.repo
         options = {"revision": revision, "config": config, "split": split, "default": DEFAULT_SPLIT}
-        label, dataset, roots = open_split(place, called, **options)
+        label, dataset, roots = open_split(place, called, **options, streaming=bool(streamed))
+        dataset = streamed_rows(dataset, label, streamed, seed=seed) if streamed else dataset
         rows = Rows(label, undecoded(dataset), dataset.column_names, ImageFolder(roots), revision or "")
     if not len(rows):
         raise ValueError(f"{rows.place} is empty")

@@ -70,6 +70,8 @@ class TextSamples(Dataset[dict[str, Any]]):
         group_column: str | None = None,
         chat: bool = False,
         on_bad_row: str = "error",
+        streamed: int = 0,
+        seed: int = 0,
         num_proc: int | None = None,
     ) -> "TextSamples":
         """The samples in ``name``.
@@ -81,6 +83,7 @@ class TextSamples(Dataset[dict[str, Any]]):
             columns: our names (``examples.FIELDS``: text, prompt, completion, messages, …) to those of the data.
             group_column: the column that says which old task a row belongs to.
             chat: a prompt that is text is what the user says, its completion what the assistant answers.
+            streamed: rows of a dataset that are read as a stream, mixed by ``seed``; 0 downloads all of it.
             on_bad_row: ``error``, or ``skip``: leave them out and count them.
             num_proc: processes that encode.
 
@@ -91,7 +94,7 @@ class TextSamples(Dataset[dict[str, Any]]):
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"on_bad_row is {on_bad_row!r}: it must be error or skip")
         settings = settings or EncodingSettings()
-        rows = open_rows(name, config=config, split=split)
+        rows = open_rows(name, config=config, split=split, streamed=streamed, seed=seed)
         placeholder = placeholder_of(model, processor)
         chosen = Columns.of(rows, columns or {}, group=group_column, answers=True, chat=chat)
         if chosen.has_images and not placeholder:

@@ -30,6 +30,8 @@ class TextSource:
     group_column: str | None = None
     chat: bool = False
     on_bad_row: str = "error"
+    streamed: int = 0
+    seed: int = 0
 
     def open(self, checkpoint: Checkpoint, *, num_proc: int | None = None) -> TextSamples:
         """Its samples for the model of ``checkpoint``."""

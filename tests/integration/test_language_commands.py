@@ -542,3 +542,17 @@ def test_the_configurations_belong_together():
     (anchors,) = parse_all("cache build", "", [BuildArguments], ["--config", str(ROOT / "configs/anchors/lm.yaml")])
     assert (anchors.teacher, anchors.output_dir) == (craft["model"], craft["anchors"])
     assert anchors.teacher_dtype == arguments.dtype
+
+
+def test_a_cache_of_streamed_texts(place, tmp_path, capsys):
+    """Of a folder of files, as of the Hub. Seen to fail when the option was not handed on."""
+    (tmp_path / "old").mkdir()
+    shutil.copy(place / "old.jsonl", tmp_path / "old")
+    for name in ("one", "two"):
+        assert build(place, tmp_path / name, dataset=tmp_path / "old", streamed_rows=15, anchors=12) == 0
+    assert "15 samples of" in capsys.readouterr().out
+    one, two = (AnchorCache(tmp_path / name).provenance for name in ("one", "two"))
+    assert one.data["frames"] == 15
+    assert one.fingerprint == two.fingerprint
+    assert build(place, tmp_path / "three", streamed_rows=15) == 1
+    assert "is a file of JSON lines, which is read whole" in capsys.readouterr().err

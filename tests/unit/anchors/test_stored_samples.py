@@ -20,6 +20,22 @@ from craft_trainer.anchors.verification import deviations
 from craft_trainer.models.base import Batch
 
 
+def test_a_cache_is_written_and_measured_in_small_pieces(
+    whole: AnchorCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its size. Seen to fail with pieces of 1,000 rows, and with the entropies of all tokens at once."""
+    for module in ("shards", "statistics"):
+        monkeypatch.setattr(f"craft_trainer.anchors.{module}.BYTES_AT_ONCE", 2048)
+    cache = build(tmp_path / "cache")
+    pieces = cache.dataset.data.table.column("group").chunks
+    assert max(map(len, pieces)) * cache.dataset.data.nbytes / NUM_ROWS <= 2048
+    assert cache.mean.keys() == whole.mean.keys()
+    for name, mean in whole.mean.items():
+        torch.testing.assert_close(cache.mean[name], mean)
+        torch.testing.assert_close(cache.variance[name], whole.variance[name])
+    assert torch.equal(cache.batch(range(NUM_ROWS)).teacher.output, whole.batch(range(NUM_ROWS)).teacher.output)
+
+
 @pytest.mark.parametrize("load", [samples, packed_samples])
 def test_embedded_samples_come_back_as_they_were(tmp_path: Path, load: Any) -> None:
     """Pixels are PNG in the file; packed entries are cut into samples and joined again."""

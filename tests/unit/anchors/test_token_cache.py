@@ -167,13 +167,13 @@ def test_a_feature_that_differs_by_rounding_alone_is_refused() -> None:
 def test_a_teacher_without_doubt_or_tokens_is_refused(entropy: float, valid: bool) -> None:
     """Token losses would be divided by zero: 0/0 at the teacher, infinite elsewhere."""
     with pytest.raises(ValueError, match="entropy"):
-        token_scale(torch.full((3, 4), entropy), torch.full((3, 4), valid))
+        token_scale([(torch.full((3, 4), entropy), torch.full((3, 4), valid))])
 
 
 def test_the_token_scale_is_a_float64_mean() -> None:
     entropy = torch.tensor([[1.0, 2.0, 100.0], [3.0, 100.0, 100.0]])
     valid = torch.tensor([[True, True, False], [True, False, False]])
-    scale: Tensor = token_scale(entropy, valid)
+    scale: Tensor = token_scale([(entropy[:1], valid[:1]), (entropy[1:], valid[1:])])
     assert scale.item() == 2.0
     assert scale.dtype == torch.float32
 
