@@ -16,7 +16,7 @@ type Trajectory = Mapping[int, History]  # seed → history; a single training r
 COLUMNS = ("step", "retention_loss", "multiplier", "epsilon", "cosine", "conflict", "update_cosine")
 MEASURED = ("retention_loss", "epsilon", "multiplier", "conflict", "cosine", "update_cosine")
 NUM_MOMENTS = 11  # rows of the table that stands for a figure: start, end and every tenth between
-SPARSE = "update_cosine"  # measured every tenth step by default, and blank in the others
+SPARSE = ("cosine", "conflict", "update_cosine")  # all blank with backward joint, the last between its measurements
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class History:
 
     ``retention_loss`` and ``epsilon`` are fractions of the teacher's variance, ``conflict`` is the fraction of
     parameter blocks in conflict (0 or 1 where the model is one), ``cosine`` is in [−1, 1]. ``retention_loss`` may be
-    infinite or NaN where training diverged, ``cosine`` NaN at a zero gradient. ``update_cosine``, of the optimizer's
+    infinite or NaN where training diverged, ``cosine`` NaN at a zero gradient. With ``backward`` joint, ``cosine`` and
+    ``conflict`` are NaN: there is one gradient. ``update_cosine``, of the optimizer's
     step and the retention gradient, is NaN where it was not measured; above 0 the step raises L_retain.
     """
 
@@ -75,8 +76,8 @@ def load_history(path: Path) -> History:
         for name in ("step", "multiplier", "epsilon")
     } | {
         "step does not ascend; two runs wrote to one file, keep one of them": np.diff(history.step) > 0,
-        "conflict has values outside [0, 1]; it is a fraction": (history.conflict >= 0) & (history.conflict <= 1),
-        f"{SPARSE} has values outside [-1, 1]; it is a cosine": ~(np.abs(history.update_cosine) > 1),
+        "conflict has values outside [0, 1]; it is a fraction": ~((history.conflict < 0) | (history.conflict > 1)),
+        "update_cosine has values outside [-1, 1]; it is a cosine": ~(np.abs(history.update_cosine) > 1),
     }
     for problem, holds in rules.items():
         if not np.all(holds):
@@ -86,7 +87,7 @@ def load_history(path: Path) -> History:
 
 def _number(text: str | None, path: Path, line: int, column: str) -> float:
     try:
-        return float(text or ("nan" if column == SPARSE else ""))
+        return float(text or ("nan" if column in SPARSE else ""))
     except ValueError as error:
         raise ValueError(f"{path}: line {line}, column {column} is {text!r}, expected a number") from error
 
@@ -129,7 +130,7 @@ def course(histories: Trajectory) -> Course:
         epsilon=float(np.median([tail.epsilon[-1] for tail in tails])),
         multiplier=float(np.median([tail.multiplier[-1] for tail in tails])),
         above=float(np.mean(~(loss <= epsilon))),
-        conflict=float(_joined(histories, "conflict").mean()),
+        conflict=mean(_joined(histories, "conflict")),
         cosine=mean(_joined(histories, "cosine")),
         update_cosine=mean(_joined(histories, "update_cosine")),
         num_kept=sum(bool(np.mean(tail.retention_loss) <= np.mean(tail.epsilon)) for tail in tails),

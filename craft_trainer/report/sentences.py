@@ -159,9 +159,16 @@ def constraint_sentence(histories: Trajectory, scale: str = VARIANCE) -> str:
     )
 
 
+def gradients_compared(trajectories: Mapping[str, Trajectory]) -> bool:
+    """Whether any of the runs had two gradients; with backward joint there is one."""
+    return any(not isnan(course(histories).conflict) for histories in trajectories.values())
+
+
 def conflict_sentence(histories: Trajectory) -> str:
     """How often the two gradients conflicted, and the mean angles. Needs at least one history."""
     over = course(histories)
+    if isnan(over.conflict):
+        return "One backward pass took both losses (backward joint), so their gradients were not compared."
     first = f"The gradients conflicted in {percent(over.conflict)} % of all steps; the mean cosine between them was "
     first += f"{_cosine(over.cosine)}."
     if isnan(over.update_cosine):

@@ -13,7 +13,7 @@ def percent(fraction: float | None) -> str:
 
     Only an exact 0 or 1 is written 0 or 100: 299 of 300 is ``99.7``, 1 of 5000 is ``<0.1``.
     """
-    if fraction is None:
+    if fraction is None or isnan(fraction):
         return DASH
     value = 100 * fraction
     if 0 < value < 0.5 or 99.5 <= value < 100:

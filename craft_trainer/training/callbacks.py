@@ -23,7 +23,10 @@ GROUP_HISTORY_FILE = "lambda_history_groups.csv"
 
 
 class CraftStep(NamedTuple):
-    """One retention pass: what was measured and what was done. Losses and ε are in units of the teacher's variance."""
+    """One retention pass: what was measured and what was done. Losses and ε are in units of the teacher's variance.
+
+    With ``backward`` joint nothing is known of the two gradients: all that is said of them is None.
+    """
 
     step: int
     task_loss: float
@@ -31,11 +34,11 @@ class CraftStep(NamedTuple):
     multiplier: float  # λ that weighted this step; Σ λ_k with a constraint per group
     epsilon: float
     violation: float  # retention_loss − epsilon; of the worst group
-    cosine: float  # of the task gradient and the retention gradient
-    conflict: float  # fraction of the parameter blocks whose gradients conflict: 0 or 1 with granularity model
-    task_grad_norm: float
-    retention_grad_norm: float
-    projected_energy: float  # |what surgery changed in g_task|² / |g_task|²
+    cosine: float | None = None  # of the task gradient and the retention gradient
+    conflict: float | None = None  # fraction of the parameter blocks whose gradients conflict: 0 or 1 for the model
+    task_grad_norm: float | None = None
+    retention_grad_norm: float | None = None
+    projected_energy: float | None = None  # |what surgery changed in g_task|² / |g_task|²
     update_cosine: float | None = None  # of the optimizer's step and g_retain, where measured; positive raises L_retain
 
 
@@ -78,11 +81,11 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         """Keep the step of the multipliers for when the optimizer takes its own: a checkpoint may come before that."""
         self._take_step = take_step
 
-    def on_optimizer_step(self, *_: Any, **__: Any) -> None:
-        """Take the step of the multipliers."""
-        if self._take_step is not None:
-            self._take_step()
-            self._take_step = None
+    def on_optimizer_step(self, *_: Any, **kwargs: Any) -> None:
+        """Take the step of the multipliers, unless the optimizer has skipped its own (fp16)."""
+        take_step, self._take_step = self._take_step, None
+        if take_step is not None and not getattr(kwargs.get("optimizer"), "step_was_skipped", False):
+            take_step()
 
     @property
     def constraints(self) -> dict[str, Constraint]:
@@ -177,7 +180,7 @@ class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers i
         if self._pending is None:
             return
         (step, angle), self._pending = self._pending, None
-        if angle is not None:
+        if angle is not None and step.retention_grad_norm is not None and step.task_grad_norm is not None:
             pulls = step.retention_grad_norm > NOISE_FLOOR * step.task_grad_norm
             step = step._replace(update_cosine=angle.cosine() if pulls else 0.0)
         self._since_log.append(step)

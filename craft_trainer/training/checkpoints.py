@@ -11,7 +11,7 @@ from transformers.trainer import TRAINING_ARGS_NAME
 from craft_trainer.hub.readme import text_of
 from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.pretrained import restore
-from craft_trainer.training.distribution import is_sharded, whole_weights
+from craft_trainer.training.distribution import splits_parameters, whole_weights
 
 Base: Any = Trainer if TYPE_CHECKING else object
 
@@ -40,10 +40,10 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:
         target = self.accelerator.unwrap_model(model[0] if model else self.model)
-        if is_sharded(self.accelerator) or not restore(target, resume_from_checkpoint):
+        if splits_parameters(self.accelerator) or not restore(target, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *model)  # sentence-transformers' takes no model
 
     def _load_best_model(self) -> None:
         best = self.state.best_model_checkpoint
-        if best is None or is_sharded(self.accelerator) or not restore(self.model, best):
+        if best is None or splits_parameters(self.accelerator) or not restore(self.model, best):
             super()._load_best_model()

@@ -8,6 +8,7 @@ import torch
 from transformers import TrainingArguments
 
 from craft_trainer.options import option
+from craft_trainer.training.distribution import require_deepspeed, require_device_of_engine
 from craft_trainer.training.settings import RetentionSettings
 
 FEWEST_ANCHORS = 8  # per device, where retention_batch_size is not set and the task's batch is no smaller
@@ -27,7 +28,9 @@ class RetentionArguments(RetentionSettings):
         """Check both halves."""
         if int(os.environ.get("LOCAL_RANK", "-1")) >= 0 and not torch.accelerator.is_available():
             self.use_cpu = True  # without it accelerate takes the processes of a launcher for strangers
+        require_deepspeed(self)
         super(RetentionSettings, self).__post_init__()  # type: ignore[misc]  # of the training arguments
+        require_device_of_engine(self)
         self.retention.check()
 
     @property

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import torch
 import torch.distributed as dist
@@ -12,10 +13,71 @@ from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forw
 from transformers import TrainingArguments
 
 WHOLE = {DistributedType(name) for name in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")}  # or DDP
+DEEPSPEED, FSDP_1 = "DeepSpeed", "FSDP version 1"
 
 
-def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments) -> None:
-    """Refuse, by a ValueError, DeepSpeed, FSDP version 1 and all modes in which ``.grad`` is not what is applied."""
+def require_deepspeed(args: TrainingArguments) -> None:
+    """Refuse, by an ImportError, DeepSpeed where it is not installed; transformers would name no package."""
+    if (args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED")) and find_spec("deepspeed") is None:
+        raise ImportError(
+            "DeepSpeed is asked for (by `deepspeed`, or by the accelerate configuration) and is not installed: "
+            "pip install deepspeed"
+        )
+
+
+def require_device_of_engine(args: TrainingArguments) -> None:
+    """Refuse, by a ValueError, FSDP version 1 on a machine without an accelerator, which neither it nor DDP can use."""
+    if engine_that_hides(args) == FSDP_1 and not torch.accelerator.is_available():
+        raise ValueError(
+            "FSDP version 1 is asked for (by `fsdp`, or by the accelerate configuration) and needs an accelerator, "
+            "which this machine lacks: use configs/accelerate/ddp.yaml or cpu.yaml"
+        )
+
+
+def engine_that_hides(args: TrainingArguments) -> str | None:
+    """The engine that ``args`` or accelerate's environment ask for, if it hides gradients; before it has started."""
+    if args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED"):
+        return DEEPSPEED
+    by_arguments = bool(args.fsdp) and int((args.fsdp_config or {}).get("version", 1)) == 1
+    by_launcher = not args.fsdp and _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") == "1"
+    return FSDP_1 if by_arguments or by_launcher else None
+
+
+def hidden_by(accelerator: Accelerator) -> str | None:
+    """The engine that hides gradients from ``.grad``; None where they are there."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return DEEPSPEED
+    is_fsdp = accelerator.distributed_type == DistributedType.FSDP
+    return FSDP_1 if is_fsdp and not is_sharded(accelerator) else None
+
+
+def splits_parameters(accelerator: Accelerator) -> bool:
+    """Whether a process has only a part of each parameter between passes: FSDP and DeepSpeed ZeRO 3."""
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        return bool(accelerator.state.deepspeed_plugin.zero_stage == 3)
+    return bool(accelerator.distributed_type == DistributedType.FSDP)
+
+
+def is_partitioned(network: torch.nn.Module) -> bool:
+    """Whether ``deepspeed.zero.Init`` has split the parameters already, when the model was loaded."""
+    return any(hasattr(parameter, "ds_id") for parameter in network.parameters())
+
+
+def require_whole(network: torch.nn.Module) -> None:
+    """Refuse, by a ValueError, a model that is partitioned: its weights cannot be compared with a teacher's."""
+    if is_partitioned(network):
+        raise ValueError(
+            "DeepSpeed ZeRO 3 has split the model when it was loaded, so its weights cannot be compared with the "
+            "anchors' teacher: load it before the arguments are made, or set teacher_mismatch: allow"
+        )
+
+
+def _is_set(variable: str) -> bool:
+    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
+
+
+def require_supported_mode(accelerator: Accelerator, args: TrainingArguments) -> None:
+    """Refuse, by a ValueError, what can train with neither backward: DataParallel, XLA, Megatron-LM, split samples."""
     mode = accelerator.distributed_type
     if os.environ.get("ACCELERATE_USE_FSDP") == "true" and mode != DistributedType.FSDP:
         raise ValueError(
@@ -27,7 +89,7 @@ def require_visible_gradients(accelerator: Accelerator, args: TrainingArguments)
             f"CraftTrainer with anchors sees {args.n_gpu} GPUs in one process, which Trainer would drive by "
             "DataParallel: start it with `accelerate launch`, one process per GPU, or set CUDA_VISIBLE_DEVICES=0"
         )
-    if not has_whole_shapes(accelerator):
+    if mode not in WHOLE and not splits_parameters(accelerator) and mode != DistributedType.DEEPSPEED:
         raise ValueError(
             f"CraftTrainer with anchors cannot see gradients under {mode.value}: use DDP (`accelerate launch "
             "--multi_gpu`) or FSDP version 2 (`fsdp_version: 2` in the accelerate configuration)"
@@ -51,8 +113,8 @@ def require_joined_processes(args: TrainingArguments) -> None:
 
 
 def has_whole_shapes(accelerator: Accelerator) -> bool:
-    """Whether parameters say their whole shapes; under FSDP version 1 and DeepSpeed they are flat parts."""
-    return accelerator.distributed_type in WHOLE or is_sharded(accelerator)
+    """Whether parameters say their whole shapes; under FSDP version 1 and DeepSpeed ZeRO 3 they are flat parts."""
+    return is_sharded(accelerator) or not splits_parameters(accelerator)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:

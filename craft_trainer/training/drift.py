@@ -53,6 +53,18 @@ class TaskDrift:
         return token_divergence(logits, self._targets).mean().item()
 
 
+def begin_task_drift(trainer: Any) -> TaskDrift | None:
+    """Measure the teacher on task samples of ``trainer``; None without any, or where the model predicts no tokens."""
+    count = trainer.settings.task_kl_samples
+    if count == 0 or trainer.anchored_model.output_kind != "logits":
+        return None
+    batch = probe_batch(trainer, count)
+    if batch is None:
+        return None
+    with trainer.accelerator.autocast():
+        return TaskDrift.begin(trainer.anchored_model, batch)
+
+
 def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
     """Up to ``count`` samples of a first batch that ``trainer`` could train on, from its own dataloader.
 

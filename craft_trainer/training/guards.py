@@ -20,7 +20,7 @@ from craft_trainer.models.general import base_model
 from craft_trainer.training.config import RetentionArguments, retention_settings
 from craft_trainer.training.distribution import is_sharded
 
-FOLLOWED = ("train", "_inner_training_loop", "training_step")  # what an optimizer step passes through
+FOLLOWED = ("train", "_inner_training_loop")  # what an optimizer step passes through, beside training_step
 STEP_IN_BACKWARD = ("lomo", "layerwise")  # in the names of optimizers
 SKIPPED_AT_MOST = 100  # steps in a row; each halves the scale of fp16, which starts at 2¹⁶
 FUSED_AWAY = "the optimizer steps inside the backward pass, before the two gradients meet"
@@ -41,15 +41,35 @@ def require_own_arguments(kind: type, given: Iterable[Any]) -> None:
 
 
 def require_followed(kind: type) -> None:
-    """Refuse, by a TypeError, a Trainer whose optimizer steps do not pass through Trainer's own ``training_step``."""
+    """Refuse, by a TypeError, a Trainer whose optimizer steps do not pass through retention's ``training_step``."""
     for owner in kind.__mro__[: kind.__mro__.index(Trainer)]:
-        for name in FOLLOWED:
-            function = vars(owner).get(name)
-            if function is not None and not _calls_super(function, name):
+        below = owner in kind.__mro__[: _place_of_retention(kind)]
+        for name in (*FOLLOWED, "training_step") if below else FOLLOWED:
+            if _goes_its_own_way(owner, name):
                 raise TypeError(
-                    f"{owner.__module__}.{owner.__qualname__}.{name} does not call super().{name}, so retention cannot "
+                    f"{_named(owner)}.{name} does not call super().{name}, so retention cannot "
                     "follow what it does with gradients: call it there, or train without anchors"
                 )
+
+
+def own_step(kind: type) -> str | None:
+    """The ``training_step`` that retention calls and that does not reach Trainer's own; None if it does."""
+    owners = kind.__mro__[_place_of_retention(kind) : kind.__mro__.index(Trainer)]
+    return next((f"{_named(one)}.training_step" for one in owners if _goes_its_own_way(one, "training_step")), None)
+
+
+def _place_of_retention(kind: type) -> int:
+    """Where in the order of ``kind``'s classes retention is mixed in."""
+    return next(place for place, owner in enumerate(kind.__mro__) if owner.__name__ == "RetentionMixin")
+
+
+def _named(owner: type) -> str:
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _goes_its_own_way(owner: type, name: str) -> bool:
+    function = vars(owner).get(name)
+    return function is not None and not _calls_super(function, name)
 
 
 def _calls_super(function: Callable[..., Any], name: str) -> bool:
@@ -112,8 +132,9 @@ def _fault_of_smoothing(trainer: Trainer) -> str | None:
 class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
     """Stops a run whose optimizer steps retention does not see, by a ValueError or, in its midst, a RuntimeError."""
 
-    def __init__(self, accelerator: Accelerator) -> None:
+    def __init__(self, accelerator: Accelerator, *, joint: bool = False) -> None:
         self._accelerator = accelerator
+        self._joint = joint  # so it is not looked for gradients, or for what takes them
         self._followed = False
 
     def follow(self, model: nn.Module) -> None:
@@ -122,12 +143,14 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
         Raises:
             ValueError: the task's backward pass left no gradient, as LOMO does, which steps and clears them.
         """
-        if all(parameter.grad is None for parameter in model.parameters()):
+        if not self._joint and all(parameter.grad is None for parameter in model.parameters()):
             raise ValueError(f"the backward pass of the task left no gradient to merge: {FUSED_AWAY}. Use another")
         self._followed = True
 
     def on_train_begin(self, *_: Any, **kwargs: Any) -> None:
         """Refuse several optimizers, and one that steps a parameter in its backward pass."""
+        if self._joint:
+            return
         optimizers = len(self._accelerator._optimizers)
         if optimizers > 1:
             raise ValueError(f"{optimizers} optimizers were prepared: retention merges the gradients of one")
@@ -202,7 +225,8 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
 
 def require_finite_weights(model: nn.Module, step: int) -> None:
     """Raise a FloatingPointError if a trained parameter or a running statistic of norms is not finite."""
-    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    named = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
+    trained = [(name, getattr(parameter, "ds_tensor", parameter)) for name, parameter in named]  # its part, in ZeRO 3
     running = [(name, buffer) for name, buffer in model.named_buffers() if ".running_" in f".{name}"]
     for name, tensor in trained + running:
         if not tensor.detach().isfinite().all():

@@ -26,8 +26,14 @@ from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import Merge
 from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistory
 from craft_trainer.training.config import retention_settings
-from craft_trainer.training.distribution import is_sharded, require_joined_processes, require_visible_gradients
-from craft_trainer.training.drift import TaskDrift, probe_batch
+from craft_trainer.training.distribution import (
+    is_partitioned,
+    require_joined_processes,
+    require_supported_mode,
+    require_whole,
+    splits_parameters,
+)
+from craft_trainer.training.drift import TaskDrift, begin_task_drift
 from craft_trainer.training.guards import (
     FiniteWeights,
     GradientGuard,
@@ -35,10 +41,11 @@ from craft_trainer.training.guards import (
     require_followed,
     require_own_arguments,
 )
+from craft_trainer.training.joint import choose_backward, joined_loss, joining, require_possible
 from craft_trainer.training.learned_inputs import refuse_learned_inputs
 from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
 from craft_trainer.training.pass_cost import PassCost
-from craft_trainer.training.retention import Retention
+from craft_trainer.training.retention import Retention, RetentionPass
 from craft_trainer.training.run_card import run_facts
 from craft_trainer.training.run_record import RunRecord, changed_fields
 from craft_trainer.training.settings import RetentionSettings
@@ -87,6 +94,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
                 "anchors is auto, which `craft-trainer train` knows: in a script build them first, those "
                 "of a policy with craft_trainer.anchors.auto.auto_anchors(model, dataset, folder), and give the result"
             )
+        for given in (*args, *kwargs.values()) if anchors is not None else ():
+            require_possible(given)
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
         require_adapter_inside(self.model)
@@ -105,7 +114,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if not there:
             lineage = self._lineage() if self.is_world_process_zero() else None
             self.add_callback(RunRecord(anchored=self.anchors is not None, lineage=lineage))
-        self._callback_of(RunRecord).inputs = dict(inputs)
+        self.callback_of(RunRecord).inputs = dict(inputs)
 
     @property
     def settings(self) -> RetentionSettings:
@@ -120,7 +129,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     @property
     def dual(self) -> DualState:
         """The callback that holds λ."""
-        return self._callback_of(DualState)
+        return self.callback_of(DualState)
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -128,14 +137,18 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """Task loss and backward; on the micro-batch that ends an optimizer step, retention and surgery as well."""
         if self.retention is None:
             return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]  # not typed
-        cost = self._callback_of(PassCost)
+        if self.settings.backward == "joint":
+            join = partial(joined_loss, self, model)
+            with joining(self.accelerator, join, type(self).__qualname__):
+                return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]
+        cost = self.callback_of(PassCost)
         with cost.task_pass():
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
-        history = self._callback_of(RetentionHistory)
+        history = self.callback_of(RetentionHistory)
         history.add_task_loss(loss)
         if self.accelerator.sync_gradients:
             task_loss = history.take_task_loss()
-            self._callback_of(GradientGuard).follow(self.model)
+            self.callback_of(GradientGuard).follow(self.model)
             if self.retention.is_due(self.state.global_step):
                 with cost.retention_pass():
                     self._retention_step(self.retention, task_loss)
@@ -148,9 +161,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         parameters = list(named.values())
         angle = UpdateAngle(parameters) if step % settings.update_angle_every == 0 else None
 
-        retention_pass = retention.forward(self.anchored_model, self.state, self.dual, task_loss)  # L_retain
-        if step == 0 and self._untouched:
-            retention_pass, self._untouched = retention.begin(retention_pass, self.dual), False
+        retention_pass = self.retention_pass(retention, task_loss)
         blocks = GRANULARITIES[settings.granularity](list(named))
         as_ready = len(blocks) > 1 and self.accelerator.num_processes == 1
         keep = None if angle is None else angle.keep
@@ -168,7 +179,14 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         done = craft_step(settings, retention_pass, merged, scale=scale, step=step + 1)
-        self._callback_of(RetentionHistory).add(done, angle, retention_pass.group_states)
+        self.callback_of(RetentionHistory).add(done, angle, retention_pass.group_states)
+
+    def retention_pass(self, retention: Retention, task_loss: Tensor) -> RetentionPass:
+        """L_retain on this step's anchors; before the first step the student must equal its teacher."""
+        found = retention.forward(self.anchored_model, self.state, self.dual, task_loss)
+        if self.state.global_step == 0 and self._untouched:
+            found, self._untouched = retention.begin(found, self.dual), False
+        return found
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's, in an output folder that no other run may use meanwhile."""
@@ -184,10 +202,11 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if self.anchors is not None:
             self._prepare_retention()
         if self.retention is not None:
-            self.task_drift = self._begin_task_drift()
+            self.task_drift = begin_task_drift(self)
 
     def _prepare_retention(self) -> None:
         """Make what depends on the model and the settings, unless it is made for them already."""
+        choose_backward(self)
         settings = self.settings
         settings.check()
         place = next((weight.device, weight.dtype) for weight in self.model.parameters())  # bf16_full_eval changes them
@@ -202,16 +221,17 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             return
         require_followed(type(self))
         require_exact(self)
-        require_visible_gradients(self.accelerator, self.args)
+        require_supported_mode(self.accelerator, self.args)
         if settings.teacher_mismatch == "refuse":
             self._untouched = self._starts_at_teacher()
         refuse_learned_inputs(self.anchors, self.train_dataset, settings)
         self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))
-        self.add_callback(GradientGuard(self.accelerator))
+        self.add_callback(GradientGuard(self.accelerator, joint=settings.backward == "joint"))
         self.add_callback(FiniteWeights())
-        self.add_callback(PassCost(self.retention))
+        if settings.backward == "separate":
+            self.add_callback(PassCost(self.retention))
 
     def _starts_at_teacher(self) -> bool:
         """Whether the student is the only teacher of its anchors, rather than trained from it since.
@@ -219,6 +239,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         Raises:
             ValueError: it is neither.
         """
+        require_whole(self.model)
         found = [True]
         if self.accelerator.is_main_process:
             if isinstance(self.anchors, AnchorCache):
@@ -228,8 +249,10 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         return bool(broadcast_object_list(found)[0])
 
     def _lineage(self) -> Lineage | None:
-        """What the run starts from; None of a model that cannot be anchored, which is nobody's teacher."""
+        """What the run starts from; None of a model that cannot be anchored, or whose weights are in parts."""
         held_by = None
+        if is_partitioned(self.model):
+            return None
         if isinstance(self.anchors, AnchorCache):
             made = self.anchors.provenance
             held_by = {"fingerprint": made.fingerprint, "teachers": [one["weights"] for one in made.teachers]}
@@ -244,7 +267,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """Write what the weights in ``folder`` were trained from, in a run that has a record; whole weights only."""
         records = [one for one in self.callback_handler.callbacks if isinstance(one, RunRecord)]
         for record in records:
-            if record.lineage is not None and not is_sharded(self.accelerator):
+            if record.lineage is not None and not splits_parameters(self.accelerator):
                 record.lineage.write(folder, self.anchored_model.fingerprint()["weights"])
 
     def _refuse_idle_settings(self) -> None:
@@ -256,20 +279,10 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if idle and settings.method == "craft" and self.is_world_process_zero():
             logger.warning("no anchors: this is plain training, without effect of %s", ", ".join(idle))
 
-    def _begin_task_drift(self) -> TaskDrift | None:
-        count = self.settings.task_kl_samples
-        if count == 0 or self.anchored_model.output_kind != "logits":
-            return None
-        batch = probe_batch(self, count)
-        if batch is None:
-            return None
-        with self.accelerator.autocast():
-            return TaskDrift.begin(self.anchored_model, batch)
-
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The base's logs, with the means of the retention passes since the last training log."""
         if "loss" in logs and self.retention is not None:
-            logs |= self._callback_of(RetentionHistory).take_means()
+            logs |= self.callback_of(RetentionHistory).take_means()
             if self.task_drift is not None:
                 with self.accelerator.autocast():
                     logs[TASK_KL] = self.task_drift.measure(self.anchored_model)
@@ -279,5 +292,6 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """What is known of the run, for its card."""
         return run_facts(self)
 
-    def _callback_of[Kind](self, kind: type[Kind]) -> Kind:
+    def callback_of[Kind](self, kind: type[Kind]) -> Kind:
+        """Give the callback of a kind that a run with retention has."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))

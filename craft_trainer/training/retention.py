@@ -27,7 +27,13 @@ from craft_trainer.optim.epsilon import epsilon_at
 from craft_trainer.optim.gradients import put
 from craft_trainer.training.callbacks import DualState
 from craft_trainer.training.config import anchors_per_pass, retention_settings
-from craft_trainer.training.distribution import gather_for_predict, is_sharded, of_main_process, sums_over_processes
+from craft_trainer.training.distribution import (
+    gather_for_predict,
+    is_sharded,
+    of_main_process,
+    splits_parameters,
+    sums_over_processes,
+)
 from craft_trainer.training.learned_inputs import OTHER_ANCHORS, answers_held
 from craft_trainer.training.settings import RetentionSettings
 
@@ -257,7 +263,7 @@ class Retention:
         return {group: epsilon * state.constraints[group].drift for group, epsilon in epsilons.items()}
 
     def _make_loss(self, model: AnchoredModel) -> RetentionLoss:
-        settings, anchors, sharded = self._settings, self._anchors, is_sharded(self._accelerator)
+        settings, anchors, sharded = self._settings, self._anchors, splits_parameters(self._accelerator)
         loss = settings.recipe.loss
         assert loss is not None
         if Need.LABELS in getattr(loss, "needs", Need.NOTHING) and not anchors.has_labels:
@@ -268,7 +274,7 @@ class Retention:
                 "teacher makes of the inputs"
             )
         if sharded and not loss.supports_sharding:
-            raise ValueError(f"method {settings.method} does not support FSDP: use DDP")
+            raise ValueError(f"method {settings.method} does not support FSDP or DeepSpeed ZeRO 3: use DDP")
         start = TrainingStart(model, anchors.specs, self._scales, len(anchors), self._batch, settings, sharded)
         return loss.begin(start)
 

@@ -21,6 +21,7 @@ ABOVE_ZERO = math.ulp(0.0)
 CHOICES: dict[str, Any] = {
     "method": METHODS,
     "surgery": SURGERIES,
+    "backward": ("separate", "joint"),
     "granularity": GRANULARITIES,
     "merge": MERGES,
     "multiplier": MULTIPLIERS,
@@ -33,6 +34,7 @@ CHOICES: dict[str, Any] = {
 CRAFT_ONLY = {  # the baselines set these themselves
     *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold")
 }
+OF_TWO_GRADIENTS = ("granularity", "merge", "conflict_threshold", "update_angle_every")  # idle where they are one
 RANGES: dict[str, tuple[float, float, str]] = {
     "retention_batch_size": (1, LARGE, "be at least 1"),
     "retention_every": (1, LARGE, "be at least 1"),
@@ -84,6 +86,11 @@ class RetentionSettings:
     surgery: str = option(
         "what becomes of conflicting gradients: none, one_sided or symmetric (projection), or barrier", "one_sided"
     )
+    backward: str = option(
+        "one backward pass for each loss (separate), or one of L_task + λ·L_retain, for engines that hide gradients "
+        "(joint, with surgery none); joint by itself where separate is impossible",
+        "separate",
+    )
     granularity: str = option("what has one cosine: the whole model, each layer, or each tensor", "model")
     merge: str = option(
         "weights of the two gradients: weighted (1, λ), equal (½, ½) or task_priority (1, min(λ, 1))", "weighted"
@@ -130,6 +137,7 @@ class RetentionSettings:
             _require(value is None or low <= value <= high, f"{name} is {value}: it must {range_text}")
         self._check_terms()
         self._check_method()
+        self._check_backward()
         self._check_epsilon()
         _require(
             self.multiplier_init <= self.multiplier_max,
@@ -164,6 +172,25 @@ class RetentionSettings:
             _require(
                 self.constraints == "single",
                 "surgery barrier has no multiplier per group: use constraints single, or another surgery",
+            )
+
+    def _check_backward(self) -> None:
+        """Refuse what compares two gradients where there is one."""
+        if self.backward == "separate":
+            return
+        surgery = self.recipe.surgery
+        _require(self.method != "plain", "backward joint has no effect with method plain: drop it")
+        own = self.method == "craft"
+        named = f"surgery {surgery}" if own else f"method {self.method}"
+        _require(
+            surgery == "none",
+            f"backward joint adds the two losses, and {named} compares their gradients: "
+            f"{'set surgery none' if own else 'choose another method'}, or backward separate",
+        )
+        for name in OF_TWO_GRADIENTS:
+            _require(
+                getattr(self, name) == RetentionSettings.__dataclass_fields__[name].default,
+                f"{name} {getattr(self, name)} has no effect with backward joint, which has one gradient: drop it",
             )
 
     def _check_epsilon(self) -> None:

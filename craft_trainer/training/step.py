@@ -25,6 +25,24 @@ def block_rule(settings: RetentionSettings, retention_pass: RetentionPass) -> Bl
     return lambda gram: rule(gram, weights, settings.conflict_threshold)
 
 
+def joint_weight(settings: RetentionSettings, retention_pass: RetentionPass) -> float:
+    """Return what L_retain is multiplied by in L_task + λ·L_retain: λ, or 0 while the drift is probed."""
+    return 0.0 if retention_pass.probing else MERGES[settings.merge](retention_pass.constraint.multiplier).retain
+
+
+def joint_step(retention_pass: RetentionPass, *, step: int) -> CraftStep:
+    """Return what was measured at optimizer step ``step`` where both losses share one backward pass."""
+    constraint = retention_pass.constraint
+    return CraftStep(
+        step=step,
+        task_loss=retention_pass.task_loss,
+        retention_loss=constraint.retention_loss,
+        multiplier=constraint.multiplier,
+        epsilon=constraint.epsilon,
+        violation=constraint.violation,
+    )
+
+
 def craft_step(
     settings: RetentionSettings, retention_pass: RetentionPass, merged: Merged, *, scale: float, step: int
 ) -> CraftStep:

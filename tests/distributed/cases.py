@@ -78,6 +78,13 @@ class Case:
 LM = {"retention_terms": ["hidden", "token_kl"], "optim": "sgd", "learning_rate": 0.1}
 ADAPTED = LM | {"teacher_mismatch": "allow"}  # the adapter has an effect from the start
 PER_GROUP = {"constraints": "per_group", "epsilon_per_group": {"door": 0.01}}
+JOINT = {"surgery": "none", "backward": "joint", "update_angle_every": 10}
+JOINT_OPTIONS: dict[str, dict[str, Any]] = {
+    "accumulation": {"gradient_accumulation_steps": 2},
+    "every_second_step": {"retention_every": 2},
+    "known_use": {"ddp_find_unused_parameters": False},
+    "l2": {"method": "l2", "surgery": "one_sided"},
+}
 TINY_BUCKETS = {"gradient_as_bucket_view": True, "bucket_cap_mb": 1e-5}
 RECOMPUTING = {CHECKPOINTING: True, f"{CHECKPOINTING}_kwargs": {"use_reentrant": False}}
 WHOLE, PER_LAYER = "full_shard", "full_shard auto_wrap"
@@ -110,13 +117,15 @@ DDP_CASES = {
     "lm_checkpointing": Case(LM | RECOMPUTING, tiny_llama, "lm"),
     "lm_replay": Case(LM | {"method": "replay"}, tiny_llama, "lm"),
     "lm_adapter": Case(ADAPTED, adapted_llama, "adapter"),
+    **{f"joint_{name}": Case(JOINT | options) for name, options in JOINT_OPTIONS.items()},
+    "joint_lm_accumulation": Case(LM | JOINT | {"gradient_accumulation_steps": 2}, tiny_llama, "lm"),
     "lm_count_per_process": Case(LM | {"average_tokens_across_devices": False}, tiny_llama, "lm"),
 }
 FSDP_CASES = {
     f"fsdp_{name}": replace(DDP_CASES[name], fsdp=sharding)
     for sharding, names in {
-        WHOLE: "one_sided accumulation per_group hidden_only lm_adapter",
-        PER_LAYER: "lm lm_accumulation",
+        WHOLE: "one_sided accumulation per_group hidden_only lm_adapter joint_accumulation joint_every_second_step",
+        PER_LAYER: "lm lm_accumulation joint_lm_accumulation",
     }.items()
     for name in names.split()
 } | {

@@ -13,6 +13,7 @@ CHANGES = {
     "retention_batch_size": ({"retention_batch_size": 4}, {}),
     "retention_every": ({"retention_every": 2}, {}),
     "surgery": ({"surgery": "none"}, {}),
+    "backward": ({"backward": "joint"}, {"surgery": "none", "update_angle_every": 10}),
     "granularity": ({"granularity": "tensor"}, {}),
     "merge": ({"merge": "task_priority"}, {}),
     "conflict_threshold": ({"conflict_threshold": -0.9}, {}),

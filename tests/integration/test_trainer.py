@@ -295,7 +295,7 @@ def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors,
         trainer.current_gradient_accumulation_steps = 1
         batch = torch.utils.data.default_collate([ToyTask()[index] for index in range(8)])
         trainer.training_step(trainer.model, batch)
-        return trainer, trainer._callback_of(RetentionHistory)._pending[0]
+        return trainer, trainer.callback_of(RetentionHistory)._pending[0]
 
     plain, reference = one_step(tmp_path / "plain", None)
     scaled, step = one_step(tmp_path / "scaled", Scaler(scale))

@@ -3,10 +3,20 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate import ParallelismConfig
 from accelerate.utils import DistributedType
+from torch import nn
 
-from craft_trainer.training.distribution import require_joined_processes, require_visible_gradients
+from craft_trainer import CraftConfig, CraftTrainer
+from craft_trainer.training.distribution import (
+    hidden_by,
+    require_joined_processes,
+    require_supported_mode,
+    require_whole,
+)
+from craft_trainer.training.guards import require_finite_weights
+from craft_trainer.training.joint import require_possible
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
@@ -28,21 +38,95 @@ def accelerator(mode=DistributedType.NO, fsdp_version=None, parallelism=None):
 @pytest.mark.parametrize(
     ("seen", "gpus", "fault"),
     [
-        ({"mode": DistributedType.DEEPSPEED}, 1, "cannot see gradients under DEEPSPEED"),
         ({"mode": DistributedType.MEGATRON_LM}, 1, "cannot see gradients under MEGATRON_LM"),
         ({"mode": DistributedType.XLA}, 1, "cannot see gradients under XLA"),
-        ({"mode": DistributedType.FSDP, "fsdp_version": 1}, 1, "cannot see gradients under FSDP"),
         ({}, 2, "sees 2 GPUs in one process"),
         ({"parallelism": ParallelismConfig(tp_size=2)}, 1, "tensor, context or sequence parallelism"),
         ({"parallelism": ParallelismConfig(cp_size=2)}, 1, "tensor, context or sequence parallelism"),
         ({"parallelism": ParallelismConfig(sp_size=2)}, 1, "tensor, context or sequence parallelism"),
     ],
 )
-def test_what_hides_gradients_is_refused(seen, gpus, fault):
+def test_a_mode_that_neither_backward_can_train_in_is_refused(seen, gpus, fault):
     with pytest.raises(ValueError, match=fault):
-        require_visible_gradients(accelerator(**seen), SimpleNamespace(n_gpu=gpus))
+        require_supported_mode(accelerator(**seen), SimpleNamespace(n_gpu=gpus))
 
 
 @pytest.mark.parametrize("seen", [{}, {"mode": DistributedType.FSDP, "fsdp_version": 2}])
 def test_what_shows_gradients_is_not(seen):
-    require_visible_gradients(accelerator(**seen), SimpleNamespace(n_gpu=1))
+    require_supported_mode(accelerator(**seen), SimpleNamespace(n_gpu=1))
+
+
+@pytest.mark.parametrize(
+    ("seen", "engine"),
+    [
+        ({}, None),
+        ({"mode": DistributedType.MULTI_GPU}, None),
+        ({"mode": DistributedType.DEEPSPEED}, "DeepSpeed"),
+        ({"mode": DistributedType.FSDP, "fsdp_version": 1}, "FSDP version 1"),
+        ({"mode": DistributedType.FSDP, "fsdp_version": 2}, None),
+    ],
+)
+def test_engines_that_hide_gradients_are_known(seen, engine):
+    assert hidden_by(accelerator(**seen)) == engine
+
+
+@pytest.mark.parametrize(
+    ("given", "fault"),
+    [
+        ({"deepspeed": {"zero_optimization": {"stage": 2}}}, r"DeepSpeed is asked for .* pip install deepspeed"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, r"DeepSpeed is asked for .* pip install deepspeed"),
+        ({"fsdp": "full_shard"}, r"FSDP version 1 is asked for .* needs an accelerator"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, r"FSDP version 1 is asked for .* needs an accelerator"),
+    ],
+)
+def test_what_this_machine_lacks_is_named_before_an_engine_starts(tmp_path, monkeypatch, given, fault):
+    """Seen to fail without the checks: "No package metadata was found", "no available devices" when training began."""
+    monkeypatch.setattr("craft_trainer.training.distribution.find_spec", lambda name: None)
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: False)
+    for name in [name for name in given if name.isupper()]:
+        monkeypatch.setenv(name, given.pop(name))
+    with pytest.raises((ImportError, ValueError), match=fault):
+        CraftConfig(str(tmp_path), use_cpu=True, **given)
+
+
+def test_surgery_under_deepspeed_is_refused_before_it_starts(tmp_path, monkeypatch):
+    """Whatever the base class would say of the engine. Seen to fail when it is looked for after the base's start."""
+    config, joint = (CraftConfig(str(tmp_path), use_cpu=True, surgery=surgery) for surgery in ("one_sided", "none"))
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(ValueError, match=r"cannot see gradients under DeepSpeed, .* set surgery none .*or use DDP"):
+        CraftTrainer(nn.Linear(1, 1), config, anchors=tmp_path)
+    config.method = "agem"
+    with pytest.raises(ValueError, match="choose another method"):
+        require_possible(config)
+    require_possible(joint)
+
+
+@pytest.mark.parametrize("surgery", ["one_sided", "none"])
+def test_fsdp_version_1_is_refused_before_it_starts(tmp_path, monkeypatch, surgery):
+    """With any surgery. Seen to fail without the check, as above."""
+    config = CraftConfig(str(tmp_path), use_cpu=True, surgery=surgery)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "1")
+    with pytest.raises(ValueError, match=r"under FSDP version 1, .* use FSDP version 2"):
+        CraftTrainer(nn.Linear(1, 1), config, anchors=tmp_path)
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    require_possible(config)
+
+
+def test_a_model_that_was_split_when_it_was_loaded_is_refused():
+    """DeepSpeed marks its parameters so."""
+    network = nn.Linear(1, 1)
+    require_whole(network)
+    network.weight.ds_id = 0
+    with pytest.raises(ValueError, match=r"ZeRO 3 has split the model .* teacher_mismatch: allow"):
+        require_whole(network)
+
+
+def test_a_part_of_a_weight_that_is_not_finite_is_seen():
+    """DeepSpeed ZeRO 3 leaves the parameter empty and its part beside it. Seen to fail when the parameter is asked."""
+    network = nn.Linear(1, 1)
+    network.weight.data, network.weight.ds_tensor = torch.empty(0), torch.tensor([1.0])
+    require_finite_weights(network, 1)
+    network.weight.ds_tensor[0] = torch.nan
+    with pytest.raises(FloatingPointError, match="weight is not finite any more"):
+        require_finite_weights(network, 1)

@@ -12,7 +12,7 @@ from transformers import HfArgumentParser, Seq2SeqTrainer, Seq2SeqTrainingArgume
 
 import craft_trainer
 from craft_trainer import CraftConfig, CraftTrainer, retaining, retaining_config
-from craft_trainer.training.guards import require_followed
+from craft_trainer.training.guards import own_step, require_followed
 from craft_trainer.training.mixin import RetentionMixin
 from craft_trainer.training.settings import RetentionSettings
 
@@ -108,7 +108,6 @@ class Following(CraftTrainer):
 @pytest.mark.parametrize(
     ("kind", "named"),
     [
-        (retaining(OwnBackward), "OwnBackward.training_step does not call super"),
         (retaining(OwnLoop), "OwnLoop.train does not call super"),
         (OnTop, "OnTop.training_step does not call super"),
     ],
@@ -116,6 +115,14 @@ class Following(CraftTrainer):
 def test_a_trainer_that_retention_cannot_follow_is_named(kind: type, named: str) -> None:
     with pytest.raises(TypeError, match=named):
         require_followed(kind)
+
+
+def test_a_step_that_retention_calls_may_go_its_own_way() -> None:
+    """Its one backward pass can be joined, unless it comes before retention: then retention is never called."""
+    assert own_step(retaining(OwnBackward)) == f"{__name__}.OwnBackward.training_step"
+    require_followed(retaining(OwnBackward))
+    assert own_step(CraftTrainer) is None
+    assert own_step(OnTop) is None
 
 
 @pytest.mark.parametrize("kind", [CraftTrainer, Following, retaining(Seq2SeqTrainer)])
