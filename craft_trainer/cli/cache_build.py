@@ -22,8 +22,8 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
     )
     source: list[str] = option(
         "of a policy: dataset (old demonstrations), new_task (the inputs of the data about to be learned), rollouts "
-        "(frames of its own episodes in Meta-World) or statistics (states drawn from what it normalises by: no data at "
-        "all). Of a language model: dataset (old texts), own_texts (what it writes itself) or corpus (any text). Or "
+        "(frames of its own episodes in a simulator) or statistics (states drawn from what it normalises by: no data "
+        "at all). Of a language model: dataset (old texts), own_texts (what it writes itself) or corpus (any text). Or "
         "several, in equal parts",
         ["dataset"],
     )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.options import option, split_list
+from craft_trainer.options import json_mapping, option, refuse_idle, split_list
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -18,10 +18,25 @@ ACTION_NOISE = 0.1
 class RecordArguments:
     """The tasks, the episodes and the dataset."""
 
-    tasks: list[str] = option("Meta-World v3 task names, e.g. push-v3,drawer-open-v3")
     output_dir: str = option("folder of the new LeRobot dataset; it must not exist")
+    tasks: list[str] = option(
+        "Meta-World v3 task names, e.g. push-v3,drawer-open-v3; with env its own names, by default its default task", []
+    )
     policy: str | None = option(
         "LeRobot checkpoint that acts, instead of Meta-World's experts: its own actions are stored, and what it reads",
+        None,
+    )
+    env: str | None = option(
+        "one of LeRobot's own environments (metaworld, pusht, aloha, …), in which the policy acts as in `rollout "
+        "--env`; by default Meta-World by this package",
+        None,
+    )
+    env_options: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
+        "with env: fields of LeRobot's configuration of it, e.g. episode_length, obs_type (a mapping, or JSON)", None
+    )
+    rename: dict | str | None = option(  # type: ignore[type-arg]
+        "with env: what it shows under another name than the policy's, e.g. cameras (a mapping, or JSON); stored "
+        "under the policy's",
         None,
     )
     episodes: int = option("episodes per task; all successful, unless failed ones are kept", 50)
@@ -41,12 +56,20 @@ class RecordArguments:
     device: str | None = option("of a policy: cpu, cuda, …; by default its own", None)
 
     def __post_init__(self) -> None:
+        self.rename = json_mapping("rename", self.rename)
+        self.env_options = json_mapping("env_options", self.env_options)
         if self.failed not in FAILED:
             raise ValueError(f"failed is {self.failed!r}: it must be one of {', '.join(FAILED)}")
         if self.episodes < 1 or self.num_envs < 1:
             raise ValueError("episodes and num_envs must be ≥ 1")
+        if self.env is None:
+            refuse_idle(self, ["env_options", "rename"], "it is of LeRobot's environments, and no env is given")
+            if not self.tasks:
+                raise ValueError("tasks is empty: name Meta-World tasks, or one of LeRobot's environments by env")
+        elif self.image_size is not None:
+            raise ValueError("image_size has no effect with env: LeRobot's environments say how large their images are")
         if self.policy is None:
-            for name in ("failed", "num_envs", "device"):
+            for name in ("env", "failed", "num_envs", "device"):
                 if getattr(self, name) != RecordArguments.__dataclass_fields__[name].default:
                     raise ValueError(f"{name} has no effect without policy: give one, or drop {name}")
         elif self.action_noise:
@@ -89,16 +112,18 @@ def by_policy(arguments: RecordArguments, path: str) -> "LeRobotDataset":
     """Episodes of the policy at ``path``."""
     from craft_trainer.cli.rollout import image_size_of
     from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.simulation.acting import record_policy
 
-    policy = PolicyModel.from_pretrained(path, device=arguments.device)
-    return record_policy(
-        policy,
-        split_list(arguments.tasks),
-        Path(arguments.output_dir),
-        num_episodes=arguments.episodes,
-        seed=arguments.seed,
-        failed=arguments.failed == "keep",
-        num_envs=arguments.num_envs,
-        image_size=image_size_of(policy, arguments.image_size),
-    )
+    assert isinstance(arguments.rename, dict)
+    assert isinstance(arguments.env_options, dict)
+    policy = PolicyModel.from_pretrained(path, device=arguments.device, rename=arguments.rename)
+    tasks, folder, failed = split_list(arguments.tasks), Path(arguments.output_dir), arguments.failed == "keep"
+    given = {"num_episodes": arguments.episodes, "seed": arguments.seed, "num_envs": arguments.num_envs}
+    if arguments.env is None:
+        from craft_trainer.simulation.acting import record_policy
+
+        size = image_size_of(policy, arguments.image_size)
+        return record_policy(policy, tasks, folder, **given, failed=failed, image_size=size)
+    from craft_trainer.simulation.lerobot_acting import record_in_lerobots
+
+    options = arguments.env_options
+    return record_in_lerobots(policy, arguments.env, tasks, folder, **given, failed=failed, options=options)

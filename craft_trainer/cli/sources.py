@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.building import named_sources
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.options import option, refuse_idle, split_list
+from craft_trainer.options import json_mapping, option, refuse_idle, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.sources.source import AnchorSource
@@ -21,6 +21,8 @@ OF_SOURCES = {  # options that some sources alone read
     "correlations": ("statistics",),
     "state_width": ("statistics",),
     "tasks": ("rollouts",),
+    "env": ("rollouts",),
+    "env_options": ("rollouts",),
     "rollout_episodes": ("rollouts",),
     "failed": ("rollouts",),
 }
@@ -47,7 +49,19 @@ class SourceArguments:
         None,
     )
     state_width: float = option("of states from statistics: the widest has so many of the policy's deviations", 2.0)
-    tasks: list[str] = option("of rollouts: Meta-World v3 task names, in which the teacher acts", [])
+    tasks: list[str] = option(
+        "of rollouts: Meta-World v3 task names, in which the teacher acts; with env its own names, by default its "
+        "default task",
+        [],
+    )
+    env: str | None = option(
+        "of rollouts: one of LeRobot's own environments (metaworld, pusht, aloha, …); by default Meta-World by this "
+        "package",
+        None,
+    )
+    env_options: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
+        "with env: fields of LeRobot's configuration of it, e.g. episode_length, obs_type (a mapping, or JSON)", None
+    )
     rollout_episodes: int = option("of rollouts: episodes per task", 20)
     failed: str = option("of the teacher's failed episodes: drop them and try further goals, or keep them", "drop")
     views: int = option("perturbed copies of every anchor, each labelled by the teacher anew", 0)
@@ -61,6 +75,7 @@ class SourceArguments:
 
     def check_sources(self) -> None:
         """Refuse, by a ValueError, sources that a policy has not, and options that none of them reads."""
+        self.env_options = json_mapping("env_options", self.env_options)
         self.source = named_sources(self.source, SOURCES)
         if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
@@ -74,8 +89,10 @@ class SourceArguments:
         self._check_places()
 
     def _check_places(self) -> None:
-        if "rollouts" in self.source and not self.tasks:
-            raise ValueError("source rollouts lets the teacher act: name the Meta-World tasks by --tasks")
+        if "rollouts" in self.source and not self.tasks and self.env is None:
+            raise ValueError("source rollouts lets the teacher act: name Meta-World tasks by --tasks, or give --env")
+        if self.env is None:
+            refuse_idle(self, ["env_options"], "it is of LeRobot's environments, and no env is given")
         if self.failed not in ("drop", "keep") or self.rollout_episodes < 1:
             raise ValueError("failed must be drop or keep, and rollout_episodes ≥ 1")
         if "dataset" in self.source and self.dataset is None:
@@ -121,7 +138,7 @@ def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: in
 
 
 def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
-    """What the teacher met and did in Meta-World, recorded beside the cache; its actions are the labels.
+    """What the teacher met and did in a simulator, recorded beside the cache; its actions are the labels.
 
     The main process records for all. A recording of the same teacher and settings, of a build that was interrupted, is
     used again.
@@ -130,13 +147,13 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
     from craft_trainer.cli.rollout import image_size_of
     from craft_trainer.files import write_json
     from craft_trainer.models.lerobot_dataset import PolicyDataset
-    from craft_trainer.simulation.acting import record_policy
 
     folder = Path(f"{arguments.output_dir}.rollouts")
     mark = folder.with_name(folder.name + ".json")
     tasks, failed = split_list(arguments.tasks), arguments.failed == "keep"
     settings = {"tasks": tasks, "num_episodes": arguments.rollout_episodes, "seed": seed, "failed": failed}
-    written = {"teacher": teacher.fingerprint(), **settings}
+    place = {} if arguments.env is None else {"env": arguments.env, "env_options": arguments.env_options}
+    written = {"teacher": teacher.fingerprint(), **settings, **place}
 
     def record() -> None:
         if folder.exists():
@@ -144,9 +161,15 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
                 raise FileExistsError(f"{folder} exists, of another teacher or other settings: delete it")
             return
         write_json(mark, written)
-        record_policy(
-            teacher, output_dir=folder, num_envs=NUM_ENVS, image_size=image_size_of(teacher, None), **settings
-        )
+        given = {"output_dir": folder, "num_envs": NUM_ENVS, **settings}
+        if arguments.env is None:
+            from craft_trainer.simulation.acting import record_policy
+
+            record_policy(teacher, image_size=image_size_of(teacher, None), **given)
+            return
+        from craft_trainer.simulation.lerobot_acting import record_in_lerobots
+
+        record_in_lerobots(teacher, arguments.env, options=arguments.env_options, **given)
 
     arguments.processes.once(record)
     return FrameSource(PolicyDataset.of(teacher, str(folder)))

@@ -16,6 +16,7 @@ from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.simulation import camera
 
 OUTCOME = ("seed", "success", "max_reward", "sum_reward")
+RECORDED_FROM = 2**30  # the first seed of episodes that are recorded; evaluations have smaller ones
 EPISODE_LIMIT = "_max_episode_steps"  # where LeRobot's loop reads it
 RENDERED_BY_MUJOCO = ("metaworld", "aloha", "libero")
 SEEN_BY_NAME = (FeatureType.VISUAL, FeatureType.ENV)  # what an environment may show under another name, or not at all
@@ -62,13 +63,18 @@ def roll_out(
 
     A row holds the task, the seed that the environment was reset with (``seed``, ``seed`` + 1, …), and what came of it
     (OUTCOME) within ``max_steps`` actions, by default as many as LeRobot allows.
+
+    Raises:
+        ValueError: a seed would be one of those that recordings have, or the policy does not fit the environment.
     """
+    if seed + num_episodes > RECORDED_FROM:
+        raise ValueError(f"seed is {seed}: from {RECORDED_FROM} on they are those of `record`; take a smaller one")
     asked_for: Sequence[str | None] = tasks or [None]
     for asked in asked_for:
         config = environment_config(env, asked, options or {})
         check_features(policy, config)
         processors = make_env_pre_post_processors(config, policy.policy_config)
-        made = _make(config, min(num_envs, num_episodes))
+        made = make_envs(config, min(num_envs, num_episodes))
         for name, vector in made.items():
             with closing(vector):
                 _limit(vector, max_steps)
@@ -88,7 +94,7 @@ def roll_out(
             ]
 
 
-def _make(config: EnvConfig, num_envs: int) -> dict[str, Any]:
+def make_envs(config: EnvConfig, num_envs: int) -> dict[str, Any]:
     """Task → its environments; a group of tasks, like metaworld's easy, gives several."""
     if config.type in RENDERED_BY_MUJOCO and camera.VARIABLE not in os.environ:
         os.environ[camera.VARIABLE] = camera.choose_backend()  # LeRobot leaves it to the user

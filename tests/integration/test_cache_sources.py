@@ -107,7 +107,7 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "statistics", "dataset": "x"}, "dataset has no effect"),
         ({"source": "dataset", "dataset": "x", "state_width": 3}, "state_width has no effect"),
         ({"source": "statistics", "view_noise": 0.5}, "view_noise has no effect here: there are no views"),
-        ({"source": "rollouts"}, "name the Meta-World tasks by --tasks"),
+        ({"source": "rollouts"}, "name Meta-World tasks by --tasks, or give --env"),
         ({"source": "statistics", "tasks": "push-v3"}, "tasks has no effect"),
         ({"source": "statistics", "failed": "keep"}, "failed has no effect"),
         ({"source": "new_task"}, "about to be learned: give it by --dataset"),

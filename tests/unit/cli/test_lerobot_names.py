@@ -10,12 +10,18 @@ import pytest
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.cache_build import BuildArguments
 from craft_trainer.cli.lerobot_names import ENTRIES, NAMES, WITHOUT, translated
+from craft_trainer.cli.record import RecordArguments
 from craft_trainer.cli.rollout import RolloutArguments
 from craft_trainer.cli.train import TrainArguments
 from craft_trainer.cli.training import TrainConfig
 
 BOTH = {"policy", "dataset", "env", "dataloader_multiprocessing_context"}  # LeRobot has them too; ours win
-KINDS = {"train": [TrainArguments, TrainConfig], "rollout": [RolloutArguments], "cache build": [BuildArguments]}
+KINDS = {
+    "train": [TrainArguments, TrainConfig],
+    "rollout": [RolloutArguments],
+    "record": [RecordArguments],
+    "cache build": [BuildArguments],
+}
 
 
 def parsed(command: str, line: str) -> dict[str, Any]:

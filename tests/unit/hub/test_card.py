@@ -1,10 +1,11 @@
 """What the card says of the constraint."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from craft_trainer.hub.card import body, last_pass
+from craft_trainer.hub.card import body, last_pass, snippet
 from craft_trainer.hub.facts import Retained, RunFacts, Source
 
 
@@ -32,3 +33,18 @@ def test_a_file_is_not_called_a_folder() -> None:
     text = body(facts, None, None, "run")
     assert "| dataset | `new.jsonl`, not on the Hub |" in text
     assert "| base model | [org/lm@v1](https://huggingface.co/org/lm) |" in text
+
+
+def test_the_code_of_an_adapter_quantises_its_base_as_it_was() -> None:
+    """Only a base that was quantised when it was loaded; one that is saved quantised needs no words for it."""
+    facts = RunFacts("craft", library="peft", loader="AutoModelForCausalLM", processor="AutoTokenizer")
+    plain = snippet(facts, "org/run")
+    said = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
+    quantised = snippet(replace(facts, base_quantization=said), "org/run")
+    assert plain is not None
+    assert quantised is not None
+    compile(quantised, "card", "exec")
+    assert "import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig\n" in quantised
+    given = ", quantization_config=BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type='nf4'))"
+    assert f".base_model_name_or_path{given}\n" in quantised
+    assert quantised.replace(given, ")").replace(", BitsAndBytesConfig\n", "\n") == plain
