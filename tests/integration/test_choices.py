@@ -81,6 +81,31 @@ def scored(choices, questions, **options):
     return [found[index] for index in range(len(questions))]
 
 
+@pytest.mark.parametrize("kind", ["pi0_fast", "smolvla"])
+def test_the_adapter_of_a_policy_answers_as_its_merged_whole(policies, kind, tmp_path):
+    """Where it is on the language model. It was refused."""
+    from craft_trainer.models.lerobot import PolicyModel
+
+    model = PolicyModel.from_pretrained(policies / kind)
+    model.add_adapter({"r": 2, "target_modules": ["q_proj", "gate_proj"]})
+    with torch.no_grad():
+        for parameter in (one for one in model.parameters() if one.requires_grad):
+            parameter.normal_(std=0.3)
+    model.save_pretrained(tmp_path / "adapter")
+    whole = PolicyModel(model.peft_model.merge_and_unload(), *model.processors)
+    whole.save_pretrained(tmp_path / "whole")
+    base, adapter, merged = (
+        scored(choices, questions_of(choices)[:2])
+        for choices in (
+            open_choices(str(folder), device="cpu")
+            for folder in (policies / kind, tmp_path / "adapter", tmp_path / "whole")
+        )
+    )
+    torch.testing.assert_close(adapter, merged, rtol=1e-4, atol=1e-4)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(adapter, base, rtol=1e-2, atol=1e-2)
+
+
 def log_likelihoods(model, inputs, num_tokens, num_behind=0):
     """Of the last ``num_tokens`` tokens, before ``num_behind`` that are not the choice's, from one whole pass."""
     with torch.no_grad():

@@ -13,9 +13,11 @@ from policies import batch_of
 from safetensors.torch import load_file, save_file
 
 from craft_trainer import CraftConfig, CraftTrainer
-from craft_trainer.anchors.features import extract
+from craft_trainer.anchors.features import extract, feature_specs, teacher_features
+from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.models.noise import NOISE
 from craft_trainer.models.saved import require_loadable
 
 WITH_TARGETS = ["smolvla", "pi0", "pi05"]  # of LeRobot's own
@@ -140,6 +142,21 @@ def test_a_given_state_dict_is_written(base, kind, tmp_path):
     one, other = (load_file(tmp_path / name / "adapter_model.safetensors") for name in "ab")
     assert one.keys() == other.keys()
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("kind", WITH_TARGETS)
+def test_the_live_teacher_is_the_base(base, kind):
+    """Bit for bit what a cache of the base holds, the noise of each row included, whatever the adapter."""
+    folder = base(kind)
+    model, plain = adapted(folder, moved=True), PolicyModel.from_pretrained(folder)
+    specs = feature_specs([model.module_path(-1)], ["none"])
+    raw = {key: value for key, value in batch_of(plain).items() if not key.startswith(NOISE)}
+    live = AdapterAnchors(model, lambda rows: raw, ["old"] * 3, specs)
+    expected = teacher_features(plain, raw | plain.noise([2, 0, 1]), specs, num_tokens=2)
+    found = live.batch([2, 0, 1]).teacher
+    assert torch.equal(found.output, expected.output)
+    assert all(map(torch.equal, found.hidden.values(), expected.hidden.values()))
+    live.check_teacher(model)
 
 
 def test_an_adapter_is_loaded_in_place(base, tmp_path):
