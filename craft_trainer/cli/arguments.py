@@ -11,7 +11,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from craft_trainer.cli.hints import nearest
-from craft_trainer.cli.lerobot_names import hint_for_a_file, translated
+from craft_trainer.cli.lerobot_names import hint_for_a_file, mappings, translated
 from craft_trainer.cli.resolved import document
 
 PRINT = ("--print-config", "--print_config")
@@ -100,7 +100,6 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
         ValueError: the YAML file has an unknown key, or a value is out of its range.
     """
     parser = CommandParser(kinds, command, example)
-    argv = translated(command, argv, ours=[flag.lstrip("-") for flag in parser.flags])
     names = [[field.name for field in dataclasses.fields(kind) if field.init] for kind in kinds]
     file, in_file = _config_of(argv), {}
     if file is not None:
@@ -108,6 +107,7 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
         parser.set_defaults(**in_file)
         for name in in_file:
             parser.options[name].required = False
+    argv = translated(command, argv, ours=[flag.lstrip("-") for flag in parser.flags], in_file=in_file)
     named = [word.partition("=")[0] for word in argv if word.startswith("--")]
     parser.refuse([name for name in named if name not in parser.flags])  # before argparse asks for what is required
     namespace, unknown = parser.parse_known_args(argv)
@@ -141,6 +141,7 @@ def read_yaml(path: Path, command: str, options: Mapping[str, argparse.Action]) 
         raise ValueError(f"{path} is not YAML: {error}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
+    values = _with_entries(path, values, command)
     for key in values:
         if key not in options:
             hint = hint_for_a_file(command, str(key)) or nearest(str(key), options)
@@ -149,6 +150,24 @@ def read_yaml(path: Path, command: str, options: Mapping[str, argparse.Action]) 
         return {key: _of_option(options[key], value) for key, value in values.items()}
     except argparse.ArgumentError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _with_entries(path: Path, values: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """Gather keys with a dot, like ``peft.r``, as entries of the mapping of ``command`` that they begin with.
+
+    Raises:
+        ValueError: the mapping is given as well.
+    """
+    gathered: dict[str, Any] = {}
+    for key, value in values.items():
+        mapping, _, entry = str(key).partition(".")
+        if not entry or mapping not in mappings(command):
+            gathered[key] = value
+        elif mapping in values:
+            raise ValueError(f"{path}: {key} beside {mapping}: give all of its entries in one of the two ways")
+        else:
+            gathered.setdefault(mapping, {})[entry] = value
+    return gathered
 
 
 def _of_option(option: argparse.Action, value: Any) -> Any:

@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.options import split_list
-
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.features import FeatureSpec
@@ -51,13 +49,14 @@ def anchors_of_language_model(
     from craft_trainer.anchors import auto
     from craft_trainer.anchors.features import feature_specs, layer_paths
     from craft_trainer.anchors.processes import Processes
+    from craft_trainer.cli.text_training import HELD_USUALLY
     from craft_trainer.models.embeddings import Embeddings
     from craft_trainer.models.families import as_anchored_model
     from craft_trainer.training.drift import preserve_rng_state
 
     folder, teacher = Path(config.output_dir) / auto.FOLDER, as_anchored_model(checkpoint.model)
-    paths = layer_paths(teacher, split_list(arguments.layers))
-    specs = feature_specs(paths.values(), split_list(arguments.pooling))
+    layers, poolings = arguments.held(*HELD_USUALLY)
+    specs = feature_specs(layer_paths(teacher, layers).values(), poolings)
     positions = Embeddings.of(checkpoint.model).positions
     new_tokens = NUM_TOKENS if positions is None else min(NUM_TOKENS, positions - 1)  # a text begins with one more
     made = {"source": "own_texts", "frames": NUM_TEXTS, "own_tokens": new_tokens, "num_tokens": arguments.num_tokens}

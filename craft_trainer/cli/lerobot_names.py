@@ -1,10 +1,13 @@
 """LeRobot's own argument names, understood by our commands: the tables are in lerobot_names.yaml."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from craft_trainer.options import json_mapping
 
 type Words = list[str]
 type Rule = str | dict[str, str]  # our name for the same, or the words that some of their values become
@@ -16,10 +19,13 @@ WITHOUT: dict[str, dict[str, str]] = {command: table["without"] for command, tab
 ROOT = "dataset.root"  # the folder of what `dataset.repo_id` names: it wins, in whichever order they come
 
 
-def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
+def translated(
+    command: str, argv: Sequence[str], ours: Sequence[str], in_file: Mapping[str, Any] | None = None
+) -> Words:
     """Replace LeRobot's names in the ``argv`` of ``command``; ``ours`` are names that keep their own meaning.
 
-    What is neither LeRobot's nor ours stays as it is, for the parser to refuse.
+    Entries of a mapping are added to those ``in_file``, or take their place. What is neither LeRobot's nor ours stays
+    as it is, for the parser to refuse.
 
     Raises:
         ValueError: LeRobot's name has no counterpart; the message says what there is instead.
@@ -36,7 +42,7 @@ def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
         elif name in NAMES[command]:
             (at_the_end if name == ROOT else words).extend(_renamed(NAMES[command][name], option))
         elif mapping is not None and _preset(command, name) is None and name not in WITHOUT[command]:
-            entries.setdefault(mapping, {})[name.partition(".")[2]] = yaml.safe_load(" ".join(_values(option)))
+            entries.setdefault(mapping, {})[name.partition(".")[2]] = _entry(_values(option))
         else:
             parts = [name.rpartition(".")[0]] if name.count(".") > 1 else []
             _refuse_without_counterpart(command, name, [*parts, _preset(command, name), name.partition(".")[0]])
@@ -44,8 +50,13 @@ def translated(command: str, argv: Sequence[str], ours: Sequence[str]) -> Words:
     for mapping, values in entries.items():
         if any(word.partition("=")[0] == f"--{mapping}" for word in argv):
             raise ValueError(f"--{mapping} and LeRobot's --… for its entries {', '.join(values)}: use one of the two")
-        at_the_end += [f"--{mapping}", json.dumps(values)]
+        at_the_end += [f"--{mapping}", json.dumps(json_mapping(mapping, (in_file or {}).get(mapping)) | values)]
     return words + at_the_end
+
+
+def mappings(command: str) -> Container[str]:
+    """Options of ``command`` that are mappings, whose entries LeRobot's names with a dot are."""
+    return ENTRIES.get(command, {}).values()
 
 
 def hint_for_a_file(command: str, key: str) -> str | None:
@@ -73,6 +84,15 @@ def _options(argv: Sequence[str]) -> list[tuple[str | None, Words]]:
 def _values(option: Words) -> Words:
     _, given, value = option[0].partition("=")
     return [*([value] if given else []), *option[1:]]
+
+
+def _entry(values: Words) -> object:
+    """Read a value as YAML; a text that is none, as a regular expression may be, stays as it is."""
+    text = " ".join(values)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
 
 
 def _renamed(rule: Rule, option: Words) -> Words:

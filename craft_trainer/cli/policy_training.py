@@ -6,13 +6,15 @@ from typing import TYPE_CHECKING
 from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.cli.lerobot_names import refuse_without_effect
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.policy_anchors import DEFAULTS
 from craft_trainer.cli.text_training import ADAPTER
 from craft_trainer.cli.training import begin, train_and_save
-from craft_trainer.options import option
+from craft_trainer.options import json_mapping, option
 from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.live import AdapterAnchors
     from craft_trainer.cli.train import TrainArguments
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset
@@ -38,9 +40,17 @@ class PolicyTrainArguments(LoadArguments):
         "old action means",
         "keep",
     )
+    peft: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
+        "train a PEFT adapter instead of all weights, by LeRobot's settings: method_type (LORA by default), r, "
+        "lora_alpha, target_modules (by default the policy's own, if it has some), full_training_modules, init_type "
+        "(a mapping, or JSON; or one by one as LeRobot writes them, --peft.r 16)",
+        None,
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.peft is not None:
+            self.peft = json_mapping("peft", self.peft) or {"method_type": "LORA"}
         refuse_without_effect(self.policy_options)  # type: ignore[arg-type]  # a mapping from here on
 
 
@@ -58,8 +68,9 @@ def check_options(arguments: "TrainArguments") -> None:
     """Refuse, by a ValueError, anchors that a policy cannot have, and options that would change nothing."""
     if arguments.model is None and (arguments.rename or arguments.adapt_to):
         raise ValueError("rename and adapt_to are for checkpoints: a new policy takes names and features as they are")
-    if arguments.anchors == ADAPTER:
-        raise ValueError("anchors: adapter is for language models: give a policy a cache, or auto")
+    if arguments.model is None and arguments.peft is not None:
+        raise ValueError("peft: an adapter is put on a checkpoint, and policy_type makes a new policy: train it whole")
+    arguments.check_anchors(makes=(ADAPTER,), of="demonstrations")
     if arguments.anchors == AUTO and arguments.model is None:
         raise ValueError("anchors: auto holds what a policy does already, and a new one does nothing: leave it out")
     if arguments.anchors == AUTO and arguments.anchors_dataset is not None:
@@ -85,6 +96,9 @@ def train_policy(arguments: "TrainArguments", config: CraftConfig, checkpoint: s
         model = arguments.load(arguments.model, device, whole_statistics=arguments.statistics == "keep")
         if arguments.statistics == "dataset":
             take_statistics(model, meta.stats, arguments.policy_min_std)
+        if arguments.peft is not None:
+            assert isinstance(arguments.peft, dict)
+            model.add_adapter(arguments.peft)
     else:
         assert arguments.policy_type is not None
         assert isinstance(arguments.policy_options, dict)
@@ -107,15 +121,16 @@ def train_policy(arguments: "TrainArguments", config: CraftConfig, checkpoint: s
     )
     train_and_save(trainer, arguments, checkpoint)
     if trainer.is_world_process_zero():
-        print(f"LeRobot checkpoint: {config.output_dir}")
+        kind = "LeRobot checkpoint" if model.peft_model is None else "PEFT adapter, as LeRobot saves it"
+        print(f"{kind}: {config.output_dir}")
         print(f"next: craft-trainer rollout --policy {config.output_dir} --tasks TASK")
         print(f"or:   craft-trainer report --run {config.output_dir}")
 
 
 def anchors_of(
     arguments: "TrainArguments", config: CraftConfig, model: "PolicyModel", dataset: "PolicyDataset"
-) -> "AnchorCache | None":
-    """The cache, the anchors that the policy makes itself, or nothing."""
+) -> "AnchorCache | AdapterAnchors | None":
+    """The cache, the anchors that the policy makes itself, the policy without its adapter, or nothing."""
     from craft_trainer.cli.auto import anchors_of_policy
     from craft_trainer.cli.loading import open_cache
 
@@ -123,7 +138,35 @@ def anchors_of(
         return None
     if arguments.anchors == AUTO:
         return anchors_of_policy(arguments, config, model, dataset)
+    if arguments.anchors == ADAPTER:
+        return adapter_anchors(arguments, model)
     return open_cache(arguments.anchors, model, arguments.anchors_dataset)
+
+
+def adapter_anchors(arguments: "TrainArguments", model: "PolicyModel") -> "AdapterAnchors":
+    """The frames of ``anchors_dataset``, on which the policy without its adapter is the teacher.
+
+    Raises:
+        ValueError: the policy has no adapter.
+    """
+    from craft_trainer.anchors.features import feature_specs, layer_paths
+    from craft_trainer.anchors.live import AdapterAnchors
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    if model.peft_model is None:
+        raise ValueError("anchors: adapter needs an adapter: give --peft.r, --peft.…, or start from one")
+    assert arguments.anchors_dataset is not None
+    samples = PolicyDataset.of(model, arguments.anchors_dataset)
+    layers, poolings = arguments.held(DEFAULTS.layers, DEFAULTS.pooling)
+    specs = feature_specs(layer_paths(model, layers).values(), poolings)
+    return AdapterAnchors(
+        model,
+        samples.batch,
+        samples.task_of_frame,
+        specs,
+        num_tokens=arguments.num_tokens,
+        fingerprint=samples.fingerprint(),
+    )
 
 
 def refuse_of_language_models(config: CraftConfig) -> None:

@@ -20,6 +20,7 @@ ADAPTER = "adapter"
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
 OF_ADAPTER = ("anchors_config", "anchors_split", "anchors_columns", "anchors_chat", "group_column")
 HELD = ("layers", "pooling", "num_tokens")  # of anchors that are made here; a cache says these itself
+HELD_USUALLY = ("none", "mean_masked")  # layers and pooling of a language model
 
 
 @dataclass(kw_only=True)
@@ -49,9 +50,6 @@ class TextTrainArguments(TextArguments):
     group_column: str | None = option(
         "of anchors_dataset: which old task a row belongs to (constraints per_group)", None
     )
-    layers: list[str] = option("hidden layers held with anchors: auto or adapter; a cache has its own", ["none"])
-    pooling: list[str] = option("of every layer, with anchors: auto or adapter", ["mean_masked"])
-    num_tokens: int = option("likeliest tokens per position, with anchors: auto or adapter", 32)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -107,12 +105,9 @@ def check_options(arguments: "TrainArguments") -> None:
         refuse_idle(arguments, OF_LORA, "there is no lora_rank")
     if arguments.anchors != ADAPTER:
         refuse_idle(arguments, OF_ADAPTER, "it is an option of anchors: adapter")
-    if arguments.anchors not in (AUTO, ADAPTER):
-        refuse_idle(arguments, HELD, "it is an option of anchors: auto and adapter")
+    arguments.check_anchors(makes=(AUTO, ADAPTER), of="texts")
     if arguments.anchors == AUTO and arguments.anchors_dataset is not None:
         raise ValueError("anchors_dataset has no effect with anchors: auto, whose texts are the model's: leave it out")
-    if arguments.anchors == ADAPTER and arguments.anchors_dataset is None:
-        raise ValueError("anchors: adapter needs texts of what is to be kept: name them with anchors_dataset")
     if arguments.anchors is None and arguments.anchors_dataset is not None:
         raise ValueError(
             "anchors_dataset has no effect without anchors: give anchors: adapter (with lora_rank), or build a cache "
@@ -187,13 +182,7 @@ def anchors_of(
         raise ValueError("anchors: adapter needs an adapter: give lora_rank, or start from a PEFT adapter")
     with config.main_process_first(desc="anchors"):
         texts = anchor_texts(arguments).open(checkpoint, num_proc=arguments.dataset_num_proc)
-    return adapter_anchors(
-        checkpoint,
-        texts,
-        split_list(arguments.layers),
-        split_list(arguments.pooling),
-        num_tokens=arguments.num_tokens,
-    )
+    return adapter_anchors(checkpoint, texts, *arguments.held(*HELD_USUALLY), num_tokens=arguments.num_tokens)
 
 
 def anchor_texts(arguments: "TrainArguments") -> "TextSource":

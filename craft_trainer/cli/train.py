@@ -1,12 +1,13 @@
 """``craft-trainer train``: train a LeRobot policy or a HuggingFace model of any family; with anchors, by CRaFT."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from craft_trainer.cli.policy_training import PolicyTrainArguments
-from craft_trainer.cli.text_training import TextTrainArguments
+from craft_trainer.cli.text_training import ADAPTER, HELD, OF_LORA, TextTrainArguments
 from craft_trainer.cli.training import AskArguments, TrainConfig
 from craft_trainer.language.config import LanguageConfig
-from craft_trainer.options import option, refuse_idle
+from craft_trainer.options import option, refuse_idle, split_list
 from craft_trainer.training.config import CraftConfig
 
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
@@ -30,21 +31,44 @@ class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
     anchors: str | None = option(
         "anchor cache of what is to be kept, a folder or a Hub repository; or auto: what the model makes of perturbed "
         "copies of the dataset's frames (a policy) or of texts that it writes (a language model), before it learns; or "
-        "adapter: a language model without its adapter is the teacher, on the texts of anchors_dataset, without a "
-        "cache; without anchors this is plain fine-tuning",
+        "adapter: the model without its adapter is the teacher, on the demonstrations or texts of anchors_dataset, "
+        "without a cache; without anchors this is plain fine-tuning",
         None,
     )
     anchors_dataset: str | None = option(
-        "of a cache of references: where its dataset is now, if it was moved. With anchors: adapter, texts of what is "
-        "to be kept",
+        "of a cache of references: where its dataset is now, if it was moved. With anchors: adapter, "
+        "demonstrations (a LeRobot dataset) or texts of what is to be kept",
         None,
     )
+    layers: list[str] | None = option(
+        "hidden layers held with anchors: adapter, or auto of a language model; by default -1 of a policy, none of a "
+        "language model; a cache has its own",
+        None,
+    )
+    pooling: list[str] | None = option(
+        "of every such layer; by default none of a policy, mean_masked of a language model", None
+    )
+    num_tokens: int = option("likeliest tokens per position, where those layers are named", 32)
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.policy_type is None):
             raise ValueError("give either model (a checkpoint to start from) or policy_type (a new policy)")
         PolicyTrainArguments.__post_init__(self)
         TextTrainArguments.__post_init__(self)
+
+    def held(self, layers: str, pooling: str) -> tuple[list[str], list[str]]:
+        """Choose what is held: ``layers`` and ``pooling`` of the family, where none are given."""
+        return split_list(self.layers or [layers]), split_list(self.pooling or [pooling])
+
+    def check_anchors(self, *, makes: Sequence[str], of: str) -> None:
+        """Refuse, by a ValueError, anchors: adapter without its data ``of`` the family, and options without effect.
+
+        ``makes`` are the values of ``anchors`` for which ``layers``, ``pooling`` and ``num_tokens`` say what is held.
+        """
+        if self.anchors == ADAPTER and self.anchors_dataset is None:
+            raise ValueError(f"anchors: adapter needs {of} of what is to be kept: name them with anchors_dataset")
+        if self.anchors not in makes:
+            refuse_idle(self, HELD, f"it is an option of anchors: {' and '.join(makes)}")
 
 
 OF_POLICIES = [field.name for field in fields(PolicyTrainArguments)]
@@ -63,10 +87,12 @@ def run(arguments: TrainArguments, config: TrainConfig) -> None:
         from craft_trainer.cli.policy_training import train
 
         what = arguments.model or f"a new {arguments.policy_type}"
+        refuse_idle(arguments, ["lora_rank", *OF_LORA], f"{what} is a policy, whose adapter is --peft.r, --peft.…")
         refuse_idle(arguments, OF_LANGUAGE_MODELS, f"it is an option of language models, and {what} is a policy")
         train(arguments, config.of(CraftConfig))
     else:
         from craft_trainer.cli.text_training import train
 
+        refuse_idle(arguments, ["peft"], f"{arguments.model} is a language model, whose adapter is --lora_rank")
         refuse_idle(arguments, OF_POLICIES, f"it is an option of policies, and {arguments.model} is a language model")
         train(arguments, config.of(LanguageConfig))

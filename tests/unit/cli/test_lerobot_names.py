@@ -132,6 +132,42 @@ def test_every_option_of_lerobot_train_is_spoken_of() -> None:
     assert fields - spoken == {"reward_model"}
 
 
+PEFT = {"method_type": "LORA", "r": 8, "target_modules": ["q_proj", "v_proj"], "full_training_modules": []}
+
+
+def test_the_adapter_of_lerobot_train_is_understood() -> None:
+    """Numbers, lists and regular expressions, as LeRobot reads them. It was refused."""
+    line = "--policy.path=p --dataset.root=d --output_dir out --use_cpu"
+    words = """--peft.method_type=LORA --peft.r 8 --peft.target_modules '["q_proj", "v_proj"]'"""
+    assert parsed("train", f"{line} {words} --peft.full_training_modules=[]")["peft"] == PEFT
+    for pattern in (r"(model\.expert\..*\.(q|v)_proj|model\.state_proj)", r"*: ["):
+        assert parsed("train", f"{line} --peft.target_modules='{pattern}'")["peft"] == {"target_modules": pattern}
+    assert parsed("train", line)["peft"] is None
+    assert parsed("train", line + " --peft='{}'")["peft"] == {"method_type": "LORA"}
+
+
+def test_the_adapter_in_a_file(tmp_path: Path) -> None:
+    """Nested or with dots; the command line changes single settings. Seen to fail with the file's others dropped."""
+    file, line = (
+        tmp_path / "run.yaml",
+        f"--config {tmp_path / 'run.yaml'} --model p --dataset d --output_dir o --use_cpu",
+    )
+    nested = "peft:\n  method_type: LORA\n  r: 8\n  target_modules: [q_proj, v_proj]\n  full_training_modules: []\n"
+    dotted = (
+        "peft.method_type: LORA\npeft.r: 8\npeft.target_modules: [q_proj, v_proj]\npeft.full_training_modules: []\n"
+    )
+    for text in (nested, dotted):
+        file.write_text(text)
+        assert parsed("train", line)["peft"] == PEFT
+        assert parsed("train", line + " --peft.r=4 --peft.lora_alpha=8")["peft"] == PEFT | {"r": 4, "lora_alpha": 8}
+    file.write_text("peft.r: 8\npeft: {r: 4}\n")
+    with pytest.raises(ValueError, match=r"peft.r beside peft: give all of its entries in one of the two ways"):
+        parsed("train", line)
+    file.write_text("peft.: 8\n")
+    with pytest.raises(ValueError, match=r"run.yaml: unknown key 'peft.'"):
+        parsed("train", line)
+
+
 def test_other_commands_and_words_are_left_alone() -> None:
     assert translated("mcq", ["--steps", "3"], ours=[]) == ["--steps", "3"]
     assert translated("train", ["word", "--stepz=3", "-1"], ours=[]) == ["word", "--stepz=3", "-1"]
@@ -158,7 +194,7 @@ def test_a_false_of_lerobots_wins_over_the_file(tmp_path: Path) -> None:
         ("license", "card"),
         ("pretrained_path", "--model"),
         ("pretrained_revision", "org/name@revision"),
-        ("use_peft", "adapters"),
+        ("use_peft", "--peft.r"),
     ],
 )
 def test_an_option_that_only_lerobots_training_reads_is_refused(name: str, way_out: str) -> None:
