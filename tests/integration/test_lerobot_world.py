@@ -352,3 +352,27 @@ def test_a_mistake_is_one_line_that_names_it(change, message, tiny_policy, tmp_p
     tiny_policy().save_pretrained(tmp_path)
     assert main(["rollout", *flags(policy=tmp_path, **change)]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def adapted(trained, tmp_path_factory):
+    """The adapter that CRaFT trained on the checkpoint of `lerobot-train`, its teacher without a cache."""
+    teacher, _ = trained("metaworld")
+    data, folder = teacher.parents[3], tmp_path_factory.mktemp("adapted") / "adapter"
+    lerobots = {"policy.path": teacher, "dataset.root": data / "new", "output_dir": folder, "steps": 2, "batch_size": 4}
+    lerobots |= {"peft.method_type": "LORA", "peft.r": 2, "peft.target_modules": '["linear1", "linear2"]'}
+    words = [f"--{name}={value}" for name, value in lerobots.items()]
+    ours = {"anchors": "adapter", "anchors_dataset": data / "old", "retention_batch_size": 4, "learning_rate": 0.01}
+    assert main(["train", *words, *flags(**ours, save_strategy="no", **CPU)]) == 0
+    return folder
+
+
+@pytest.mark.slow
+def test_lerobots_evaluation_runs_our_adapter(adapted, rendering, tmp_path):
+    """By LeRobot's own loaders, and with the rewards that `craft-trainer rollout --env` counts."""
+    file = tmp_path / "eval_info.json"
+    subprocess.run([sys.executable, "-c", EVALUATE, adapted, file], check=True, env=headless())
+    (task,) = json.loads(file.read_text())["per_task"]
+    given = {"policy": adapted, "env": "metaworld", "tasks": "button-press-v3", "episodes": 1, "max_steps": 3}
+    rolled = rolled_out(tmp_path / "rollout.json", **given, seed=0)
+    assert [episode["sum_reward"] for episode in rolled["per_episode"]] == task["metrics"]["sum_rewards"]
