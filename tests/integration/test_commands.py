@@ -193,7 +193,7 @@ def test_a_retention_pass_without_weight_leaves_batches_and_dropout_as_they_were
         ({"model": "nowhere/at/all"}, "nowhere/at/all"),
         ({"dataset": os.devnull}, "not a LeRobot dataset"),
         ({"anchors": "missing"}, "missing"),
-        ({"policy_type": "act"}, "either policy"),
+        ({"policy_type": "act"}, "either model"),
         ({"epsilon": -1}, "epsilon is -1.0"),
         ({"resume_from_checkpoint": "last"}, "holds no whole checkpoint"),
         ({"gradient_checkpointing": True}, """--policy_options '{"gradient_checkpointing": true}'"""),
