@@ -17,6 +17,7 @@ from craft_trainer.anchors.processes import Processes
 from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance
 from craft_trainer.anchors.shards import Shards
 from craft_trainer.anchors.teacher_pass import TeacherPass, raw_inputs, rows_digest
+from craft_trainer.anchors.trial import require_held
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.hub.storage import exists, place_of
 from craft_trainer.models.base import AnchoredModel
@@ -88,6 +89,8 @@ def build_anchor_cache(
     work = Shards(output_dir, len(rows), batch_size * SHARD_BATCHES)
     processes = processes or Processes()
     rank, world = processes.process_index, processes.num_processes
+    raw = raw_inputs(teacher, load_batch)
+    require_held(teacher, lambda first: raw([rows[index] for index in first]), specs)
     with ExitStack() as until_finished:
         with processes.main_process_first() as is_main:
             if is_main:
@@ -115,7 +118,7 @@ def build_anchor_cache(
         with processes.main_process_first() as is_main, _quiet_datasets():
             if is_main:
                 work.finish(provenance)
-    return AnchorCache(resolve_path(output_dir, "dataset"), load_batch=raw_inputs(teacher, load_batch))
+    return AnchorCache(resolve_path(output_dir, "dataset"), load_batch=raw)
 
 
 def _labelling(teacher: AnchoredModel, samples: Mapping[str, Any], *, output: bool) -> dict[str, Any]:

@@ -217,20 +217,20 @@ def token_targets(
 
 
 def _pooled(model: AnchoredModel, inputs: Batch, state: Tensor, spec: FeatureSpec) -> Tensor:
-    """The hidden state at ``spec.path``, laid out as (batch, tokens, dim) and pooled."""
-    if state.ndim == 3:
-        layout = model.token_layout(spec.path, inputs, state.shape)
-        hidden = state.movedim(layout.batch_dim, 0)
-        hidden = hidden.movedim(1, 2) if layout.channels_first else hidden
-        masks = [mask for mask in (layout.valid, layout.image) if mask is not None]
-        if all(mask.shape == hidden.shape[:2] for mask in masks):
-            return pool(hidden, spec.pooling, layout)
+    """The hidden state at ``spec.path``, as (batch, tokens, dim), pooled; places of a picture are tokens."""
+    layout = model.token_layout(spec.path, inputs, state.shape) if state.ndim > 2 else None
+    if layout is None or (state.ndim > 3 and not layout.channels_first):
         raise ValueError(
-            f"the hidden state at {spec.path} has {hidden.shape[1]} tokens of {len(hidden)} samples, their mask has "
-            f"the shape {tuple(masks[0].shape)}: choose a layer of the tokens that have the mask, or leave out a mask "
-            "that is not of tokens"
+            f"the hidden state at {spec.path} has shape {tuple(state.shape)}, not one vector per token of every "
+            "sample: choose a transformer layer"
         )
+    hidden = state.movedim(layout.batch_dim, 0)
+    hidden = hidden.flatten(2).movedim(1, 2) if layout.channels_first else hidden
+    masks = [mask for mask in (layout.valid, layout.image) if mask is not None]
+    if all(mask.shape == hidden.shape[:2] for mask in masks):
+        return pool(hidden, spec.pooling, layout)
     raise ValueError(
-        f"the hidden state at {spec.path} has shape {tuple(state.shape)}, not one vector per token of every sample: "
-        "choose a transformer layer"
+        f"the hidden state at {spec.path} has shape {tuple(state.shape)}, and the mask of its tokens "
+        f"{tuple(masks[0].shape)}: choose a transformer layer whose tokens have the mask, or leave out a mask that is "
+        "not of tokens"
     )

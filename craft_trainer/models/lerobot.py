@@ -181,10 +181,10 @@ class PolicyModel(PolicyModule):
         return self._family().layout(self.policy, path.removeprefix("policy."), inputs, shape)
 
     @property
-    def task_loss(self) -> TaskLoss:
+    def task_loss(self) -> TaskLoss | None:
         """The policy's own loss of every sample, but for what only training draws: dropout, and the latent of a VAE."""
         loss = self._family().loss
-        return TaskLoss(partial(loss.losses, self.policy), loss.unit)
+        return None if loss is None else TaskLoss(partial(loss.losses, self.policy), loss.unit)
 
     def input_keys(self) -> list[str]:
         """Raw features the policy reads: its inputs, its targets and their padding flags, and the task's sentence."""
@@ -199,6 +199,11 @@ class PolicyModel(PolicyModule):
     def reads_actions(self) -> bool:
         """Whether what it predicts depends on demonstrated actions, as that of a policy that denoises them."""
         return self._family().reads_actions
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether it has to be tried that its features are functions of the sample; see :mod:`anchors.trial`."""
+        return self._family().is_tried
 
     @property
     def can_act(self) -> bool:

@@ -19,7 +19,10 @@ from transformers import (
     AutoTokenizer,
     PreTrainedModel,
 )
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from craft_trainer.hub.resolve_path import CHECKPOINTS, resolve_path
 from craft_trainer.models.base import SupportsCheckpointing
@@ -80,11 +83,17 @@ def load_model(
     8bit) the weights of its linear layers, without the head, are quantised.
 
     Raises:
-        ValueError: the folder lacks a tensor of the model, or has another one, or the model is not causal, or its
-            weights are quantised already and are to be again.
+        ValueError: the folder lacks a tensor of the model, or has another one, or the model is of another shape or not
+            causal, or its weights are quantised already and are to be again.
         ImportError: the weights are quantised, and bitsandbytes is not installed.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # by default a terminal is asked
+    causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
+    if not (causal or _sees(config)):
+        raise ValueError(
+            f"{folder} holds a {config.model_type}, and commands take causal language models, vision-language models "
+            "and policies: train it in a script, with the family that docs/families.md has for its shape"
+        )
     kind = AutoModelForImageTextToText if _sees(config) else AutoModelForCausalLM
     model = _whole_model(kind, folder, dtype, device, **loading_options(config, quantization, dtype, folder))
     keep_layout(model)

@@ -54,6 +54,7 @@ class TorchModel(nn.Module):
         self.output_kind = output_kind
         self._inputs, self._labels, self._loss = list(inputs), list(labels), loss
         self._mask, self._channels_first = mask, channels_first
+        self._layers: list[str] = []
         self._layers = [self.module_path(layer) for layer in layers]
 
     @property
@@ -128,5 +129,13 @@ class TorchModel(nn.Module):
         save_model(self.wrapper, str(Path(output_dir) / WEIGHTS_FILE))
 
     def load_checkpoint(self, checkpoint_dir: str | Path) -> None:
-        """Load what :meth:`save_pretrained` wrote, in place; a RuntimeError if a tensor is missing or another one."""
-        load_model(self.wrapper, Path(checkpoint_dir) / WEIGHTS_FILE)
+        """Load what :meth:`save_pretrained` wrote, in place.
+
+        Raises:
+            FileNotFoundError: the folder holds no weights.
+            RuntimeError: a tensor is missing, or another one.
+        """
+        weights = Path(checkpoint_dir) / WEIGHTS_FILE
+        if not weights.is_file():
+            raise FileNotFoundError(f"{checkpoint_dir} holds no {WEIGHTS_FILE}: it is not a checkpoint to resume from")
+        load_model(self.wrapper, weights)

@@ -16,6 +16,7 @@ from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.anchors.provenance import AUTO
+from craft_trainer.anchors.trial import require_held
 from craft_trainer.hub.facts import RunFacts
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.hub.run_folder import in_use
@@ -224,6 +225,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         require_supported_mode(self.accelerator, self.args)
         if settings.teacher_mismatch == "refuse":
             self._untouched = self._starts_at_teacher()
+        anchors = self.anchors
+        require_held(self.anchored_model, lambda rows: anchors.batch(rows).inputs, anchors.specs)
         refuse_learned_inputs(self.anchors, self.train_dataset, settings)
         self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))

@@ -18,11 +18,15 @@ from torch import nn
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoModelForSeq2SeqLM,
     AutoProcessor,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
     SmolVLMConfig,
     SmolVLMForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from craft_trainer.anchors.building import build_anchor_cache
@@ -58,6 +62,21 @@ class Toys:
         return folder
 
     @cached_property
+    def t5(self) -> Path:
+        """A T5 with the Llama's tokenizer."""
+        folder, tokenizer = self.folder / "t5", AutoTokenizer.from_pretrained(self.lm)
+        torch.manual_seed(0)
+        sizes = {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 2, "num_heads": 2, "initializer_factor": 0.5}
+        ends = {
+            "decoder_start_token_id": 0,
+            "pad_token_id": tokenizer.pad_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+        T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **sizes, **ends)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return folder
+
+    @cached_property
     def sentences(self) -> Path:
         """A SentenceTransformer of a BERT."""
         folder = self.folder / "sentences"
@@ -70,7 +89,7 @@ class Toys:
 
     def processing_class(self, kind: str) -> dict[str, Any]:
         """Give the tokenizer or processor of a kind, where the trainer does not take it from the model."""
-        reader = {"lm": AutoTokenizer, "vlm": AutoProcessor}.get(kind)
+        reader = {"lm": AutoTokenizer, "t5": AutoTokenizer, "vlm": AutoProcessor}.get(kind)
         return {} if reader is None else {"processing_class": reader.from_pretrained(getattr(self, kind))}
 
     def anchors(self, kind: str) -> AnchorCache:
@@ -96,6 +115,10 @@ class Toys:
 
 def load_language_model(folder: Path) -> nn.Module:
     return AutoModelForCausalLM.from_pretrained(folder)
+
+
+def load_encoder_decoder(folder: Path) -> nn.Module:
+    return AutoModelForSeq2SeqLM.from_pretrained(folder)
 
 
 def load_adapter(folder: Path) -> nn.Module:
@@ -127,6 +150,11 @@ def old_texts(folder: Path) -> dict[str, Any]:
     return tokens(AutoTokenizer.from_pretrained(folder), [f"Is the gripper open {i}? Yes" for i in range(NUM_ANCHORS)])
 
 
+def old_pairs(folder: Path) -> dict[str, Any]:
+    written = tokens(AutoTokenizer.from_pretrained(folder), ["left of the goal"] * NUM_ANCHORS)
+    return old_texts(folder) | {"labels": written["input_ids"]}
+
+
 def old_pictures(folder: Path) -> dict[str, Any]:
     texts = ["<image>open the door"] * NUM_ANCHORS
     images = [[picture] for picture in pictures(NUM_ANCHORS)]
@@ -138,8 +166,13 @@ def old_sentences(folder: Path) -> dict[str, Any]:
     return tokens(tokenizer, [f"w{i} w{i + 3} w{2 * i + 1}" for i in range(NUM_ANCHORS)])
 
 
-LOAD = {"lm": load_language_model, "vlm": load_vision_language_model, "sentences": load_sentence_transformer}
-OLD = {"lm": old_texts, "vlm": old_pictures, "sentences": old_sentences}
+LOAD = {
+    "lm": load_language_model,
+    "t5": load_encoder_decoder,
+    "vlm": load_vision_language_model,
+    "sentences": load_sentence_transformer,
+}
+OLD = {"lm": old_texts, "t5": old_pairs, "vlm": old_pictures, "sentences": old_sentences}
 
 
 @dataclass(frozen=True)
@@ -192,6 +225,12 @@ def tokenized(toys: Toys) -> dict[str, Any]:
     tokenizer = AutoTokenizer.from_pretrained(toys.lm)
     samples = [{"input_ids": tokenizer(text)["input_ids"]} for text in TEXTS]
     return {"train_dataset": samples, "data_collator": DataCollatorForLanguageModeling(tokenizer, mlm=False)}
+
+
+def written(toys: Toys) -> dict[str, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(toys.t5)
+    samples = [dict(tokenizer("Where is the puck?", text_target=text, return_token_type_ids=False)) for text in TEXTS]
+    return {"train_dataset": samples, "data_collator": DataCollatorForSeq2Seq(tokenizer)}
 
 
 def sentence_pairs(model: Any) -> dict[str, Any]:
@@ -250,6 +289,14 @@ PEERS = {
         max_completion_length=8,
     ),
     "seq2seq": Peer("transformers", "Seq2SeqTrainer", "Seq2SeqTrainingArguments", lambda toys, model: tokenized(toys)),
+    "seq2seq-t5": Peer(
+        "transformers",
+        "Seq2SeqTrainer",
+        "Seq2SeqTrainingArguments",
+        lambda toys, model: written(toys),
+        kind="t5",
+        load=load_encoder_decoder,
+    ),
     "sentences": Peer(
         "sentence_transformers",
         "SentenceTransformerTrainer",

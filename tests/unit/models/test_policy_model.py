@@ -12,6 +12,7 @@ from lerobot.policies.act.modeling_act import ACTPolicy
 from lerobot.policies.factory import make_pre_post_processors
 from torch import nn
 
+from craft_trainer.models import any_policy
 from craft_trainer.models.base import AnchoredModel, weights_digest
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.lerobot import PolicyModel
@@ -208,13 +209,12 @@ def test_a_layer_may_be_a_module_path(tiny_policy: MakePolicy) -> None:
         model.module_path("model.enkoder")
 
 
-def test_a_policy_family_without_anchoring_says_what_to_do(tiny_policy: MakePolicy, monkeypatch: Any) -> None:
+def test_a_policy_type_that_cannot_be_anchored_says_why(tiny_policy: MakePolicy, monkeypatch: Any) -> None:
     monkeypatch.setattr("craft_trainer.models.policies.family.known_families", lambda: ["other"])
+    monkeypatch.setitem(any_policy.UNLIKE, "act", "it dreams")
     model = tiny_policy()
     for ask in (lambda: model.prepare(observations()), lambda: model.module_path(-1)):
-        with pytest.raises(
-            ValueError, match=r"'act' has no anchoring yet \(known: other\); add a file .*policies/act.py"
-        ):
+        with pytest.raises(ValueError, match=r"'act' cannot be anchored: it dreams \(known: other\)"):
             ask()
 
 

@@ -8,7 +8,7 @@ from lm_folders import save_tiny_lm
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_vlm import FAMILIES, tiny_vlm
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from craft_trainer.models.pretrained import load_adapter, load_model, restore
 
@@ -51,6 +51,14 @@ def test_a_model_that_is_not_whole_is_refused(folder, fields, edit, fault):
         change(folder, edit)
     with pytest.raises(ValueError, match=f"{folder} {NOT_WHOLE}: .*{fault}"):
         load_model(folder, None)
+
+
+@pytest.mark.parametrize("kind", ["t5", "vit", "bart"])
+def test_a_model_of_another_shape_is_refused_by_its_name(kind, tmp_path):
+    """BART's configuration is also that of a causal language model: its decoder alone."""
+    AutoConfig.for_model(kind).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=rf"holds a {kind}, and commands take causal language models, .* in a script"):
+        load_model(tmp_path, None)
 
 
 def test_what_a_model_does_without_may_be_missing(folder, tmp_path):

@@ -161,7 +161,7 @@ def test_inside_of_a_decoders_layer_tokens_may_be_the_encoders() -> None:
 def test_a_mask_that_is_not_of_the_tokens_is_named() -> None:
     """Whisper takes a mask of its frames, of which it makes half as many tokens."""
     batch = rows_of("whisper") | {"attention_mask": torch.ones(6, 12, dtype=torch.long)}
-    with pytest.raises(ValueError, match=r"has 6 tokens of 6 samples, their mask has the shape \(6, 12\): choose"):
+    with pytest.raises(ValueError, match=r"has shape \(6, 6, 16\), and the mask of its tokens \(6, 12\): choose a tra"):
         extract(view_of("whisper"), batch, specs_of("whisper")[:1], output=False)
 
 

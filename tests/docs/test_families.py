@@ -1,0 +1,43 @@
+"""The table of model families: what it says is tested is tested there."""
+
+import re
+
+from pages import DOCS, ROOT
+from test_up_to_date import cells
+
+NAMED = re.compile(r"`(tests/[\w/]+\.py)`")
+SAID = {  # where the table has other words than the test
+    "classifier": "classifier of texts",
+    "image classifier": "ViT",
+    "token classifier": "classifier of tokens",
+    "own module": "TorchModel",
+}
+
+
+def rows():
+    """The rows of the first table, which has five columns."""
+    every = [row[:5] for row in cells(DOCS / "families.md")]  # text after a table follows its last row
+    return every[1 : next(number for number, row in enumerate(every) if row[0] == "policy type")]
+
+
+def test_every_shape_names_tests_that_exist():
+    """Seen to fail with a file renamed, and with the tests of a row taken out."""
+    assert len(rows()) == 12
+    assert [row[0] for row in rows() if not NAMED.search(row[-1])] == []
+    named = {path for row in rows() for path in NAMED.findall(row[-1])}
+    assert [path for path in sorted(named) if "def test_" not in _text(path)] == []
+
+
+def test_every_shape_of_the_common_test_is_in_the_table():
+    """Seen to fail with a family added to the test alone."""
+    families = re.findall(
+        r'^    "([\w ]+)": (?:Family|encoder|shape)\(', _text("tests/integration/every_family.py"), re.M
+    )
+    assert len(families) >= 11
+    said = " ".join(row[0] for row in rows() if "test_families.py" in row[-1])
+    assert [name for name in families if SAID.get(name, name).lower() not in said.lower()] == []
+
+
+def _text(path):
+    file = ROOT / path
+    return file.read_text() if file.is_file() else ""
