@@ -1,5 +1,6 @@
 """How `train`, `cache build` and `cache verify` load a checkpoint, by the same options, and open an anchor cache."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,27 @@ class LoadArguments:
     def __post_init__(self) -> None:
         self.policy_options = json_mapping("policy_options", self.policy_options)
         self.rename = json_mapping("rename", self.rename)
+
+    def require_fit(self, path: str, datasets: Iterable[str]) -> None:
+        """Compare the checkpoint at ``path`` with ``datasets``, before either is loaded.
+
+        Raises:
+            ValueError: one lacks a feature of the policy, or has it in another shape.
+        """
+        from craft_trainer.hub.resolve_path import resolve_path
+        from craft_trainer.models.adapting import take_features
+        from craft_trainer.models.checkpoint import load_config, saved_renames
+        from craft_trainer.models.fit import require_fit
+        from craft_trainer.models.lerobot_dataset import load_metadata
+
+        assert isinstance(self.rename, dict)
+        folder = resolve_path(path, without=("*/*",))
+        config = load_config(folder)
+        if self.adapt_to is not None:
+            take_features(config, load_metadata(self.adapt_to), self.rename)
+        renamed = self.rename or saved_renames(folder)
+        for dataset in datasets:
+            require_fit(config, dataset, load_metadata(dataset).features, renamed=renamed)
 
     def load(self, path: str, device: str | None, *, whole_statistics: bool = True) -> "PolicyModel":
         """Load the checkpoint at ``path``; see :meth:`PolicyModel.from_pretrained`."""

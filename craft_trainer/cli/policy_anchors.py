@@ -27,6 +27,8 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     refuse_idle(arguments, names, f"it is an option of language models, and {arguments.teacher} is a policy")
     arguments.check_sources()
     arguments.fill(DEFAULTS)
+    read = (arguments.dataset, arguments.new_dataset, arguments.correlations)
+    arguments.require_fit(arguments.teacher, [place for place in read if place is not None])
     own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
     teacher = arguments.load(arguments.teacher, arguments.device or own)
     specs = arguments.specs(teacher, processes)

@@ -93,6 +93,7 @@ def train_policy(arguments: "TrainArguments", config: CraftConfig, checkpoint: s
     begin(config)
     device, meta = config.device.type, load_metadata(arguments.dataset)
     if arguments.model is not None:
+        arguments.require_fit(arguments.model, [arguments.dataset])
         model = arguments.load(arguments.model, device, whole_statistics=arguments.statistics == "keep")
         if arguments.statistics == "dataset":
             take_statistics(model, meta.stats, arguments.policy_min_std)

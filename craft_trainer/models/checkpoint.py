@@ -16,6 +16,7 @@ from craft_trainer.models.pretrained import (
     ADAPTER_CONFIG,
     CONFIG_FILE,
     base_of_adapter,
+    checkpoint_inside,
     is_adapter,
     load_whole_adapter,
     with_adapter_of,
@@ -35,7 +36,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
         ValueError: it says that there is an adapter where there is none, or the reverse.
     """
     if not (folder / CONFIG_FILE).is_file():
-        inside = f"; {folder / 'pretrained_model'} is one" if (folder / "pretrained_model").is_dir() else ""
+        inside = checkpoint_inside(folder)
         if is_adapter(folder):
             inside = f"; that of an adapter's policy lies beside {ADAPTER_CONFIG}"
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint{inside}")
@@ -74,6 +75,14 @@ def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) ->
     for step in processors[0].steps:
         getattr(step, "proc", None)  # GR00T's reads its tokenizer late otherwise, where its code would run
     return processors
+
+
+def saved_renames(folder: Path) -> dict[str, str]:
+    """Read the names that the preprocessor in ``folder`` changes: the data's → the policy's."""
+    file = folder / PROCESSOR_FILES[0]
+    steps = json.loads(file.read_text("utf-8")).get("steps", []) if file.is_file() else []
+    maps = [step.get("config", {}).get("rename_map", {}) for step in steps]
+    return {name: new for renames in maps for name, new in renames.items()}
 
 
 def load_policy(folder: Path, config: PreTrainedConfig) -> Any:

@@ -1,7 +1,6 @@
 """LeRobot datasets as Trainer datasets: samples with the chunks of actions a policy learns from."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,16 +11,16 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from lerobot.configs.policies import PreTrainedConfig
-from lerobot.configs.types import FeatureType
 from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.datasets.factory import resolve_delta_timestamps
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
-from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.constants import ACTION
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, default_collate
 
 from craft_trainer.hub.resolve_path import HubPlace, parse, resolve_path
 from craft_trainer.models.adapting import TEXTS
+from craft_trainer.models.fit import require_fit
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.normalisation import num_normalised
 
@@ -65,10 +64,9 @@ class PolicyDataset(Dataset[Sample]):
         Raises:
             ValueError: its cameras are not those of the policy, or its states and actions those of another robot.
         """
-        samples = cls(dataset, model.policy_config)
-        check_cameras(model, dataset, samples.meta.camera_keys)
-        check_sizes(model, dataset, samples.meta.features)
-        return samples
+        features = load_metadata(dataset).features
+        require_fit(model.policy_config, dataset, features, renamed=model.renamed, normalised=num_normalised(model))
+        return cls(dataset, model.policy_config)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -176,41 +174,6 @@ def _blocks(file: Path) -> bytes:
 def collate(samples: list[Sample] | Sample) -> Sample:
     """A batch from samples; batches gathered at once pass through."""
     return samples if isinstance(samples, dict) else default_collate(samples)
-
-
-def check_cameras(model: PolicyModel, dataset: str, cameras: Sequence[str]) -> None:
-    """Refuse, by a ValueError, a ``dataset`` without the ``cameras`` that ``model`` reads.
-
-    Policies that know of empty cameras do with some of theirs, if the dataset has no others.
-    """
-    read = [key for key in model.image_keys() if ".empty_camera_" not in key]
-    missing, others = [key for key in read if key not in cameras], [key for key in cameras if key not in read]
-    does_without = hasattr(model.policy_config, "empty_cameras") and len(missing) < len(read) and not others
-    if missing and not does_without:
-        example = json.dumps({others[0] if others else "observation.images.…": missing[0]}, ensure_ascii=False)
-        raise ValueError(
-            f"the policy reads the cameras {', '.join(read)}; {dataset} has {', '.join(cameras) or 'none'}: if they "
-            f"are the same by another name, pass --rename '{example}'"
-        )
-
-
-def check_sizes(model: PolicyModel, dataset: str, features: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse, by a ValueError, a ``dataset`` that lacks states or actions of the policy, or has other sizes."""
-    config, normalised = model.policy_config, num_normalised(model)
-    largest = {OBS_STATE: getattr(config, "max_state_dim", 0), ACTION: getattr(config, "max_action_dim", 0)}
-    names = {new: old for old, new in model.renamed.items()}
-    for name, feature in {**config.input_features, **config.output_features}.items():
-        if name not in (OBS_STATE, ACTION) and feature.type is not FeatureType.ENV:
-            continue
-        there = features.get(names.get(name, name), {"shape": (0,)})
-        given, own = math.prod(there["shape"]), math.prod(feature.shape)
-        fits = 0 < given <= largest[name] if largest.get(name) else given == own
-        if not fits or normalised.get(name, given) != given:
-            raise ValueError(
-                f"{names.get(name, name)} is {given or 'no'} numbers in {dataset} and {normalised.get(name, own)} in "
-                "the policy: it is another robot's. Give data of the policy's own, start from a base checkpoint with "
-                f"--adapt_to {dataset}, or from a new policy (--policy_type)"
-            )
 
 
 class FrameTable:

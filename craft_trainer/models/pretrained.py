@@ -67,11 +67,19 @@ def is_policy(folder: Path) -> bool:
     """
     config = folder / CONFIG_FILE
     if not config.is_file() and not is_adapter(folder):
-        inside = f"; {folder / 'pretrained_model'} is one" if (folder / "pretrained_model").is_dir() else ""
         raise FileNotFoundError(
-            f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint, nor a language model{inside}"
+            f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint, nor a language model"
+            f"{checkpoint_inside(folder)}"
         )
     return "type" in json_of(config)
+
+
+def checkpoint_inside(folder: Path) -> str:
+    """Name, for a message, where the checkpoint is in a ``folder`` of `lerobot-train`; nothing if there is none."""
+    for inside in (folder / "pretrained_model", folder / "checkpoints" / "last" / "pretrained_model"):
+        if (inside / CONFIG_FILE).is_file():
+            return f"; {inside} is one"
+    return ""
 
 
 def load_model(

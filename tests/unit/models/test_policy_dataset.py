@@ -19,8 +19,9 @@ from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch.utils.data import DataLoader, default_collate
 
+from craft_trainer.models.fit import require_fit
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.lerobot_dataset import PolicyDataset, check_sizes, collate, load_metadata
+from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
 
 TINY = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "device": "cpu"}
 TINY |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "use_vae": False, "dropout": 0.0}
@@ -175,7 +176,10 @@ def test_columns_of_texts_are_left_out_and_one_number_is_a_vector(tmp_path: Path
 
 @pytest.mark.parametrize(
     ("sizes", "named"),
-    [({"state": 6}, r"observation.state is 6 numbers in .*data and 4"), ({"actions": 3}, r"action is 3 numbers .* 4")],
+    [
+        ({"state": 6}, r"observation.state is of shape \(6,\) in .*data and of shape \(4,\)"),
+        ({"actions": 3}, r"action is of shape \(3,\) .* \(4,\)"),
+    ],
 )
 def test_data_of_another_robot_is_refused(
     tiny_policy: Callable[..., PolicyModel], sizes: dict[str, int], named: str, tmp_path: Path
@@ -189,8 +193,9 @@ def test_data_without_what_the_policy_reads_is_refused(tiny_policy: Callable[...
     data = small_dataset(tmp_path / "data")
     info = json.loads(Path(data, "meta/info.json").read_text())
     del info["features"]["observation.environment_state"]
-    with pytest.raises(ValueError, match=r"observation.environment_state is no numbers in data and 39 in the policy"):
-        check_sizes(tiny_policy(), "data", info["features"])
+    named = r"observation.environment_state is missing in data and of shape \(39,\) in the policy.*--rename"
+    with pytest.raises(ValueError, match=named):
+        require_fit(tiny_policy().policy_config, "data", info["features"], renamed={})
 
 
 def test_frames_that_lerobot_does_not_train_on_are_left_out(tmp_path: Path) -> None:

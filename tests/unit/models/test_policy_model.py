@@ -17,6 +17,7 @@ from craft_trainer.models.base import AnchoredModel, weights_digest
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.lerobot_dataset import PolicyDataset, load_metadata
+from craft_trainer.models.pretrained import is_policy
 
 type MakePolicy = Callable[..., PolicyModel]
 
@@ -230,6 +231,10 @@ def test_the_folder_around_a_checkpoint_is_told_from_it(tiny_policy: MakePolicy,
     tiny_policy().save_pretrained(tmp_path / "last/pretrained_model")
     with pytest.raises(FileNotFoundError, match=r"last holds no config.json.*; .*last/pretrained_model is one"):
         PolicyModel.from_pretrained(tmp_path / "last")
+    tiny_policy().save_pretrained(tmp_path / "run/checkpoints/last/pretrained_model")
+    for find in (PolicyModel.from_pretrained, is_policy):  # seen to fail: only the folder itself was looked into
+        with pytest.raises(FileNotFoundError, match=r"run holds no .*; .*run/checkpoints/last/pretrained_model is one"):
+            find(tmp_path / "run")
     (tmp_path / "last/pretrained_model/model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"holds no model.safetensors: it is not a whole LeRobot checkpoint"):
         PolicyModel.from_pretrained(tmp_path / "last/pretrained_model")

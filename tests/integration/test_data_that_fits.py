@@ -1,0 +1,61 @@
+"""Data that a policy cannot read is refused by feature and shape, before any weights are loaded."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from command_words import flags
+
+from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.main import main
+from craft_trainer.models.lerobot import PolicyModel
+
+STATE = "observation.state"
+
+
+def changed(dataset: Path, folder: Path, features: dict[str, int | None], names: dict[str, str] | None = None) -> Path:
+    """A copy whose description has these sizes (None: no such feature), under these names."""
+    shutil.copytree(dataset, folder)
+    info = json.loads((folder / "meta/info.json").read_text())
+    for name, size in features.items():
+        if size is None:
+            del info["features"][name]
+        else:
+            info["features"][name]["shape"] = [size]
+    info["features"] = {(names or {}).get(name, name): one for name, one in info["features"].items()}
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    return folder
+
+
+@pytest.mark.parametrize("command", ["train", "cache build"])
+@pytest.mark.parametrize(
+    ("features", "said"),
+    [
+        ({STATE: 6, "action": 7}, [f"{STATE} is of shape (6,)", "action is of shape (7,)", "--adapt_to"]),
+        ({STATE: None}, [f"{STATE} is missing", "of shape (4,) in the policy", "--rename"]),
+        ({"action": None}, ["action is missing", "--policy_type"]),
+    ],
+)
+def test_it_is_refused_before_weights_are_loaded(
+    command, features, said, teacher, tiny_dataset, tmp_path, monkeypatch, capsys
+):
+    """Seen to fail: the weights were loaded first, and data without actions ended in LeRobot's KeyError."""
+    data = changed(tiny_dataset, tmp_path / "data", features)
+    monkeypatch.setattr("craft_trainer.models.lerobot.load_policy", lambda *_: pytest.fail("weights were loaded"))
+    model = {"model": teacher, "use_cpu": True} if command == "train" else {"teacher": teacher}
+    words = [*command.split(), *flags(dataset=data, output_dir=tmp_path / "out", **model)]
+    assert main(words) == 1
+    printed = capsys.readouterr().err
+    assert not [words for words in said if words not in printed], printed
+
+
+def test_names_that_a_checkpoint_changes_itself_are_known(teacher, tiny_dataset, tmp_path):
+    """Seen to fail without what the saved preprocessor renames."""
+    renamed = {"observation.joints": STATE}
+    data = changed(tiny_dataset, tmp_path / "data", {}, {STATE: "observation.joints"})
+    PolicyModel.from_pretrained(teacher, rename=renamed).save_pretrained(tmp_path / "saved")
+    LoadArguments().require_fit(str(tmp_path / "saved"), [str(data)])
+    LoadArguments(rename=renamed).require_fit(str(teacher), [str(data)])
+    with pytest.raises(ValueError, match=f"{STATE} is missing"):
+        LoadArguments().require_fit(str(teacher), [str(data)])
