@@ -13,6 +13,7 @@ from craft_trainer.report.run import VARIANCE, Run, teachers_scale
 from craft_trainer.report.wording import angle, percent, plural, short, short_percent, signed, spread
 
 SENTENCE_NAMES = {"craft": "CRaFT", "plain": "plain fine-tuning", "teacher": "the teacher"}
+RIGHT_ANGLE = 0.005  # a cosine below it is written as 0.00
 ENDINGS = {"craft": "", "teacher": "; no other method is in these results"}
 
 
@@ -175,7 +176,7 @@ def conflict_sentence(histories: Trajectory) -> str:
         return first
     cosine = _cosine(over.update_cosine)
     second = f"{first} That between the optimizer's own step and the retention gradient was {cosine}"
-    if over.update_cosine == 0:  # all that was measured is the first step, at which nothing has moved
+    if abs(over.update_cosine) < RIGHT_ANGLE:  # as at the first step, at which nothing has moved
         return f"{second}, a right angle."
     side, effect = ("below", "raised") if over.update_cosine > 0 else ("above", "lowered")
     return f"{second}: {side} a right angle, so on average the step {effect} L_retain."

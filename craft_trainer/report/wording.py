@@ -32,8 +32,9 @@ def short_percent(fraction: float) -> str:
 
 
 def signed(value: float, how: str = ".2f") -> str:
-    """A number with a true minus sign, by default with two decimals."""
-    return DASH if isnan(value) else f"{value:{how}}".replace("-", "−")
+    """A number with a true minus sign, which 0.00 has not, by default with two decimals."""
+    text = f"{value:{how}}"
+    return DASH if isnan(value) else text.replace("-", "" if not text.strip("+-0.") else "−")
 
 
 def angle(cosine: float) -> str:

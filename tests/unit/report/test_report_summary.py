@@ -96,11 +96,13 @@ def test_training_sentences(results: Results, write_history: Callable[..., Path]
 @pytest.mark.parametrize(
     ("cosine", "said"),
     [(0.0, "gradient was 0.00 (90°), a right angle."),
+     (-0.002, "gradient was 0.00 (90°), a right angle."),
      (0.5, "gradient was 0.50 (60°): below a right angle, so on average the step raised L_retain"),
      (-0.5, "gradient was −0.50 (120°): above a right angle, so on average the step lowered L_retain")],
 )  # fmt: skip
 def test_the_angle_of_the_step_is_said_where_it_was_measured(tmp_path: Path, cosine: float, said: str) -> None:
-    """cos 60° = ½; blank cells do not count. Seen to fail with raised and lowered exchanged, and with blanks as 0."""
+    """cos 60° = ½; blank cells do not count. Seen to fail with raised and lowered exchanged, with
+    blanks as 0, and with `−0.00 (90°): above a right angle`."""
     folder = write_history(tmp_path, num_steps=40, update_cosine="")
     lines = (folder / "lambda_history.csv").read_text().splitlines()
     lines[11] += str(cosine)
