@@ -113,7 +113,14 @@ class AnchorCache:
             ValueError: its weights, processors or configuration differ, so the cached features are not its own.
         """
         ours = model.fingerprint()
-        self.check_start(Lineage(ours))
+        for theirs in self.provenance.teachers:
+            if not same_model(theirs, ours):
+                others = [part for part in DIGESTS if ours.get(part) != theirs.get(part)]
+                raise ValueError(
+                    f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} "
+                    f"({theirs['path']}), but the given one has {_digests(ours, others)}: give the teacher that made "
+                    f"it, make this one the teacher of all with {RELABEL}, or rebuild it with {BUILD}"
+                )
         return list(ours)
 
     def check_start(self, lineage: Lineage) -> bool:

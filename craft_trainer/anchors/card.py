@@ -76,7 +76,7 @@ def _teachers(provenance: Provenance) -> dict[str, str]:
     for number, teacher in enumerate(provenance.teachers, start=1):
         several = len(provenance.teachers) > 1
         name = f"teacher {number}, of {teacher['anchors']} anchors" if several else "teacher"
-        digests = ", ".join(f"{part} `{teacher[part][:12]}`" for part in DIGESTS if part in teacher)
+        digests = ", ".join(f"{part} `{teacher[part][:12]}`" for part in DIGESTS if teacher.get(part))
         rows[name] = f"{teacher['path']}: {digests}"
     return rows
 

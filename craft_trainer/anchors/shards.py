@@ -12,7 +12,7 @@ from typing import Any
 import datasets
 from filelock import FileLock, Timeout
 from fsspec.core import url_to_fs
-from safetensors.torch import save_file
+from safetensors.torch import save as as_bytes
 from torch import Tensor
 
 from craft_trainer.anchors.cache import STATISTICS_FILE, feature_columns
@@ -192,7 +192,7 @@ def write_cache(anchors: datasets.Dataset, folder: Path, provenance: Provenance)
     """
     statistics = cache_statistics(open_columns(anchors), len(anchors), feature_columns(anchors))
     save(anchors, folder)
-    save_file(statistics, folder / STATISTICS_FILE)
+    (folder / STATISTICS_FILE).write_bytes(as_bytes(statistics))  # save_file keeps others from reading it
     provenance.files.update({file.name: file_digest(file) for file in sorted(folder.iterdir())})
     provenance.sizes.update({name: anchors.data.table.column(name).nbytes for name in anchors.column_names})
     provenance.write(folder)

@@ -178,6 +178,11 @@ def test_the_token_scale_is_a_float64_mean() -> None:
     assert scale.dtype == torch.float32
 
 
+def test_its_card_has_no_empty_code(token_anchors: AnchorCache) -> None:
+    """Seen to fail: a language model without a tokenizer has no digest of processors."""
+    assert "``" not in (token_anchors.folder / "README.md").read_text()
+
+
 def test_the_same_weights_under_another_rope_are_refused(token_anchors: AnchorCache, tiny_llama: Make) -> None:
     """By the name of the digest that differs, with both. Seen to fail when weights and processors were all."""
     other = tiny_llama()
@@ -185,7 +190,7 @@ def test_the_same_weights_under_another_rope_are_refused(token_anchors: AnchorCa
     student = as_anchored_model(other)
     with pytest.raises(ValueError, match=r"made by a teacher with configuration .* rebuild it with") as error:
         token_anchors.check_teacher(student)
-    assert f"starts from configuration {student.fingerprint()['configuration'][:12]}…:" in str(error.value)
+    assert f"the given one has configuration {student.fingerprint()['configuration'][:12]}…:" in str(error.value)
     assert f"teacher with configuration {token_anchors.provenance.teachers[0]['configuration'][:12]}…" in str(
         error.value
     )
