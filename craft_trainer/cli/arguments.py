@@ -3,20 +3,27 @@
 import argparse
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
-from craft_trainer.cli.hints import nearest
+from craft_trainer.cli.hints import nearest, of_a_loose_word, of_the_original
 from craft_trainer.cli.lerobot_names import hint_for_a_file, mappings, translated
 from craft_trainer.cli.resolved import document
+from craft_trainer.cli.words import options_in, values_of, without_unset
+from craft_trainer.cli.yaml_files import mapping_in
 
 PRINT = ("--print-config", "--print_config")
 TRAINERS = "HuggingFace's TrainingArguments"
 SEVERAL = ("report_to",)  # TrainingArguments takes one or a list, which its parser does not know
+OF_DATASETS = {  # options that name texts → what else a file says of them
+    "dataset": ("dataset_config", "split", "columns"),
+    "eval_dataset": ("eval_config", "eval_split"),
+    "anchors_dataset": ("anchors_config", "anchors_split", "anchors_columns"),
+}
 NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.,eE+-]*$")
 
 
@@ -77,7 +84,9 @@ class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is 
     def refuse(self, words: Sequence[str]) -> None:
         """End the process for the first of ``words``, which are no options."""
         if words:
-            self.error(f"no option {words[0]}{nearest(words[0], self.flags)}")
+            word = words[0].partition("=")[0]
+            hint = of_the_original(word) or nearest(word, self.flags) or of_a_loose_word(word)
+            self.error(f"no option {word}{hint}")
 
 
 def headings(kind: type) -> dict[str, str]:
@@ -104,11 +113,15 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
     file, in_file = _config_of(argv), {}
     if file is not None:
         in_file = read_yaml(file, command, {name: parser.options[name] for some in names for name in some})
-        parser.set_defaults(**in_file)
-        for name in in_file:
-            parser.options[name].required = False
     argv = translated(command, argv, ours=[flag.lstrip("-") for flag in parser.flags], in_file=in_file)
     named = [word.partition("=")[0] for word in argv if word.startswith("--")]
+    given = {parser.flags[name] for name in named if name in parser.flags}
+    argv, unset = without_unset(argv, {flag.lstrip("-"): parser.options[name] for flag, name in parser.flags.items()})
+    others = {name: values_of(words) for name, words in options_in(argv) if name is not None}
+    _leave_out_of_another(file, in_file, given, others)
+    parser.set_defaults(**{name: value for name, value in in_file.items() if name not in unset})
+    for name in in_file:
+        parser.options[name].required = False
     parser.refuse([name for name in named if name not in parser.flags])  # before argparse asks for what is required
     namespace, unknown = parser.parse_known_args(argv)
     parser.refuse(unknown)
@@ -116,10 +129,23 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
         kind(**{name: getattr(namespace, name) for name in some}) for kind, some in zip(kinds, names, strict=True)
     )
     if namespace.print_config:
-        given = {parser.flags[name] for name in named}
         print(document(filled, vars(namespace), words=given, file=file, in_file=in_file))
         parser.exit()
     return filled
+
+
+def _leave_out_of_another(
+    file: Path | None, in_file: dict[str, Any], given: Container[str], other: Mapping[str, Sequence[str]]
+) -> None:
+    """Take out of ``in_file`` what it says of a dataset of its own, where the command line names another; say so."""
+    for name, told in OF_DATASETS.items():
+        own, place = str(in_file.get(name)), "".join(other.get(name, ()))
+        idle = [key for key in told if key in in_file and key not in given]
+        if name in in_file and place and idle and place.partition("@")[0] != own.partition("@")[0]:
+            of_them = f"{' and '.join(idle)} in {file} {'is' if len(idle) == 1 else 'are'}"
+            print(f"{of_them} of {own}: left out for {place}", file=sys.stderr)
+            for key in idle:
+                del in_file[key]
 
 
 def read_yaml(path: Path, command: str, options: Mapping[str, argparse.Action]) -> dict[str, Any]:
@@ -135,16 +161,10 @@ def read_yaml(path: Path, command: str, options: Mapping[str, argparse.Action]) 
             f"{path}: no such file here{near or ';'} `craft-trainer configs` writes the configurations of this version "
             "to ./configs"
         )
-    try:
-        values = yaml.safe_load(path.read_text("utf-8")) or {}
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected `key: value` lines, found a {type(values).__name__}")
-    values = _with_entries(path, values, command)
+    values = _with_entries(path, mapping_in(path), command)
     for key in values:
         if key not in options:
-            hint = hint_for_a_file(command, str(key)) or nearest(str(key), options)
+            hint = hint_for_a_file(command, str(key)) or of_the_original(str(key)) or nearest(str(key), options)
             raise ValueError(f"{path}: unknown key {key!r}{hint}")
     try:
         return {key: _of_option(options[key], value) for key, value in values.items()}

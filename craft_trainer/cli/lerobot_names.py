@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
+from craft_trainer.cli.words import Words, options_in, values_of
 from craft_trainer.options import json_mapping
 
-type Words = list[str]
 type Rule = str | dict[str, str]  # our name for the same, or the words that some of their values become
 
 TABLES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
@@ -35,14 +35,14 @@ def translated(
     words: Words = []
     at_the_end: Words = []
     entries: dict[str, dict[str, object]] = {}
-    for name, option in _options(argv):
+    for name, option in options_in(argv):
         mapping = _mapping_of(command, name)
         if name is None or name in ours:
             words += option
         elif name in NAMES[command]:
             (at_the_end if name == ROOT else words).extend(_renamed(NAMES[command][name], option))
         elif mapping is not None and _preset(command, name) is None and name not in WITHOUT[command]:
-            entries.setdefault(mapping, {})[name.partition(".")[2]] = _entry(_values(option))
+            entries.setdefault(mapping, {})[name.partition(".")[2]] = _entry(values_of(option))
         else:
             parts = [name.rpartition(".")[0]] if name.count(".") > 1 else []
             _refuse_without_counterpart(command, name, [*parts, _preset(command, name), name.partition(".")[0]])
@@ -68,24 +68,6 @@ def hint_for_a_file(command: str, key: str) -> str | None:
     return None if instead is None else f": it is LeRobot's and has no counterpart: {instead}"
 
 
-def _options(argv: Sequence[str]) -> list[tuple[str | None, Words]]:
-    """List every option's name, with its words as they stand; None for words before the first option."""
-    found: list[tuple[str | None, Words]] = []
-    for word in argv:
-        if word.startswith("--"):
-            found.append((word.removeprefix("--").partition("=")[0], [word]))
-        elif found:
-            found[-1][1].append(word)
-        else:
-            found.append((None, [word]))
-    return found
-
-
-def _values(option: Words) -> Words:
-    _, given, value = option[0].partition("=")
-    return [*([value] if given else []), *option[1:]]
-
-
 def _entry(values: Words) -> object:
     """Read a value as YAML; a text that is none, as a regular expression may be, stays as it is."""
     text = " ".join(values)
@@ -96,7 +78,7 @@ def _entry(values: Words) -> object:
 
 
 def _renamed(rule: Rule, option: Words) -> Words:
-    values = _values(option)
+    values = values_of(option)
     if isinstance(rule, str):
         return [f"--{rule}", *values]
     return rule.get(str(yaml.safe_load(" ".join(values))).lower(), "").split()

@@ -3,8 +3,11 @@
 import importlib
 import inspect
 import os
+import re
 import sys
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from craft_trainer.cli.hints import nearest
 from craft_trainer.version import __version__
@@ -53,6 +56,7 @@ GROUPS = {  # of commands: what a word after it is called, where the modules are
 }
 HELP = ("-h", "--help")
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # in a pipe
+SETTING = re.compile(r"(?<![\w.-])([a-z]\w*)=([a-z]\w*)")  # as Python has it
 TRACEBACK_VARIABLE = "CRAFT_TRAINER_TRACEBACK"
 # errors whose message, without the traceback, tells a user what to change
 MISTAKES = (ValueError, TypeError, OSError, ImportError, RuntimeError, FloatingPointError)
@@ -62,7 +66,9 @@ OUTSIDE = ("wandb", "trackio", "safetensors")  # whose own errors are of use as 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status (0 done, 1 failed, 2 not understood, 130 interrupted)."""
     if argv is None and not sys.stderr.isatty():
-        os.environ.update(QUIET)
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        warnings.filterwarnings("ignore", "Cannot enable progress bars: environment variable")  # nobody set it
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in HELP:
         print(help_text())
@@ -124,4 +130,21 @@ def run(command: str, options: Sequence[str]) -> None:
 
     module = importlib.import_module(path.replace("-", "_"))
     kinds = [kind for name, kind in inspect.get_annotations(module.run).items() if name != "return"]
-    module.run(*parse_all(command, module.EXAMPLE, kinds, options))
+    filled = parse_all(command, module.EXAMPLE, kinds, options)
+    with spelled_as_options({name for arguments in filled for name in vars(arguments)}):
+        module.run(*filled)
+
+
+@contextmanager
+def spelled_as_options(names: Collection[str]) -> Iterator[None]:
+    """Write ``name=value`` in a message as ``--name value``, for the options ``names`` of a command."""
+    try:
+        yield
+    except MISTAKES as error:
+        if len(error.args) == 1 and isinstance(error.args[0], str):
+            error.args = (SETTING.sub(lambda found: _as_option(found, names), error.args[0]),)
+        raise
+
+
+def _as_option(found: re.Match[str], names: Collection[str]) -> str:
+    return f"--{found[1]} {found[2]}" if found[1] in names else found[0]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
+from craft_trainer.cli.places import require_places
 from craft_trainer.cli.policy_training import PolicyTrainArguments
 from craft_trainer.cli.text_training import ADAPTER, HELD, OF_LORA, TextTrainArguments
 from craft_trainer.cli.training import AskArguments, TrainConfig
@@ -71,6 +72,7 @@ class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
             refuse_idle(self, HELD, f"it is an option of anchors: {' and '.join(makes)}")
 
 
+PLACES = ("model", "dataset", "anchors", "anchors_dataset", "eval_dataset", "mcq_data", "adapt_to")
 OF_POLICIES = [field.name for field in fields(PolicyTrainArguments)]
 OF_LANGUAGE_MODELS = [field.name for field in fields(TextTrainArguments) if field.name != "dataset"]
 
@@ -80,7 +82,9 @@ def run(arguments: TrainArguments, config: TrainConfig) -> None:
 
     Raises:
         ValueError: an option is of the other family.
+        FileNotFoundError: there is nothing at a place that it names.
     """
+    require_places(arguments, PLACES)
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
     if arguments.model is None or is_policy(checkpoint_folder(arguments.model)):

@@ -62,12 +62,17 @@ class AskArguments:
 
 
 def begin(config: "CraftConfig") -> None:
-    """Seed everything; without a terminal show no progress bar, and Trainer prints its logs a line each."""
+    """Seed everything; without a terminal show no progress bar, and Trainer prints its logs a line each.
+
+    Memory is pinned for an accelerator only: torch warns otherwise.
+    """
     from transformers import set_seed
 
     set_seed(config.seed)
     if not sys.stderr.isatty():
         config.disable_tqdm = True
+    if config.device.type == "cpu":
+        config.dataloader_pin_memory = False
 
 
 def train_and_save(

@@ -137,6 +137,84 @@ def test_an_unknown_key_of_the_file_names_the_nearest(recipe: Any) -> None:
         cook(*recipe("dish: stew\nminuts: 5"))
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "key"),
+    [("dish: stew\nminutes: 5\ndish: tea", 3, "dish"), ("dish: tea\noven: {a: 1, a: 2}", 2, "a")],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_line(recipe: Any, text: str, line: int, key: str) -> None:
+    """Seen to fail with PyYAML's own loader, which takes the last one."""
+    with pytest.raises(ValueError, match=rf"recipe.yaml, line {line}: '{key}' stands in line \d as well: keep one"):
+        cook(*recipe(text))
+
+
+def test_keys_of_a_merged_mapping_may_be_set_again(recipe: Any) -> None:
+    assert cook(*recipe("dish: stew\noven: {<<: {a: 1, b: 2}, a: 3}")).oven == {"a": 3, "b": 2}
+
+
+def test_an_option_of_the_original_project_names_ours(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """Both spellings of a line, and a file. Seen to fail with the nearest name, or none."""
+    for words in (["--num_samples", "3"], ["--num_samples=3"], ["num_samples=3"]):
+        with pytest.raises(SystemExit):
+            cook("--dish", "stew", *words)
+        assert (
+            "num_samples: it is an option of the original project. Here: `cache build --anchors`"
+            in capsys.readouterr().err
+        )
+    with pytest.raises(ValueError, match=r"unknown key 'checkpoint_path': .* Here: `mcq --model`"):
+        cook(*recipe("dish: stew\ncheckpoint_path: x"))
+
+
+@pytest.mark.parametrize("words", [["--oven", "null"], ["--oven=null"], ["--oven", ""], ["--oven="]])
+def test_null_and_nothing_unset_a_key_of_the_file(recipe: Any, words: list[str]) -> None:
+    """Seen to fail: `oven is not JSON`."""
+    config = recipe("dish: stew\noven: {heat: 180}\nminutes: 90\nherbs: [thyme]")
+    assert cook(*config, *words).oven is None
+    assert cook(*config, *words, "--minutes", "null", "--herbs", "null") == Recipe("stew")
+
+
+def test_the_last_of_two_words_counts_if_one_is_null(recipe: Any) -> None:
+    config = recipe("dish: stew\nminutes: 90")
+    assert cook(*config, "--minutes", "null", "--minutes", "5").minutes == 5
+    assert cook(*config, "--minutes", "5", "--minutes", "null").minutes == 10
+
+
+def test_what_is_required_cannot_be_unset(recipe: Any) -> None:
+    with pytest.raises(ValueError, match="--dish null: it is required"):
+        cook(*recipe("dish: stew"), "--dish", "null")
+
+
+def test_an_unset_key_is_shown_as_the_command_line_s(recipe: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cook(*recipe("dish: stew\nminutes: 90"), "--minutes", "null", "--print-config")
+    assert "minutes: 10  # command line" in capsys.readouterr().out
+
+
+@dataclass
+class Reading:
+    dataset: str = option("which")
+    dataset_config: str | None = option("its configuration", None)
+    columns: dict | str | None = option("its columns", None)  # type: ignore[type-arg]
+    chat: bool = option("how", False)
+
+
+def test_what_a_file_says_of_its_dataset_is_not_said_of_another(
+    recipe: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen to fail: `mine.jsonl has no dataset_config ('main')`."""
+    config = recipe("dataset: org/maths\ndataset_config: main\ncolumns: {prompt: question}\nchat: true")
+
+    def read(*words: str) -> Reading:
+        return parse_all("train", "", [Reading], [*config, *words])[0]  # type: ignore[no-any-return]
+
+    assert read("--dataset", "mine.jsonl") == Reading("mine.jsonl", chat=True)
+    said = capsys.readouterr().err
+    assert "dataset_config and columns in" in said
+    assert "are of org/maths: left out for mine.jsonl" in said
+    assert read("--dataset=mine.jsonl", "--dataset_config", "b") == Reading("mine.jsonl", "b", chat=True)
+    assert read("--dataset", "org/maths@v1") == Reading("org/maths@v1", "main", {"prompt": "question"}, True)
+    assert read() == Reading("org/maths", "main", {"prompt": "question"}, True)
+
+
 def test_an_unknown_flag_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cook("--dish", "stew", "--minuts", "5")

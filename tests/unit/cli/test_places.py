@@ -1,0 +1,54 @@
+"""A wrong path is told before anything is imported that loads it, in the words of a command line."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from craft_trainer.cli.arguments import parse_all
+from craft_trainer.cli.main import main, spelled_as_options
+from craft_trainer.cli.train import TrainArguments
+from craft_trainer.cli.training import TrainConfig
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [("train", name) for name in ("model", "dataset", "anchors", "adapt_to")]
+    + [("cache build", name) for name in ("teacher", "dataset", "adapt_to")],
+)
+def test_a_wrong_path_is_named_before_imports(
+    command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen to fail: LeRobot was imported first, and the option was not named."""
+    model = "model" if command == "train" else "teacher"
+    places = {model: "org/model", "dataset": "org/data", name: "outputs/of/nothing"}
+    for module in ("craft_trainer.models.pretrained", "lerobot.configs.policies"):
+        monkeypatch.setitem(sys.modules, module, None)  # importing it is an error
+    words = [f"--{option}={place}" for option, place in places.items()]
+    assert main([*command.split(), *words, f"--output_dir={tmp_path / 'out'}"]) == 1
+    assert f"--{name}: there is no file or folder outputs/of/nothing" in capsys.readouterr().err
+
+
+def test_several_datasets_name_lerobots_way_to_merge_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both ways to write them. Seen to fail with `not the id of a Hub repository` and `no option b`."""
+    monkeypatch.setitem(sys.modules, "craft_trainer.models.pretrained", None)
+    words = ["train", "--model", "org/model", "--output_dir", str(tmp_path), "--dataset"]
+    assert main([*words, "a,b"]) == 1
+    assert "--new_repo_id local/both --new_root both --operation.type merge" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse_all("train", "", [TrainArguments, TrainConfig], [*words[1:], "a", "b"])
+    assert "no option b: it belongs to no option. Of several datasets, one dataset is read" in capsys.readouterr().err
+
+
+def test_a_setting_of_python_is_spelled_as_an_option() -> None:
+    """Seen to fail with the message as it is. Other words with = stay."""
+    message = "pass teacher_mismatch=allow, or inputs=embedded; a=b, x.teacher_mismatch=c"
+    spelled = "pass --teacher_mismatch allow, or inputs=embedded; a=b, x.teacher_mismatch=c"
+    with (
+        pytest.raises(ValueError, match=f"^{re.escape(spelled)}$"),
+        spelled_as_options({"teacher_mismatch"}),
+    ):
+        raise ValueError(message)
