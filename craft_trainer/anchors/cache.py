@@ -66,15 +66,17 @@ class AnchorCache:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def batch(self, rows: Sequence[int]) -> AnchorBatch:
-        """The anchors at ``rows``, on the CPU.
+    def batch(self, rows: Sequence[int], *, output: bool = True) -> AnchorBatch:
+        """The anchors at ``rows``, on the CPU; without ``output`` with the teacher's hidden features alone.
 
         Raises:
             ValueError: the cache holds references, and no ``load_batch`` was given to follow them.
         """
         hidden = {spec.column: self._features(spec.column, rows) for spec in self.specs}
-        output = self._features(OUTPUT_COLUMN, rows) if OUTPUT_COLUMN in self._columns else None
-        teacher = Features(hidden, output, self._tokens(rows), self.task_losses(rows))
+        teacher = Features(hidden, None)
+        if output:
+            chunks = self._features(OUTPUT_COLUMN, rows) if OUTPUT_COLUMN in self._columns else None
+            teacher = Features(hidden, chunks, self._tokens(rows), self.task_losses(rows))
         return AnchorBatch(self._inputs(rows), teacher, [self.groups[row] for row in rows])
 
     @property

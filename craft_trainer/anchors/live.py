@@ -61,14 +61,19 @@ class AdapterAnchors:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def batch(self, rows: Sequence[int]) -> AnchorBatch:
-        """The anchors at ``rows``, with the teacher's features for them, where the model lives."""
+    def batch(self, rows: Sequence[int], *, output: bool = True) -> AnchorBatch:
+        """The anchors at ``rows``, with the teacher's features for them, where the model lives.
+
+        Without ``output`` these are hidden features alone, and the teacher's pass ends at the deepest of their layers.
+        """
         device = next(self._model.network.parameters()).device
         keys = self._model.input_keys()
         raw = {key: value for key, value in self._load_batch(list(rows)).items() if key in keys}
         inputs = send_to_device(raw | self._model.noise(rows), device)
         with _without_adapter(self._peft_model):
-            teacher = teacher_features(self._model, inputs, self.specs, num_tokens=self._num_tokens, task=True)
+            teacher = teacher_features(
+                self._model, inputs, self.specs, num_tokens=self._num_tokens, output=output, task=output
+            )
         return AnchorBatch(inputs, teacher, [self.groups[row] for row in rows])
 
     def scales(self) -> dict[str, Float[Tensor, ""]]:

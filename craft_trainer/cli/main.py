@@ -48,6 +48,7 @@ GROUPS = {  # of commands: what a word after it is called, where the modules are
         "craft_trainer.costs.",
         {
             "step": "an optimizer step: beside its floor, TorchJD's PCGrad and plain training; its memory",
+            "run": "whole training runs, start-up included: plain beside CRaFT, and what each of them keeps",
             "cache": "anchors: building them, reading them, their bytes",
             "mcq": "multiple choice by likelihood: beside one forward pass per choice, and lm-evaluation-harness",
         },

@@ -89,6 +89,7 @@ class Retention:
             raise ValueError(f"epsilon_per_group names {unknown[0]!r}; the anchors have the groups {self.groups}")
         self.averages_gradients = accelerator.num_processes > 1 and not is_sharded(accelerator)
         self._loss = self._make_loss(model)
+        self._output = is_sharded(accelerator) or self._loss.needs != Need.HIDDEN  # FSDP needs whole passes
         self._gathers = False  # whether FSDP knows of predict, if it shards the model
         self._epsilon_of_dtype = _coarsest(model.network, accelerator)
 
@@ -138,7 +139,9 @@ class Retention:
             gather_for_predict(model.network)
             self._gathers = True
         with self._accelerator.autocast():
-            return self._loss(model, self._batch(self._mine(rows)) if self._loss.needs else NO_ANCHORS)
+            return self._loss(
+                model, self._batch(self._mine(rows), output=self._output) if self._loss.needs else NO_ANCHORS
+            )
 
     def _mine(self, rows: list[int]) -> list[int]:
         return rows[self._accelerator.process_index * self.batch_size :][: self.batch_size]
@@ -241,8 +244,8 @@ class Retention:
         total = self.batch_size * self._accelerator.num_processes
         return anchor_rows(len(self._anchors), total, seed=seed, draw=draw)
 
-    def _batch(self, rows: list[int]) -> AnchorBatch:
-        batch: AnchorBatch = send_to_device(self._anchors.batch(rows), self._args.device)
+    def _batch(self, rows: list[int], *, output: bool = True) -> AnchorBatch:
+        batch: AnchorBatch = send_to_device(self._anchors.batch(rows, output=output), self._args.device)
         return batch
 
     def _epsilons(self, trainer: TrainerState, state: DualState, *, probing: bool) -> dict[str, float]:

@@ -58,9 +58,9 @@ class WatchedCache(AnchorCache):
         super().__init__(folder)
         self.asked = []
 
-    def batch(self, rows):
+    def batch(self, rows, **kwargs):
         self.asked.append(list(rows))
-        return super().batch(rows)
+        return super().batch(rows, **kwargs)
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,15 @@ def test_a_student_that_is_the_teacher_is_at_distance_zero_in_any_batch(
         torch.testing.assert_close(hidden, batch.teacher.hidden[name])
 
 
+def test_hidden_features_are_read_without_the_output(tiny_anchors: AnchorCache) -> None:
+    whole, hidden = tiny_anchors.batch([17, 3]), tiny_anchors.batch([17, 3], output=False)
+    assert whole.teacher.output is not None
+    assert hidden.teacher.output is None
+    assert hidden.teacher.hidden.keys() == whole.teacher.hidden.keys()
+    for name, value in whole.teacher.hidden.items():
+        assert torch.equal(hidden.teacher.hidden[name], value), name
+
+
 def test_cached_inputs_are_the_datasets_samples(
     tiny_anchors: AnchorCache, tiny_dataset: Path, tiny_policy: MakePolicy
 ) -> None:

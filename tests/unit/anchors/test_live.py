@@ -1,6 +1,7 @@
 """A PEFT model without its adapter is its own teacher: equal to the base model, and to a cache of it."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,8 @@ from craft_trainer.losses.hidden import Hidden
 from craft_trainer.losses.token_kl import TokenKL
 from craft_trainer.models.causal_lm import CausalLM
 from craft_trainer.models.families import as_anchored_model
+from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.trainer import CraftTrainer
 
 ROWS = 11
 GROUPS = ["verse" if row % 3 else "prose" for row in range(ROWS)]
@@ -151,6 +154,37 @@ def test_tokens_alone_may_be_held(peft_model: Any, load_tokens: Make) -> None:
     assert live.scales().keys() == {TOKEN_SCALE, TASK_SCALE}
     assert live.batch([0]).teacher.hidden == {}
     assert live.batch([0]).teacher.tokens.indices.shape == (1, 6, 32)
+
+
+def test_for_hidden_features_alone_the_teacher_ends_at_the_deepest_layer(live: AdapterAnchors, peft_model: Any) -> None:
+    """The same features bit for bit, and no head. Seen to fail with a teacher that goes on."""
+    whole, heads = live.batch([4, 0]).teacher, heads_run(peft_model)
+    early = live.batch([4, 0], output=False).teacher
+    assert (early.output, early.tokens, early.task, heads) == (None, None, None, [])
+    for name, hidden in whole.hidden.items():
+        assert torch.equal(early.hidden[name], hidden), name
+
+
+def test_a_run_that_holds_hidden_features_runs_the_head_for_its_task_alone(
+    live: AdapterAnchors, peft_model: Any, load_tokens: Make, tmp_path: Path
+) -> None:
+    """Neither student nor teacher of a retention pass does. Seen to fail with a teacher that goes on."""
+    samples = [load_tokens([row]) for row in range(ROWS)]
+    learned: Any = [{key: value[0] for key, value in one.items() if key != "row"} for one in samples]
+    options = {"retention_terms": ["hidden"], "task_kl_samples": 0, "max_steps": 3, "per_device_train_batch_size": 2}
+    options |= {"teacher_mismatch": "allow"}  # the adapter has moved
+    config = CraftConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", save_strategy="no", **options)
+    trainer = CraftTrainer(peft_model, config, anchors=live, train_dataset=learned)
+    heads = heads_run(peft_model)
+    trainer.train()
+    assert len(heads) == config.max_steps
+
+
+def heads_run(peft_model: Any) -> list[str]:
+    """A list that grows whenever the head runs."""
+    calls: list[str] = []
+    peft_model.get_base_model().lm_head.register_forward_hook(lambda *_: calls.append("head"))
+    return calls
 
 
 def test_its_own_model_is_accepted_as_any_view(live: AdapterAnchors, peft_model: Any) -> None:

@@ -93,7 +93,7 @@ def test_the_benchmarks_are_listed_and_guessed_at(capsys: pytest.CaptureFixture[
         assert ended.value.code == 0
         assert f"usage: craft-trainer bench {name}" in capsys.readouterr().out
     assert main(["bench", "stp"]) == 1
-    assert "no benchmark 'stp': did you mean 'step'?; there are step, cache, mcq" in capsys.readouterr().err
+    assert "no benchmark 'stp': did you mean 'step'?; there are step, run, cache, mcq" in capsys.readouterr().err
 
 
 def test_the_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:

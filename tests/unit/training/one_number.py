@@ -58,7 +58,8 @@ class Numbers:
     def __len__(self) -> int:
         return len(self.groups)
 
-    def batch(self, rows: Sequence[int]) -> AnchorBatch:
+    def batch(self, rows: Sequence[int], *, output: bool = True) -> AnchorBatch:
+        assert output  # which is all that these anchors hold
         self.asked.append(list(rows))
         x = torch.tensor(rows).float().view(-1, 1, 1) + 1
         return AnchorBatch({"x": x}, Features({}, x), [self.groups[row] for row in rows])
