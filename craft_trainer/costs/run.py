@@ -106,9 +106,7 @@ class RunBenchArguments:
             raise ValueError("give either tasks (success is measured) or held_out (L_retain is measured)")
         asked = [str(self.repeats), *split_list(self.every), *split_list(self.sizes)]
         if not all(number.isdecimal() and int(number) >= 1 for number in asked):
-            raise ValueError(
-                f"repeats, every and sizes are {', '.join(asked)}: each must be a whole number, at least 1"
-            )
+            raise ValueError(f"repeats, every and sizes are {', '.join(asked)}: each must be a whole number ≥ 1")
 
     def arms(self) -> list[Arm]:
         """Plain training, and every combination of anchors, retention_every and retention_batch_size."""

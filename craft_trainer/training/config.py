@@ -11,7 +11,7 @@ from craft_trainer.options import option
 from craft_trainer.training.distribution import require_deepspeed, require_device_of_engine
 from craft_trainer.training.settings import RetentionSettings
 
-FEWEST_ANCHORS = 8  # per device, where retention_batch_size is not set and the task's batch is no smaller
+MOST_ANCHORS = 64  # per device, where retention_batch_size is not set
 SETTINGS = tuple(item.name for item in fields(RetentionSettings))
 
 
@@ -78,10 +78,10 @@ def retention_settings(args: TrainingArguments) -> RetentionSettings:
 
 
 def anchors_per_pass(args: TrainingArguments) -> int:
-    """Anchors per device of a retention pass; where it is not set, a quarter of what a task pass has in samples.
+    """Anchors per device of a retention pass; where it is not set, as many as the task's micro-batch has samples.
 
-    It is at least ``FEWEST_ANCHORS``, but never more than the task's micro-batch, so that what fits the task's memory
-    holds a retention pass too, whatever the model.
+    It is at most ``MOST_ANCHORS``. So a retention pass is no larger than a task pass, whatever the model, and fits the
+    memory that the task's fits.
     """
-    given, samples = retention_settings(args).retention_batch_size, args.per_device_train_batch_size
-    return min(samples, max(FEWEST_ANCHORS, samples // 4)) if given is None else given
+    given = retention_settings(args).retention_batch_size
+    return min(MOST_ANCHORS, args.per_device_train_batch_size) if given is None else given

@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from craft_trainer.training.config import retention_settings
 from craft_trainer.training.retention import Retention
 
 MEASURED = 3  # retention passes after the first one, which opens files and chooses kernels
@@ -37,7 +38,8 @@ class PassCost(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
     def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Forget an earlier training."""
         self._start()
-        self._ended, self._waits = False, args.device.type != "cpu"
+        self._ended = retention_settings(args).backward == "joint"  # which has no retention pass of its own
+        self._waits = args.device.type != "cpu"
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """End the measurement of the step before; say the cost when enough was seen."""

@@ -78,9 +78,7 @@ class RetentionSettings:
         "distance of hidden features: mse (fraction of variance), l1 (in deviations) or cosine", "mse"
     )
     retention_batch_size: int | None = option(
-        "anchors per device in a retention pass; ≥ 1; by default a quarter of per_device_train_batch_size, at least 8 "
-        "and at most all of it",
-        None,
+        "anchors per device in a retention pass; ≥ 1; by default per_device_train_batch_size, at most 64", None
     )
     retention_every: int = option("optimizer steps from one retention pass to the next; ≥ 1", 1)
     surgery: str = option(

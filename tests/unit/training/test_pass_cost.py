@@ -88,10 +88,8 @@ def test_only_the_first_process_says_it(clock: Clock, tmp_path: Path, capsys: py
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(("samples", "anchors"), [(1, 1), (4, 4), (8, 8), (16, 8), (32, 8), (64, 16), (512, 128)])
-def test_a_pass_has_a_quarter_of_the_tasks_samples_and_no_more_than_all(
-    samples: int, anchors: int, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize(("samples", "anchors"), [(1, 1), (4, 4), (64, 64), (512, 64)])
+def test_a_pass_has_no_more_anchors_than_the_task_has_samples(samples: int, anchors: int, tmp_path: Path) -> None:
     def config(**given: Any) -> CraftConfig:
         sizes = {"per_device_train_batch_size": samples, "gradient_accumulation_steps": 4}
         return CraftConfig(output_dir=str(tmp_path), use_cpu=True, report_to="none", **sizes, **given)
