@@ -14,10 +14,11 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+import yaml
 from tqdm import tqdm
 
 from craft_trainer.costs.toy import make_toy
-from craft_trainer.files import write_json
+from craft_trainer.files import write_atomically, write_json
 from craft_trainer.options import option, split_list
 
 EXAMPLE = (
@@ -110,7 +111,7 @@ class RunBenchArguments:
 
     def arms(self) -> list[Arm]:
         """Plain training, and every combination of anchors, retention_every and retention_batch_size."""
-        grid = product(self.anchors, map(int, split_list(self.every)), map(int, split_list(self.sizes)))
+        grid = product(split_list(self.anchors), map(int, split_list(self.every)), map(int, split_list(self.sizes)))
         return [
             Arm(PLAIN),
             *(Arm(f"{Path(cache).name}, every {every}, {size}", cache, every, size) for cache, every, size in grid),
@@ -128,6 +129,8 @@ def run(arguments: RunBenchArguments) -> None:
                 execute(Command(words, folder / f"toy-{number}.log"))
             arguments.model, arguments.dataset, arguments.anchors = toy.model, toy.dataset, toy.anchors
             arguments.training, arguments.held_out = toy.training, toy.held_out
+        if arguments.training is not None:
+            arguments.training = str(without_anchors(Path(arguments.training), folder / "training.yaml"))
         rows = measure(arguments, folder)
     print(table(rows))
     if arguments.json is not None:
@@ -145,6 +148,13 @@ def measure(arguments: RunBenchArguments, folder: Path) -> list[Row]:
         if repeat == 0:
             row.kept = kept(arguments, output, folder)
     return rows
+
+
+def without_anchors(training: Path, copy: Path) -> Path:
+    """Write the settings of ``training`` into ``copy``, except for the anchors, which are an arm's own or nobody's."""
+    settings = yaml.safe_load(training.read_text()) or {}
+    write_atomically(copy, yaml.safe_dump({name: value for name, value in settings.items() if name != "anchors"}))
+    return copy
 
 
 def train_words(arguments: RunBenchArguments, arm: Arm, output: Path) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from craft_trainer.costs import run as bench
 from craft_trainer.costs.run import Arm, Command, Row, RunBenchArguments, Times, execute, table, train_words
 from craft_trainer.costs.toy import make_toy
 
-OWN: dict[str, Any] = {"model": "teacher", "dataset": "new", "anchors": ["a/old", "b/own"], "held_out": "held"}
+OWN: dict[str, Any] = {"model": "teacher", "dataset": "new", "anchors": ["a/old,b/own"], "held_out": "held"}
 
 
 def test_the_frontier_is_every_combination_beside_plain_training() -> None:
@@ -30,6 +30,11 @@ def test_arms_differ_in_retention_alone() -> None:
     assert train_words(arguments, Arm("plain"), Path("out")) == (*same, "--method", "plain")
     held = ("--anchors", "b/own", "--retention_every", "5", "--retention_batch_size", "16")
     assert train_words(arguments, Arm("", "b/own", 5, 16), Path("out")) == (*same, *held)
+
+
+def test_plain_training_has_no_anchors_of_the_file_either(tmp_path: Path) -> None:
+    (tmp_path / "given.yaml").write_text("anchors: outputs/anchors\nmax_steps: 7\n")
+    assert bench.without_anchors(tmp_path / "given.yaml", tmp_path / "used.yaml").read_text() == "max_steps: 7\n"
 
 
 def test_costs_are_those_of_the_median_run_beside_plain() -> None:
