@@ -55,7 +55,7 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": craft-trainer bench step ": "tests/unit/costs/test_step.py",  # with --quick, as the next two
     r": craft-trainer bench cache ": "tests/unit/costs/test_cache_bench.py",
     r": craft-trainer bench mcq ": "tests/unit/costs/test_mcq_bench.py",
-    r": craft-trainer bench run": "tests/unit/costs/test_run_bench.py",  # two steps of its toy
+    r": craft-trainer bench run": "tests/unit/costs/test_run_bench.py",  # minutes of training
     # not in CI:
     r"scripts/instructions\.py": "scripts/instructions.py",  # three seeds of training, by hand
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB
