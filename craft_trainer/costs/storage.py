@@ -23,7 +23,7 @@ class Shape(GeneralModel):
 
     def __init__(self) -> None:
         self._layer = nn.Identity()
-        self._model = nn.ModuleDict({"layer": self._layer, "weights": nn.Linear(1, 1)})
+        self._model = self._encoder = nn.ModuleDict({"layer": self._layer, "weights": nn.Linear(1, 1)})
 
     @property
     def output_kind(self) -> str:
@@ -39,6 +39,10 @@ class Shape(GeneralModel):
         num_samples = len(inputs["row"])
         self._layer(torch.randn(num_samples, CAMERAS * IMAGE_TOKENS + TEXT_TOKENS + ACTION_TOKENS, WIDTH))
         return torch.randn(num_samples, ACTION_TOKENS, VOCABULARY)
+
+    def module_path(self, layer: int | str) -> str:
+        """Its only layer."""
+        return "layer"
 
     def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
         """Images first."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 import time
 from pathlib import Path
@@ -143,9 +144,10 @@ def test_without_torchjd_its_figures_are_null_and_a_line_says_why(
     path = tmp_path / "step.json"
     assert main(["bench", "step", "--quick", "--repeats", "1", "--json", str(path)]) == 0
     medians = json.loads(path.read_text())
-    assert [name for name, value in medians.items() if value is None] == ["craft_over_torchjd"]
+    missing = [name for name, value in medians.items() if value is None]
+    assert [name for name in missing if "4bit" not in name] == ["craft_over_torchjd"]
     output = capsys.readouterr().out
-    assert output.count("not measured") == 3
+    assert len(re.findall(r"torchjd\S* +not measured", output)) == 3
     assert "craft_over_torchjd needs TorchJD: pip install torchjd" in output
 
 

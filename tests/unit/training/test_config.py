@@ -27,6 +27,7 @@ def make(tmp_path: Path, **settings: Any) -> CraftConfig:
 
 
 CHOSEN = {
+    "backward": "both",
     "method": "lwf",
     "surgery": "both_sided",
     "granularity": "block",
