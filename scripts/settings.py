@@ -16,9 +16,9 @@ from transformers import TrainingArguments
 
 from craft_trainer.cli.arguments import headings
 from craft_trainer.cli.train import TrainArguments
-from craft_trainer.language.config import LanguageConfig
 from craft_trainer.losses.terms import TERMS
 from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.language_config import LanguageConfig
 from craft_trainer.training.settings import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES
 
 ROOT = Path(__file__).parents[1]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
@@ -26,6 +26,7 @@ VIEW_NOISE = 1.0  # on the numbers of a copy, in the deviations that the policy 
 SEED = 0
 
 
+@runtime_checkable
 class ObservingPolicy(AnchoredModel, Protocol):
     """A policy whose observations can be drawn and perturbed, as :class:`models.lerobot.PolicyModel` is one."""
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from craft_trainer.anchors.live import AdapterAnchors
     from craft_trainer.cli.train import TrainArguments
     from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.models.lerobot_dataset import PolicyDataset
     from craft_trainer.models.normalisation import Statistics
 
 OUTSIDE_SHOWN = 5
@@ -116,7 +115,7 @@ def train_policy(arguments: "TrainArguments", config: CraftConfig, checkpoint: s
     trainer = CraftTrainer(
         model,
         config,
-        anchors=anchors_of(arguments, config, model, dataset),
+        anchors=anchors_of(arguments, model),
         train_dataset=dataset.without_last_frames(),
         data_collator=collate,
     )
@@ -128,17 +127,12 @@ def train_policy(arguments: "TrainArguments", config: CraftConfig, checkpoint: s
         print(f"or:   craft-trainer report --run {config.output_dir}")
 
 
-def anchors_of(
-    arguments: "TrainArguments", config: CraftConfig, model: "PolicyModel", dataset: "PolicyDataset"
-) -> "AnchorCache | AdapterAnchors | None":
-    """The cache, the anchors that the policy makes itself, the policy without its adapter, or nothing."""
-    from craft_trainer.cli.auto import anchors_of_policy
+def anchors_of(arguments: "TrainArguments", model: "PolicyModel") -> "AnchorCache | AdapterAnchors | str | None":
+    """The cache, the word for anchors that the policy makes itself, the policy without its adapter, or nothing."""
     from craft_trainer.cli.loading import open_cache
 
-    if arguments.anchors is None:
-        return None
-    if arguments.anchors == AUTO:
-        return anchors_of_policy(arguments, config, model, dataset)
+    if arguments.anchors is None or arguments.anchors == AUTO:
+        return arguments.anchors
     if arguments.anchors == ADAPTER:
         return adapter_anchors(arguments, model)
     return open_cache(arguments.anchors, model, arguments.anchors_dataset)

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
 from craft_trainer.cli.training import begin, train_and_save
-from craft_trainer.language.config import LanguageConfig
 from craft_trainer.options import option, pairs_or_json, refuse_idle, split_list
+from craft_trainer.training.language_config import LanguageConfig
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -118,10 +118,10 @@ def check_options(arguments: "TrainArguments") -> None:
 def train_language_model(arguments: "TrainArguments", config: LanguageConfig, resumed: str | None) -> None:
     """Train from the beginning or from the checkpoint ``resumed``, save, say what comes next."""
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
-    from craft_trainer.language.trainer import TextTrainer
     from craft_trainer.losses.smoothing import SmoothedLoss
     from craft_trainer.models.general import base_model
     from craft_trainer.models.quantization import method_of
+    from craft_trainer.training.text_trainer import TextTrainer
 
     assert arguments.model is not None
     begin(config)
@@ -167,15 +167,24 @@ def anchors_of(
         TypeError: ``adapter`` is asked for, and there is none.
     """
     from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.cli.auto import anchors_of_language_model
     from craft_trainer.hub.resolve_path import resolve_path
     from craft_trainer.language.anchoring import adapter_anchors
     from craft_trainer.language.source import followed
+    from craft_trainer.training.auto import own_anchors
 
     if arguments.anchors is None:
         return None
     if arguments.anchors == AUTO:
-        return anchors_of_language_model(arguments, config, checkpoint)
+        layers, poolings = arguments.held(*HELD_USUALLY)
+        return own_anchors(
+            checkpoint.model,
+            config,
+            processor=checkpoint.processor,
+            layers=layers,
+            pooling=poolings,
+            num_tokens=arguments.num_tokens,
+            path=str(arguments.model),
+        )
     if arguments.anchors != ADAPTER:
         return followed(AnchorCache(resolve_path(arguments.anchors, "dataset")), checkpoint, arguments.anchors_dataset)
     if not hasattr(checkpoint.model, "peft_config"):

@@ -7,9 +7,9 @@ from craft_trainer.cli.places import require_places
 from craft_trainer.cli.policy_training import PolicyTrainArguments
 from craft_trainer.cli.text_training import ADAPTER, HELD, OF_LORA, TextTrainArguments
 from craft_trainer.cli.training import AskArguments, TrainConfig
-from craft_trainer.language.config import LanguageConfig
 from craft_trainer.options import option, refuse_idle, split_list
 from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.language_config import LanguageConfig
 
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
 

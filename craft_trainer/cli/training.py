@@ -4,9 +4,9 @@ import sys
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.language.config import LanguageConfig
 from craft_trainer.options import option
 from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.language_config import LanguageConfig
 
 if TYPE_CHECKING:
     from craft_trainer.training.trainer import CraftTrainer

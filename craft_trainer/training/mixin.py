@@ -25,6 +25,7 @@ from craft_trainer.models.families import as_anchored_model, require_adapter_ins
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import Merge
+from craft_trainer.training.auto import own_anchors
 from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistory
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import (
@@ -70,7 +71,9 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     ``hyperparameter_search`` may search over them. Without ``anchors``, or with method plain, the step is the base's.
 
     Args:
-        anchors: a cache, its folder or name on the Hub, or the anchors of an adapter. Everything else is the base's.
+        anchors: a cache, its folder or name on the Hub, the anchors of an adapter, or ``auto``: what the model makes of
+            states, frames or texts before it learns (:func:`craft_trainer.training.auto.own_anchors`). Everything else
+            is the base's.
 
     Raises:
         ValueError: ``method`` is a baseline and there are no anchors, the cache was not made by the model (and
@@ -90,16 +93,13 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self, *args: Any, anchors: AnchorCache | AdapterAnchors | str | Path | None = None, **kwargs: Any
     ) -> None:
         require_own_arguments(type(self), (*args, *kwargs.values()))
-        if anchors == AUTO:
-            raise ValueError(
-                "anchors is auto, which `craft-trainer train` knows: in a script build them first, those "
-                "of a policy with craft_trainer.anchors.auto.auto_anchors(model, dataset, folder), and give the result"
-            )
         for given in (*args, *kwargs.values()) if anchors is not None else ():
             require_possible(given)
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
         require_adapter_inside(self.model)
+        if anchors == AUTO:
+            anchors = own_anchors(self.model, self.args, self.train_dataset, self.processing_class)
         self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
         if is_drawn_at_every_epoch(self.args, self.train_dataset):
             self.add_callback(EpochOrder())

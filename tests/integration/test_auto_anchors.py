@@ -1,4 +1,4 @@
-"""``--anchors auto``: anchors that ask for no decision, from the command to the card of the run."""
+"""``anchors: auto``: anchors that ask for no decision, from the command or the script to the card of the run."""
 
 import json
 import shutil
@@ -7,15 +7,22 @@ import pytest
 import torch
 from command_words import flags
 from lm_folders import save_lines, save_tiny_lm
+from peft import LoraConfig, get_peft_model
 from runs import history
 from safetensors.torch import load_file
+from torch.utils.data import Subset
+from transformers import BertConfig, BertForSequenceClassification, set_seed
 
 from craft_trainer.anchors import auto, building
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.cli import auto as of_commands
 from craft_trainer.cli.main import main
+from craft_trainer.language.checkpoints import load_checkpoint
+from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.lerobot_dataset import PolicyDataset
+from craft_trainer.models.lerobot_dataset import PolicyDataset, collate
+from craft_trainer.training import auto as of_runs
+from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.language_config import LanguageConfig
 from craft_trainer.training.trainer import CraftTrainer
 
 TRAIN = {"max_steps": 4, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
@@ -30,7 +37,7 @@ def few(monkeypatch):
     monkeypatch.setattr(auto, "NUM_FRAMES", FRAMES)
     monkeypatch.setattr(auto, "NUM_STATES", STATES)
     monkeypatch.setattr(auto, "NUM_VIEWS", VIEWS)
-    monkeypatch.setattr(of_commands, "NUM_TEXTS", TEXTS)
+    monkeypatch.setattr(of_runs, "NUM_TEXTS", TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +210,7 @@ def test_a_language_model_is_held_on_its_own_texts(train_texts, texts, tmp_path,
 def test_a_resumed_language_model_is_held_by_what_it_wrote_at_the_start(train_texts, tmp_path, monkeypatch):
     assert train_texts(tmp_path / "whole", **SAVED) == 0
     assert train_texts(tmp_path / "run", **SAVED, max_steps=2) == 0
-    monkeypatch.setattr(of_commands, "write_texts", None)
+    monkeypatch.setattr(of_runs, "own_texts", None)
     assert train_texts(tmp_path / "run", **SAVED, resume_from_checkpoint="last") == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 
@@ -231,11 +238,68 @@ def test_texts_of_a_language_model_are_its_own(train_texts, texts, tmp_path, cap
     assert "anchors_dataset has no effect with anchors: auto" in capsys.readouterr().err
 
 
-def test_a_script_builds_them_itself(teacher, tiny_dataset, tmp_path):
-    """The word is refused with the function to call, and that builds them or opens them again."""
+def script(policy, folder, dataset, **given):
+    """What the command does, in three lines."""
+    config = CraftConfig(output_dir=str(folder), **TRAIN)
+    return CraftTrainer(policy, config, anchors="auto", train_dataset=dataset, data_collator=collate, **given)
+
+
+def test_a_script_says_the_same_word(train, teacher, tiny_dataset, tmp_path, capsys):
+    """It takes what the command takes, says so, and learns the same; of a part of a dataset it perturbs the whole."""
+    assert train(tmp_path / "command") == 0
+    (told,) = [line for line in capsys.readouterr().out.splitlines() if "anchors: auto" in line]
+    set_seed(42)
     policy = PolicyModel.from_pretrained(teacher)
-    with pytest.raises(ValueError, match="auto_anchors"):
-        CraftTrainer(policy, anchors="auto")
+    dataset = PolicyDataset.of(policy, str(tiny_dataset))
+    trainer = script(policy, tmp_path / "script", dataset)
+    assert told.replace(str(tmp_path / "command"), trainer.args.output_dir) in capsys.readouterr().out.splitlines()
+    made = trainer.anchors.provenance.fingerprint
+    assert made == AnchorCache(tmp_path / "command/_anchors").provenance.fingerprint
+    trainer.train()
+    trainer.save_model()
+    assert_same_weights(tmp_path / "command", tmp_path / "script")
+    part = Subset(dataset, range(8))
+    again = script(PolicyModel.from_pretrained(teacher), tmp_path / "script", part)
+    assert again.anchors.provenance.fingerprint == made
+
+
+@pytest.mark.parametrize("adapted", [False, True])
+def test_a_script_with_a_language_model_says_the_same_word(texts, tmp_path, adapted, capsys):
+    """The teacher of a fresh adapter is its base."""
+    model, tokenizer = load_checkpoint(str(texts / "model"), dtype="float32")
+    samples = TextSamples.open(str(texts / "new.jsonl"), model, tokenizer)
+    if adapted:
+        model = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", r=2, target_modules="all-linear"))
+    config = LanguageConfig(output_dir=str(tmp_path / "run"), **TRAIN | {"learning_rate": 0.005})
+    given = {"train_dataset": samples, "data_collator": samples.collate, "processing_class": tokenizer}
+    trainer = CraftTrainer(model, config, anchors="auto", **given)
+    assert f"anchors: auto takes {TEXTS} texts that {texts / 'model'} writes itself" in capsys.readouterr().out
+    assert main(["cache", "verify", *flags(cache=tmp_path / "run/_anchors", teacher=texts / "model")]) == 0
+    trainer.train()
+    rows = history(tmp_path / "run")
+    assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-5)
+    assert rows[-1]["retention_loss"] > 0
+
+
+def test_a_script_is_told_which_function_to_call(teacher, texts, tmp_path):
+    """Seen to fail with an AttributeError of the dataset, or of None."""
+    policy = PolicyModel.from_pretrained(teacher)
+    for dataset in (None, [{"task": "lift"}]):
+        with pytest.raises(ValueError, match=r"PolicyDataset\.of.*auto_anchors\(model, dataset, folder\)"):
+            script(policy, tmp_path / "run", dataset)
+    model, _ = load_checkpoint(str(texts / "model"), dtype="float32")
+    with pytest.raises(ValueError, match=r"processing_class, or build .*build_anchor_cache"):
+        script(model, tmp_path / "run", None)
+    encoder = BertForSequenceClassification(
+        BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
+    )
+    with pytest.raises(ValueError, match=r"BertForSequenceClassification is neither: .*build_anchor_cache"):
+        script(encoder, tmp_path / "run", None)
+    assert not (tmp_path / "run/_anchors").exists()
+
+
+def test_the_function_builds_them_or_opens_them_again(teacher, tiny_dataset, tmp_path):
+    policy = PolicyModel.from_pretrained(teacher)
     dataset = PolicyDataset.of(policy, str(tiny_dataset))
     built = auto.auto_anchors(policy, dataset, tmp_path / "anchors")
     again = auto.auto_anchors(policy, dataset, tmp_path / "anchors")

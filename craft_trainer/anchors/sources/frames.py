@@ -4,13 +4,14 @@ import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
 from itertools import product
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from craft_trainer.anchors.selection import phases
 
 SENTENCE = "task"  # the key of the instruction
 
 
+@runtime_checkable
 class Frames(Protocol):
     """A dataset of frames, as :class:`models.lerobot_dataset.PolicyDataset` is one."""
 

@@ -69,6 +69,11 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
     assert f"usage: craft-trainer {command}" in capsys.readouterr().out
 
 
+def test_a_command_of_one_family_leads_to_that_of_all(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train-lm", "--model", "x"]) == 2
+    assert "no command 'train-lm': did you mean 'train'?" in capsys.readouterr().err
+
+
 def test_the_verbs_of_cache_are_listed_and_guessed_at(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["cache"], ["cache", "--help"]):
         assert main(words) == 0
