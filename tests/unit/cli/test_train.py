@@ -70,7 +70,8 @@ def test_every_option_is_of_all_families_or_of_one() -> None:
     every = {field.name for field in fields(TrainArguments)}
     assert not set(OF_POLICIES) & set(OF_LANGUAGE_MODELS)
     assert every - {*OF_POLICIES, *OF_LANGUAGE_MODELS} == {
-        *("model", "dataset", "anchors", "anchors_dataset", "mcq_data", "mcq_steps", "mcq_limit")
+        *("model", "dataset", "anchors", "anchors_dataset", "layers", "pooling", "num_tokens"),
+        *("mcq_data", "mcq_steps", "mcq_limit"),
     }
 
 
