@@ -218,7 +218,7 @@ def test_a_resumed_language_model_is_held_by_what_it_wrote_at_the_start(train_te
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"anchors_dataset": "x"}, "anchors_dataset has no effect with anchors: auto"),
+        ({"anchors_dataset": "org/old"}, "anchors_dataset has no effect with anchors: auto"),
         ({"statistics": "dataset"}, "statistics dataset and anchors exclude each other"),
     ],
 )
