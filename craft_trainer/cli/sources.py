@@ -11,21 +11,24 @@ from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import json_mapping, option, refuse_idle, split_list
 
 if TYPE_CHECKING:
+    from craft_trainer.anchors.sources.pictures import Pictures
     from craft_trainer.anchors.sources.source import AnchorSource
     from craft_trainer.models.lerobot import PolicyModel
 
 OF_SOURCES = {  # options that some sources alone read
     "dataset": ("dataset", "new_task"),
-    "new_dataset": ("new_task",),
+    "new_dataset": ("new_task", "statistics"),
     "prompts_file": ("new_task", "statistics"),
     "correlations": ("statistics",),
     "state_width": ("statistics",),
+    "pictures": ("statistics",),
     "tasks": ("rollouts",),
     "env": ("rollouts",),
     "env_options": ("rollouts",),
     "rollout_episodes": ("rollouts",),
     "failed": ("rollouts",),
 }
+PICTURES = ("whole", "mixed", "shuffled", "noise")
 NUM_ENVS = 20  # in which the teacher acts at once
 CORRELATED = 2000  # frames from which correlations are estimated
 
@@ -37,7 +40,11 @@ class SourceArguments:
     heading = LoadArguments.heading
     source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
     dataset: str | None = option("what sources dataset and new_task read", None)
-    new_dataset: str | None = option("LeRobot dataset of source new_task, where dataset is that of the old tasks", None)
+    new_dataset: str | None = option(
+        "LeRobot dataset of source new_task, where dataset is that of the old tasks; of statistics, where pictures are "
+        "taken from",
+        None,
+    )
     prompts_file: str | None = option(
         "text file with an old instruction on every line, for new_task and statistics: what is seen now is labelled "
         "under each of them",
@@ -49,6 +56,11 @@ class SourceArguments:
         None,
     )
     state_width: float = option("of states from statistics: the widest has so many of the policy's deviations", 2.0)
+    pictures: str | None = option(
+        "of states from statistics, for a policy with cameras: pictures of new_dataset as they are (whole, default), "
+        "two of them mixed (mixed), their patches in another order (shuffled), noise with their colours (noise)",
+        None,
+    )
     tasks: list[str] = option(
         "of rollouts: Meta-World v3 task names, in which the teacher acts; with env its own names, by default its "
         "default task",
@@ -79,6 +91,8 @@ class SourceArguments:
         self.source = named_sources(self.source, SOURCES)
         if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
+        if self.pictures not in (None, *PICTURES):
+            raise ValueError(f"pictures is {self.pictures!r}: it must be one of {', '.join(PICTURES)}")
         if self.views and not self.view_noise and not self.view_mix:
             raise ValueError("views without view_noise and view_mix are copies: raise one of them, or drop views")
         for name, sources in OF_SOURCES.items():
@@ -182,8 +196,6 @@ def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: 
     from craft_trainer.anchors.sources.statistics import StatisticsSource, correlation_of
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
-    if teacher.image_keys():
-        raise ValueError("source statistics draws states, and the policy reads pictures as well: take another source")
     moments = teacher.observed_moments()
     correlation = None
     if arguments.correlations is not None:
@@ -199,7 +211,34 @@ def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: 
         width=arguments.state_width,
         correlation=correlation,
         num_steps=len(teacher.policy_config.observation_delta_indices or ()),
+        pictures=stand_in_pictures(arguments, teacher, seed),
     )
+
+
+def stand_in_pictures(arguments: SourceArguments, teacher: "PolicyModel", seed: int) -> "Pictures | None":
+    """Pictures for states that nobody saw; None for a policy without cameras.
+
+    Raises:
+        ValueError: the policy has cameras and there is no dataset of pictures, or the other way round.
+    """
+    from craft_trainer.anchors.sources.frames import FrameSource
+    from craft_trainer.anchors.sources.pictures import Pictures
+    from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+    if not teacher.image_keys():
+        if arguments.pictures is not None:
+            raise ValueError("pictures has no effect: the policy reads none")
+        if arguments.new_dataset is not None and "new_task" not in arguments.source:
+            raise ValueError("new_dataset has no effect: source statistics takes pictures from it, the policy reads none")
+        return None
+    place = arguments.new_dataset or (arguments.dataset if "new_task" in arguments.source else None)
+    if place is None:
+        raise ValueError(
+            "source statistics draws states, and the policy reads pictures as well: give a dataset whose pictures stand "
+            "in for them, e.g. that of the new task, by --new_dataset"
+        )
+    source = FrameSource(PolicyDataset.of(teacher, place))
+    return Pictures(source, teacher.image_keys(), change=arguments.pictures or "whole", seed=seed)
 
 
 SOURCES: Mapping[str, Callable[[SourceArguments, Any, int, int], "AnchorSource"]] = {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from craft_trainer.anchors.sources.frames import SENTENCE
+from craft_trainer.anchors.sources.pictures import Pictures
 from craft_trainer.models.base import Moments
 
 STREAM = 1  # of random numbers, beside that of views
@@ -27,7 +28,7 @@ class StatisticsSource:
     state, so that some lie near the centre of what the teacher knows and some at its edge. R is the identity, or the
     ``correlation`` of all numbers, the features in alphabetical order (:func:`correlation_of`). State i is a function
     of ``seed`` and i alone. A policy that reads ``num_steps`` frames at once sees the same state in all of them, as if
-    the robot stood still; with 0 a state has no time dimension.
+    the robot stood still; with 0 a state has no time dimension. ``pictures`` stand in for what its cameras would show.
     """
 
     def __init__(
@@ -40,9 +41,11 @@ class StatisticsSource:
         width: float = WIDTH,
         correlation: Float64[NDArray[Any], "numbers numbers"] | None = None,
         num_steps: int = 0,
+        pictures: Pictures | None = None,
     ) -> None:
         self._moments = {name: (mean.numpy(), std.numpy()) for name, (mean, std) in sorted(moments.items())}
         self._count, self._seed, self._width, self._num_steps = count, seed, width, num_steps
+        self._pictures = pictures
         sizes = [mean.size for mean, _ in self._moments.values()]
         self._ends = np.cumsum(sizes)[:-1]
         self._root = np.eye(sum(sizes)) if correlation is None else np.linalg.cholesky(correlation)
@@ -59,7 +62,8 @@ class StatisticsSource:
         states = {name: torch.from_numpy(np.stack([one[name] for one in drawn])) for name in self._moments}
         if self._num_steps:
             states = {name: value[:, None].repeat_interleave(self._num_steps, 1) for name, value in states.items()}
-        return states | {SENTENCE: [self._prompts[row % len(self._prompts)] for row in rows]}
+        pictures = {} if self._pictures is None else self._pictures.batch(rows)
+        return states | pictures | {SENTENCE: [self._prompts[row % len(self._prompts)] for row in rows]}
 
     def _draw(self, row: int) -> dict[str, Any]:
         generator = np.random.default_rng([self._seed, row, STREAM])
@@ -78,7 +82,12 @@ class StatisticsSource:
         for name, parts in self._moments.items():
             digest.update(name.encode() + b"".join(part.tobytes() for part in parts))
         told = {"dataset": "states drawn from the policy's statistics", "frames": self._count}
-        return told | {"fingerprint": digest.hexdigest(), "seed": self._seed, "width": self._width}
+        told |= {"seed": self._seed, "width": self._width}
+        if self._pictures is not None:
+            seen = dict(self._pictures.description())
+            digest.update(seen.pop("fingerprint").encode())
+            told |= seen
+        return told | {"fingerprint": digest.hexdigest()}
 
 
 def correlation_of(
