@@ -229,13 +229,15 @@ def stand_in_pictures(arguments: SourceArguments, teacher: "PolicyModel", seed: 
         if arguments.pictures is not None:
             raise ValueError("pictures has no effect: the policy reads none")
         if arguments.new_dataset is not None and "new_task" not in arguments.source:
-            raise ValueError("new_dataset has no effect: source statistics takes pictures from it, the policy reads none")
+            raise ValueError(
+                "new_dataset has no effect: source statistics takes pictures from it, the policy reads none"
+            )
         return None
     place = arguments.new_dataset or (arguments.dataset if "new_task" in arguments.source else None)
     if place is None:
         raise ValueError(
-            "source statistics draws states, and the policy reads pictures as well: give a dataset whose pictures stand "
-            "in for them, e.g. that of the new task, by --new_dataset"
+            "source statistics draws states, and the policy reads pictures as well: give a dataset whose pictures "
+            "stand in for them, e.g. that of the new task, by --new_dataset"
         )
     source = FrameSource(PolicyDataset.of(teacher, place))
     return Pictures(source, teacher.image_keys(), change=arguments.pictures or "whole", seed=seed)

@@ -102,6 +102,7 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "dataset"}, "give it by --dataset"),
         ({"source": "dataset,new_task", "dataset": "x"}, "by --new_dataset"),
         ({"source": "statistics", "new_dataset": "x"}, "new_dataset has no effect"),
+        ({"source": "statistics", "pictures": "noise"}, "pictures has no effect: the policy reads none"),
         ({"source": "dataset", "dataset": "x", "prompts_file": "x"}, "prompts_file has no effect"),
         ({"source": "dataset", "dataset": "x", "correlations": "x"}, "correlations has no effect"),
         ({"source": "statistics", "dataset": "x"}, "dataset has no effect"),

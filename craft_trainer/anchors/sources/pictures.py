@@ -28,11 +28,14 @@ def mixed(picture: Picture, other: Picture, generator: np.random.Generator) -> P
 def shuffled(picture: Picture, other: Picture, generator: np.random.Generator) -> Picture:
     """The patches of ``picture``, 4 × 4 of equal size, in another order; a rest at the lower and right edge stays."""
     rows, columns = (size // PATCHES for size in picture.shape[-2:])
+    cut = [
+        (..., slice(row * rows, (row + 1) * rows), slice(column * columns, (column + 1) * columns))
+        for row in range(PATCHES)
+        for column in range(PATCHES)
+    ]
     changed = picture.clone()
-    for place, origin in enumerate(generator.permutation(PATCHES**2).tolist()):
-        (row, column), (from_row, from_column) = divmod(place, PATCHES), divmod(origin, PATCHES)
-        patch = picture[..., from_row * rows : (from_row + 1) * rows, from_column * columns : (from_column + 1) * columns]
-        changed[..., row * rows : (row + 1) * rows, column * columns : (column + 1) * columns] = patch
+    for place, origin in zip(cut, generator.permutation(len(cut)).tolist(), strict=True):
+        changed[place] = picture[cut[origin]]
     return changed
 
 
