@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from command_words import flags
+from safetensors.torch import load_file
 
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
@@ -376,3 +377,35 @@ def test_lerobots_evaluation_runs_our_adapter(adapted, rendering, tmp_path):
     given = {"policy": adapted, "env": "metaworld", "tasks": "button-press-v3", "episodes": 1, "max_steps": 3}
     rolled = rolled_out(tmp_path / "rollout.json", **given, seed=0)
     assert [episode["sum_reward"] for episode in rolled["per_episode"]] == task["metrics"]["sum_rewards"]
+
+
+def adapter_weights(folder):
+    return load_file(folder / "adapter_model.safetensors")
+
+
+def assert_same(left, right):
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.mark.slow
+def test_lerobots_training_goes_on_from_our_adapter(adapted, trained, tmp_path):
+    """LeRobot once put a fresh adapter in its place without a word (lerobot#3459). At rate 0 it stays as it is.
+
+    Then LeRobot resumes its own run, and what it saves is a checkpoint for us.
+    """
+    teacher, _ = trained("metaworld")
+    assert any(tensor.any() for name, tensor in adapter_weights(adapted).items() if "lora_B" in name)
+    given = {"dataset.repo_id": "local/new", "dataset.root": teacher.parents[3] / "new", "batch_size": 4}
+    given |= {"policy.path": adapted, "policy.device": "cpu", "policy.push_to_hub": "false", "peft.method_type": "LORA"}
+    rates = {"policy.optimizer_lr": 0, "policy.optimizer_lr_backbone": 0}
+    steps = {"steps": 1, "save_freq": 1, "output_dir": tmp_path / "run"}
+    lerobot("lerobot_train", given | rates | steps | LOADING)
+    saved = tmp_path / "run/checkpoints/last/pretrained_model"
+    assert_same(adapter_weights(saved), adapter_weights(adapted))
+    resumed = {"config_path": saved / "train_config.json", "resume": "true", "steps": 2}
+    lerobot("lerobot_train", resumed)
+    again = tmp_path / "run/checkpoints/000002/pretrained_model"
+    assert_same(adapter_weights(again), adapter_weights(adapted))
+    ours, theirs = (PolicyModel.from_pretrained(folder).fingerprint() for folder in (adapted, again))
+    assert ours["weights"] == theirs["weights"]  # LeRobot replaces the processors' statistics by the dataset's
