@@ -100,13 +100,13 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
     [
         ({"source": "drawn"}, "source is 'drawn'"),
         ({"source": "dataset"}, "give it by --dataset"),
-        ({"source": "dataset,new_task", "dataset": "x"}, "by --new_dataset"),
-        ({"source": "statistics", "new_dataset": "x"}, "new_dataset has no effect"),
+        ({"source": "dataset,new_task", "dataset": "org/x"}, "by --new_dataset"),
+        ({"source": "statistics", "new_dataset": "org/x"}, "new_dataset has no effect"),
         ({"source": "statistics", "pictures": "noise"}, "pictures has no effect: the policy reads none"),
-        ({"source": "dataset", "dataset": "x", "prompts_file": "x"}, "prompts_file has no effect"),
-        ({"source": "dataset", "dataset": "x", "correlations": "x"}, "correlations has no effect"),
-        ({"source": "statistics", "dataset": "x"}, "dataset has no effect"),
-        ({"source": "dataset", "dataset": "x", "state_width": 3}, "state_width has no effect"),
+        ({"source": "dataset", "dataset": "org/x", "prompts_file": "x"}, "prompts_file has no effect"),
+        ({"source": "dataset", "dataset": "org/x", "correlations": "org/x"}, "correlations has no effect"),
+        ({"source": "statistics", "dataset": "org/x"}, "dataset has no effect"),
+        ({"source": "dataset", "dataset": "org/x", "state_width": 3}, "state_width has no effect"),
         ({"source": "statistics", "view_noise": 0.5}, "view_noise has no effect here: there are no views"),
         ({"source": "rollouts"}, "name Meta-World tasks by --tasks, or give --env"),
         ({"source": "statistics", "tasks": "push-v3"}, "tasks has no effect"),
@@ -114,7 +114,7 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "new_task"}, "about to be learned: give it by --dataset"),
         ({"source": "statistics", "views": 2, "view_noise": 0}, "are copies"),
         ({"source": "statistics", "inputs": "reference"}, "source dataset or corpus alone"),
-        ({"source": "statistics,new_task", "dataset": "x", "anchors": 1}, "at least one of each"),
+        ({"source": "statistics,new_task", "dataset": "org/x", "anchors": 1}, "at least one of each"),
     ],
 )
 def test_what_has_no_effect_or_cannot_be_is_refused(options, reason, teacher, tmp_path, capsys):
