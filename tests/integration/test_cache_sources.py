@@ -101,7 +101,7 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "drawn"}, "source is 'drawn'"),
         ({"source": "dataset"}, "give it by --dataset"),
         ({"source": "dataset,new_task", "dataset": "org/x"}, "by --new_dataset"),
-        ({"source": "statistics", "new_dataset": "org/x"}, "new_dataset has no effect"),
+        ({"source": "statistics", "new_dataset": "DATA"}, "new_dataset has no effect"),
         ({"source": "statistics", "pictures": "noise"}, "pictures has no effect: the policy reads none"),
         ({"source": "dataset", "dataset": "org/x", "prompts_file": "x"}, "prompts_file has no effect"),
         ({"source": "dataset", "dataset": "org/x", "correlations": "org/x"}, "correlations has no effect"),
@@ -114,10 +114,11 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "new_task"}, "about to be learned: give it by --dataset"),
         ({"source": "statistics", "views": 2, "view_noise": 0}, "are copies"),
         ({"source": "statistics", "inputs": "reference"}, "source dataset or corpus alone"),
-        ({"source": "statistics,new_task", "dataset": "org/x", "anchors": 1}, "at least one of each"),
+        ({"source": "statistics,new_task", "dataset": "DATA", "anchors": 1}, "at least one of each"),
     ],
 )
-def test_what_has_no_effect_or_cannot_be_is_refused(options, reason, teacher, tmp_path, capsys):
-    assert build(teacher, tmp_path / "cache", **options) == 1
+def test_what_has_no_effect_or_cannot_be_is_refused(options, reason, teacher, tiny_dataset, tmp_path, capsys):
+    given = {name: tiny_dataset if value == "DATA" else value for name, value in options.items()}
+    assert build(teacher, tmp_path / "cache", **given) == 1
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "cache").exists()
