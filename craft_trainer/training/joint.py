@@ -35,7 +35,7 @@ def choose_backward(trainer: Any) -> None:
         return
     if engine is not None:
         _refuse_comparison(args, engine)
-        reason = f"{engine} hides gradients (nobody has run retention under it yet: docs/distributed.md)"
+        reason = f"{engine} hides gradients (what was run under it: docs/distributed.md)"
     elif settings.recipe.surgery != "none":
         raise TypeError(
             f"{step} does not call super().training_step, so retention cannot follow what it does with gradients: "
