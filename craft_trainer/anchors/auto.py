@@ -49,20 +49,27 @@ def auto_anchors(
 ) -> AnchorCache:
     """Anchors of ``policy`` from the ``dataset`` that it is about to learn, in the cache ``folder``.
 
-    They are ``NUM_VIEWS`` copies of each of ``NUM_FRAMES`` frames, spread over tasks, phases and episodes: states with
-    noise of ``VIEW_NOISE`` deviations of the policy, pictures shifted and in other light (:class:`Views`). Of a policy
-    without pictures they are also ``NUM_STATES`` states drawn from the statistics of what it observes
-    (:class:`StatisticsSource`) with as many copies. The policy as it is now labels them, and they hold its last hidden
-    layer and its output. A cache of the same that is in ``folder`` is opened again.
+    They are ``NUM_STATES`` states drawn from the statistics of what it observes (:class:`StatisticsSource`), and
+    ``NUM_VIEWS`` copies of each of them and of ``NUM_FRAMES`` frames, spread over tasks, phases and episodes, with
+    noise of ``VIEW_NOISE`` deviations of the policy (:class:`Views`). The policy as it is now labels them, and they
+    hold its last hidden layer and its output. A cache of the same that is in ``folder`` is opened again.
 
     Args:
         path: where the policy was loaded from, for the cache's card.
         processes: those that share the work; by default this process does all of it.
 
     Raises:
-        ValueError: what the policy predicts depends on demonstrated actions, and its own cannot take their place; it
-            has no statistics of what it observes; or ``folder`` holds other anchors.
+        ValueError: the policy reads pictures; what it predicts depends on demonstrated actions, and its own cannot take
+            their place; it has no statistics of what it observes; or ``folder`` holds other anchors.
     """
+    if policy.image_keys():
+        raise ValueError(
+            "anchors: auto has nothing that stands in for the pictures of the old tasks, and a policy that is held on "
+            "copies of the new task's pictures does not learn the new task: build a cache of a few old frames "
+            "(`craft-trainer cache build --source dataset --anchors 20 --views 20`), of the policy's own episodes "
+            "(`--source rollouts`) or, if it reads instructions, of new frames under old ones (`--source new_task "
+            "--prompts_file`), and give its folder as anchors"
+        )
     if not policy.can_act:
         raise ValueError(
             "anchors: auto has the policy label perturbed frames that nobody demonstrated actions for, but what this "
@@ -70,13 +77,14 @@ def auto_anchors(
             "demonstrations with `craft-trainer cache build --source dataset`, and give its folder as anchors"
         )
     moments = policy.observed_moments()
+    states = StatisticsSource(
+        moments, NUM_STATES, seed=SEED, num_steps=len(policy.policy_config.observation_delta_indices or ())
+    )
     frames = FrameSource(dataset, without=policy.target_keys())
-    chosen: Sequence[int] = stratified_rows(frames.strata, min(NUM_FRAMES, len(frames)), seed=SEED)
-    parts: dict[str, tuple[AnchorSource, Sequence[int]]] = {"new_task": (frames, chosen)}
-    if not policy.image_keys():
-        num_steps = len(policy.policy_config.observation_delta_indices or ())
-        states = StatisticsSource(moments, NUM_STATES, seed=SEED, num_steps=num_steps)
-        parts = {"statistics": (states, range(NUM_STATES)), **parts}
+    parts: dict[str, tuple[AnchorSource, Sequence[int]]] = {
+        "statistics": (states, range(NUM_STATES)),
+        "new_task": (frames, stratified_rows(frames.strata, min(NUM_FRAMES, len(frames)), seed=SEED)),
+    }
     for name, (source, chosen) in parts.items():
         views = Views(
             source,
@@ -85,7 +93,6 @@ def auto_anchors(
             noise=VIEW_NOISE,
             seed=SEED,
             deviations={feature: std for feature, (_, std) in moments.items()},
-            images=policy.image_keys(),
             kept=name != "new_task",
         )
         parts[name] = views, range(len(views))

@@ -113,27 +113,12 @@ def test_they_are_those_of_cache_build(train, teacher, tiny_dataset, tmp_path, m
     assert chosen.groups == built.groups
 
 
-def test_a_policy_with_cameras_is_held_on_views_alone(image_policy, tmp_path):
-    """States drawn from statistics have no pictures."""
-
-    class Seen:
-        source, revision = "seen", ""
-        task_of_frame, episode_of_frame = ["lift"] * 8, [0] * 8
-
-        def __len__(self):
-            return 8
-
-        def batch(self, rows):
-            states = torch.tensor(rows, dtype=torch.float32)[:, None].expand(-1, 4)
-            pictures = torch.full((len(rows), 3, 32, 32), 0.5)
-            return {"observation.state": states, "observation.images.front": pictures, "task": ["lift"] * len(rows)}
-
-        def fingerprint(self):
-            return "seen"
-
-    cache = auto.auto_anchors(image_policy, Seen(), tmp_path / "anchors")
-    assert cache.provenance.data["source"] == "new_task"
-    assert len(cache) == FRAMES * VIEWS
+def test_a_policy_with_cameras_is_refused_before_anything_is_read(image_policy, tmp_path):
+    """On copies of the new task's pictures it would not learn the new task."""
+    with pytest.raises(ValueError, match="nothing that stands in for the pictures") as refusal:
+        auto.auto_anchors(image_policy, None, tmp_path / "anchors")
+    assert all(source in str(refusal.value) for source in ("--source dataset", "--source rollouts", "--prompts_file"))
+    assert not (tmp_path / "anchors").exists()
 
 
 def test_it_is_the_run_with_that_cache(train, tmp_path):
