@@ -17,7 +17,11 @@ OTHER_PROGRAMS = {"source", "cd", "git", "mkdocs", "pre-commit", "ruff", "mypy",
 EXTRAS = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
 
 
-LEROBOT = {"lerobot-train": "train:TrainPipelineConfig", "lerobot-eval": "eval:EvalPipelineConfig"}
+LEROBOT = {
+    "lerobot-train": "lerobot.configs.train:TrainPipelineConfig",
+    "lerobot-eval": "lerobot.configs.eval:EvalPipelineConfig",
+    "lerobot-edit-dataset": "lerobot.scripts.lerobot_edit_dataset:EditDatasetConfig",
+}
 
 
 class ParsedError(Exception):
@@ -73,7 +77,7 @@ def _check_lerobot(program, words):
     draccus = pytest.importorskip("draccus")
     importlib.import_module("lerobot.policies.factory")  # where the types of policies become known
     module, name = LEROBOT[program].split(":")
-    kind = getattr(importlib.import_module(f"lerobot.configs.{module}"), name)
+    kind = getattr(importlib.import_module(module), name)
     if any(word.startswith("--policy.path=") for word in words):
         words = [word for word in words if not word.startswith("--policy.")]
     assert all(word.startswith("--") and "=" in word for word in words), words

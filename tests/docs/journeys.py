@@ -56,7 +56,13 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": craft-trainer bench cache ": "tests/unit/costs/test_cache_bench.py",
     r": craft-trainer bench mcq ": "tests/unit/costs/test_mcq_bench.py",
     r": craft-trainer bench run": "tests/unit/costs/test_run_bench.py",  # minutes of training
+    r"--num_processes 3 .* cache build ": "tests/integration/test_cache_commands.py",
+    r"--quantization ": "tests/integration/test_quantized.py",  # where bitsandbytes is installed
+    r"--streamed_rows ": "tests/integration/test_language_commands.py",
+    r"s3://": "tests/unit/anchors/test_places.py",  # in a place of the memory
     # not in CI:
+    r"scripts/policy_memory\.py": "scripts/policy_memory.py",  # minutes at full width, by hand
+    r"lerobot-edit-dataset": "tests/docs/command_line.py",  # parsed by LeRobot's own parser
     r"scripts/instructions\.py": "scripts/instructions.py",  # three seeds of training, by hand
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB
     r"pi0fast": "tests/integration/test_vla_path.py",  # as a toy; its real size needs a GPU of 80 GB
@@ -72,7 +78,7 @@ JOURNEYS = (  # the first pattern that is found in "page: line" decides
     (r"my-org/", "hub"),
     (r": craft-trainer mcq-from-demos |outputs/mcq/questions", "questions"),
     (r"org/vlm", "pictures"),
-    (r"-lm |lm\.yaml|org/model|: craft-trainer mcq |language_model\.py", "language"),
+    (r"/lm(_\w+)?\.yaml|outputs/lm/|org/model|: craft-trainer mcq |language_model\.py", "language"),
     (r"^lerobot\.md", "lerobot"),
     (r"^sequences\.md", "sequences"),
     (r"", "policies"),

@@ -68,9 +68,9 @@ def main(folder, more):
     anchors = AnchorCache(folder / "cache")
     rows, read = set(), anchors.batch
 
-    def counted(wanted):
+    def counted(wanted, **options):
         rows.update(wanted)
-        return read(wanted)
+        return read(wanted, **options)
 
     anchors.batch = counted
     train(folder / "run", anchors, retention_terms=["hidden"], max_steps=NUM_ANCHORS // BATCH)

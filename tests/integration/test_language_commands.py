@@ -449,7 +449,7 @@ def test_options_of_texts_are_refused_of_a_policy(tmp_path, tiny_policy, capsys)
         ("build", {"selection": "best"}, "selection is 'best'"),
         ("build", {"group_column": "tpoic"}, "has no column 'tpoic'"),
         ("train", {"anchors": "adapter"}, "name them with anchors_dataset"),
-        ("train", {"anchors_dataset": "x.jsonl"}, "anchors_dataset has no effect without anchors"),
+        ("train", {"anchors_dataset": "org/x"}, "anchors_dataset has no effect without anchors"),
         ("train", {"layers": "-1"}, "layers has no effect here: it is an option of anchors: auto and adapter"),
         (
             "train",
@@ -464,7 +464,7 @@ def test_options_of_texts_are_refused_of_a_policy(tmp_path, tiny_policy, capsys)
         ("train", {"columns": "text"}, "give it as OURS=THEIRS"),
         ("train", {"max_length": 1}, "max_length is 1"),
         ("train", {"dataset": "nowhere.jsonl"}, "nowhere.jsonl"),
-        ("train", {"eval_dataset": "x.jsonl"}, "have no effect without eval_strategy"),
+        ("train", {"eval_dataset": "org/x"}, "have no effect without eval_strategy"),
         ("train", {"eval_strategy": "epoch"}, "an evaluation needs texts: name them with eval_dataset"),
         ("train", {"eval_on_start": True}, "an evaluation needs texts: name them with eval_dataset"),
         ("train", {"eval_split": "train", "eval_strategy": "epoch"}, "eval_split train is what is learned"),
@@ -488,19 +488,20 @@ def test_a_policys_terms_are_refused_with_what_can_be_held(place, anchors, tmp_p
     assert "Set retention_terms to some of hidden, token_ce, token_kl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("option", ["max_length", "lora_rank", "num_tokens", "eval_split", "dtype"])
+@pytest.mark.parametrize("option", ["max_length", "lora_rank", "eval_split", "dtype"])
 def test_options_of_language_models_are_refused_by_name_for_a_policy(tmp_path, tiny_policy, capsys, option):
     """Before the policy is loaded: its weights are damaged. Seen to fail without the comparison in train.run."""
     tiny_policy().save_pretrained(tmp_path / "policy")
     (tmp_path / "policy/model.safetensors").write_bytes(b"damaged")
-    given = {"model": tmp_path / "policy", "dataset": "nowhere", "output_dir": tmp_path / "out", option: 7}
+    given = {"model": tmp_path / "policy", "dataset": "org/nowhere", "output_dir": tmp_path / "out", option: 7}
     assert main(["train", *flags(**given)]) == 1
-    said = f"{option} has no effect here: it is an option of language models, and {tmp_path / 'policy'} is a policy"
-    assert said in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"{option} has no effect here: " in said
+    assert f"{tmp_path / 'policy'} is a policy" in said
 
 
 @pytest.mark.parametrize(
-    "given", [{"policy_min_std": 0.1}, {"statistics": "dataset"}, {"rename": '{"a": "b"}'}, {"adapt_to": "x"}]
+    "given", [{"policy_min_std": 0.1}, {"statistics": "dataset"}, {"rename": '{"a": "b"}'}, {"adapt_to": "org/x"}]
 )
 def test_options_of_policies_are_refused_by_name_for_a_language_model(place, tmp_path, capsys, given):
     assert train(place, tmp_path / "out", model=damaged(place, tmp_path), **given) == 1

@@ -45,6 +45,9 @@ class Seer(nn.Module):
         time.sleep(self.seconds)
         return self.eye(inputs["pixels"].mean(dim=(-1, -2)))[:, None] + self.ear(inputs["sounds"]).sum(dim=1)[:, None]
 
+    def module_path(self, layer: int | str) -> str:
+        return str(layer)
+
     def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
         return TokenLayout(valid=inputs["sounds"].any(dim=-1))
 

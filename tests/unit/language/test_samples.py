@@ -297,7 +297,7 @@ def test_a_dataset_of_the_hub_is_asked_for_by_name_and_revision(lm, monkeypatch,
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("craft_trainer.evaluation.question_data.load_any", load)
     samples = opened(lm, "org/name@v2", config="main")
-    assert asked == [(None, "org/name", {"revision": "v2", "config": "main"})]
+    assert asked == [(None, "org/name", {"revision": "v2", "config": "main", "streaming": False})]
     assert (len(samples), samples.revision, samples.place) == (3, "v2", "org/name (train)")
 
 

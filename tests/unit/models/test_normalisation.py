@@ -117,9 +117,10 @@ def test_training_replaces_them_only_when_asked(
 
 
 def test_other_statistics_and_anchors_exclude_each_other(
-    tmp_path: Path, tiny_dataset: Path, capsys: pytest.CaptureFixture[str]
+    tiny_policy: MakePolicy, tmp_path: Path, tiny_dataset: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert train(tmp_path, tiny_dataset, tmp_path / "x", "--statistics", "dataset", "--anchors", "a") == 1
+    tiny_policy(normalization_mapping=MAPPING).save_pretrained(tmp_path)
+    assert train(tmp_path, tiny_dataset, tmp_path / "x", "--statistics", "dataset", "--anchors", "org/a") == 1
     assert "statistics dataset and anchors exclude each other" in capsys.readouterr().err
     assert train(tmp_path, tiny_dataset, tmp_path / "x", "--statistics", "both") == 1
     assert "statistics is 'both': it must be keep or dataset" in capsys.readouterr().err
