@@ -37,7 +37,8 @@ def test_a_cache_elsewhere_has_the_bytes_of_a_local_one(whole: AnchorCache, memo
     """And nothing is left beside it. Seen to fail when the URL was taken for a folder called ``memory:``."""
     cache = build(memory)
     assert there() == contents(whole.folder)
-    assert {path.rpartition("/")[0] for path in MemoryFileSystem.store} == {"/bucket/caches/cache"}
+    stored = {path.rpartition("/")[0] for path in MemoryFileSystem.store}  # of the whole process
+    assert {path for path in stored if path.startswith("/bucket/")} == {"/bucket/caches/cache"}
     assert len(cache) == NUM_ROWS
     with pytest.raises(FileExistsError, match=f"{memory} exists: delete it"):
         build(memory)
