@@ -129,5 +129,5 @@ def _no_checkpoint(place: HubPlace, there: list[str]) -> FileNotFoundError:
         return FileNotFoundError(f"{name} has no such checkpoint; it has {', '.join(sorted(there))}")
     return FileNotFoundError(
         f"{name} holds no checkpoint to resume from: runs push them with hub_strategy checkpoint or all_checkpoints. "
-        f"To start a new run from its weights, give it as policy"
+        "To start a new run from its weights, give it as model"
     )
