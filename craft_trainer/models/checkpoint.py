@@ -1,6 +1,5 @@
 """LeRobot checkpoints as they were saved: where its own loaders return something else without an error."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from craft_trainer.models.pretrained import (
     base_of_adapter,
     checkpoint_inside,
     is_adapter,
+    json_of,
     load_whole_adapter,
     with_adapter_of,
 )
@@ -63,8 +63,7 @@ def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) ->
         ValueError: a file names such a step.
     """
     for file in (folder / name for name in PROCESSOR_FILES):
-        steps = json.loads(file.read_text("utf-8")).get("steps", []) if file.is_file() else []
-        for number, step in enumerate(steps):
+        for number, step in enumerate(json_of(file).get("steps", [])):
             if "registry_name" not in step:
                 raise ValueError(
                     f"{file}: steps[{number}] names the class {step.get('class')!r}, which would be imported and "
@@ -79,8 +78,7 @@ def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) ->
 
 def saved_renames(folder: Path) -> dict[str, str]:
     """Read the names that the preprocessor in ``folder`` changes: the data's → the policy's."""
-    file = folder / PROCESSOR_FILES[0]
-    steps = json.loads(file.read_text("utf-8")).get("steps", []) if file.is_file() else []
+    steps = json_of(folder / PROCESSOR_FILES[0]).get("steps", [])
     maps = [step.get("config", {}).get("rename_map", {}) for step in steps]
     return {name: new for renames in maps for name, new in renames.items()}
 
