@@ -13,7 +13,9 @@ from torch import Tensor
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.models.pretrained import (
     ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
     CONFIG_FILE,
+    WEIGHTS_FILE,
     base_of_adapter,
     checkpoint_inside,
     is_adapter,
@@ -22,8 +24,6 @@ from craft_trainer.models.pretrained import (
     with_adapter_of,
 )
 
-WEIGHTS_FILE = "model.safetensors"
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
 IN_PEFT = "base_model.model."  # before the names of a policy's tensors in a ``PeftModel``
 PROCESSOR_FILES = ("policy_preprocessor.json", "policy_postprocessor.json")
 

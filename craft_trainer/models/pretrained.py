@@ -33,6 +33,7 @@ from craft_trainer.models.quantization import keep_layout, loading_options, quan
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER_CONFIG = "adapter_config.json"
 CONFIG_FILE = "config.json"
+WEIGHTS_FILE, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 FIXED = re.compile(r"(masked_bias|inv_freq)$")  # what older checkpoints hold though the architecture decides it
 OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", *CHECKPOINTS)  # not downloaded
 

@@ -8,9 +8,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from craft_trainer.models.pretrained import load_model, require_whole
-
-WEIGHTS_FILE, ADAPTER_FILE = "model.safetensors", "adapter_model.safetensors"
+from craft_trainer.models.pretrained import ADAPTER_WEIGHTS, WEIGHTS_FILE, load_model, require_whole
 
 
 def require_loadable(folder: Path, model: nn.Module) -> None:
@@ -26,7 +24,7 @@ def require_loadable(folder: Path, model: nn.Module) -> None:
     elif hasattr(adapted, "peft_config"):
         from peft import get_peft_model_state_dict
 
-        _require_tensors(folder / ADAPTER_FILE, get_peft_model_state_dict(adapted, save_embedding_layers=False))
+        _require_tensors(folder / ADAPTER_WEIGHTS, get_peft_model_state_dict(adapted, save_embedding_layers=False))
     else:
         saved = model.state_dict().keys()
         parts = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
 from craft_trainer.models.general import base_model
-
-WEIGHTS_FILE = "model.safetensors"
+from craft_trainer.models.pretrained import WEIGHTS_FILE
 
 
 class TorchModel(nn.Module):
