@@ -8,7 +8,7 @@ from importlib.util import find_spec
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
 from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forward_method
 from transformers import TrainingArguments
 
@@ -18,7 +18,7 @@ DEEPSPEED, FSDP_1 = "DeepSpeed", "FSDP version 1"
 
 def require_deepspeed(args: TrainingArguments) -> None:
     """Refuse, by an ImportError, DeepSpeed where it is not installed; transformers would name no package."""
-    if (args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED")) and find_spec("deepspeed") is None:
+    if (args.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")) and find_spec("deepspeed") is None:
         raise ImportError(
             "DeepSpeed is asked for (by `deepspeed`, or by the accelerate configuration) and is not installed: "
             "pip install deepspeed"
@@ -36,10 +36,12 @@ def require_device_of_engine(args: TrainingArguments) -> None:
 
 def engine_that_hides(args: TrainingArguments) -> str | None:
     """The engine that ``args`` or accelerate's environment ask for, if it hides gradients; before it has started."""
-    if args.deepspeed or _is_set("ACCELERATE_USE_DEEPSPEED"):
+    if args.deepspeed or parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         return DEEPSPEED
     by_arguments = bool(args.fsdp) and int((args.fsdp_config or {}).get("version", 1)) == 1
-    by_launcher = not args.fsdp and _is_set("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") == "1"
+    by_launcher = (
+        not args.fsdp and parse_flag_from_env("ACCELERATE_USE_FSDP") and os.environ.get("FSDP_VERSION", "1") == "1"
+    )
     return FSDP_1 if by_arguments or by_launcher else None
 
 
@@ -72,14 +74,10 @@ def require_whole(network: torch.nn.Module) -> None:
         )
 
 
-def _is_set(variable: str) -> bool:
-    return os.environ.get(variable, "").lower() in ("1", "true", "yes")
-
-
 def require_supported_mode(accelerator: Accelerator, args: TrainingArguments) -> None:
     """Refuse, by a ValueError, what can train with neither backward: DataParallel, XLA, Megatron-LM, split samples."""
     mode = accelerator.distributed_type
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and mode != DistributedType.FSDP:
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and mode != DistributedType.FSDP:
         raise ValueError(
             "the accelerate configuration asks for FSDP, which accelerate has on GPUs only and would replace by "
             f"{mode.value} here: use configs/accelerate/ddp.yaml or cpu.yaml"
