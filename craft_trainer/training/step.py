@@ -31,7 +31,7 @@ def joint_weight(settings: RetentionSettings, retention_pass: RetentionPass) -> 
 
 
 def joint_step(retention_pass: RetentionPass, *, step: int) -> CraftStep:
-    """Return what was measured at optimizer step ``step`` where both losses share one backward pass."""
+    """Return what was measured at optimizer step ``step``, all that is known where one backward pass is both losses."""
     constraint = retention_pass.constraint
     return CraftStep(
         step=step,
@@ -47,16 +47,11 @@ def craft_step(
     settings: RetentionSettings, retention_pass: RetentionPass, merged: Merged, *, scale: float, step: int
 ) -> CraftStep:
     """Return what was measured and done at optimizer step ``step``; ``scale`` multiplied both losses (fp16)."""
-    constraint = retention_pass.constraint
     task_norm, retention_norm = (merged.gram.diagonal().sqrt() / scale).tolist()
     implied = settings.recipe.surgery == "barrier" and not retention_pass.probing
-    return CraftStep(
-        step=step,
-        task_loss=retention_pass.task_loss,
-        retention_loss=constraint.retention_loss,
-        multiplier=merged.retain_weight if implied else constraint.multiplier,
-        epsilon=constraint.epsilon,
-        violation=constraint.violation,
+    measured = joint_step(retention_pass, step=step)
+    return measured._replace(
+        multiplier=merged.retain_weight if implied else measured.multiplier,
         cosine=0.0 if retention_pass.rounding and merged.finite else merged.cosine,
         conflict=merged.conflict,
         task_grad_norm=task_norm,
