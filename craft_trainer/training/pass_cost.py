@@ -10,7 +10,6 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
-from craft_trainer.training.config import retention_settings
 from craft_trainer.training.retention import Retention
 
 MEASURED = 3  # retention passes after the first one, which opens files and chooses kernels
@@ -38,7 +37,7 @@ class PassCost(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
     def on_train_begin(self, args: TrainingArguments, *_: Any, **__: Any) -> None:
         """Forget an earlier training."""
         self._start()
-        self._ended = retention_settings(args).backward == "joint"  # which has no retention pass of its own
+        self._ended = False
         self._waits = args.device.type != "cpu"
 
     def on_step_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
