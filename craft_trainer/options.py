@@ -16,6 +16,16 @@ def option(help_text: str, default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def help_of(field: "dataclasses.Field[Any]") -> str:
+    """The help text that :func:`option` was given."""
+    return str(field.metadata["help"]).replace("%%", "%")
+
+
+def default_of(field: "dataclasses.Field[Any]") -> Any:
+    """The default value of a field; ``dataclasses.MISSING`` of one that must be given."""
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
 def json_mapping(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
     """Read a mapping option: from YAML as it is, from the command line as JSON.
 
@@ -54,9 +64,7 @@ def refuse_idle(arguments: Any, names: Iterable[str], reason: str) -> None:
     """
     known = {field.name: field for field in dataclasses.fields(arguments)}
     for name in names:
-        field, given = known[name], getattr(arguments, name)
-        made = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        if given not in (made, {}):
+        if getattr(arguments, name) not in (default_of(known[name]), {}):
             raise ValueError(f"{name} has no effect here: {reason}. Leave it out")
 
 

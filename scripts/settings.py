@@ -17,6 +17,7 @@ from transformers import TrainingArguments
 from craft_trainer.cli.arguments import headings
 from craft_trainer.cli.train import TrainArguments
 from craft_trainer.losses.terms import TERMS
+from craft_trainer.options import default_of, help_of
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
 from craft_trainer.training.settings import ABOVE_ZERO, BELOW_ONE, CHOICES, RANGES
@@ -134,7 +135,7 @@ def fields_of(*kinds: type) -> "list[dataclasses.Field[Any]]":
 
 def place_row(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
     """Key, default, meaning."""
-    return f"`{field.name}`", shown(default_of(field)), help_of(field)
+    return f"`{field.name}`", shown(default_of(field)), cell(help_of(field))
 
 
 def knob_row(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
@@ -142,7 +143,7 @@ def knob_row(field: "dataclasses.Field[Any]") -> tuple[str, ...]:
     default = default_of(field)
     is_number = isinstance(default, int | float) and not isinstance(default, bool)
     unit = UNITS[field.name] if is_number else UNITS.get(field.name, "—")
-    return f"`{field.name}`", unit, range_of(field.name), shown(default), help_of(field)
+    return f"`{field.name}`", unit, range_of(field.name), shown(default), cell(help_of(field))
 
 
 def huggingface_row(key: str, files: dict[str, Any]) -> tuple[str, ...]:
@@ -168,16 +169,9 @@ def range_of(name: str) -> str:
     return f"[{low}, 1)" if high == BELOW_ONE else f"[{low}, {high}]"
 
 
-def default_of(field: "dataclasses.Field[Any]") -> Any:
-    """The default value; MISSING for a setting that must be given."""
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def help_of(field: "dataclasses.Field[Any]") -> str:
-    """The text that ``--help`` shows, fit for a cell."""
-    return str(field.metadata["help"]).replace("%%", "%").replace("|", "\\|")
+def cell(text: str) -> str:
+    """``text`` fit for a cell of a table."""
+    return text.replace("|", "\\|")
 
 
 def shown(value: Any) -> str:

@@ -1,10 +1,10 @@
 """What `train` does for every family of models: settings that the family decides, questions, and the training."""
 
 import sys
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.options import option
+from craft_trainer.options import default_of, help_of, option
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
 
@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 def _by_family(name: str) -> Any:
     """Make the field ``name`` of a configuration without a default; its help names that of each family."""
     usual, of_texts = (kind.__dataclass_fields__[name] for kind in (CraftConfig, LanguageConfig))
-    text = usual.metadata["help"].replace("%%", "%")
-    return option(f"{text}; by default {_shown(usual)} of a policy, {_shown(of_texts)} of a language model", None)
+    return option(
+        f"{help_of(usual)}; by default {_shown(usual)} of a policy, {_shown(of_texts)} of a language model", None
+    )
 
 
 def _shown(field: Any) -> str:
-    default = field.default if field.default_factory is MISSING else " ".join(field.default_factory())
-    return str(default)
+    default = default_of(field)
+    return " ".join(default) if isinstance(default, list) else str(default)
 
 
 @dataclass

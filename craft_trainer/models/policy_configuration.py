@@ -10,6 +10,7 @@ from lerobot.policies.pretrained import PreTrainedPolicy
 
 from craft_trainer.models.adapting import RUN_OPTIONS
 from craft_trainer.models.configuration import inner_configurations
+from craft_trainer.options import default_of
 
 # Fields that change nothing of what a policy predicts for given inputs in evaluation mode.
 NOT_DECISIVE = {
@@ -38,7 +39,7 @@ def decisive_policy_fields(config: PreTrainedConfig) -> dict[str, Any]:
     kept: dict[str, Any] = {"type": config.type}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if field.name in NOT_DECISIVE or field.name.startswith(PRESETS) or value == _default(field):
+        if field.name in NOT_DECISIVE or field.name.startswith(PRESETS) or value == default_of(field):
             continue
         is_features = field.name in ("input_features", "output_features")
         kept[field.name] = _features(value) if is_features else draccus.encode(value)
@@ -50,7 +51,3 @@ def _features(features: dict[str, PolicyFeature]) -> list[list[Any]]:
     cameras = [name for name, feature in features.items() if feature.type is FeatureType.VISUAL]
     others = sorted(set(features) - set(cameras))
     return [[name, features[name].type.value, list(features[name].shape)] for name in (*cameras, *others)]
-
-
-def _default(field: Any) -> Any:
-    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -3,14 +3,13 @@
 from dataclasses import dataclass
 from typing import Any
 
-from craft_trainer.options import option
+from craft_trainer.options import help_of, option
 from craft_trainer.training.config import CraftConfig
 
 
 def _instead(name: str, default: Any, text: str | None = None) -> Any:
     """Make the field ``name`` of CraftConfig with another default, and perhaps another help text."""
-    usual: str = CraftConfig.__dataclass_fields__[name].metadata["help"].replace("%%", "%")
-    return option(text or usual, default)
+    return option(text or help_of(CraftConfig.__dataclass_fields__[name]), default)
 
 
 @dataclass

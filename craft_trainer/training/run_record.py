@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, asdict, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.files import write_json
 from craft_trainer.hub.run_folder import remove_earlier_results
 from craft_trainer.losses.terms import units
+from craft_trainer.options import default_of
 from craft_trainer.training.config import retention_settings
 
 RUN_FILE = "run.json"
@@ -97,7 +98,7 @@ def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchore
 def changed_fields(arguments: Any) -> dict[str, Any]:
     """The fields of a dataclass that are not their defaults."""
     values = {
-        field.name: (getattr(arguments, field.name), _default(field)) for field in fields(arguments) if field.init
+        field.name: (getattr(arguments, field.name), default_of(field)) for field in fields(arguments) if field.init
     }
     return {name: value for name, (value, default) in values.items() if value != default}
 
@@ -118,12 +119,6 @@ def versions() -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:
             continue
     return found
-
-
-def _default(field: "Field[Any]") -> Any:
-    if field.default_factory is not MISSING:
-        return field.default_factory()
-    return None if field.default is MISSING else field.default
 
 
 def _starts(path: Path) -> list[dict[str, Any]]:
