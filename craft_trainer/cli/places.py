@@ -7,7 +7,8 @@ from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.cli.hints import MERGE
 from craft_trainer.hub.resolve_path import parse
 
-NO_PLACES = (AUTO, "adapter")  # of anchors
+ADAPTER = "adapter"  # anchors whose teacher is the model without its adapter
+NO_PLACES = (AUTO, ADAPTER)  # of anchors
 
 
 def require_places(arguments: Any, names: Iterable[str]) -> None:

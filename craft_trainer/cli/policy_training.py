@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.cli.lerobot_names import refuse_without_effect
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.places import ADAPTER
 from craft_trainer.cli.policy_anchors import DEFAULTS
-from craft_trainer.cli.text_training import ADAPTER
 from craft_trainer.cli.training import begin, train_and_save
 from craft_trainer.options import json_mapping, option
 from craft_trainer.training.config import CraftConfig

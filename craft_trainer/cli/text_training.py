@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from craft_trainer.anchors.provenance import AUTO
+from craft_trainer.cli.places import ADAPTER
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
 from craft_trainer.cli.training import begin, train_and_save
 from craft_trainer.options import option, pairs_or_json, refuse_idle, split_list
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.language.source import TextSource
 
-ADAPTER = "adapter"
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
 OF_ADAPTER = ("anchors_config", "anchors_split", "anchors_columns", "anchors_chat", "group_column")
 HELD = ("layers", "pooling", "num_tokens")  # of anchors that are made here; a cache says these itself

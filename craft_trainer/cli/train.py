@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from craft_trainer.cli.places import require_places
+from craft_trainer.cli.places import ADAPTER, require_places
 from craft_trainer.cli.policy_training import PolicyTrainArguments
-from craft_trainer.cli.text_training import ADAPTER, HELD, OF_LORA, TextTrainArguments
+from craft_trainer.cli.text_training import HELD, OF_LORA, TextTrainArguments
 from craft_trainer.cli.training import AskArguments, TrainConfig
 from craft_trainer.options import option, refuse_idle, split_list
 from craft_trainer.training.config import CraftConfig
