@@ -69,9 +69,7 @@ class RecordArguments:
         elif self.image_size is not None:
             raise ValueError("image_size has no effect with env: LeRobot's environments say how large their images are")
         if self.policy is None:
-            for name in ("env", "failed", "num_envs", "device"):
-                if getattr(self, name) != RecordArguments.__dataclass_fields__[name].default:
-                    raise ValueError(f"{name} has no effect without policy: give one, or drop {name}")
+            refuse_idle(self, ["env", "failed", "num_envs", "device"], "it is of a policy, and no policy is given")
         elif self.action_noise:
             raise ValueError("action_noise is for experts: with policy every action is executed as it is; drop it")
         elif not self.environment_state:

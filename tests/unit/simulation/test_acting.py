@@ -102,7 +102,7 @@ def test_what_the_environment_does_not_show_is_refused(tiny_policy: Callable[...
         (["--policy", "x", "--action_noise", "0.1"], "action_noise is for experts"),
         (["--policy", "x", "--environment_state", "false"], "environment_state has no effect with policy"),
         (["--policy", "x", "--failed", "some"], "must be one of drop, keep"),
-        (["--failed", "keep"], "failed has no effect without policy"),
+        (["--failed", "keep"], "failed has no effect here: it is of a policy"),
         (["--episodes", "0"], "must be ≥ 1"),
     ],
 )

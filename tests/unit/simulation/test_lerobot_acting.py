@@ -177,7 +177,7 @@ def test_by_commands_with_lerobots_names_and_as_a_source_of_anchors(policy: Poli
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["--env", "craft_line"], "env has no effect without policy"),
+        (["--env", "craft_line"], "env has no effect here: it is of a policy"),
         (["--policy", "x"], "tasks is empty: name Meta-World tasks, or one of LeRobot's environments by env"),
         (["--policy", "x", "--env", "craft_line", "--image_size", "8"], "image_size has no effect with env"),
         (["--policy", "x", "--tasks", "push-v3", "--env_options", '{"reach": 2}'], "env_options has no effect here"),
