@@ -23,7 +23,7 @@ from craft_trainer.models.base import Batch
 def test_a_cache_is_written_and_measured_in_small_pieces(
     whole: AnchorCache, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever its size. Seen to fail with pieces of 1,000 rows, and with the entropies of all tokens at once."""
+    """Whatever its size. Seen to fail with pieces of 1,000 rows."""
     for module in ("shards", "statistics"):
         monkeypatch.setattr(f"craft_trainer.anchors.{module}.BYTES_AT_ONCE", 2048)
     cache = build(tmp_path / "cache")
