@@ -30,10 +30,11 @@ class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
         "column messages; image or images for a vision-language model"
     )
     anchors: str | None = option(
-        "anchor cache of what is to be kept, a folder or a Hub repository; or auto: what the model makes of perturbed "
-        "copies of the dataset's frames (a policy) or of texts that it writes (a language model), before it learns; or "
-        "adapter: the model without its adapter is the teacher, on the demonstrations or texts of anchors_dataset, "
-        "without a cache; without anchors this is plain fine-tuning",
+        "anchor cache of what is to be kept, a folder or a Hub repository; or auto: what the model makes, before it "
+        "learns, of drawn states and perturbed copies of the dataset's frames (a policy without cameras; one with "
+        "cameras is refused) or of texts that it writes (a language model); or adapter: the model without its adapter "
+        "is the teacher, on the demonstrations or texts of anchors_dataset, without a cache; without anchors this is "
+        "plain fine-tuning",
         None,
     )
     anchors_dataset: str | None = option(
