@@ -175,6 +175,7 @@ def test_three_launched_processes_build_what_one_builds(teacher, tiny_dataset, t
 def test_a_cache_at_a_url_is_built_shown_verified_and_trained_on(teacher, tiny_dataset, tmp_path, monkeypatch, capsys):
     """Seen to fail when ``memory:`` was a folder here, and training said that there is no such folder."""
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "copies"))
+    monkeypatch.chdir(tmp_path)  # where the last line would find a folder ``memory:``
     place = "memory://of_commands/cache"
     assert build(teacher, tiny_dataset, place) == 0
     assert f"--anchors {place} --dataset" in capsys.readouterr().out
