@@ -1,12 +1,14 @@
 """Any module of torch as a Trainer model that can be anchored: a network, what it reads, and its loss."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from jaxtyping import Float
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_model
 from torch import Tensor, nn
 
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
@@ -124,8 +126,9 @@ class TorchModel(nn.Module):
         return {"weights": weights_digest(self.network), "processors": ""}
 
     def save_pretrained(self, output_dir: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
-        """Write the network's own tensors to ``model.safetensors``."""
-        save_model(self.wrapper, str(Path(output_dir) / WEIGHTS_FILE))
+        """Write the network's own tensors to ``model.safetensors``: of ``state_dict``, where one was gathered."""
+        gathered = {name.removeprefix("wrapper."): tensor for name, tensor in (state_dict or {}).items()}
+        save_torch_state_dict(gathered or self.wrapper.state_dict(), output_dir, max_shard_size=sys.maxsize)
 
     def load_checkpoint(self, checkpoint_dir: str | Path) -> None:
         """Load what :meth:`save_pretrained` wrote, in place.

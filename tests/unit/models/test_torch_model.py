@@ -119,6 +119,16 @@ def test_a_checkpoint_has_the_networks_own_names(tmp_path: Path) -> None:
         other.load_checkpoint(tmp_path / "missing")
 
 
+def test_a_checkpoint_holds_what_an_engine_gathered(tmp_path: Path) -> None:
+    """FSDP leaves parts in the model, and gives the whole in buffers that may be padded."""
+    model = tagger()
+    wholes = {name: torch.zeros(1000)[: part.numel()].view(part.shape) for name, part in model.state_dict().items()}
+    model.save_pretrained(tmp_path, wholes)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert saved.keys() == model.network.state_dict().keys()
+    assert not any(tensor.any() for tensor in saved.values())
+
+
 def test_an_adapter_goes_around_the_network() -> None:
     settings = LoraConfig(r=2, target_modules=["layers.0", "layers.1"])
     model: AnchoredModel = tagger(get_peft_model(Tagger(), settings))
