@@ -1,5 +1,6 @@
 """A folder for one build at a time, where files cannot be locked: the build that has it says so again and again."""
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -13,18 +14,24 @@ SILENCE_S = 30.0  # after which a build that does not say so again counts as end
 SETTLE_S = 1.0  # two that begin at the same moment then both see the later one
 
 
+logger = logging.getLogger(__name__)
+
+
 @contextmanager
 def leased(file_system: AbstractFileSystem, file: str, refusal: str) -> Iterator[None]:
     """Have the folder of ``file`` alone.
 
     Raises:
-        RuntimeError: another build has it; the ``refusal``.
+        RuntimeError: another build has it, or took it while this one could not say that it has; the ``refusal``.
     """
     mine, ended = uuid4().hex, threading.Event()
 
     def held() -> str:
         file_system.invalidate_cache()
         return str(file_system.cat_file(file).decode()) if file_system.exists(file) else ""
+
+    def is_mine() -> bool:
+        return held().split()[:1] == [mine]
 
     def say(number: int) -> None:
         file_system.pipe_file(file, f"{mine} {number}".encode())
@@ -33,7 +40,12 @@ def leased(file_system: AbstractFileSystem, file: str, refusal: str) -> Iterator
         number = 0
         while not ended.wait(BEAT_S):
             number += 1
-            say(number)
+            try:
+                if not is_mine():
+                    return
+                say(number)
+            except OSError as error:  # perhaps for a moment only
+                logger.warning("could not write %s, which keeps other builds away: %s", file, error)
 
     before, deadline = held(), time.monotonic() + SILENCE_S
     while before and time.monotonic() < deadline:
@@ -42,14 +54,16 @@ def leased(file_system: AbstractFileSystem, file: str, refusal: str) -> Iterator
             raise RuntimeError(refusal)
     say(0)
     time.sleep(SETTLE_S)
-    if held().split()[:1] != [mine]:
+    if not is_mine():
         raise RuntimeError(refusal)
     thread = threading.Thread(target=say_again, daemon=True)
     thread.start()
     try:
         yield
+        if not is_mine() and held():  # it is gone with the folder of a finished build
+            raise RuntimeError(refusal)
     finally:
         ended.set()
         thread.join()
-        if file_system.exists(file):
+        if is_mine():
             file_system.rm_file(file)

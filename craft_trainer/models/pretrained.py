@@ -72,7 +72,8 @@ def is_policy(folder: Path) -> bool:
             f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint, nor a language model"
             f"{checkpoint_inside(folder)}"
         )
-    return "type" in json_of(config)
+    written = json_of(config)
+    return "type" in written and "model_type" not in written
 
 
 def checkpoint_inside(folder: Path) -> str:

@@ -15,9 +15,11 @@ from craft_trainer.evaluation.scoring import ChoiceModel
 from craft_trainer.models.causality import PREFIX_LM
 from craft_trainer.models.general import base_model
 from craft_trainer.models.pretrained import (
+    CONFIG_FILE,
     checked_dtype,
     checkpoint_folder,
     is_adapter,
+    is_policy,
     json_of,
     load_adapter,
     load_model,
@@ -55,18 +57,15 @@ def open_choices(
     checked_dtype(dtype)
     checked_quantization(quantization)
     folder = checkpoint_folder(name, revision)
-    config = json_of(folder / "config.json")
     if device is None:
         device = str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
-    if "type" in config and "model_type" not in config:  # an adapter of a policy as well
+    if is_policy(folder):  # or an adapter of one
         if quantization is not None:
             raise ValueError(f"quantization is for language models, and {name} is a policy: leave it out")
-        return _policy(folder, config["type"], dtype, device)
+        return _policy(folder, json_of(folder / CONFIG_FILE)["type"], dtype, device)
     if is_adapter(folder):
         model, base = load_adapter(folder, dtype, quantization=quantization)
         return reader(model.to(device), load_processor(model, folder, base))
-    if not config:
-        raise FileNotFoundError(f"{name} holds no config.json and no adapter_config.json: it is not a model")
     model = load_model(folder, dtype, quantization=quantization)
     return reader(model.to(device), load_processor(model, folder))
 
