@@ -167,3 +167,8 @@ def without_idle_adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in state.items()
         if name not in dropped
     }
+
+
+def without_padding(tensor: Tensor) -> Tensor:
+    """``tensor`` in memory of its own size: one gathered from shards lies in a padded buffer, which is not saved."""
+    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from craft_trainer.hub.resolve_path import parse
 from craft_trainer.models import checkpoint
+from craft_trainer.models.base import without_padding
 from craft_trainer.models.policy_adapter import put_on, taken_apart
 
 
@@ -80,7 +81,7 @@ class PolicyModule(nn.Module):
         """Write an ordinary LeRobot checkpoint: config.json, processors, and the weights or those of the adapter."""
         state = None
         if state_dict is not None:
-            state = {name.removeprefix("policy."): _whole(tensor) for name, tensor in state_dict.items()}
+            state = {name.removeprefix("policy."): without_padding(tensor) for name, tensor in state_dict.items()}
         checkpoint.save(self.policy, self.peft_model, Path(output_dir), state)
         self.preprocessor.save_pretrained(output_dir)
         self.postprocessor.save_pretrained(output_dir)
@@ -93,8 +94,3 @@ class PolicyModule(nn.Module):
             ValueError: they are those of another adapter.
         """
         checkpoint.restore(self.policy, self.peft_model, Path(checkpoint_dir))
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    """``tensor`` in memory of its own size: one gathered from shards lies in a padded buffer, which is not saved."""
-    return tensor.clone() if tensor.untyped_storage().nbytes() > tensor.nbytes else tensor

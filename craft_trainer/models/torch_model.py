@@ -11,7 +11,7 @@ from jaxtyping import Float
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
+from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest, without_padding
 from craft_trainer.models.general import base_model
 from craft_trainer.models.pretrained import WEIGHTS_FILE
 
@@ -127,7 +127,8 @@ class TorchModel(nn.Module):
 
     def save_pretrained(self, output_dir: str | Path, state_dict: Mapping[str, Tensor] | None = None) -> None:
         """Write the network's own tensors to ``model.safetensors``: of ``state_dict``, where one was gathered."""
-        gathered = {name.removeprefix("wrapper."): tensor for name, tensor in (state_dict or {}).items()}
+        given = (state_dict or {}).items()
+        gathered = {name.removeprefix("wrapper."): without_padding(tensor) for name, tensor in given}
         save_torch_state_dict(gathered or self.wrapper.state_dict(), output_dir, max_shard_size=sys.maxsize)
 
     def load_checkpoint(self, checkpoint_dir: str | Path) -> None:

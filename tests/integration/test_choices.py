@@ -411,7 +411,7 @@ def test_a_model_that_is_not_here_is_named_without_a_network(monkeypatch):
 def test_what_cannot_be_opened_says_why(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*missing"):
         open_choices(str(tmp_path / "missing"))
-    with pytest.raises(FileNotFoundError, match=r"holds no config.json and no adapter_config.json"):
+    with pytest.raises(FileNotFoundError, match=r"holds no config.json: it is not a LeRobot checkpoint, nor"):
         open_choices(str(tmp_path))
     (tmp_path / "act").mkdir()
     (tmp_path / "act" / "config.json").write_text(json.dumps({"type": "act", "n_obs_steps": 1}), "utf-8")
