@@ -1,12 +1,15 @@
 """Files and folders that appear whole or not at all."""
 
+import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+CHECKSUM = "sha256"  # the key of a JSON object under which the digest of all others stands
 
 
 @contextmanager
@@ -32,6 +35,17 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as JSON to ``path``, in one step; what JSON does not have as its text."""
     write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write the object ``content`` as :func:`write_json` does, with its checksum under the key ``CHECKSUM``."""
+    write_json(path, {**content, CHECKSUM: checksum(json.loads(json.dumps(content, default=str)))})
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 of an object as JSON, its keys in order, without the one under which a checksum stands."""
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def write_atomically(path: Path, data: str | bytes) -> None:

@@ -10,6 +10,7 @@ docs/mcq.md.
 import argparse
 import json
 import sysconfig
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from craft_trainer import AnchorCache, CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.evaluation.mcq import McqSettings
 from craft_trainer.evaluation.mcq_callback import McqCallback
-from craft_trainer.evaluation.mcq_run import McqRun, compared, evaluate_checkpoints, table
+from craft_trainer.evaluation.mcq_run import McqRun, evaluate_checkpoints, table
+from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare_items
 from craft_trainer.evaluation.questions import read_questions
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.report.figures.canvas import standalone_image
@@ -74,7 +76,9 @@ def compare(arguments: argparse.Namespace) -> None:
         run = McqRun(questions=questions, settings=McqSettings(), output=output, skip_bad=True, dtype="float32")
         documents[label] = evaluate_checkpoints([name], run)
     before = documents.pop("before")
-    comparisons = {label: compared(before, document, seed=0) for label, document in documents.items()}
+    comparisons = {
+        label: asdict(compare_items(before["items"], document["items"])) for label, document in documents.items()
+    }
     (arguments.output / "comparisons.json").write_text(json.dumps(comparisons, indent=1) + "\n")
     for label, document in documents.items():
         print(f"\n{label}\n{table(before | {'compare': document, 'comparison': comparisons[label]})}")

@@ -1,26 +1,23 @@
 """Multiple choice from beginning to end: questions in, the document of results out, for one checkpoint or two."""
 
 import hashlib
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.metrics.mcq_likelihood.likelihoods import ItemLikelihoods, item_scores, summarise
+from craft_trainer.evaluation.progress import ProgressFile, Sums
 from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.question_rows import Refused
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.evaluation.scoring import ChoiceModel, Method, agrees, score
-from craft_trainer.files import write_atomically
 from craft_trainer.models.embeddings import Embeddings
 
 GROUP = 16  # choices without their question that are scored as one question
-Sums = list[list[float]]
 
 
 @dataclass(frozen=True)
@@ -63,37 +60,6 @@ class Encoded:
                 content = image.content if isinstance(image, StoredImage) else image.read_bytes()
                 digest.update(hashlib.sha256(content).digest())
         return digest.hexdigest()
-
-
-class ProgressFile:
-    """JSON lines: first what the results belong to, then one line for each question that is done.
-
-    Args:
-        path: the file; it may be there from a run before.
-        belongs_to: everything that decides the results (model, data, settings). A file of anything else is begun anew.
-    """
-
-    def __init__(self, path: Path, belongs_to: dict[str, Any]) -> None:
-        self._path = path
-        self._head = json.dumps(belongs_to, sort_keys=True)
-
-    def read(self) -> dict[int, Sums]:
-        """Log-likelihoods of the questions that are done; a last line that was not finished is dropped."""
-        found: dict[int, Sums] = {}
-        lines = self._path.read_text("utf-8").split("\n") if self._path.is_file() else [""]
-        if lines[0] != self._head:
-            lines = [self._head, ""]
-        whole = lines[:-1]  # what follows the last line break was being written
-        for line in whole[1:]:
-            number, sums = json.loads(line)
-            found[number] = sums
-        write_atomically(self._path, "".join(f"{line}\n" for line in whole))
-        return found
-
-    def add(self, number: int, sums: Sums) -> None:
-        """Write one question's result."""
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([number, sums]) + "\n")
 
 
 def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptStyle) -> Encoded:
@@ -165,7 +131,7 @@ def score_questions(
         raise ValueError("no question is left to score")
     started = time.perf_counter()
     method = choose_method(model, encoded.tokens, settings.method)
-    found: dict[int, Sums] = {} if progress is None else progress.read()
+    found: dict[int, Sums] = {} if progress is None else progress.read([one.num_tokens for one in encoded.tokens])
     on_done(len(found))
     left = [number for number in range(len(encoded.tokens)) if number not in found]
     batches = score(model, [encoded.tokens[i] for i in left], method=method, batch_tokens=settings.batch_tokens)

@@ -10,11 +10,12 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from craft_trainer.evaluation.choices.opening import open_choices
-from craft_trainer.evaluation.mcq import McqSettings, ProgressFile, encode_all, score_questions
-from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare
+from craft_trainer.evaluation.mcq import McqSettings, encode_all, score_questions
+from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare_items
+from craft_trainer.evaluation.progress import ProgressFile
 from craft_trainer.evaluation.question_rows import Refused, listed
 from craft_trainer.evaluation.questions import Questions
-from craft_trainer.files import write_json
+from craft_trainer.files import write_checked_json
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.configuration import configuration_digest, saved_digest
 from craft_trainer.report.wording import shortened
@@ -76,29 +77,14 @@ def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
         "refused": refused,
     }
     if len(parts) == 2:
-        document |= {"compare": parts[1], "comparison": compared(*parts, seed=run.seed)}
-    write_json(run.output, document)
+        document |= {
+            "compare": parts[1],
+            "comparison": asdict(compare_items(*(part["items"] for part in parts), seed=run.seed)),
+        }
+    write_checked_json(run.output, document)
     for number in range(len(names)):
         run.progress_path(number).unlink(missing_ok=True)
     return document
-
-
-def compared(first: dict[str, Any], second: dict[str, Any], *, seed: int) -> dict[str, Any]:
-    """The paired statistics of two models' items; questions that one of them cannot take are left out."""
-    mine, theirs = ({item["id"]: item for item in part["items"]} for part in (first, second))
-    both = [key for key in mine if key in theirs]
-    if not both:
-        raise ValueError("the two models have no question in common")
-    return asdict(
-        compare(
-            [mine[key]["correct"] for key in both],
-            [theirs[key]["correct"] for key in both],
-            margins1=[mine[key]["margin_gold"] for key in both],
-            margins2=[theirs[key]["margin_gold"] for key in both],
-            ids=both,
-            seed=seed,
-        )
-    )
 
 
 def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list[Refused]]:

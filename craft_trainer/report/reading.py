@@ -1,10 +1,14 @@
 """A JSON file that a command wrote, checked against what should be in it."""
 
 import json
+import re
+import reprlib
 from collections.abc import Callable, Mapping, Sequence
 from math import inf, isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from craft_trainer.files import CHECKSUM, checksum
 
 
 class Rule(NamedTuple):
@@ -20,6 +24,12 @@ NAME = Rule("a name", lambda value: isinstance(value, str) and value != "")
 ANY_KEY = "*"
 ANYTHING = Rule("anything", lambda _: True)
 FLAG = Rule("true or false", lambda value: type(value) is bool)
+SHA256 = Rule("a SHA-256", lambda value: isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None)
+
+
+def one_of(names: Sequence[str]) -> Rule:
+    """Make the rule of one of ``names``."""
+    return Rule(f"one of {', '.join(names)}", lambda value: value in list(names))
 
 
 def integer(low: int, high: float = inf) -> Rule:
@@ -31,7 +41,8 @@ def integer(low: int, high: float = inf) -> Rule:
 def number(low: float = -inf, high: float = inf) -> Rule:
     """Make the rule of a finite number from ``low`` to ``high``, both included."""
     bounds = f"a number ≥ {low:g}" if high == inf else f"a number from {low:g} to {high:g}"
-    expected = "a finite number" if low == -inf else bounds
+    bounds = f"a number ≤ {high:g}" if low == -inf else bounds
+    expected = "a finite number" if (low, high) == (-inf, inf) else bounds
     return Rule(expected, lambda value: type(value) in (int, float) and isfinite(value) and low <= value <= high)
 
 
@@ -41,11 +52,17 @@ def json_object(path: Path, way_out: str) -> dict[str, Any]:
         raise FileNotFoundError(f"{path}: no such file; {way_out}")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not JSON ({error}); {way_out}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: holds a {type(content).__name__}, expected an object; {way_out}")
     return content
+
+
+def require_checksum(content: Mapping[str, Any], path: Path, way_out: str) -> None:
+    """Raise a ValueError unless ``content`` is what a command wrote to ``path``, with its checksum."""
+    if content.get(CHECKSUM) != checksum(content):
+        raise ValueError(f"{path}: {CHECKSUM} does not fit the rest, so it was changed or damaged; {way_out}")
 
 
 def check(value: Any, schema: Schema, place: str, *, exact: bool = False) -> None:
@@ -57,7 +74,7 @@ def check(value: Any, schema: Schema, place: str, *, exact: bool = False) -> Non
     again = "write the file again"
     if isinstance(schema, Rule):
         if not schema.holds(value):
-            raise ValueError(f"{place} is {value!r}, expected {schema.expected}; {again}")
+            raise ValueError(f"{place} is {reprlib.repr(value)}, expected {schema.expected}; {again}")
     elif isinstance(schema, Mapping):
         if not isinstance(value, dict):
             raise ValueError(f"{place} is a {type(value).__name__}, expected an object; {again}")
@@ -70,7 +87,7 @@ def check(value: Any, schema: Schema, place: str, *, exact: bool = False) -> Non
             elif key in value and exact and schema:
                 raise ValueError(f"{inside}{key} is unknown; expected the keys {', '.join(schema)}")
     elif not isinstance(value, list) or not value:
-        raise ValueError(f"{place} is {value!r}, expected a list of at least one; {again}")
+        raise ValueError(f"{place} is {reprlib.repr(value)}, expected a list of at least one; {again}")
     else:
         for index, one in enumerate(value):
             check(one, schema[0], f"{place}[{index}]", exact=exact)

@@ -1,5 +1,6 @@
 """``craft-trainer mcq`` from questions to the document, and the callback, on models of a few thousand weights."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ from craft_trainer.evaluation.mcq import McqSettings, choose_method, encode_all,
 from craft_trainer.evaluation.mcq_callback import McqCallback
 from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.questions import read_questions
+from craft_trainer.report.choices import load_choices
 
 METRICS = {
     "accuracy", "accuracy_per_char", "accuracy_per_byte", "accuracy_per_token", "accuracy_pmi", "margin_gold",
@@ -111,6 +113,8 @@ def test_the_document_of_two_models(tmp_path, models, capsys):
     assert document["comparison"]["accuracy_difference"] == pytest.approx(difference)
     assert document["comparison"]["conclusion"] in capsys.readouterr().out
     assert [path.name for path in output.parent.iterdir()] == ["out.json"]
+    right = [sum(item["correct"] for item in part["items"]) for part in (document, document["compare"])]
+    assert [one.right.successes for one in load_choices(output).asked] == right  # every number computed again
 
 
 def test_a_model_compared_with_itself_has_not_changed(tmp_path, models):
@@ -156,6 +160,11 @@ def test_columns_limit_letters_and_no_pmi(tmp_path, models):
 
 
 @pytest.mark.slow
+def progress_line(head, number, sums):
+    checksum = hashlib.sha256(json.dumps([head, number, sums]).encode()).hexdigest()
+    return json.dumps([number, sums, checksum[:16]])
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path, models):
     """A real SIGKILL once some questions are done: the second run keeps their lines, and the rest of the result is that
     of a run that was left alone. Seen to fail with progress begun anew every time."""
@@ -175,21 +184,24 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, models):
     assert not output.exists()
     done = progress.read_text().splitlines()[1:20]
     marked = [json.loads(line) for line in done]
-    for entry in marked:  # what was done is taken as it is: changed here, it is found changed in the result
-        entry[1][0][0] -= 1000
-    lines = progress.read_text().splitlines()
-    progress.write_text("\n".join([lines[0], *map(json.dumps, marked), *lines[20:-1], ""]))
+    head, *lines = progress.read_text().splitlines()
+    for place, (number, sums, _) in enumerate(
+        marked
+    ):  # what was done is taken as it is: changed here, it is found changed in the result
+        sums[0][0] -= 1000
+        lines[place] = progress_line(head, number, sums)
+    progress.write_text("\n".join([head, *lines[:-1], ""]))
     assert main([*command, "--output", str(output)]) == 0
     items = json.loads(output.read_text())["items"]
     assert {number for number, item in enumerate(items) if item["log_likelihoods"][0] < -900} == {
-        number for number, _ in marked
+        number for number, *_ in marked
     }
     assert not progress.exists()
     questions = read_questions(data)
     model = open_choices(models[0])
     alone = score_questions(model, encode_all(model, questions.items, PromptStyle()), McqSettings(pmi=False))
     for number, (item, whole) in enumerate(zip(items, alone["items"], strict=True)):
-        if number not in dict(marked):
+        if number not in {number for number, *_ in marked}:
             assert item["log_likelihoods"] == pytest.approx(whole["log_likelihoods"], abs=1e-4)
 
 
@@ -253,9 +265,9 @@ def interrupted(output, data, model, **options):
         patch.setattr("craft_trainer.evaluation.mcq.summarise", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(command) == 130
     head, *lines = progress.read_text().splitlines()
-    number, sums = json.loads(lines[0])
+    number, sums, _ = json.loads(lines[0])
     sums[0][0] -= 1000
-    progress.write_text(f"{head}\n{json.dumps([number, sums])}\n")
+    progress.write_text(f"{head}\n{progress_line(head, number, sums)}\n")
     return command, lambda: any(item["log_likelihoods"][0] < -900 for item in json.loads(output.read_text())["items"])
 
 

@@ -2,6 +2,11 @@
 
 import csv
 import json
+from dataclasses import asdict
+
+from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare_items
+from craft_trainer.evaluation.metrics.mcq_likelihood.likelihoods import ItemLikelihoods, item_scores, summarise
+from craft_trainer.files import checksum
 
 HISTORY = ("step", "task_loss", "retention_loss", "multiplier", "epsilon", "cosine", "conflict", "update_cosine")
 METHODS = {"teacher": (19, 0), "plain": (3, 20), "craft": (18, 19)}  # successes of 20 on each old task, on the new one
@@ -69,28 +74,56 @@ def write_rollout(path, policy="outputs/craft", tasks=("push-v3", "reach-v3"), s
 
 
 def write_mcq(path, *, compare=True, **changes):
-    """8 of 10 right, and of the second checkpoint 5 of 10."""
+    """8 of 10 right, and of the second checkpoint 5 of 10; what is changed is changed before the checksum is taken."""
+    content = mcq_document(compare=compare) | changes
+    return write_json(path, content | {"sha256": checksum(content)})
+
+
+def mcq_document(*, compare=True):
+    style = {"template": "Question: {question}", "delimiter": " ", "answers": "text", "chat": False}
     content = {
         "schema": 1,
         **asked("org/teacher", 8),
         "data": {"path": "questions.jsonl"},
-        "settings": {},
+        "settings": {**style, "pmi": False, "method": "auto"},
         "refused": [],
     }
     if compare:
         content["compare"] = asked("outputs/craft", 5)
-        content["comparison"] = {
-            "num_items": 10,
-            "items_for_two_points": 900,
-            "accuracy_difference": -0.3,
-            "accuracy_difference_ci": [-0.6, -0.1],
-            "margin_gold_change": 0.25,
-            "margin_gold_change_ci": [-0.5, 1.0],
-            "conclusion": "The second model is worse.",
-        }
-    return write_json(path, content | changes)
+        items = content["items"], content["compare"]["items"]
+        content["comparison"] = json.loads(json.dumps(asdict(compare_items(*items))))
+    return content
 
 
 def asked(model, num_right):
-    items = [{"id": str(number), "correct": number < num_right} for number in range(10)]
-    return {"model": model, "fingerprint": "0f" * 32, "metrics": {"margin_gold": 1.5}, "items": items}
+    likelihoods = [
+        ItemLikelihoods(
+            [-2.5, -1.5] if number < num_right else [-1.5, -2.5 - number],
+            answer_index=1,
+            **{name: [1, 1] for name in ("num_tokens", "num_chars", "num_bytes")},
+        )
+        for number in range(10)
+    ]
+    return {
+        "model": model,
+        "fingerprint": "0f" * 32,
+        "num_items": 10,
+        "metrics": summarise(likelihoods),
+        "items": [mcq_item(number, one) for number, one in enumerate(likelihoods)],
+        "method": "packed",
+        "dtype": "float32",
+        "seconds": 1.5,
+    }
+
+
+def mcq_item(number, one):
+    scores = asdict(item_scores(one))
+    return {
+        "id": f"q{number}",
+        "row": number + 1,
+        **{name: value for name, value in asdict(one).items() if name != "unconditional"},
+        "token_log_likelihoods": [[value] for value in one.log_likelihoods],
+        "unconditional_log_likelihoods": None,
+        **{name: scores[name] for name in ("predicted_index", "correct", "margin_gold", "margin_top2")},
+        "boundary_ok": True,
+    }

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from report_inputs import write_demo, write_history, write_mcq, write_rollout, write_run
+from report_inputs import mcq_document, write_demo, write_history, write_mcq, write_rollout, write_run
 
 import craft_trainer.report
 from craft_trainer.report import gather, write_page
@@ -133,7 +133,7 @@ def test_headlines_of_many(tmp_path):
         "2 results compared: CRaFT kept 47 to 95 % of old-task success and reached 95 % on the new tasks; plain "
         "fine-tuning kept 16 %.",
         "2 policies succeeded in 25 to 90 % of their episodes.",
-        "The second model is worse.",
+        mcq_document()["comparison"]["conclusion"],
         "2 training runs compared: L_retain ended within its budget ε in 1 of 2.",
     )
 
@@ -177,9 +177,10 @@ def test_what_speaks_against_other_evidence_is_said(tmp_path):
     assert said(gather(rollouts=[str(few)]), "beware", "20 episodes leave 30–70 % plausible")
     many = write_rollout(tmp_path / "many.json", tasks=[f"task{n}" for n in range(20)], successes=19)
     assert not remarks(gather(rollouts=[str(many)]))
-    asked = gather(choices=[str(write_mcq(tmp_path / "mcq.json", refused=[{"row": 1}, {"row": 1}, {"row": 4}]))])
+    refused = [{"row": row, "id": "", "reason": "too long", "model": None} for row in (1, 1, 4)]
+    asked = gather(choices=[str(write_mcq(tmp_path / "mcq.json", refused=refused))])
     assert said(asked, "beware", "2 questions could not be asked")
-    assert said(asked, "note", "10 questions were asked; a change of two points would need about 900")
+    assert said(asked, "note", "10 questions were asked; a change of two points would need about 5885")
     assert said(runs(write_run(tmp_path / "cut", steps=(40, 60))), "beware", "Training ended at step 40 of 60.")
     above = runs(write_run(tmp_path / "above", retention_loss=0.06))
     assert said(above, "beware", "The constraint was not met at the end of training: L_retain 6 % against 5 %.")

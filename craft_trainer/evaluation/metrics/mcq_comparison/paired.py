@@ -3,7 +3,7 @@
 This file is also published next to the `evaluate` script, so it imports nothing of the package.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -144,6 +144,28 @@ def compare(
         conclusion="",
     )
     return replace(numbers, conclusion=conclude(numbers))
+
+
+def compare_items(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]], *, seed: int = 0
+) -> Comparison:
+    """Compare two models by their items (``id``, ``correct``, ``margin_gold``), of those that both have.
+
+    Raises:
+        ValueError: they have none in common.
+    """
+    mine, theirs = ({item["id"]: item for item in items} for items in (first, second))
+    both = [key for key in mine if key in theirs]
+    if not both:
+        raise ValueError("the two models have no question in common")
+    return compare(
+        [mine[key]["correct"] for key in both],
+        [theirs[key]["correct"] for key in both],
+        margins1=[mine[key]["margin_gold"] for key in both],
+        margins2=[theirs[key]["margin_gold"] for key in both],
+        ids=both,
+        seed=seed,
+    )
 
 
 def mean_interval(
