@@ -18,6 +18,7 @@ COMMANDS = {
     "train": "train a LeRobot policy, or a language or vision-language model, with or without anchors",
     "merge": "a teacher's weights moved towards a tuned checkpoint's, as far as L_retain ≤ ε allows",
     "rollout": "closed-loop success of policies, on Meta-World tasks or in LeRobot's own environments",
+    "film": "policies side by side in one episode of Meta-World, as an animated picture",
     "push": "a finished run to the Hub, with its card",
     "mcq": "multiple choice by likelihood: what one checkpoint knows, or what another has forgotten",
     "mcq-from-demos": "multiple-choice questions about rendered Meta-World frames, answers from the simulator",

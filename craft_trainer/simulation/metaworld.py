@@ -112,6 +112,14 @@ class MetaWorldEnvs:
         self._active[: len(actions)] &= ~success
         return self._named(len(actions)), success
 
+    def viewer(self, size: int) -> camera.Camera:
+        """Make a camera of ``size`` × ``size`` pixels that watches these simulators, beside what a policy sees."""
+        return camera.Camera([env.model for env in self._envs], size)
+
+    def seen_by(self, viewer: camera.Camera, index: int) -> UInt8[np.ndarray[Any, Any], "size size 3"]:
+        """Take a picture of one environment as it is now."""
+        return viewer.look(self._envs[index].model, self._envs[index].data)[0]
+
     def close(self) -> None:
         """Give the camera's memory back."""
         if self._camera is not None:
