@@ -1,6 +1,8 @@
 """``craft-trainer report``: a page, Markdown or JSON from results, rollouts, multiple choice and training runs."""
 
 import json
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +26,20 @@ class ReportArguments:
     mcq: list[str] = option("JSON files of `craft-trainer mcq`", [])
     format: str = option("html; or md or json, printed unless output is given", "html")
     output: str | None = option("file; a page is report.html beside a single result or in a single run otherwise", None)
+    follow: float | None = option(
+        "seconds after which the page is written again, while any run still goes on; an open page loads itself again "
+        "as often",
+        None,
+    )
 
     def __post_init__(self) -> None:
+        if self.follow is not None:
+            if self.follow < 1:
+                raise ValueError(f"follow is {self.follow:g}: it is at least 1 second")
+            if self.format != "html":
+                raise ValueError(f"follow needs a page, and format is {self.format}: leave format out")
+            if not self.run:
+                raise ValueError("follow needs a training run that goes on: give its output_dir by run=…")
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}: it must be one of {', '.join(FORMATS)}")
 
@@ -36,13 +50,18 @@ def run(arguments: ReportArguments) -> None:
     from craft_trainer.report.evidence import gather
     from craft_trainer.report.page import as_markdown
 
-    evidence = gather(
-        results=split_list(arguments.results),
-        rollouts=split_list(arguments.rollout),
-        choices=split_list(arguments.mcq),
-        runs=split_list(arguments.run),
-    )
+    def read() -> "Evidence":
+        return gather(
+            results=split_list(arguments.results),
+            rollouts=split_list(arguments.rollout),
+            choices=split_list(arguments.mcq),
+            runs=split_list(arguments.run),
+        )
+
+    evidence = read()
     if arguments.format == "html":
+        if arguments.follow is not None:
+            evidence = _follow(evidence, read, arguments.output, arguments.follow)
         _write_page(evidence, arguments.output)
         return
     as_json = arguments.format == "json"
@@ -52,6 +71,21 @@ def run(arguments: ReportArguments) -> None:
     else:
         Path(arguments.output).write_text(text, "utf-8")
         print(f"report: {arguments.output}")
+
+
+def _follow(evidence: "Evidence", read: Callable[[], "Evidence"], output: str | None, seconds: float) -> "Evidence":
+    """Write the page again and again until every run has ended, and return what there is then."""
+    from craft_trainer.report import write_page
+
+    page, said = output or default_output(evidence), False
+    while any(run.ended is False for run in evidence.runs.values()):
+        write_page(evidence, page, reload_seconds=seconds)
+        if not said:
+            print(f"report: {page}, written again every {seconds:g} s until training ends; Ctrl-C stops that")
+            said = True
+        time.sleep(seconds)
+        evidence = read()
+    return evidence
 
 
 def _write_page(evidence: "Evidence", output: str | None) -> None:

@@ -26,14 +26,14 @@ def write_report(results_path: str | PathLike[str], output_path: str | PathLike[
     return write_page(evidence, output_path or Path(results_path).with_name("report.html"))
 
 
-def write_page(evidence: Evidence, output_path: str | PathLike[str]) -> Path:
+def write_page(evidence: Evidence, output_path: str | PathLike[str], *, reload_seconds: float | None = None) -> Path:
     """Write the self-contained HTML page about ``evidence`` and return its path.
 
-    The bytes depend on the input files, their names and library versions only. ImportError without the extra
-    ``report``.
+    The bytes depend on the input files, their names and library versions only. A browser loads the page again after
+    ``reload_seconds``, for a run that still goes on. ImportError without the extra ``report``.
     """
     target = Path(output_path)
-    write_atomically(target, as_html(evidence))
+    write_atomically(target, as_html(evidence, reload_seconds))
     return target
 
 
@@ -65,8 +65,8 @@ def report_extra() -> Iterator[None]:
         raise ImportError(message, name=package) from error
 
 
-def as_html(evidence: Evidence) -> str:
-    """The self-contained page."""
+def as_html(evidence: Evidence, reload_seconds: float | None = None) -> str:
+    """The self-contained page, which a browser loads again after ``reload_seconds``."""
     with report_extra():
         from markupsafe import Markup
 
@@ -74,6 +74,7 @@ def as_html(evidence: Evidence) -> str:
     return render(
         "report.html.jinja",
         evidence,
+        reload_seconds=reload_seconds,
         figures={"dots": dots, "success": success, "training": training},
         svg=lambda *described: Markup(canvas.inline_svg(*described)),  # made by us, texts in it are escaped
     )

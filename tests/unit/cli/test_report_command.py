@@ -69,3 +69,36 @@ def test_what_is_wrong_is_said_in_one_line(folders, capsys, options, message):
     assert main(["report", *options]) == 1
     assert message in capsys.readouterr().err
     assert not list(folders.glob("**/*.html"))
+
+
+def test_a_page_is_written_again_until_the_run_has_ended(folders, capsys, monkeypatch):
+    """While it goes on an open page loads itself again, and the last one no longer does."""
+    record = folders / "first" / "run.json"
+    record.write_text(json.dumps({"settings": {"epsilon": 0.01}, "end": None}))
+    page, seen = folders / "first" / "report.html", []
+
+    def sleep(seconds):
+        seen.append((seconds, '<meta http-equiv="refresh" content="5">' in page.read_text("utf-8")))
+        if len(seen) == 2:
+            record.write_text(json.dumps({"settings": {"epsilon": 0.01}, "end": {"step": 2, "time": "now"}}))
+
+    monkeypatch.setattr("craft_trainer.cli.report.time.sleep", sleep)
+    assert main(["report", "--run", "first", "--follow", "5"]) == 0
+    assert seen == [(5.0, True), (5.0, True)]
+    assert "refresh" not in page.read_text("utf-8")
+    told = capsys.readouterr().out
+    assert told.count("written again every 5 s until training ends") == 1
+    assert told.endswith("report: first/report.html\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--run", "first", "--follow", "0"], "follow is 0: it is at least 1 second"),
+        (["--run", "first", "--follow", "5", "--format", "md"], "follow needs a page, and format is md"),
+        (["--results", "x.json", "--follow", "5"], "follow needs a training run that goes on"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(folders, capsys, options, message):
+    assert main(["report", *options]) != 0
+    assert message in capsys.readouterr().err
