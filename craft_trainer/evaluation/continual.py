@@ -87,8 +87,8 @@ def area_under_success(
 ) -> float:
     """Average the success on a task while it is learned and after every later stage, then average over the tasks.
 
-    AUC_j = (l_j + Σ_{i > learned(j)} R[i, j]) / (1 + number of later stages), where l_j is the mean of ``curves[j]``. Without
-    curves it is R[learned(j), j]. Source: AUC of LIBERO (Liu et al. 2023, arXiv 2306.03310).
+    AUC_j = (l_j + Σ_{i > learned(j)} R[i, j]) / (1 + number of later stages), where l_j is the mean of ``curves[j]``.
+    Without curves it is R[learned(j), j]. Source: AUC of LIBERO (Liu et al. 2023, arXiv 2306.03310).
 
     Raises:
         ValueError: there is not one curve per task.
