@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from transformers import TrainingArguments
 
-from craft_trainer.cli.arguments import headings
+from craft_trainer.cli.described import FILE, as_file, headings
 from craft_trainer.cli.train import TrainArguments
 from craft_trainer.losses.terms import TERMS
 from craft_trainer.options import default_of, help_of
@@ -202,4 +202,5 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(page())
-    print(PAGE.relative_to(ROOT))
+    FILE.write_text(as_file())
+    print(PAGE.relative_to(ROOT), FILE.relative_to(ROOT))

@@ -1,24 +1,22 @@
 """Arguments of a command: dataclasses, whose defaults a YAML file may set, filled from the command line."""
 
 import argparse
-import dataclasses
 import re
 import sys
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser, TrainingArguments
-
+from craft_trainer.cli.described import loaded, options_of
 from craft_trainer.cli.hints import nearest, of_a_loose_word, of_the_original
 from craft_trainer.cli.lerobot_names import hint_for_a_file, mappings, translated
+from craft_trainer.cli.places import require_places
 from craft_trainer.cli.resolved import document
 from craft_trainer.cli.words import options_in, values_of, without_unset
 from craft_trainer.cli.yaml_files import mapping_in
 
 PRINT = ("--print-config", "--print_config")
-TRAINERS = "HuggingFace's TrainingArguments"
-SEVERAL = ("report_to",)  # TrainingArguments takes one or a list, which its parser does not know
+ALL = "all"  # of --help: every option
 OF_DATASETS = {  # options that name texts → what else a file says of them
     "dataset": ("dataset_config", "split", "columns"),
     "eval_dataset": ("eval_config", "eval_split"),
@@ -36,37 +34,58 @@ class Gathered(argparse.Action):
         setattr(namespace, self.dest, values if before is self.default else [*before, *values])
 
 
-class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is not typed
-    """The parser of a command. Its help shows the fields of every class that has a ``heading`` below it.
+class Help(argparse.Action):
+    """Prints the options of ``shown``, or with the word ``all`` every option, and ends the process."""
+
+    def __call__(self, parser: Any, _namespace: Any, values: Any, _option: str | None = None) -> None:
+        """Hide the others."""
+        hidden = [] if values == ALL else [name for name in parser.options if parser.shown and name not in parser.shown]
+        for action in parser._actions:
+            if action.dest in hidden:
+                action.help = argparse.SUPPRESS
+        if hidden:
+            more = f"{len(hidden)} more, for advanced use: {parser.prog} --help all"
+            parser.epilog = f"{more} {parser.epilog}"
+        parser.print_help()
+        parser.exit()
+
+
+class CommandParser(argparse.ArgumentParser):
+    """The parser of a command. Its help lists options below the headings of their classes.
 
     Attributes:
         options: what fills each field, by its name.
         flags: the field of each flag.
         headings: the heading of each field that is below one.
+        shown: the fields that help shows without ``all``; none for every field.
     """
 
-    def __init__(self, kinds: Sequence[type], command: str, example: str) -> None:
+    def __init__(self, kinds: Sequence[type | str], command: str, example: str, shown: Sequence[str] = ()) -> None:
         self.options: dict[str, argparse.Action] = {}
         self.flags: dict[str, str] = {}
-        self.headings = {name: heading for kind in kinds for name, heading in headings(kind).items()}
+        self.fields = [options_of(kind) for kind in kinds]
+        self.headings = {one.name: one.heading for some in self.fields for one in some if one.heading is not None}
+        self.shown = (*shown, "help", "config", "print_config") if shown else ()
         self._below: dict[str, Any] = {}
         super().__init__(
-            kinds,
             prog=f"craft-trainer {command}",
             usage="%(prog)s [--config FILE.yaml] [--key value ...]",
             epilog=f"example: {example}",
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
             allow_abbrev=False,
+            add_help=False,
         )
+        asks = {"action": Help, "nargs": "?", "choices": (ALL,), "default": argparse.SUPPRESS}
+        self.add_argument("-h", "--help", **asks, help="show this; with the word all every option")
+        for one in (one for some in self.fields for one in some):
+            one.add_to(self)
         self.add_argument("--config", type=Path, default=None, help="YAML file of these keys; a command line wins")
         self.add_argument(*PRINT, action="store_true", help="show every value and where it came from, and do nothing")
         self._negative_number_matcher = NEGATIVE_NUMBERS  # argparse's own takes -1,-2 and -5e-1 for options
-        for name in SEVERAL:
-            if name in self.options:
-                self.options[name].nargs = "+"
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Add an option below the heading of its field, and remember it."""
-        repeated = {"action": Gathered} if settings.get("nargs") == "+" else {}
+        repeated: dict[str, Any] = {"action": Gathered} if settings.get("nargs") == "+" else {}
         heading = self.headings.get(settings.get("dest") or names[0].lstrip("-"))
         if heading is not None and not self._below:
             self._below = {one: self.add_argument_group(one) for one in dict.fromkeys(self.headings.values())}
@@ -89,27 +108,29 @@ class CommandParser(HfArgumentParser):  # type: ignore[misc]  # transformers is 
             self.error(f"no option {word}{hint}")
 
 
-def headings(kind: type) -> dict[str, str]:
-    """Find the heading of every field of the dataclass ``kind``: that of the first class that declares both."""
-    found: dict[str, str] = {}
-    for declaring in kind.__mro__:
-        heading = TRAINERS if declaring is TrainingArguments else vars(declaring).get("heading")
-        if heading is not None:
-            found = found | {name: heading for name in declaring.__annotations__ if name not in found}
-    return found
-
-
-def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[str]) -> tuple[Any, ...]:
+def parse_all(
+    command: str,
+    example: str,
+    kinds: Sequence[type | str],
+    argv: Sequence[str],
+    *,
+    shown: Sequence[str] = (),
+    places: Sequence[str] = (),
+) -> tuple[Any, ...]:
     """Fill the dataclasses ``kinds`` from ``argv``, on top of the YAML file that ``--config`` names.
+
+    A name in ``kinds`` is one of ``described.json``: its class is imported when everything else was understood and
+    something is at every one of the ``places`` that the first class names. ``--help`` explains the options ``shown``.
 
     Ends the process with status 2 and a message for an unknown or malformed option, as argparse does, and with status 0
     after ``--print-config`` has shown what they were filled with.
 
     Raises:
         ValueError: the YAML file has an unknown key, or a value is out of its range.
+        FileNotFoundError: there is nothing at a place.
     """
-    parser = CommandParser(kinds, command, example)
-    names = [[field.name for field in dataclasses.fields(kind) if field.init] for kind in kinds]
+    parser = CommandParser(kinds, command, example, shown)
+    names = [[one.name for one in some] for some in parser.fields]
     file, in_file = _config_of(argv), {}
     if file is not None:
         in_file = read_yaml(file, command, {name: parser.options[name] for some in names for name in some})
@@ -125,13 +146,15 @@ def parse_all(command: str, example: str, kinds: Sequence[type], argv: Sequence[
     parser.refuse([name for name in named if name not in parser.flags])  # before argparse asks for what is required
     namespace, unknown = parser.parse_known_args(argv)
     parser.refuse(unknown)
-    filled = tuple(
-        kind(**{name: getattr(namespace, name) for name in some}) for kind, some in zip(kinds, names, strict=True)
-    )
+    filled: list[Any] = []
+    for kind, some in zip(kinds, names, strict=True):
+        filled.append(loaded(kind)(**{name: getattr(namespace, name) for name in some}))
+        if not namespace.print_config:
+            require_places(filled[0], places)
     if namespace.print_config:
         print(document(filled, vars(namespace), words=given, file=file, in_file=in_file))
         parser.exit()
-    return filled
+    return tuple(filled)
 
 
 def _leave_out_of_another(
@@ -155,7 +178,9 @@ def read_yaml(path: Path, command: str, options: Mapping[str, argparse.Action]) 
         ValueError: it is not YAML or not a mapping, has an unknown key, or a value that its option does not take.
         FileNotFoundError: there is no such file.
     """
-    if not path.exists() and path.parts[0] == "configs":
+    if not path.exists() and path.parts[0] != "configs":
+        raise FileNotFoundError(f"--config: there is no file {path}")
+    if not path.exists():
         near = nearest(str(path), map(str, Path("configs").rglob("*.yaml")))
         raise FileNotFoundError(
             f"{path}: no such file here{near or ';'} `craft-trainer configs` writes the configurations of this version "

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from craft_trainer.cli.building import CacheArguments, named_sources
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.cli.places import require_places
 from craft_trainer.cli.sources import SOURCES, SourceArguments
 from craft_trainer.cli.text_sources import TEXT_SOURCES, TextSourceArguments
 from craft_trainer.options import option
@@ -52,7 +51,6 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
 
 def run(arguments: BuildArguments) -> None:
     """Build the cache and say what it holds; several processes (accelerate launch) share the work."""
-    require_places(arguments, PLACES)
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
     with arguments.join() as processes:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from craft_trainer.options import option
 
+PLACES = ("cache",)
 EXAMPLE = "craft-trainer cache info --cache outputs/anchors"
 PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "token": "tokens", "task": "task loss"}
 
@@ -18,11 +19,11 @@ class InfoArguments:
 
 def run(arguments: InfoArguments) -> None:
     """Print its provenance and its sizes."""
-    from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.provenance import Provenance
     from craft_trainer.hub.resolve_path import resolve_path
 
-    cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
-    made, total = cache.provenance, len(cache)
+    made = Provenance.read(resolve_path(arguments.cache, "dataset"))
+    total = sum(made.groups.values())
     rows = {
         "teacher": "; ".join(
             f"{one['path']}, weights {one['weights'][:12]}"
@@ -32,7 +33,7 @@ def run(arguments: InfoArguments) -> None:
         ),
         "dataset": f"{made.data['dataset']} {made.data['revision']}".strip() + f", {made.data['frames']} samples",
         "anchors": f"{total}: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()),
-        "features": ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "none",
+        "features": ", ".join(f"{spec['path']} ({spec['pooling']})" for spec in made.features) or "none",
         "inputs": made.storage["inputs"],
         "labels": ", ".join(made.storage["labels"]) or "none: retention term task, replay, agem and ewc need them",
         "dtype": made.storage["dtype"],

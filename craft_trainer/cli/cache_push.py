@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from craft_trainer.options import option
 
+PLACES = ("cache",)
 EXAMPLE = "craft-trainer cache push --cache outputs/anchors --repo my-org/my-anchors"
 DATA_FILES = ("*.arrow", "*.safetensors")  # of an earlier cache with other shards they go
 

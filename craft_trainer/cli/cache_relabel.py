@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import option
 
+PLACES = ("cache", "teacher", "adapt_to")
 EXAMPLE = "craft-trainer cache relabel --cache outputs/joined --teacher outputs/craft --output_dir outputs/relabelled"
 
 

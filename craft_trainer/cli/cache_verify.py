@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from craft_trainer.models.base import AnchoredModel
     from craft_trainer.models.lerobot import PolicyModel
 
+PLACES = ("cache", "teacher", "dataset", "adapt_to")
 EXAMPLE = "craft-trainer cache verify --cache outputs/anchors --teacher outputs/teacher"
 
 

@@ -3,14 +3,16 @@
 import csv
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from craft_trainer.training.config import CraftConfig
+if TYPE_CHECKING:
+    from craft_trainer.training.config import CraftConfig
 
 EXAMPLE = "accelerate launch -m craft_trainer dryrun --config configs/train/dryrun.yaml"
 TASKS = {"old": "push-v3", "new": "window-close-v3"}
 
 
-def run(config: CraftConfig) -> None:
+def run(config: "CraftConfig") -> None:
     """Record, make a teacher and its anchors, train; raises RuntimeError at the first check that fails."""
     import torch
 

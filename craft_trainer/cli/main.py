@@ -132,7 +132,8 @@ def run(command: str, options: Sequence[str]) -> None:
 
     module = importlib.import_module(path.replace("-", "_"))
     kinds = [kind for name, kind in inspect.get_annotations(module.run).items() if name != "return"]
-    filled = parse_all(command, module.EXAMPLE, kinds, options)
+    told = {name: getattr(module, name.upper()) for name in ("shown", "places") if hasattr(module, name.upper())}
+    filled = parse_all(command, module.EXAMPLE, kinds, options, **told)
     with spelled_as_options({name for arguments in filled for name in vars(arguments)}):
         module.run(*filled)
 

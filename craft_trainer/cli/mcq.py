@@ -5,6 +5,7 @@ from pathlib import Path
 
 from craft_trainer.options import option, pairs_or_json
 
+PLACES = ("model", "compare", "data")
 EXAMPLE = "craft-trainer mcq --model outputs/teacher --compare outputs/craft --data questions.jsonl --output mcq.json"
 
 

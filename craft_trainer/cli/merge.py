@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from craft_trainer.training.interpolation import WeightLine
     from craft_trainer.training.settings import RetentionSettings
 
+PLACES = ("teacher", "tuned", "anchors", "dataset", "anchors_dataset", "adapt_to")
 EXAMPLE = (
     "craft-trainer merge --teacher outputs/teacher --tuned outputs/plain --anchors outputs/anchors "
     "--output_dir outputs/merged"

@@ -10,7 +10,6 @@ from craft_trainer.cli.places import ADAPTER
 from craft_trainer.cli.policy_anchors import DEFAULTS
 from craft_trainer.cli.training import begin, train_and_save
 from craft_trainer.options import json_mapping, option
-from craft_trainer.training.config import CraftConfig
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from craft_trainer.cli.train import TrainArguments
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.normalisation import Statistics
+    from craft_trainer.training.config import CraftConfig
 
 OUTSIDE_SHOWN = 5
 OF_LANGUAGE_MODELS = {  # Trainer's, which no policy has → what there is instead
@@ -53,7 +53,7 @@ class PolicyTrainArguments(LoadArguments):
         refuse_without_effect(self.policy_options)  # type: ignore[arg-type]  # a mapping from here on
 
 
-def train(arguments: "TrainArguments", config: CraftConfig) -> None:
+def train(arguments: "TrainArguments", config: "CraftConfig") -> None:
     """Train and save an ordinary LeRobot checkpoint in ``output_dir``."""
     from craft_trainer.cli.output import claimed_output
 
@@ -83,7 +83,7 @@ def check_options(arguments: "TrainArguments") -> None:
         )
 
 
-def train_policy(arguments: "TrainArguments", config: CraftConfig, checkpoint: str | None) -> None:
+def train_policy(arguments: "TrainArguments", config: "CraftConfig", checkpoint: str | None) -> None:
     """Train from the beginning or from ``checkpoint``, save, say what comes next."""
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
@@ -164,7 +164,7 @@ def adapter_anchors(arguments: "TrainArguments", model: "PolicyModel") -> "Adapt
     )
 
 
-def refuse_of_language_models(config: CraftConfig) -> None:
+def refuse_of_language_models(config: "CraftConfig") -> None:
     """Refuse Trainer's own settings that end in an error inside a policy, or do nothing there; say what does."""
     for name, instead in OF_LANGUAGE_MODELS.items():
         if getattr(config, name):

@@ -9,6 +9,7 @@ from craft_trainer.options import option
 if TYPE_CHECKING:
     from craft_trainer.hub.facts import RunFacts
 
+PLACES = ("run", "results")
 EXAMPLE = "craft-trainer push --run outputs/craft --repo my-org/my-policy --results outputs/demo/results.json"
 
 

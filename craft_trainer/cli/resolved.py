@@ -19,7 +19,7 @@ def document(
     file: Path | None,
     in_file: Container[str],
 ) -> str:
-    """Write every field of the dataclasses ``filled`` as YAML that ``--config`` reads, with its origin as a comment.
+    """Write the options in ``filled`` as YAML that ``--config`` reads, with the origin of each as a comment.
 
     The command line gave the fields ``words``, ``file`` gave ``in_file``: they come first. ``given`` are the values
     before the dataclasses made something else of them; both are shown.
@@ -27,7 +27,7 @@ def document(
     origins: dict[str, list[str]] = {"command line": [], str(file): [], "default": []}
     for arguments in filled:
         for field in dataclasses.fields(arguments):
-            if field.init:
+            if field.init and field.name in given:
                 name = field.name
                 origin = "command line" if name in words else str(file) if name in in_file else "default"
                 origins[origin].append(_line(name, given[name], getattr(arguments, name), origin))

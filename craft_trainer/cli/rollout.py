@@ -14,6 +14,7 @@ from craft_trainer.options import json_mapping, option, split_list
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
 
+PLACES = ("policy",)
 EXAMPLE = "craft-trainer rollout --policy outputs/craft --tasks push-v3,window-close-v3 --episodes 20"
 
 

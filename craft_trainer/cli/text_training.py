@@ -8,7 +8,6 @@ from craft_trainer.cli.places import ADAPTER
 from craft_trainer.cli.texts import COLUMNS_HELP, TextArguments
 from craft_trainer.cli.training import begin, train_and_save
 from craft_trainer.options import option, pairs_or_json, refuse_idle, split_list
-from craft_trainer.training.language_config import LanguageConfig
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from craft_trainer.cli.train import TrainArguments
     from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.language.source import TextSource
+    from craft_trainer.training.language_config import LanguageConfig
 
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
 OF_ADAPTER = ("anchors_config", "anchors_split", "anchors_columns", "anchors_chat", "group_column")
@@ -60,7 +60,7 @@ class TextTrainArguments(TextArguments):
         """Whether there are texts to evaluate on."""
         return self.eval_dataset is not None or self.eval_split is not None
 
-    def require_evaluation(self, config: LanguageConfig) -> None:
+    def require_evaluation(self, config: "LanguageConfig") -> None:
         """Trainer evaluates by ``eval_strategy`` or ``eval_on_start``, on texts: both or neither.
 
         Raises:
@@ -87,7 +87,7 @@ class TextTrainArguments(TextArguments):
         return replace(source, split=self.eval_split)
 
 
-def train(arguments: "TrainArguments", config: LanguageConfig) -> None:
+def train(arguments: "TrainArguments", config: "LanguageConfig") -> None:
     """Train and save a checkpoint that `from_pretrained` and `craft-trainer mcq` load, in ``output_dir``."""
     from craft_trainer.cli.output import claimed_output
 
@@ -115,7 +115,7 @@ def check_options(arguments: "TrainArguments") -> None:
         )
 
 
-def train_language_model(arguments: "TrainArguments", config: LanguageConfig, resumed: str | None) -> None:
+def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", resumed: str | None) -> None:
     """Train from the beginning or from the checkpoint ``resumed``, save, say what comes next."""
     from craft_trainer.language.checkpoints import Lora, load_checkpoint
     from craft_trainer.losses.smoothing import SmoothedLoss
@@ -159,7 +159,7 @@ def train_language_model(arguments: "TrainArguments", config: LanguageConfig, re
 
 
 def anchors_of(
-    arguments: "TrainArguments", config: LanguageConfig, checkpoint: "Checkpoint"
+    arguments: "TrainArguments", config: "LanguageConfig", checkpoint: "Checkpoint"
 ) -> "AnchorCache | AdapterAnchors | None":
     """The cache, texts that the model writes itself, the model without its adapter, or nothing.
 

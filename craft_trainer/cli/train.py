@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING
 
-from craft_trainer.cli.places import ADAPTER, require_places
+from craft_trainer.cli.places import ADAPTER
 from craft_trainer.cli.policy_training import PolicyTrainArguments
 from craft_trainer.cli.text_training import HELD, OF_LORA, TextTrainArguments
-from craft_trainer.cli.training import AskArguments, TrainConfig
+from craft_trainer.cli.training import AskArguments
 from craft_trainer.options import option, refuse_idle, split_list
-from craft_trainer.training.config import CraftConfig
-from craft_trainer.training.language_config import LanguageConfig
+
+if TYPE_CHECKING:
+    from craft_trainer.cli.train_config import TrainConfig
 
 EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaworld_craft.yaml --learning_rate 1e-4"
 
@@ -78,18 +80,17 @@ OF_POLICIES = [field.name for field in fields(PolicyTrainArguments)]
 OF_LANGUAGE_MODELS = [field.name for field in fields(TextTrainArguments) if field.name != "dataset"]
 
 
-def run(arguments: TrainArguments, config: TrainConfig) -> None:
+def run(arguments: TrainArguments, config: "TrainConfig") -> None:
     """Train, save a checkpoint that the libraries of its family load, say what comes next.
 
     Raises:
         ValueError: an option is of the other family.
-        FileNotFoundError: there is nothing at a place that it names.
     """
-    require_places(arguments, PLACES)
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
     if arguments.model is None or is_policy(checkpoint_folder(arguments.model)):
         from craft_trainer.cli.policy_training import train
+        from craft_trainer.training.config import CraftConfig
 
         what = arguments.model or f"a new {arguments.policy_type}"
         refuse_idle(arguments, ["lora_rank", *OF_LORA], f"{what} is a policy, whose adapter is --peft.r, --peft.…")
@@ -97,6 +98,7 @@ def run(arguments: TrainArguments, config: TrainConfig) -> None:
         train(arguments, config.of(CraftConfig))
     else:
         from craft_trainer.cli.text_training import train
+        from craft_trainer.training.language_config import LanguageConfig
 
         refuse_idle(arguments, ["peft"], f"{arguments.model} is a language model, whose adapter is --lora_rank")
         refuse_idle(arguments, OF_POLICIES, f"it is an option of policies, and {arguments.model} is a language model")

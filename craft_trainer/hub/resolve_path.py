@@ -15,6 +15,7 @@ from craft_trainer.hub.run_folder import HISTORIES, STATE_FILE
 from craft_trainer.hub.storage import downloaded, place_of
 
 NAMED = re.compile(r"([\w.-]+/[\w.-]+)/(last-checkpoint|checkpoint-\d+)((?:@.+)?)")
+FILES = {".json", ".jsonl", ".csv", ".parquet", ".yaml"}  # endings that no repository's name has
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CHECKPOINTS = ("checkpoint-*/*", "last-checkpoint/*")  # of a run that pushes them; only resuming reads them
 
@@ -36,7 +37,8 @@ def parse(place: str | Path) -> Path | HubPlace:
     if folder.exists():
         return folder
     repo, at, revision = str(place).partition("@")
-    if REPOSITORY_ID.fullmatch(repo) and (revision or not at) and not Path(repo).parent.exists():
+    is_file = folder.suffix in FILES
+    if not is_file and REPOSITORY_ID.fullmatch(repo) and (revision or not at) and not Path(repo).parent.exists():
         return HubPlace(repo, revision or None)
     raise FileNotFoundError(
         f"there is no file or folder {place}, and it is not the id of a Hub repository (owner/name, or "

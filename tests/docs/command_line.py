@@ -3,7 +3,6 @@
 import importlib
 import re
 import tomllib
-from dataclasses import fields
 
 import pytest
 from accelerate.commands.launch import launch_command_parser
@@ -11,6 +10,7 @@ from pages import ROOT
 
 from craft_trainer.cli import arguments as arguments_module
 from craft_trainer.cli.arguments import parse_all
+from craft_trainer.cli.described import options_of
 from craft_trainer.cli.main import main
 
 OTHER_PROGRAMS = {"source", "cd", "git", "mkdocs", "pre-commit", "ruff", "mypy", "lint-imports", "python"}
@@ -31,8 +31,8 @@ class ParsedError(Exception):
 def parsed(words, monkeypatch, capsys):
     """Let `craft-trainer WORDS` come as far as its work; fails the test if it would not get so far."""
 
-    def parse_and_end(*arguments):
-        raise ParsedError(parse_all(*arguments))
+    def parse_and_end(*arguments, shown=(), places=()):
+        raise ParsedError(parse_all(*arguments, shown=shown))  # its places need not be there
 
     with monkeypatch.context() as patched:
         patched.chdir(ROOT)  # configurations are named from there
@@ -96,8 +96,8 @@ def _check_script(words, monkeypatch, capsys):
 def options(command, monkeypatch):
     """Names of the options of `train`, `cache build`, …"""
 
-    def name(command, example, kinds, argv):
-        raise ParsedError({field.name for kind in kinds for field in fields(kind)} | {"config"})
+    def name(command, example, kinds, argv, **told):
+        raise ParsedError({one.name for kind in kinds for one in options_of(kind)} | {"config"})
 
     with monkeypatch.context() as patched:
         patched.setattr(arguments_module, "parse_all", name)

@@ -529,7 +529,7 @@ def test_the_configurations_belong_together():
     from craft_trainer.cli.arguments import parse_all
     from craft_trainer.cli.cache_build import BuildArguments
     from craft_trainer.cli.train import TrainArguments
-    from craft_trainer.cli.training import TrainConfig
+    from craft_trainer.cli.train_config import TrainConfig
 
     names = {name: ROOT / f"configs/train/lm_{name}.yaml" for name in ("plain", "craft")}
     plain, craft = (yaml.safe_load(path.read_text()) for path in names.values())

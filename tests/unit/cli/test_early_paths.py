@@ -9,24 +9,35 @@ import pytest
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.main import main, spelled_as_options
 from craft_trainer.cli.train import TrainArguments
-from craft_trainer.cli.training import TrainConfig
+from craft_trainer.cli.train_config import TrainConfig
+
+REQUIRED: dict[str, dict[str, str]] = {
+    "train": {"model": "org/model", "dataset": "org/data", "output_dir": "outputs/mine"},
+    "cache build": {"teacher": "org/model", "dataset": "org/data", "output_dir": "outputs/mine"},
+    "cache verify": {"cache": "org/anchors"},
+    "merge": {"teacher": "org/a", "tuned": "org/b", "anchors": "org/anchors", "output_dir": "outputs/mine"},
+    "rollout": {"tasks": "push-v3"},
+    "mcq": {"model": "org/a", "data": "org/questions"},
+}
 
 
 @pytest.mark.parametrize(
     ("command", "name"),
     [("train", name) for name in ("model", "dataset", "anchors", "adapt_to")]
-    + [("cache build", name) for name in ("teacher", "dataset", "adapt_to")],
+    + [("cache build", name) for name in ("teacher", "dataset", "adapt_to")]
+    + [("merge", name) for name in ("teacher", "tuned", "anchors", "dataset")]
+    + [("rollout", "policy"), ("mcq", "model"), ("mcq", "compare"), ("mcq", "data"), ("cache verify", "teacher")],
 )
 def test_a_wrong_path_is_named_before_imports(
     command: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Seen to fail: LeRobot was imported first, and the option was not named."""
-    model = "model" if command == "train" else "teacher"
-    places = {model: "org/model", "dataset": "org/data", name: "outputs/of/nothing"}
-    for module in ("craft_trainer.models.pretrained", "lerobot.configs.policies"):
+    places = REQUIRED[command] | {name: "outputs/of/nothing"}
+    monkeypatch.chdir(tmp_path)
+    for module in ("craft_trainer.models.pretrained", "craft_trainer.anchors.cache", "lerobot.configs.policies"):
         monkeypatch.setitem(sys.modules, module, None)  # importing it is an error
     words = [f"--{option}={place}" for option, place in places.items()]
-    assert main([*command.split(), *words, f"--output_dir={tmp_path / 'out'}"]) == 1
+    assert main([*command.split(), *words]) == 1
     assert f"--{name}: there is no file or folder outputs/of/nothing" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from craft_trainer.cli.lerobot_names import ENTRIES, NAMES, WITHOUT, translated
 from craft_trainer.cli.record import RecordArguments
 from craft_trainer.cli.rollout import RolloutArguments
 from craft_trainer.cli.train import TrainArguments
-from craft_trainer.cli.training import TrainConfig
+from craft_trainer.cli.train_config import TrainConfig
 
 BOTH = {"policy", "dataset", "env", "dataloader_multiprocessing_context"}  # LeRobot has them too; ours win
 KINDS = {

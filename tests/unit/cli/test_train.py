@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from craft_trainer.cli.arguments import headings, parse_all
+from craft_trainer.cli.arguments import parse_all
+from craft_trainer.cli.described import headings
 from craft_trainer.cli.main import main
 from craft_trainer.cli.train import OF_LANGUAGE_MODELS, OF_POLICIES, TrainArguments
-from craft_trainer.cli.training import TrainConfig
+from craft_trainer.cli.train_config import TrainConfig
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
 from craft_trainer.training.settings import RetentionSettings
@@ -77,7 +78,7 @@ def test_every_option_is_of_all_families_or_of_one() -> None:
 
 def test_help_lists_the_options_by_family(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        main(["train", "--help"])
+        main(["train", "--help", "all"])
     said = capsys.readouterr().out
     below = headings(TrainArguments)
     assert {below[name] for name in OF_POLICIES} == {"LeRobot policies"}

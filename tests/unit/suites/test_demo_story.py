@@ -11,7 +11,7 @@ from craft_trainer.cli.cache_build import BuildArguments
 from craft_trainer.cli.record import RecordArguments
 from craft_trainer.cli.rollout import RolloutArguments
 from craft_trainer.cli.train import TrainArguments
-from craft_trainer.cli.training import TrainConfig
+from craft_trainer.cli.train_config import TrainConfig
 from craft_trainer.suites.demo import (
     DONE,
     FINE_TUNING,
