@@ -34,12 +34,18 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as JSON to ``path``, in one step; what JSON does not have as its text."""
-    write_atomically(path, json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n")
+    write_atomically(path, as_json(content))
 
 
-def write_checked_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write the object ``content`` as :func:`write_json` does, with its checksum under the key ``CHECKSUM``."""
-    write_json(path, {**content, CHECKSUM: checksum(json.loads(json.dumps(content, default=str)))})
+def checked(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The object ``content`` as JSON has it, with its checksum under the key ``CHECKSUM``."""
+    plain: dict[str, Any] = json.loads(as_json(content))
+    return plain | {CHECKSUM: checksum(plain)}
+
+
+def as_json(content: Any) -> str:
+    """``content`` as indented JSON; what JSON does not have as its text."""
+    return json.dumps(content, indent=2, ensure_ascii=False, default=str) + "\n"
 
 
 def checksum(content: Mapping[str, Any]) -> str:

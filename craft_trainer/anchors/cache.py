@@ -14,8 +14,16 @@ from torch import Tensor
 
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
+from craft_trainer.anchors.integrity import (
+    BUILD,
+    check_columns,
+    check_files,
+    check_names,
+    check_statistics,
+    open_dataset,
+)
 from craft_trainer.anchors.lineage import Lineage
-from craft_trainer.anchors.provenance import BUILD, DIGESTS, RELABEL, Provenance, same_model
+from craft_trainer.anchors.provenance import DIGESTS, RELABEL, Provenance, same_model
 from craft_trainer.anchors.statistics import SCALE_PREFIX, task_scale
 from craft_trainer.models.base import AnchoredModel
 
@@ -47,10 +55,12 @@ class AnchorCache:
             ValueError: it is damaged or of another version.
         """
         self.folder = Path(folder)
-        self.provenance = Provenance.read(self.folder)
-        self.specs = [FeatureSpec(**feature) for feature in self.provenance.features]
-        self.dataset = datasets.load_from_disk(str(self.folder))
+        made = self.provenance = Provenance.read(self.folder)
+        check_files(self.folder, made.files, [STATISTICS_FILE])
+        self.specs = [FeatureSpec(**feature) for feature in made.features]
+        self.dataset = open_dataset(self.folder)
         self._load_batch = load_batch
+        self._require_columns()
         self._columns = open_columns(self.dataset)
         statistics = load_file(self.folder / STATISTICS_FILE)
         self.mean, self.variance = (
@@ -60,8 +70,9 @@ class AnchorCache:
         self._token_scale = statistics.get(SCALE_PREFIX + TOKEN_SCALE)
         groups = self.dataset.data.table.column(GROUP_COLUMN)  # of millions of anchors, few are different
         self.groups = [sys.intern(group) for chunk in groups.chunks for group in chunk.to_pylist()]
-        if len(self.groups) != sum(self.provenance.groups.values()):
-            raise ValueError(f"{self.folder} holds {len(self)} anchors, not those of its provenance: rebuild it")
+        check_columns(self.folder, self._columns, self.groups, made)
+        scales = {SCALE_PREFIX + TOKEN_SCALE} if TOKEN_COLUMNS["entropy"] in self._columns else set()
+        check_statistics(self.folder, statistics, self._columns, feature_columns(self.dataset), scales)
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -170,6 +181,21 @@ class AnchorCache:
                 f"{ours[:12]}… but the dataset found there has {fingerprint[:12]}…: restore that revision, or "
                 f"rebuild it with {BUILD}"
             )
+
+    def _require_columns(self) -> None:
+        """Raise a ValueError unless there are the columns, and only those, that the provenance speaks of."""
+        there, storage = set(self.dataset.column_names), self.provenance.storage
+        tokens, outputs = there & set(TOKEN_COLUMNS.values()), there & {OUTPUT_COLUMN, *TOKEN_COLUMNS.values()}
+        needed = {ROW_COLUMN, GROUP_COLUMN, *(spec.column for spec in self.specs)}
+        needed |= {OUTPUT_COLUMN} if storage["output"] and not tokens else set()
+        needed |= set(TOKEN_COLUMNS.values()) if tokens else set()
+        needed |= {TASK_COLUMN} if storage["task_unit"] else set()
+        allowed = needed | (outputs if storage["output"] else set())
+        inputs = {name for name in there if name.startswith(INPUTS) and storage["inputs"] == "embedded"}
+        if inputs or storage["inputs"] == "reference":
+            check_names(self.folder, there, needed, allowed | inputs)
+        else:
+            raise ValueError(f"{self.folder} holds no inputs, but says that they are embedded; rebuild it with {BUILD}")
 
     def _inputs(self, rows: Sequence[int]) -> dict[str, Any]:
         if self.provenance.storage["inputs"] == "embedded":

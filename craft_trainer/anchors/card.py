@@ -4,7 +4,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from craft_trainer.anchors.provenance import DIGESTS, Provenance
+from craft_trainer.anchors.provenance import DIGESTS, Provenance, public
+from craft_trainer.report.wording import Markdown, code, in_markdown
 
 CARD_FILE = "README.md"
 PAGE = """---
@@ -48,8 +49,8 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
     num_anchors = sum(provenance.groups.values())
     made = {
         **_teachers(provenance),
-        "samples": f"{num_anchors} of the {data['frames']} of {data['dataset']}"
-        + (f" at revision `{data['revision']}`" if data["revision"] else ""),
+        "samples": f"{num_anchors} of the {data['frames']} of {public(data['dataset'])}"
+        + (f" at revision {data['revision']}" if data["revision"] else ""),
         "inputs": storage["inputs"],
         "labels": ", ".join(storage["labels"]) or "none",
         "features": storage["dtype"],
@@ -58,28 +59,28 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
     }
     named = {key.removeprefix("mean/") for key in statistics if key.startswith("mean/")}
     scales = {
-        f"`{name}`": [f"{statistics[f'{kind}/{name}'].mean():.4g}" for kind in ("mean", "variance")] for name in named
+        code(name): [f"{statistics[f'{kind}/{name}'].mean():.4g}" for kind in ("mean", "variance")] for name in named
     }
     return PAGE.format(
         made=_rows(made),
         groups=_rows(provenance.groups),
         scales="\n".join(f"| {name} | {' | '.join(scales[name])} |" for name in sorted(scales)),
-        sizes=_rows({f"`{name}`": f"{size / num_anchors:,.0f}" for name, size in provenance.sizes.items()}),
-        files=", ".join(f"`{name}`" for name in sorted(provenance.files)),
+        sizes=_rows({code(name): f"{size / num_anchors:,.0f}" for name, size in provenance.sizes.items()}),
+        files=", ".join(map(code, sorted(provenance.files))),
         fingerprint=provenance.compute_fingerprint(),
     )
 
 
 def _teachers(provenance: Provenance) -> dict[str, str]:
     """A row for each teacher, with its share of the anchors if there are several."""
-    rows = {}
+    rows: dict[str, str] = {}
     for number, teacher in enumerate(provenance.teachers, start=1):
         several = len(provenance.teachers) > 1
         name = f"teacher {number}, of {teacher['anchors']} anchors" if several else "teacher"
-        digests = ", ".join(f"{part} `{teacher[part][:12]}`" for part in DIGESTS if teacher.get(part))
-        rows[name] = f"{teacher['path']}: {digests}"
+        digests = ", ".join(f"{part} {code(teacher[part][:12])}" for part in DIGESTS if teacher.get(part))
+        rows[name] = Markdown(f"{in_markdown(public(teacher['path']))}: {digests}")
     return rows
 
 
 def _rows(values: Mapping[str, object]) -> str:
-    return "\n".join(f"| {name} | {value} |" for name, value in values.items())
+    return "\n".join(f"| {in_markdown(name)} | {in_markdown(str(value))} |" for name, value in values.items())

@@ -3,16 +3,17 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from craft_trainer.files import write_json
+from craft_trainer.anchors.integrity import BUILD, check_provenance
+from craft_trainer.files import CHECKSUM, checked, write_json
+from craft_trainer.report.reading import json_object, require_checksum
 
-SCHEMA = 5
+SCHEMA = 6
 AUTO = "auto"  # anchors whose source nobody chose
 RELABEL = "`craft-trainer cache relabel`"
-BUILD = "`craft-trainer cache build`"
 DIGESTS = ("weights", "processors", "configuration", "quantization")  # the last only where weights are quantised
 PROVENANCE_FILE = "anchors.json"
 
@@ -72,9 +73,17 @@ class Provenance:
         """SHA-256 of the plan and of the checksums of what came out of it."""
         return hashlib.sha256(json.dumps(self.plan() | {"files": self.files}, sort_keys=True).encode()).hexdigest()
 
+    def published(self) -> "Provenance":
+        """The same for other people to read: of the places on this machine the last part. The fingerprint stays."""
+        return replace(self, teachers=public(self.teachers), data=public(self.data))
+
+    def document(self) -> dict[str, Any]:
+        """What ``anchors.json`` holds: everything, the fingerprint, and a checksum of all of it."""
+        return checked(asdict(self) | {"fingerprint": self.compute_fingerprint()})
+
     def write(self, folder: Path) -> None:
         """Write the provenance with its fingerprint into ``folder``."""
-        write_json(folder / PROVENANCE_FILE, asdict(self) | {"fingerprint": self.compute_fingerprint()})
+        write_json(folder / PROVENANCE_FILE, self.document())
 
     @classmethod
     def read(cls, folder: Path) -> "Provenance":
@@ -87,20 +96,39 @@ class Provenance:
         file = folder / PROVENANCE_FILE
         if not file.is_file():
             raise FileNotFoundError(f"{folder} holds no {PROVENANCE_FILE}: it is not a finished anchor cache")
-        content = json.loads(file.read_text())
+        content = json_object(file, f"rebuild it with {BUILD}")
         if content.get("schema") != SCHEMA:
             raise ValueError(f"{file}: schema {content.get('schema')}, not {SCHEMA}: rebuild it with {BUILD}")
-        try:
-            provenance = cls(**content)
-            fits = provenance.fingerprint == provenance.compute_fingerprint()
-        except (TypeError, KeyError):  # a key too many or too few
-            fits = False
-        if not fits:
+        check_provenance(content, f"{file}: ")
+        known = {one.name for one in fields(cls)} | {CHECKSUM}
+        if unknown := sorted(content.keys() - known):
+            raise ValueError(f"{file}: {', '.join(unknown)} is unknown; rebuild it with {BUILD}")
+        provenance = cls(**{key: value for key, value in content.items() if key != CHECKSUM})
+        if provenance.fingerprint != provenance.compute_fingerprint():
             raise ValueError(f"{file}: the fingerprint does not fit its contents; rebuild it with {BUILD}")
+        require_checksum(content, file, f"rebuild it with {BUILD}")
         for name, checksum in provenance.files.items():
             if not (folder / name).is_file() or file_digest(folder / name) != checksum:
                 raise ValueError(f"{folder / name} is missing or damaged; rebuild it with {BUILD}")
         return provenance
+
+
+def public(value: Any) -> Any:
+    """``value`` with the last part of each absolute path in it, alone or joined by `` + ``, in its place."""
+    if isinstance(value, Mapping):
+        return {key: public(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [public(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return " + ".join(map(_name, value.split(" + ")))
+
+
+def _name(place: str) -> str:
+    """The last part of an absolute path, on any system; any other text as it is."""
+    path = place.removeprefix("file://")
+    kinds = [kind(path) for kind in (PurePosixPath, PureWindowsPath)]
+    return next((one.name for one in kinds if one.is_absolute()), place)
 
 
 def same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

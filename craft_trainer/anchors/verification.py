@@ -1,12 +1,25 @@
 """Does a cache hold what its teacher makes of its samples?"""
 
+import pyarrow as pa
 import torch
 from accelerate.utils import send_to_device
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from craft_trainer.anchors.cache import OUTPUT_COLUMN, TASK_COLUMN, AnchorCache
+from craft_trainer.anchors.cache import (
+    OUTPUT_COLUMN,
+    ROW_COLUMN,
+    STATISTICS_FILE,
+    TASK_COLUMN,
+    AnchorCache,
+    feature_columns,
+)
+from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import TASK_SCALE, Features, TokenTargets, teacher_features
+from craft_trainer.anchors.integrity import AGAIN
+from craft_trainer.anchors.statistics import cache_statistics
+from craft_trainer.anchors.teacher_pass import rows_digest
 from craft_trainer.models.base import AnchoredModel
 
 TOKENS = "tokens"
@@ -39,6 +52,25 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
         for name, deviation in _compare(batch.teacher, send_to_device(live, "cpu"), cache.scales(), half=half).items():
             largest[name] = torch.maximum(largest.get(name, torch.zeros(())), deviation)  # which keeps NaN
     return {name: value.item() for name, value in largest.items()}
+
+
+def require_own_values(cache: AnchorCache) -> None:
+    """Raise a ValueError unless rows and statistics, measured again, are those that the cache says it has.
+
+    Every byte of the table is read, and what Arrow would follow out of the file (offsets, lengths) is refused.
+    """
+    try:
+        cache.dataset.data.table.validate(full=True)
+    except pa.ArrowException as error:
+        raise ValueError(f"{cache.folder}: its table is damaged ({error}); {AGAIN}") from error
+    if rows_digest(cache.dataset.with_format("arrow")[ROW_COLUMN].to_pylist()) != cache.provenance.data["rows"]:
+        raise ValueError(f"{cache.folder}: the anchors are of other rows than its provenance says; {AGAIN}")
+    stored = load_file(cache.folder / STATISTICS_FILE)
+    measured = cache_statistics(open_columns(cache.dataset), len(cache), feature_columns(cache.dataset))
+    for key, value in measured.items():
+        spread = measured.get(key.replace("mean/", "variance/"), value).double().mean().abs().sqrt()
+        if not torch.allclose(stored[key].double(), value.double(), rtol=1e-4, atol=1e-4 * float(spread)):
+            raise ValueError(f"{cache.folder}: {key} is not that of its anchors; {AGAIN}")
 
 
 def _compare(cached: Features, live: Features, scales: dict[str, Tensor], *, half: bool) -> dict[str, Tensor]:

@@ -217,7 +217,8 @@ def _with_entries(path: Path, values: Mapping[str, Any], command: str) -> dict[s
 
 def _of_option(option: argparse.Action, value: Any) -> Any:
     """Turn a ``value`` of YAML into what ``option`` makes of the same words; what no words can say stays as it is."""
-    if value is None or value == [] or isinstance(value, dict):
+    is_number = option.type in (int, float)
+    if value is None or (isinstance(value, dict) and not is_number) or (value == [] and option.nargs == "+"):
         return value
     if option.nargs == "+":
         return [_of_word(option, item) for item in (value if isinstance(value, list) else [value])]

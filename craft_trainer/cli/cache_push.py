@@ -1,6 +1,7 @@
 """``craft-trainer cache push``: an anchor cache to the Hub, with its card."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from craft_trainer.options import option
 
@@ -20,13 +21,19 @@ class PushArguments:
 
 
 def run(arguments: PushArguments) -> None:
-    """Check the cache and upload it as it is, in one commit: whoever pulls gets the earlier cache or this one."""
+    """Check the cache and upload it in one commit: whoever pulls gets the earlier cache or this one.
+
+    Its provenance goes without the folders of this machine.
+    """
     from craft_trainer.anchors.cache import AnchorCache
+    from craft_trainer.anchors.provenance import PROVENANCE_FILE
+    from craft_trainer.files import as_json
     from craft_trainer.hub.repository import Repository
     from craft_trainer.hub.resolve_path import resolve_path
 
     cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
-    files = {file.name: file for file in sorted(cache.folder.iterdir()) if file.is_file()}
+    files: dict[str, Path | bytes] = {file.name: file for file in sorted(cache.folder.iterdir()) if file.is_file()}
+    files[PROVENANCE_FILE] = as_json(cache.provenance.published().document()).encode()
     repository = Repository(arguments.repo, "dataset", arguments.revision, arguments.private).opened()
     message = f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}"
     commit = repository.commit(files, message, replaces=DATA_FILES)

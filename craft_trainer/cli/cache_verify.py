@@ -35,11 +35,13 @@ class VerifyArguments(LoadArguments):
 def run(arguments: VerifyArguments) -> None:
     """Check, and say what was checked; raises ValueError for the first thing that is not as it should be."""
     from craft_trainer.anchors.cache import AnchorCache
-    from craft_trainer.anchors.verification import deviations
+    from craft_trainer.anchors.verification import deviations, require_own_values
     from craft_trainer.hub.resolve_path import resolve_path
 
     cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
     print(f"ok  {len(cache.provenance.files)} files of {len(cache)} anchors have the bytes they were written with")
+    require_own_values(cache)
+    print("ok  rows, and means and variances of the features, are those that it says it has")
     if arguments.teacher is None:
         return
     opened, teacher = with_teacher(arguments, cache)

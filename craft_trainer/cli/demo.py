@@ -44,7 +44,7 @@ class DemoArguments:
 def run(arguments: DemoArguments) -> None:
     """Run the experiment, print the table, write results.json and report.html."""
     from craft_trainer.cli.main import main
-    from craft_trainer.files import write_json
+    from craft_trainer.files import checked, write_json
     from craft_trainer.hub.run_folder import in_use
     from craft_trainer.report import format_table, load_results, verdict, write_report
     from craft_trainer.simulation.metaworld import check_task
@@ -89,7 +89,7 @@ def run(arguments: DemoArguments) -> None:
         )
         results = collect_results(experiment, folder, seconds)
     path = folder / "results.json"
-    write_json(path, results)
+    write_json(path, checked(results))
     report = write_report(path)
     loaded = load_results(path)
     print(f"\n{format_table(loaded, 'text')}\n\n{verdict(loaded)}\n\nresults: {path}\nreport:  {report}")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from craft_trainer.files import write_json
+from craft_trainer.files import checked, write_json
 from craft_trainer.options import json_mapping, option, split_list
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def run(arguments: RolloutArguments) -> None:
     content = {"policy": arguments.policy, "seed": arguments.seed}
     content |= on_stream(arguments) if arguments.env is None else in_lerobots(arguments)
     if arguments.output is not None:
-        write_json(Path(arguments.output), content)
+        write_json(Path(arguments.output), checked(content))
 
 
 def on_stream(arguments: RolloutArguments) -> dict[str, Any]:

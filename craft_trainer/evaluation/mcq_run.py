@@ -15,7 +15,7 @@ from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare_items
 from craft_trainer.evaluation.progress import ProgressFile
 from craft_trainer.evaluation.question_rows import Refused, listed
 from craft_trainer.evaluation.questions import Questions
-from craft_trainer.files import write_checked_json
+from craft_trainer.files import checked, write_json
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.configuration import configuration_digest, saved_digest
 from craft_trainer.report.wording import shortened
@@ -81,7 +81,7 @@ def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
             "compare": parts[1],
             "comparison": asdict(compare_items(*(part["items"] for part in parts), seed=run.seed)),
         }
-    write_checked_json(run.output, document)
+    write_json(run.output, checked(document))
     for number in range(len(names)):
         run.progress_path(number).unlink(missing_ok=True)
     return document

@@ -7,6 +7,7 @@ from string import ascii_uppercase
 from typing import Any, Literal
 
 TEMPLATE = "{image}Question: {question}\nAnswer:"  # lm-evaluation-harness's usual one
+FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)  # of a chat template
 FIELD = re.compile(r"\{question\}|\{choices\}")
 
 
@@ -70,6 +71,19 @@ def letters(number: int) -> list[str]:
     return list(ascii_uppercase[:number])
 
 
+def applied(templates: Any, messages: Sequence[Any], **options: Any) -> Any:
+    """What the chat template of ``templates`` makes of ``messages``; a ValueError for whatever it fails with.
+
+    A template is a program of whoever made the model. Jinja runs it in a sandbox that reaches neither files nor Python.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return templates.apply_chat_template(messages, **options)
+    except (*FAILURES, TemplateError) as error:
+        raise ValueError(f"the chat template does not take its messages: {error}") from error
+
+
 def chat_prompt(parts: Sequence[str], image: str, templates: Any) -> str:
     """``parts``, with the image between them, as the user's turn, up to where the answer begins.
 
@@ -81,7 +95,7 @@ def chat_prompt(parts: Sequence[str], image: str, templates: Any) -> str:
         texts = [[{"type": "text", "text": part}] if part else [] for part in parts]
         content = texts[0] + [one for text in texts[1:] for one in ([{"type": "image"}] if image else []) + text]
     turns = [{"role": "user", "content": content}]
-    prompt: str = templates.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    prompt: str = applied(templates, turns, tokenize=False, add_generation_prompt=True)
     for part in (*parts, image):
         if part.strip() not in prompt:
             raise ValueError(f"the model's chat template leaves out {part.strip()!r}: leave --chat out")

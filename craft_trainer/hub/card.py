@@ -4,6 +4,7 @@ import csv
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from craft_trainer.hub import readme
 from craft_trainer.hub.facts import Retained, RunFacts, Source
@@ -12,6 +13,7 @@ from craft_trainer.report.page import write_success_figure
 from craft_trainer.report.results import Results, load_results, method_label
 from craft_trainer.report.run import teachers_scale
 from craft_trainer.report.tables import Table, format_table
+from craft_trainer.report.wording import Markdown, code, in_markdown
 
 RESULTS_FILE = "results.json"
 FIGURE_FILE = "figures/success.png"
@@ -128,11 +130,11 @@ def body(facts: RunFacts, last: Mapping[str, str] | None, results: Results | Non
     """The text of the card, in Markdown."""
     title = (facts.repo or name).rpartition("/")[2]
     parts = (_lead(facts), _made(facts), _end(last, facts.retained), _kept(results), _how_to_load(facts))
-    return "\n".join([f"# {title}", "", *(line for part in parts for line in part)])
+    return "\n".join([f"# {in_markdown(title)}", "", *(line for part in parts for line in part)])
 
 
 def _lead(facts: RunFacts) -> Iterator[str]:
-    method = method_label(facts.method)
+    method = in_markdown(method_label(facts.method))
     if facts.retained is None:
         yield f"Trained with craft_trainer by the method {method}, nothing retained: its old tasks were not protected."
     else:
@@ -147,21 +149,22 @@ def _made(facts: RunFacts) -> Iterator[str]:
     rows = {"base model": _linked(facts.base), "dataset": _linked(facts.dataset, "datasets/"), "method": facts.method}
     rows |= {} if facts.retained is None else _anchors(facts.retained)
     rows |= {"optimizer steps": f"{facts.step}"}
-    rows |= {f"`{key}`": value for key, value in (facts.training | facts.settings).items()}
+    rows |= {code(key): value for key, value in (facts.training | facts.settings).items()}
     rows |= {"made with": ", ".join(f"{name} {version}" for name, version in facts.versions.items())}
     cells = [(key, value) for key, value in rows.items() if value]
     yield from (Table("", ("", ""), cells, numbers=False).markdown(), "")
 
 
 def _anchors(retained: Retained) -> dict[str, str]:
-    features = ", ".join(f"`{path}` ({pooling})" for path, pooling in retained.features)
+    weights = f", weights {code(retained.weights)}" if retained.weights else ""
+    features = ", ".join(f"{code(path)} ({in_markdown(pooling)})" for path, pooling in retained.features)
     return {
-        "teacher": _linked(retained.teacher) + (f", weights `{retained.weights}`" if retained.weights else ""),
+        "teacher": Markdown(_linked(retained.teacher) + weights),
         "retention terms × weight": ", ".join(f"{term} × {weight:g}" for term, weight in retained.terms.items()),
-        "hidden features (pooling)": features or "none",
+        "hidden features (pooling)": Markdown(features or "none"),
         "anchors": "; ".join(f"{count} of {group}" for group, count in retained.groups.items()),
         "where they come from": retained.source,
-        "anchor cache": f"fingerprint `{retained.fingerprint[:12]}`"
+        "anchor cache": Markdown(f"fingerprint {code(retained.fingerprint[:12])}")
         if retained.fingerprint
         else "none, the base is the teacher",
     }
@@ -199,11 +202,12 @@ def _words(given: Any) -> list[str]:
     return [given] if isinstance(given, str) else list(given or [])
 
 
-def _linked(source: Source | None, kind: str = "") -> str:
+def _linked(source: Source | None, kind: str = "") -> Markdown:
     if source is None:
-        return ""
-    address = f"https://huggingface.co/{kind}{source.repo}"
-    return f"[{source.name}]({address})" if source.repo else f"`{source.name}`, not on the Hub"
+        return Markdown("")
+    address = f"https://huggingface.co/{kind}{quote(source.repo or '')}"
+    linked = f"[{in_markdown(source.name)}]({address})"
+    return Markdown(linked if source.repo else f"{code(source.name)}, not on the Hub")
 
 
 def snippet(facts: RunFacts, place: str) -> str | None:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from craft_trainer.evaluation.prompts import applied
 from craft_trainer.evaluation.question_rows import BadRowError, checked_text, kind_of, shown
 
 MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")  # how a template says which tokens are the assistant's
@@ -81,16 +82,14 @@ class Chat:
         return message | {"role": role, "content": "".join(part["text"] for part in parts)}
 
     def _apply(self, messages: Messages, variables: Variables, **options: Any) -> Any:
-        from jinja2 import TemplateError
-
         template = str(self._with_tools) if "tools" in variables else self.template
         unread = [name for name in variables if name not in template]
         if unread:
             raise BadRowError(f"it has {unread[0]}, which the chat template does not read: leave that column out")
         try:
-            return self._tokenizer.apply_chat_template(messages, chat_template=template, **options, **variables)
-        except (TemplateError, TypeError, KeyError) as error:
-            raise BadRowError(f"the chat template does not take its messages: {error}") from error
+            return applied(self._tokenizer, messages, chat_template=template, **options, **variables)
+        except ValueError as error:
+            raise BadRowError(str(error)) from error
 
 
 def without_nulls(value: Any) -> Any:

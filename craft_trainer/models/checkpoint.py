@@ -21,6 +21,8 @@ from craft_trainer.models.pretrained import (
     is_adapter,
     json_of,
     load_whole_adapter,
+    loading,
+    readable,
     with_adapter_of,
 )
 
@@ -40,7 +42,8 @@ def load_config(folder: Path) -> PreTrainedConfig:
         if is_adapter(folder):
             inside = f"; that of an adapter's policy lies beside {ADAPTER_CONFIG}"
         raise FileNotFoundError(f"{folder} holds no {CONFIG_FILE}: it is not a LeRobot checkpoint{inside}")
-    config = PreTrainedConfig.from_pretrained(folder)
+    with readable(folder / CONFIG_FILE):
+        config = PreTrainedConfig.from_pretrained(folder)
     if config.use_peft and not (folder / ADAPTER_CONFIG).is_file():
         raise ValueError(
             f"{folder / CONFIG_FILE}: use_peft is true, and there is no {ADAPTER_CONFIG} beside it: put the adapter's "
@@ -70,7 +73,8 @@ def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) ->
                     "called, whatever it is. A step is loaded by registry_name only: register its class in "
                     "lerobot.processor.ProcessorStepRegistry, import that, and write its name into the file"
                 )
-    processors: tuple[Any, Any] = make_pre_post_processors(config, pretrained_path=str(folder), **overrides)
+    with readable(folder / PROCESSOR_FILES[0]):
+        processors: tuple[Any, Any] = make_pre_post_processors(config, pretrained_path=str(folder), **overrides)
     for step in processors[0].steps:
         getattr(step, "proc", None)  # GR00T's reads its tokenizer late otherwise, where its code would run
     return processors
@@ -144,8 +148,10 @@ def _load_whole(folder: Path, config: PreTrainedConfig) -> PreTrainedPolicy:
     if not weights.is_file():
         raise FileNotFoundError(f"{folder} holds no {WEIGHTS_FILE}: it is not a whole LeRobot checkpoint")
     if not hasattr(kind, "_fix_pytorch_state_dict_keys"):
-        return kind.from_pretrained(folder, config=config, strict=True)
-    saved = load_file(weights)
+        with loading(folder):
+            return kind.from_pretrained(folder, config=config, strict=True)
+    with loading(folder):
+        saved = load_file(weights)
     policy = kind(config)
     renamed = policy._fix_pytorch_state_dict_keys(saved, config)
     try:  # names in older checkpoints are of the model inside the policy

@@ -29,6 +29,15 @@ READ = ("observation.", ACTION)  # how names begin of what a policy reads
 BLOCK, BLOCKS = 2**18, 64  # bytes of a block, and blocks of a video that its fingerprint is of: all of it up to 16 MiB
 
 
+LARGEST_TABLE = 2**30  # bytes of all frames of a dataset without images that are held in memory
+
+
+def bytes_of_frames(meta: LeRobotDatasetMetadata) -> int:
+    """Bytes of the numbers of all frames of a dataset without images, as tensors."""
+    numbers = [one for one in meta.features.values() if one["dtype"] not in TEXTS]
+    return int(meta.total_frames * sum(np.prod(one["shape"]) * np.dtype(one["dtype"]).itemsize for one in numbers))
+
+
 def load_metadata(dataset: str) -> LeRobotDatasetMetadata:
     """Metadata of a LeRobot dataset, a folder or a Hub repository; a FileNotFoundError if the folder is none."""
     return LeRobotDatasetMetadata(*_repo_and_root(dataset, only=("meta/*",)))
@@ -37,8 +46,9 @@ def load_metadata(dataset: str) -> LeRobotDatasetMetadata:
 class PolicyDataset(Dataset[Sample]):
     """The samples of a LeRobot dataset that ``config``'s policy trains on.
 
-    Indexing gives what ``LeRobotDataset`` gives. When no feature is an image or video, all frames are held in memory
-    and a whole batch is gathered at once (``__getitems__``), which torch's DataLoader uses.
+    Indexing gives what ``LeRobotDataset`` gives. When no feature is an image or video and all frames take no more than
+    ``LARGEST_TABLE``, they are held in memory and a whole batch is gathered at once (``__getitems__``), which torch's
+    DataLoader uses. Of others LeRobot reads every frame from disk: the same samples, more slowly.
     """
 
     def __init__(self, dataset: str, config: PreTrainedConfig) -> None:
@@ -55,7 +65,8 @@ class PolicyDataset(Dataset[Sample]):
         features = meta.features.items()
         self._texts = [name for name, feature in features if feature["dtype"] in TEXTS]
         self._single = [name for name, feature in features if tuple(feature["shape"]) == (1,) and name.startswith(READ)]
-        self._table = None if meta.camera_keys else FrameTable(self.frames, self._texts)
+        fits = not meta.camera_keys and bytes_of_frames(meta) <= LARGEST_TABLE
+        self._table = FrameTable(self.frames, self._texts) if fits else None
 
     @classmethod
     def of(cls, model: PolicyModel, dataset: str) -> Self:

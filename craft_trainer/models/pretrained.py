@@ -1,6 +1,5 @@
 """HuggingFace checkpoints as they were saved: models and adapters, with their tokenizers or processors."""
 
-import json
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.causality import require_causal
 from craft_trainer.models.general import base_model
 from craft_trainer.models.quantization import keep_layout, loading_options, quantization_of_base, record
+from craft_trainer.report.reading import json_object
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
 ADAPTER_CONFIG = "adapter_config.json"
@@ -51,8 +51,8 @@ def checkpoint_folder(name: str, revision: str | None = None) -> Path:
 
 
 def json_of(path: Path) -> dict[str, Any]:
-    """The JSON object in ``path``, empty if there is no such file."""
-    return dict(json.loads(path.read_text("utf-8"))) if path.is_file() else {}
+    """The JSON object in ``path``, empty if there is no such file; a ValueError that names it if it holds none."""
+    return json_object(path, "save or download it again") if path.is_file() else {}
 
 
 def is_adapter(folder: Path) -> bool:
@@ -97,7 +97,8 @@ def load_model(
             causal, or its weights are quantised already and are to be again.
         ImportError: the weights are quantised, and bitsandbytes is not installed.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # by default a terminal is asked
+    with readable(Path(folder) / CONFIG_FILE):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)  # by default a terminal is asked
     causal = config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not config.is_encoder_decoder
     if not (causal or _sees(config)):
         raise ValueError(
@@ -180,7 +181,7 @@ def with_adapter_of(folder: Path, model: nn.Module, *, trainable: bool) -> Any:
     """
     from peft import PeftModel
 
-    with _named(folder), warnings.catch_warnings():
+    with loading(folder), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Found missing adapter keys")  # an error below
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     load_whole_adapter(adapted, folder, trainable=trainable)
@@ -199,8 +200,8 @@ def load_processor(model: nn.Module, *folders: str | Path) -> Any:
     for folder in folders:
         try:
             processor = (AutoProcessor if sees else AutoTokenizer).from_pretrained(folder, trust_remote_code=False)
-        except (OSError, ValueError) as error:
-            errors.append(f"{folder}: {error}")
+        except Exception as error:  # noqa: BLE001  # tokenizers raises nothing narrower for a damaged file
+            errors.append(f"{folder}: {error!r}")
             continue
         if _is_whole(processor, sees):
             return processor
@@ -213,7 +214,7 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str |
     """The model in ``folder`` as a ``kind``, every tensor of it from there."""
     options = more | {"dtype": dtype or "auto", "output_loading_info": True, "ignore_mismatched_sizes": True}
     options |= {"return_dict": True, "trust_remote_code": False}  # whatever config.json says
-    with _named(folder):
+    with loading(folder):
         model, found = kind.from_pretrained(folder, device_map=device, **options)
     buffers = [f".{name}" for name, _ in model.named_buffers()]
     others = [name for name in found["unexpected_keys"] if not FIXED.search(name)]
@@ -225,7 +226,7 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str |
 
 def load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
     """Load the weights of the adapter in ``folder`` into that of the PEFT model; a ValueError unless they are its."""
-    with _named(folder):
+    with loading(folder):
         found = model.load_adapter(str(folder), model.active_adapters[0], is_trainable=trainable)
     trained_prompt = {"prompt_embeddings"} if model.active_peft_config.is_prompt_learning else set()  # PEFT is strict
     unexpected = [name for name in found.unexpected_keys if name not in trained_prompt]
@@ -233,11 +234,22 @@ def load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
 
 
 @contextmanager
-def _named(folder: str | Path) -> Iterator[None]:
+def readable(file: Path) -> Iterator[None]:
+    """Errors inside, of a damaged description of a model, say which ``file`` they are about."""
+    try:
+        yield
+    except Exception as error:  # transformers and LeRobot take a file's keys and types for granted
+        if isinstance(error, OSError | ImportError):
+            raise
+        raise ValueError(f"{file} cannot be read ({error!r}): save or download it again") from error
+
+
+@contextmanager
+def loading(folder: str | Path) -> Iterator[None]:
     """Errors inside, of damaged files and of tensors of another shape, say which folder they are about."""
     try:
         yield
-    except (AssertionError, KeyError, RuntimeError, SafetensorError) as error:
+    except (AssertionError, AttributeError, EOFError, LookupError, RuntimeError, SafetensorError, TypeError) as error:
         raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
 
 

@@ -96,7 +96,7 @@ def render(template: str, evidence: Evidence, **figures: object) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-        finalize=_unbroken if html else None,
+        finalize=_unbroken if html else _escaped,
     )
     named = {"GROUPS": GROUPS, "method_label": method_label, "partial": partial, "slug": slug}
     modules = {"sentences": sentences, "tables": tables, "wording": wording}
@@ -107,6 +107,11 @@ def render(template: str, evidence: Evidence, **figures: object) -> str:
 def _unbroken(value: object) -> object:
     """A number and its % stay on one line; markup is left as it is."""
     return value.replace(" %", "\u00a0%") if type(value) is str else value
+
+
+def _escaped(value: object) -> object:
+    """Texts are escaped for Markdown, once and here; tables are Markdown already."""
+    return wording.in_markdown(value) if isinstance(value, str) else value
 
 
 def slug(text: str) -> str:

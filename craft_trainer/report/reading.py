@@ -4,8 +4,9 @@ import json
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
-from math import inf, isfinite
+from math import inf
 from pathlib import Path
+from sys import float_info
 from typing import Any, NamedTuple
 
 from craft_trainer.files import CHECKSUM, checksum
@@ -43,7 +44,8 @@ def number(low: float = -inf, high: float = inf) -> Rule:
     bounds = f"a number ≥ {low:g}" if high == inf else f"a number from {low:g} to {high:g}"
     bounds = f"a number ≤ {high:g}" if low == -inf else bounds
     expected = "a finite number" if (low, high) == (-inf, inf) else bounds
-    return Rule(expected, lambda value: type(value) in (int, float) and isfinite(value) and low <= value <= high)
+    low, high = max(low, -float_info.max), min(high, float_info.max)
+    return Rule(expected, lambda value: type(value) in (int, float) and low <= value <= high)
 
 
 def json_object(path: Path, way_out: str) -> dict[str, Any]:
@@ -59,19 +61,25 @@ def json_object(path: Path, way_out: str) -> dict[str, Any]:
     return content
 
 
+def without_checksum(content: dict[str, Any], path: Path, way_out: str) -> dict[str, Any]:
+    """``content`` without its checksum, a ValueError if there is one that does not fit: results may be put together."""
+    if CHECKSUM in content:
+        require_checksum(content, path, way_out)
+    return {key: value for key, value in content.items() if key != CHECKSUM}
+
+
 def require_checksum(content: Mapping[str, Any], path: Path, way_out: str) -> None:
     """Raise a ValueError unless ``content`` is what a command wrote to ``path``, with its checksum."""
     if content.get(CHECKSUM) != checksum(content):
         raise ValueError(f"{path}: {CHECKSUM} does not fit the rest, so it was changed or damaged; {way_out}")
 
 
-def check(value: Any, schema: Schema, place: str, *, exact: bool = False) -> None:
-    """Raise a ValueError that begins with ``place`` unless ``value`` is as the ``schema`` says.
+def check(value: Any, schema: Schema, place: str, *, exact: bool = False, again: str = "write the file again") -> None:
+    """Raise a ValueError that begins with ``place``, and ends with ``again``, unless ``value`` is as ``schema`` says.
 
     An object must have the keys of its schema, and no others where it is ``exact``; the key ANY_KEY stands for any. A
     list must have an item.
     """
-    again = "write the file again"
     if isinstance(schema, Rule):
         if not schema.holds(value):
             raise ValueError(f"{place} is {reprlib.repr(value)}, expected {schema.expected}; {again}")
@@ -81,13 +89,13 @@ def check(value: Any, schema: Schema, place: str, *, exact: bool = False) -> Non
         inside = place if place.endswith(": ") else f"{place}."
         for key in dict.fromkeys((*schema, *value)):
             if key not in value and key != ANY_KEY:
-                raise ValueError(f"{inside}{key} is missing; expected the keys {', '.join(schema)}")
+                raise ValueError(f"{inside}{key} is missing; expected the keys {', '.join(schema)}; {again}")
             if key in value and (key in schema or ANY_KEY in schema):
-                check(value[key], schema.get(key, schema.get(ANY_KEY, {})), f"{inside}{key}", exact=exact)
+                check(value[key], schema.get(key, schema.get(ANY_KEY, {})), f"{inside}{key}", exact=exact, again=again)
             elif key in value and exact and schema:
-                raise ValueError(f"{inside}{key} is unknown; expected the keys {', '.join(schema)}")
+                raise ValueError(f"{inside}{key} is unknown; expected the keys {', '.join(schema)}; {again}")
     elif not isinstance(value, list) or not value:
         raise ValueError(f"{place} is {reprlib.repr(value)}, expected a list of at least one; {again}")
     else:
         for index, one in enumerate(value):
-            check(one, schema[0], f"{place}[{index}]", exact=exact)
+            check(one, schema[0], f"{place}[{index}]", exact=exact, again=again)

@@ -7,7 +7,18 @@ from os import PathLike
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from craft_trainer.report.reading import ANY_KEY, ANYTHING, NAME, Rule, Schema, check, integer, json_object, number
+from craft_trainer.report.reading import (
+    ANY_KEY,
+    ANYTHING,
+    NAME,
+    Rule,
+    Schema,
+    check,
+    integer,
+    json_object,
+    number,
+    without_checksum,
+)
 
 type Json = bool | int | float | str | list[Json] | dict[str, Json] | None
 type Group = Literal["old", "new"]
@@ -17,6 +28,7 @@ LEADING_METHODS = ("teacher", "plain", "craft")
 METHOD_LABELS = {"craft": "CRaFT"}
 Z_95 = 1.959963984540054  # 97.5 % quantile of the standard normal distribution
 VERSION = 1
+WAY_OUT = "pass the results.json of a finished run, or run it again"
 SUMMARY_TOLERANCE = 1e-9
 ROW: Schema = {
     "seed": integer(0),
@@ -154,11 +166,12 @@ def load_results(path: str | PathLike[str]) -> Results:
     """Read ``path`` (results.json, schema 1).
 
     Refused with a ValueError: a key that is missing or unknown, a value of the wrong type, successes outside
-    0..episodes, a row twice, a task missing from a (method, seed, group) that has others, and a summary that is not
-    Σ successes / Σ episodes of the rows to 1e-9. FileNotFoundError where there is no such file.
+    0..episodes, a row twice, a task missing from a (method, seed, group) that has others, a checksum (``sha256``, which
+    may be left out) that does not fit, and a summary that is not Σ successes / Σ episodes of the rows to 1e-9.
+    FileNotFoundError where there is no such file.
     """
     file = Path(path)
-    content = json_object(file, "pass the results.json of a finished run, or run it again")
+    content = without_checksum(json_object(file, WAY_OUT), file, WAY_OUT)
     check(content.get("schema", VERSION), SCHEMA["schema"], f"{file}: schema")
     check(content, SCHEMA, f"{file}: ", exact=True)
     results = Results(

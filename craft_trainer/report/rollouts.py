@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.report.reading import ANYTHING, NAME, Schema, check, integer, json_object
+from craft_trainer.report.reading import ANYTHING, NAME, Schema, check, integer, json_object, without_checksum
 from craft_trainer.report.results import Count, pooled
 
+WAY_OUT = "pass what craft-trainer rollout wrote, or run it again"
 ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": ANYTHING}
 
 
@@ -26,11 +27,11 @@ class Rollout:
 
 def load_rollout(path: Path) -> Rollout:
     """Read ``path``; FileNotFoundError where there is none, ValueError where it is not what ``rollout`` writes."""
-    content = json_object(path, "pass what craft-trainer rollout wrote, or run it again")
+    content = without_checksum(json_object(path, WAY_OUT), path, WAY_OUT)
     if "policy" not in content or not content.get("rows"):
         wrong = "is no result of craft-trainer rollout (no policy, or no rows)"
         raise ValueError(f"{path}: {wrong}; pass the file it wrote")
-    check(content, {"rows": [ROW]}, f"{path}: ")
+    check(content, {"policy": NAME, "rows": [ROW]}, f"{path}: ")
     counts: dict[str, Count] = {}
     for index, row in enumerate(content["rows"]):
         place = f"{path}: rows[{index}]"

@@ -10,12 +10,26 @@ import numpy as np
 
 from craft_trainer.report.choices import Choices, load_choices
 from craft_trainer.report.history import History, Series, load_history
-from craft_trainer.report.reading import json_object
+from craft_trainer.report.reading import Rule, check, json_object
 from craft_trainer.report.results import Json
 
 HISTORY_FILE, STATE_FILE, RECORD_FILE, CHOICES_FILE = "lambda_history.csv", "trainer_state.json", "run.json", "mcq.json"
 WITHOUT_IT = "remove it to write the report without it"
 VARIANCE = "variance"
+OBJECT = Rule("an object or null", lambda value: value is None or isinstance(value, dict))
+OBJECTS = Rule(
+    "a list of objects", lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value)
+)
+STATE = {
+    "log_history": Rule(
+        "a list of objects with numbered steps", lambda value: OBJECTS.holds(value) and _numbered(value)
+    )
+}
+RECORD = {
+    "units": Rule("a list", lambda value: value is None or isinstance(value, list)),
+    "starts": OBJECTS,
+    **dict.fromkeys(("settings", "provenance", "end"), OBJECT),
+}
 FROM_STATE = ("max_steps", "num_train_epochs", "train_batch_size")  # settings of a run without run.json
 
 
@@ -59,8 +73,9 @@ def load_run(folder: Path) -> Run:
     if not {history, state, record} & set(files):
         names = f"{HISTORY_FILE}, {STATE_FILE}, {RECORD_FILE}"
         raise ValueError(f"{folder}: holds none of {names}; pass the output_dir of a training run")
-    trained, told = (json_object(path, WITHOUT_IT) if path in files else {} for path in (state, record))
-    log = [entry for entry in trained.get("log_history", []) if isinstance(entry, dict)]
+    trained = _checked(state, STATE) if state in files else {}
+    told = _checked(record, RECORD) if record in files else {}
+    log: list[dict[str, Any]] = trained.get("log_history", [])
     return Run(
         path=folder,
         files=files,
@@ -77,6 +92,17 @@ def load_run(folder: Path) -> Run:
         ended=told["end"] is not None if "end" in told else None,
         choices=load_choices(choices) if choices in files else None,
     )
+
+
+def _checked(path: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:
+    """The object in ``path``; of ``rules`` those hold whose keys it has."""
+    found = json_object(path, WITHOUT_IT)
+    check(found, {key: rule for key, rule in rules.items() if key in found}, f"{path}: ", again=WITHOUT_IT)
+    return found
+
+
+def _numbered(log: list[dict[str, Any]]) -> bool:
+    return all(type(entry.get("step", 0)) in (int, float) for entry in log)
 
 
 def _newest_state(folder: Path) -> Path:

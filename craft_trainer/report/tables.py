@@ -12,7 +12,18 @@ from craft_trainer.report.results import GROUPS, Count, Group, Json, Results, me
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run
 from craft_trainer.report.sentences import coverage
-from craft_trainer.report.wording import DASH, angle, duration, percent, rate, short, short_percent, signed
+from craft_trainer.report.wording import (
+    DASH,
+    Markdown,
+    angle,
+    duration,
+    in_markdown,
+    percent,
+    rate,
+    short,
+    short_percent,
+    signed,
+)
 
 MOST_NAMED = 4  # in a caption
 PULLS = ("conflicts, % of steps", "angle of the gradients", "angle of the step to retention")
@@ -28,13 +39,12 @@ class Table(NamedTuple):
     rows: Sequence[Row]
     numbers: bool = True
 
-    def markdown(self) -> str:
-        """The table in Markdown, its caption above it."""
+    def markdown(self) -> Markdown:
+        """The table in Markdown, its caption above it; cells are escaped, but for those that are Markdown."""
         mark = "---:|" if self.numbers else "---|"
-        escaped = [[" ".join(cell.replace("|", "\\|").split()) for cell in line] for line in (self.columns, *self.rows)]
-        head, *body = (f"| {' | '.join(line)} |" for line in escaped)
-        caption = [f"{self.caption}:", ""] if self.caption else []
-        return "\n".join([*caption, head, f"|---|{mark * (len(self.columns) - 1)}", *body])
+        head, *body = (f"| {' | '.join(map(in_markdown, line))} |" for line in (self.columns, *self.rows))
+        caption = [f"{in_markdown(self.caption)}:", ""] if self.caption else []
+        return Markdown("\n".join([*caption, head, f"|---|{mark * (len(self.columns) - 1)}", *body]))
 
 
 class Line(NamedTuple):
@@ -60,7 +70,7 @@ def format_table(results: Results, kind: Literal["text", "markdown"] = "text") -
     if kind == "markdown":
         rows = [(_bold(line.label, line), *(_bold(rate(cell), line) for cell in line.cells)) for line in lines]
         table = Table("", ("success in %", *labels), rows).markdown()
-        return f"{table}\n\nIn brackets the 95 % Wilson interval; {coverage(results)}."
+        return Markdown(f"{table}\n\nIn brackets the 95 % Wilson interval; {in_markdown(coverage(results))}.")
     if kind != "text":
         raise ValueError(f"kind is {kind!r}, expected 'text' or 'markdown'")
     names = ["", *(line.label for line in lines)]
@@ -80,7 +90,7 @@ def format_table(results: Results, kind: Literal["text", "markdown"] = "text") -
 def _bold(text: str, line: Line) -> str:
     """``**98** (91–99)`` in the line of a mean."""
     value, bracket, interval = text.partition(" (")
-    return f"**{value}**{bracket}{interval}" if line.is_mean else text
+    return Markdown(f"**{in_markdown(value)}**{bracket}{interval}") if line.is_mean else text
 
 
 def _aligned(header: str, counts: Sequence[Count | None]) -> list[str]:

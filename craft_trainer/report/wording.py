@@ -1,11 +1,31 @@
-"""Numbers as they are written in sentences, tables and figures."""
+"""Numbers and names as they are written in sentences, tables and figures."""
 
+import re
 from collections.abc import Callable, Sequence
 from math import acos, degrees, isfinite, isnan
 
 from craft_trainer.report.results import Count, Interval
 
 DASH = "–"  # where nothing was measured
+MARKS = re.compile(r"[\\`*<>\[\]|]")  # with which Markdown makes HTML, links, images, code, emphasis and cells
+
+
+class Markdown(str):
+    """Text that is Markdown already; any other text is escaped where it is put into Markdown."""
+
+    __slots__ = ()
+
+
+def in_markdown(text: str) -> Markdown:
+    """``text`` in one line of Markdown: a stranger's name adds no HTML, link, picture, cell or heading."""
+    if isinstance(text, Markdown):
+        return text
+    return Markdown(MARKS.sub(r"\\\g<0>", re.sub(r"\s*[\r\n\v\f\x85\u2028\u2029]\s*", " ", text)))
+
+
+def code(text: str) -> Markdown:
+    """``text`` as code in Markdown, in a table or outside."""
+    return Markdown(f"`{re.sub(r'[`\s]+', ' ', text).replace('|', chr(92) + '|')}`")
 
 
 def percent(fraction: float | None) -> str:

@@ -1,6 +1,7 @@
 """The settings of retention: units, ranges, defaults, checked in one place."""
 
 import math
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from craft_trainer.optim.surgery import RULES as SURGERIES
 from craft_trainer.options import json_mapping, option
 from craft_trainer.training.methods import METHODS, Recipe
 
-LARGE = float("inf")
+LARGE = sys.float_info.max
 BELOW_ONE = math.nextafter(1.0, 0.0)
 ABOVE_ZERO = math.ulp(0.0)
 CHOICES: dict[str, Any] = {
@@ -132,7 +133,9 @@ class RetentionSettings:
             _one_of(name, getattr(self, name), known)
         for name, (low, high, range_text) in RANGES.items():
             value = getattr(self, name)
-            _require(value is None or low <= value <= high, f"{name} is {value}: it must {range_text}")
+            _require(
+                value is None or _within(value, low, high), f"{name} is {value!r}: it must {range_text}, and finite"
+            )
         self._check_terms()
         self._check_method()
         self._check_backward()
@@ -198,7 +201,7 @@ class RetentionSettings:
             "first step would be measured, where nothing has drifted yet",
         )
         _require(
-            self.epsilon_schedule == "constant" or (self.epsilon_final or 0) > 0,
+            self.epsilon_schedule == "constant" or _within(self.epsilon_final, ABOVE_ZERO, LARGE),
             f"epsilon_schedule {self.epsilon_schedule} needs a positive epsilon_final",
         )
         _require(
@@ -209,7 +212,7 @@ class RetentionSettings:
             self.epsilon_per_group = json_mapping("epsilon_per_group", self.epsilon_per_group)
         for group, epsilon in self.group_epsilons.items():
             _require(
-                isinstance(epsilon, float | int) and not isinstance(epsilon, bool) and epsilon > 0,
+                _within(epsilon, ABOVE_ZERO, LARGE),
                 f"epsilon_per_group: ε of {group!r} is {epsilon!r}: it must be a positive number",
             )
         _require(
@@ -248,6 +251,10 @@ class RetentionSettings:
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
+
+
+def _within(value: Any, low: float, high: float) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool) and low <= value <= high
 
 
 def _one_of(name: str, value: str, known: Any) -> None:

@@ -8,6 +8,9 @@ import sys
 import pytest
 from fakehub.server import READ_ONLY_TOKEN, TOKEN
 
+from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance
+from craft_trainer.files import as_json
+
 REPO = "org/anchors"
 LFS_ONLY = pytest.mark.parametrize("client", ["lfs"], indirect=True)
 
@@ -37,6 +40,13 @@ def other_cache(tiny_policy, build_tiny_anchors, tmp_path_factory):
     return build_tiny_anchors(tiny_policy(seed=1), tmp_path_factory.mktemp("other") / "cache").folder
 
 
+def published(cache):
+    """What is in the repository of ``cache``: its files, and its provenance without the folders of this machine."""
+    made = Provenance.read(cache)
+    assert str(cache.parents[2]) not in as_json(made.published().document())
+    return contents(cache) | {PROVENANCE_FILE: as_json(made.published().document()).encode()}
+
+
 def push(client, cache, *more, repo=REPO, **environment):
     return client.command("cache", "push", "--cache", cache, "--repo", repo, *more, **environment)
 
@@ -52,7 +62,7 @@ def test_the_same_bytes_come_back(hub, client, cache, tmp_path):
     assert any("xet-write-token" in call["path"] for call in hub.calls) == client.xet
     result = pull(client, tmp_path / "new" / "cache")
     assert result.status == 0, result.err
-    assert contents(tmp_path / "new" / "cache") == contents(cache)
+    assert contents(tmp_path / "new" / "cache") == published(cache)
     assert list((tmp_path / "new").iterdir()) == [tmp_path / "new" / "cache"]
     assert client.command("cache", "verify", "--cache", tmp_path / "new" / "cache").status == 0
     assert not any(call["authorized"] for call in hub.calls if call["path"].startswith("/_lfs/"))
@@ -78,7 +88,7 @@ def test_the_commands_as_they_are_typed(hub, client, cache, tmp_path):
     for words in (["push", "--cache", cache], ["pull", "--output_dir", tmp_path / "cache"]):
         command = [sys.executable, "-m", "craft_trainer", "cache", *map(str, words), "--repo", REPO]
         subprocess.run(command, env=environment | client.environment, check=True, capture_output=True, timeout=120)
-    assert contents(tmp_path / "cache") == contents(cache)
+    assert contents(tmp_path / "cache") == published(cache)
 
 
 def test_a_private_cache_is_for_those_who_may_read_it(hub, client, cache, tmp_path):
@@ -107,7 +117,7 @@ def test_every_push_can_be_pulled(hub, client, cache, other_cache, tmp_path):
     ):
         result = pull(client, tmp_path / name, *words)
         assert result.status == 0, result.err
-        assert contents(tmp_path / name) == contents(expected), name
+        assert contents(tmp_path / name) == published(expected), name
     assert "has no revision 'v2'" in failed(pull(client, tmp_path / "no", "--revision", "v2"))
 
 
@@ -129,7 +139,7 @@ def test_shards_of_an_earlier_cache_do_not_stay(hub, client, cache, tmp_path):
     hub.upload("dataset", REPO, {"data-00001-of-00002.arrow": b"old", "LICENSE": b"theirs"})
     assert push(client, cache).status == 0
     assert pull(client, tmp_path / "cache").status == 0
-    assert contents(tmp_path / "cache") == contents(cache) | {"LICENSE": b"theirs"}
+    assert contents(tmp_path / "cache") == published(cache) | {"LICENSE": b"theirs"}
 
 
 @LFS_ONLY
@@ -214,7 +224,7 @@ def test_a_push_that_fails_changes_nothing(hub, client, cache, other_cache, tmp_
     assert said in message
     hub.faults.clear()
     assert pull(client, tmp_path / "cache").status == 0
-    assert contents(tmp_path / "cache") == contents(cache)
+    assert contents(tmp_path / "cache") == published(cache)
     assert push(client, other_cache).status == 0
 
 

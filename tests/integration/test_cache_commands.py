@@ -85,9 +85,10 @@ def test_a_cache_of_its_own_teacher_is_verified(request, which, teacher, capsys)
     assert main(["cache", "verify", *flags(cache=folder, teacher=teacher, rows=20)]) == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("ok  ")]
     assert lines[0] == "ok  4 files of 30 anchors have the bytes they were written with"
-    assert lines[1] == "ok  made by this teacher: weights, processors and configuration"
-    assert any(line.startswith("ok  output recomputed on 20 anchors: within ") for line in lines[2:])
-    assert len(lines) == 4 + len(AnchorCache(folder).specs)
+    assert lines[1] == "ok  rows, and means and variances of the features, are those that it says it has"
+    assert lines[2] == "ok  made by this teacher: weights, processors and configuration"
+    assert any(line.startswith("ok  output recomputed on 20 anchors: within ") for line in lines[3:])
+    assert len(lines) == 5 + len(AnchorCache(folder).specs)
 
 
 def test_a_flipped_bit_is_found(anchors, tmp_path, capsys):

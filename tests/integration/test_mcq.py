@@ -185,9 +185,8 @@ def test_a_killed_run_goes_on_where_it_was(tmp_path, models):
     done = progress.read_text().splitlines()[1:20]
     marked = [json.loads(line) for line in done]
     head, *lines = progress.read_text().splitlines()
-    for place, (number, sums, _) in enumerate(
-        marked
-    ):  # what was done is taken as it is: changed here, it is found changed in the result
+    # what was done is taken as it is: changed here, it is found changed in the result
+    for place, (number, sums, _) in enumerate(marked):
         sums[0][0] -= 1000
         lines[place] = progress_line(head, number, sums)
     progress.write_text("\n".join([head, *lines[:-1], ""]))

@@ -172,16 +172,24 @@ def test_a_changed_pooling_is_refused(copied_cache: Path) -> None:
 def test_another_schema_is_refused(copied_cache: Path) -> None:
     content = json.loads((copied_cache / PROVENANCE_FILE).read_text()) | {"schema": 99}
     (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"anchors.json: schema 99, not 5: rebuild"):
+    with pytest.raises(ValueError, match=r"anchors.json: schema 99, not 6: rebuild"):
         AnchorCache(copied_cache)
 
 
-def test_places_and_versions_may_change(copied_cache: Path, tiny_anchors: AnchorCache) -> None:
-    content = json.loads((copied_cache / PROVENANCE_FILE).read_text())
-    content["teachers"][0]["path"] = content["data"]["dataset"] = "/moved"
-    content["versions"]["torch"] = "99"
-    (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
+def test_places_and_versions_are_not_in_the_fingerprint_but_in_the_checksum(
+    copied_cache: Path, tiny_anchors: AnchorCache
+) -> None:
+    """Seen to fail without the checksum: another path, version or size went unnoticed."""
+    made = AnchorCache(copied_cache).provenance
+    made.teachers[0]["path"] = made.data["dataset"] = "/moved"
+    made.versions["torch"] = "99"
+    made.write(copied_cache)
     assert AnchorCache(copied_cache).provenance.fingerprint == tiny_anchors.provenance.fingerprint
+    content = json.loads((copied_cache / PROVENANCE_FILE).read_text())
+    content["versions"]["torch"] = "100"
+    (copied_cache / PROVENANCE_FILE).write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"anchors\.json: sha256 does not fit the rest.*; rebuild it"):
+        AnchorCache(copied_cache)
 
 
 def test_a_folder_that_is_no_cache_is_named(tmp_path: Path) -> None:

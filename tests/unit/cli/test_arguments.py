@@ -374,6 +374,13 @@ def test_a_token_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "hf_secret" not in printed(capsys, lambda: parse_all("train", "", [CraftConfig], words))
 
 
+@pytest.mark.parametrize("value", ["[]", "{}", "[5]", "{a: 1}"])
+def test_a_number_that_is_a_list_or_a_mapping_is_refused_by_its_file(recipe: Any, value: str) -> None:
+    """Seen to fail: an empty list and mappings reached the comparison with the range, a TypeError."""
+    with pytest.raises(ValueError, match=r"recipe\.yaml: .*--minutes"):
+        cook(*recipe(f"dish: stew\nminutes: {value}\n"))
+
+
 def test_a_file_that_is_not_yaml_is_named(recipe: Any) -> None:
     """Seen to fail: PyYAML's own error is no ValueError, and ended in a traceback."""
     with pytest.raises(ValueError, match=r"recipe.yaml is not YAML: (.|\n)*line \d"):

@@ -60,6 +60,28 @@ def test_a_chat_template_that_leaves_the_question_out_is_refused():
         PromptStyle(chat=True).prompt("Why?", ["a", "b"], "", tokenizer)
 
 
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ raise_exception('no') }}",
+        "{{ messages.x.y }}",
+        "{{ 1 / 0 }}",
+        "{% for i in range(10 ** 12) %}a{% endfor %}",
+        "{{ messages[7].content }}",
+        "{{ ''.__class__.__mro__ }}",
+        "{{ 'a' * 'b' }}",
+        "{% if %}",
+        "{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}",
+    ],
+)
+def test_a_chat_template_that_fails_is_told(template):
+    """Seen to fail with a division by zero, a range that never ends, and a macro that calls itself."""
+    tokenizer = text_tokenizer(num_spare=0)
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match="chat template"):
+        PromptStyle(chat=True).prompt("Why?", ["a", "b"], "", tokenizer)
+
+
 def test_a_chat_template_is_the_users_turn_and_replaces_the_delimiter():
     tokenizer = text_tokenizer(num_spare=0)
     style = PromptStyle("{question}", chat=True)

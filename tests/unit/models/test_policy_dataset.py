@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, default_collate
 
 from craft_trainer.models.fit import require_fit
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.lerobot_dataset import PolicyDataset, collate, load_metadata
+from craft_trainer.models.lerobot_dataset import PolicyDataset, bytes_of_frames, collate, load_metadata
 
 TINY = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "device": "cpu"}
 TINY |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "use_vae": False, "dropout": 0.0}
@@ -80,6 +80,21 @@ def test_a_dataloader_yields_the_same_batches(tiny_dataset: Path, tiny_policy: C
     config = tiny_policy().policy_config
     loader = DataLoader(PolicyDataset(str(tiny_dataset), config), batch_size=16, collate_fn=collate)
     assert_equal_batches(next(iter(loader)), lerobot_items(tiny_dataset, config, list(range(16))))
+
+
+def test_more_frames_than_are_held_in_memory_are_read_one_by_one(
+    tiny_dataset: Path, tiny_policy: Callable[..., PolicyModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same samples. Seen to fail when every dataset without images was one table."""
+    config, rows = tiny_policy().policy_config, [0, 17, 59]
+    held = PolicyDataset(str(tiny_dataset), config)
+    columns = held._table._columns.values()
+    numbers = sum(column.nbytes for column in columns)
+    assert bytes_of_frames(held.meta) == numbers
+    monkeypatch.setattr("craft_trainer.models.lerobot_dataset.LARGEST_TABLE", numbers - 1)
+    read = PolicyDataset(str(tiny_dataset), config)
+    assert read._table is None
+    assert_equal_batches(read.batch(rows), held.batch(rows))
 
 
 def test_one_item_is_lerobots_item(tiny_dataset: Path, tiny_policy: Callable[..., PolicyModel]) -> None:

@@ -4,13 +4,14 @@ import json
 
 import pytest
 import torch
+from bpe import bpe_tokenizer
 from lm_folders import save_tiny_lm
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from tiny_vlm import FAMILIES, tiny_vlm
 from transformers import AutoConfig, AutoModel
 
-from craft_trainer.models.pretrained import load_adapter, load_model, restore
+from craft_trainer.models.pretrained import load_adapter, load_model, load_processor, restore
 
 UP = "model.layers.1.mlp.up_proj.weight"
 LORA_B = "base_model.model.model.layers.1.mlp.up_proj.lora_B.weight"
@@ -83,6 +84,32 @@ def test_a_tied_head_does_not_stand_for_its_embeddings(tmp_path):
     change(folder, lambda tensors: tensors.pop("model.embed_tokens.weight"))
     with pytest.raises(ValueError, match=r"missing lm_head.weight, model.embed_tokens.weight"):
         load_model(folder, None)
+
+
+@pytest.mark.parametrize(
+    "written", ["[]", "{", "5", '{"model_type": 5}', '{"model_type": "llama", "hidden_size": "x"}', ""]
+)
+def test_a_configuration_that_is_none_is_named(folder, written):
+    """Seen to fail with an AttributeError, and with a line of JSON's that named no file."""
+    (folder / "config.json").write_text(written)
+    with pytest.raises((ValueError, OSError), match=str(folder)):
+        load_model(folder, None)
+
+
+@pytest.mark.parametrize("written", ["[]", "{", "5", ""])
+def test_an_adapters_description_that_is_none_is_named(folder, written):
+    (folder / "adapter_config.json").write_text(written)
+    with pytest.raises(ValueError, match=r"adapter_config\.json: (not JSON|holds a)"):
+        load_adapter(folder, None)
+
+
+@pytest.mark.parametrize("written", ["[]", "{", '{"model": 5}', ""])
+def test_a_damaged_tokenizer_is_named(folder, written):
+    """tokenizers raises a bare Exception, which was a traceback."""
+    bpe_tokenizer().save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(written)
+    with pytest.raises(FileNotFoundError, match="no tokenizer for the model"):
+        load_processor(load_model(folder, None), folder)
 
 
 def test_a_file_that_was_cut_is_named(folder):

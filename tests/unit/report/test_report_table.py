@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import pytest
 
-from craft_trainer.report import Results, format_table, load_results
+from craft_trainer.report import Results, format_table, gather, load_results
+from craft_trainer.report.page import as_markdown
 
 type Document = dict[str, Any]
 
@@ -52,6 +53,20 @@ def test_markdown_escapes_a_pipe(document: Document, write_results: Callable[[Do
         row["task"] = row["task"].replace("window-close-v3", "open|close")
     table = format_table(load_results(write_results(document)), "markdown")
     assert r"| open\|close | 0 (0–9) |" in table
+
+
+def test_markdown_adds_nothing_of_a_name(document: Document, write_results: Callable[[Document], Path]) -> None:
+    """No HTML, link, picture, heading or cell. Seen to fail with pipes and spaces alone escaped."""
+    name = "<img src=x> ![a](//b) `c`\n# *d*"
+    document["stream"]["new"] = [name]
+    for row in document["rows"]:
+        row["task"] = row["task"].replace("window-close-v3", name)
+    results = load_results(write_results(document))
+    shown = r"\<img src=x\> !\[a\](//b) \`c\` # \*d\*"
+    assert f"| {shown} | 0 (0–9) |" in format_table(results, "markdown")
+    page = as_markdown(gather(results=[str(results.path)]))
+    assert "<img" not in page.replace(r"\<img", "")
+    assert "\n# *d*" not in page
 
 
 def test_a_method_without_new_tasks_has_dashes(document: Document, write_results: Callable[[Document], Path]) -> None:

@@ -18,6 +18,7 @@ from craft_trainer.training.methods import METHODS, Recipe
 from craft_trainer.training.settings import CHOICES, RANGES
 
 NAN = float("nan")
+INF = float("inf")
 GROUPED = {"constraints": "per_group"}
 LINEAR = {"epsilon_schedule": "linear", "epsilon_final": 0.1}
 
@@ -44,12 +45,12 @@ OUTSIDE: dict[str, list[float]] = {
     "retention_every": [0, NAN],
     "conflict_threshold": [0.1, -1.1, NAN],
     "barrier_strength": [0.0, -1.0, NAN],
-    "multiplier_max": [0.0, NAN],
+    "multiplier_max": [0.0, NAN, INF],
     "multiplier_init": [-0.1, NAN],
     "multiplier_lr": [0.0, -0.1, NAN],
     "dual_kp": [-0.1, NAN],
     "dual_ema": [-0.1, 1.0, NAN],
-    "epsilon": [0.0, -1.0, NAN],
+    "epsilon": [0.0, -1.0, NAN, INF],
     "epsilon_probe_steps": [-1],
     "task_kl_samples": [-1],
     "update_angle_every": [0],
@@ -89,9 +90,11 @@ def test_a_value_outside_its_range_is_refused(tmp_path: Path, name: str, value: 
         ("epsilon_final", {"epsilon_schedule": "linear"}),
         ("epsilon_final", {"epsilon_schedule": "exponential", "epsilon_final": 0.0}),
         ("epsilon_final", {"epsilon_schedule": "cosine", "epsilon_final": NAN}),
+        ("epsilon_final", {"epsilon_schedule": "linear", "epsilon_final": INF}),
         ("epsilon_final", {"epsilon_final": 0.1}),
         ("merge", {"surgery": "barrier", "merge": "equal"}),
         ("constraints", {"surgery": "barrier", **GROUPED}),
+        ("epsilon_per_group", {"epsilon_per_group": {"a": INF}, **GROUPED}),
         ("epsilon_per_group", {"epsilon_per_group": {"a": 0.1}}),
         ("epsilon_per_group", {"epsilon_per_group": {"a": 0.1}, **GROUPED, **LINEAR}),
     ],
