@@ -81,7 +81,9 @@ def main() -> None:
             started = time.process_time()
             cache.batch(rows)
             draws.append(time.process_time() - started)
-    print(f"{len(cache):,} anchors, {size / 1e6:,.0f} MB: opened in {opened:.1f} s of processor time (checksums included)")
+    print(
+        f"{len(cache):,} anchors, {size / 1e6:,.0f} MB: opened in {opened:.1f} s of processor time, checksums included"
+    )
     print(f"memory of its own: {memory / 1e6:,.0f} MB, {memory / number:.0f} bytes an anchor")
     print(f"a batch of {BATCH}: {1000 * median(draws):.2f} ms, the slowest of {DRAWS} {1000 * max(draws):.2f} ms")
 
