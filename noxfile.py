@@ -63,6 +63,15 @@ def quantization(session: nox.Session) -> None:
 
 
 @nox.session
+def deepspeed(session: nox.Session) -> None:
+    """ZeRO 1, 2 and 3 on the CPU, two processes: what the others skip for want of DeepSpeed."""
+    session.install("--editable", ".[peft,report,dev]", env=INSTALL)
+    on_cpu = {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0"}
+    session.install("--no-build-isolation", "deepspeed>=0.19.8", env=INSTALL | on_cpu)  # its setup.py imports torch
+    run_tests(session, "tests/distributed/test_deepspeed.py", at_least=9, ignored=THEIR_OWN)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """The wheel alone, in an empty folder: the dry run, the quick demo, the report, questions."""
     root, folder = Path.cwd(), Path(session.create_tmp()).resolve() / "wheel"

@@ -76,6 +76,13 @@ def decisive_settings(found: Any) -> dict[str, Any]:
     return dict(found) if isinstance(found, Mapping) else dict(found.to_diff_dict())
 
 
+def quantised_when_loaded(model: Any) -> str | None:
+    """By which of ``SETTINGS`` the weights of ``model`` were quantised; None if they were not, or are saved so."""
+    quantizer = getattr(model, "hf_quantizer", None)
+    found = None if quantizer is None or quantizer.pre_quantized else method_of(model.config)
+    return found if found in SETTINGS else None
+
+
 def record(quantization: str | None) -> dict[str, Any] | None:
     """What an adapter's configuration says of a base that was quantised when it was loaded."""
     return None if quantization is None else {RECORD: SETTINGS[quantization]}

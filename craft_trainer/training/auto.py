@@ -17,13 +17,15 @@ from craft_trainer.anchors.processes import Processes
 from craft_trainer.anchors.sources.frames import Frames
 from craft_trainer.language.anchoring import by_length, own_texts
 from craft_trainer.language.checkpoints import Checkpoint
-from craft_trainer.language.source import TEACHER_DTYPE
+from craft_trainer.language.source import QUANTIZATION, TEACHER_DTYPE
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.models.causal_lm import CausalLM
 from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.general import base_model
+from craft_trainer.models.quantization import quantised_when_loaded
 from craft_trainer.models.vision_language import VisionLanguage
+from craft_trainer.training.distribution import require_whole
 from craft_trainer.training.drift import preserve_rng_state
 
 NUM_TEXTS = 512  # that a language model writes itself, as in configs/anchors/lm.yaml
@@ -58,8 +60,9 @@ def own_anchors(
     Raises:
         TypeError: the model cannot be anchored.
         ValueError: nothing can be taken for this model and this data without a decision (the message names the function
-            that takes it), or the folder holds anchors of another run.
+            that takes it), DeepSpeed has split the model already, or the folder holds anchors of another run.
     """
+    require_whole(model, "anchors: auto cannot ask it for anchors", way_out="build a cache of it and give its folder")
     folder, view = Path(args.output_dir) / auto.FOLDER, as_anchored_model(model)
     said = getattr(model, "origin", None) or getattr(base_model(model), "name_or_path", None)
     path = path or str(said or type(model).__name__)
@@ -139,6 +142,8 @@ def text_anchors(
     texts = processes.once(lambda: own_texts(checkpoint, None, NUM_TEXTS, **writing))
     rows = by_length(texts.lengths, range(len(texts)))
     told = {"dataset": "written by the teacher", TEACHER_DTYPE: str(checkpoint.model.dtype).removeprefix("torch.")}
+    if quantization := quantised_when_loaded(base_model(checkpoint.model)):
+        told[QUANTIZATION] = quantization
     cache = auto.build_auto(
         teacher,
         texts.batch,

@@ -4,11 +4,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env, recursively_apply
 from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forward_method
 from transformers import TrainingArguments
 
@@ -60,17 +61,28 @@ def splits_parameters(accelerator: Accelerator) -> bool:
     return bool(accelerator.distributed_type == DistributedType.FSDP)
 
 
+def as_weights_are(inputs: Any, network: torch.nn.Module, accelerator: Accelerator) -> Any:
+    """``inputs`` with their floats in the type of the weights under DeepSpeed, as Trainer gives them for the task.
+
+    DeepSpeed turns the weights into bf16 or fp16, and has no autocast that would do it in between.
+    """
+    if accelerator.distributed_type != DistributedType.DEEPSPEED:
+        return inputs
+    dtype = next(weight.dtype for weight in network.parameters() if weight.is_floating_point())
+    return recursively_apply(lambda tensor: tensor.to(dtype), inputs, test_type=_is_float)
+
+
 def is_partitioned(network: torch.nn.Module) -> bool:
     """Whether ``deepspeed.zero.Init`` has split the parameters already, when the model was loaded."""
     return any(hasattr(parameter, "ds_id") for parameter in network.parameters())
 
 
-def require_whole(network: torch.nn.Module) -> None:
-    """Refuse, by a ValueError, a model that is partitioned: its weights cannot be compared with a teacher's."""
+def require_whole(network: torch.nn.Module, cannot: str, way_out: str) -> None:
+    """Refuse, by a ValueError, a model that is partitioned, which ``cannot`` do what it says; name a ``way_out``."""
     if is_partitioned(network):
         raise ValueError(
-            "DeepSpeed ZeRO 3 has split the model when it was loaded, so its weights cannot be compared with the "
-            "anchors' teacher: load it before the arguments are made, or set teacher_mismatch: allow"
+            f"DeepSpeed ZeRO 3 has split the model when it was loaded, so {cannot}: load it before the arguments are "
+            f"made, or {way_out}"
         )
 
 
@@ -157,3 +169,7 @@ def sums_over_processes[Key](values: Mapping[Key, torch.Tensor], num_processes: 
     if num_processes > 1:
         dist.all_reduce(stacked)
     return dict(zip(values, stacked.tolist(), strict=True))
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()

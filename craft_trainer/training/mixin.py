@@ -242,7 +242,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         Raises:
             ValueError: it is neither.
         """
-        require_whole(self.model)
+        cannot = "its weights cannot be compared with the anchors' teacher"
+        require_whole(self.model, cannot, way_out="set teacher_mismatch: allow")
         found = [True]
         if self.accelerator.is_main_process:
             if isinstance(self.anchors, AnchorCache):

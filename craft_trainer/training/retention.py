@@ -28,6 +28,7 @@ from craft_trainer.optim.gradients import put
 from craft_trainer.training.callbacks import DualState
 from craft_trainer.training.config import anchors_per_pass, retention_settings
 from craft_trainer.training.distribution import (
+    as_weights_are,
     gather_for_predict,
     is_sharded,
     of_main_process,
@@ -139,9 +140,9 @@ class Retention:
             gather_for_predict(model.network)
             self._gathers = True
         with self._accelerator.autocast():
-            return self._loss(
-                model, self._batch(self._mine(rows), output=self._output) if self._loss.needs else NO_ANCHORS
-            )
+            batch = self._batch(self._mine(rows), output=self._output) if self._loss.needs else NO_ANCHORS
+            inputs = as_weights_are(batch.inputs, model.network, self._accelerator)
+            return self._loss(model, batch._replace(inputs=inputs))
 
     def _mine(self, rows: list[int]) -> list[int]:
         return rows[self._accelerator.process_index * self.batch_size :][: self.batch_size]

@@ -78,7 +78,8 @@ class Case:
 LM = {"retention_terms": ["hidden", "token_kl"], "optim": "sgd", "learning_rate": 0.1}
 ADAPTED = LM | {"teacher_mismatch": "allow"}  # the adapter has an effect from the start
 PER_GROUP = {"constraints": "per_group", "epsilon_per_group": {"door": 0.01}}
-JOINT = {"surgery": "none", "backward": "joint", "update_angle_every": 10}
+NONE = {"surgery": "none", "update_angle_every": 10}
+JOINT = NONE | {"backward": "joint"}
 JOINT_OPTIONS: dict[str, dict[str, Any]] = {
     "accumulation": {"gradient_accumulation_steps": 2},
     "every_second_step": {"retention_every": 2},
@@ -117,6 +118,8 @@ DDP_CASES = {
     "lm_checkpointing": Case(LM | RECOMPUTING, tiny_llama, "lm"),
     "lm_replay": Case(LM | {"method": "replay"}, tiny_llama, "lm"),
     "lm_adapter": Case(ADAPTED, adapted_llama, "adapter"),
+    **{f"none_{name}": Case(NONE | JOINT_OPTIONS[name]) for name in ("accumulation", "every_second_step")},
+    "none_lm_accumulation": Case(LM | NONE | {"gradient_accumulation_steps": 2}, tiny_llama, "lm"),
     **{f"joint_{name}": Case(JOINT | options) for name, options in JOINT_OPTIONS.items()},
     "joint_lm_accumulation": Case(LM | JOINT | {"gradient_accumulation_steps": 2}, tiny_llama, "lm"),
     "lm_count_per_process": Case(LM | {"average_tokens_across_devices": False}, tiny_llama, "lm"),
@@ -186,6 +189,11 @@ def forget(model: nn.Module) -> None:
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A copy of all of a tensor, whatever part of it this process holds."""
+    if hasattr(tensor, "ds_id"):  # a part of DeepSpeed ZeRO 3
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([tensor]):
+            return tensor.detach().clone()
     detached = tensor.detach()
     return (detached.full_tensor() if isinstance(detached, DTensor) else detached).clone()
 

@@ -19,6 +19,7 @@ from craft_trainer.language.checkpoints import Lora, load_checkpoint
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.pretrained import load_model
+from craft_trainer.training import auto
 
 pytest.importorskip("bitsandbytes")
 
@@ -113,6 +114,16 @@ def test_its_anchors_are_verified_with_the_base_as_it_was(place, trained, capsys
     assert "made by this teacher: weights, processors, configuration and quantization" in capsys.readouterr().out
     assert main(["cache", "info", *flags(cache=place / f"anchors{trained}")]) == 0
     assert f"({trained})" in capsys.readouterr().out
+
+
+def test_anchors_that_the_base_writes_itself_say_how_it_was_quantised(place, trained, tmp_path, capsys, monkeypatch):
+    """So that the teacher is loaded as it was. Seen to fail without: "quantization none" was verified, and refused."""
+    monkeypatch.setattr(auto, "NUM_TEXTS", 12)
+    assert train(place, tmp_path / "run", quantization=trained, anchors="auto", retention_terms="token_kl") == 0
+    cache = AnchorCache(tmp_path / "run/_anchors")
+    assert cache.provenance.data["quantization"] == trained
+    assert main(["cache", "verify", *flags(cache=cache.folder, teacher=place / "model")]) == 0
+    assert "configuration and quantization" in capsys.readouterr().out
 
 
 def test_mcq_asks_the_adapter_on_the_base_that_it_was_trained_on(place, trained, tmp_path):

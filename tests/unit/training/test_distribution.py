@@ -7,9 +7,11 @@ import torch
 from accelerate import ParallelismConfig
 from accelerate.utils import DistributedType
 from torch import nn
+from toy import ToyModel, ToyTask, toy_anchors
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.training.distribution import (
+    as_weights_are,
     hidden_by,
     require_joined_processes,
     require_supported_mode,
@@ -116,10 +118,27 @@ def test_fsdp_version_1_is_refused_before_it_starts(tmp_path, monkeypatch, surge
 def test_a_model_that_was_split_when_it_was_loaded_is_refused():
     """DeepSpeed marks its parameters so."""
     network = nn.Linear(1, 1)
-    require_whole(network)
+    require_whole(network, "it cannot learn", "wait")
     network.weight.ds_id = 0
-    with pytest.raises(ValueError, match=r"ZeRO 3 has split the model .* teacher_mismatch: allow"):
-        require_whole(network)
+    with pytest.raises(ValueError, match=r"ZeRO 3 has split the model .*, so it cannot learn: load it .*, or wait"):
+        require_whole(network, "it cannot learn", "wait")
+
+
+@pytest.mark.parametrize(
+    ("anchors", "fault"),
+    [
+        ("auto", "so anchors: auto cannot ask it for anchors: load it before .*, or build a cache of it"),
+        ("cache", "so its weights cannot be compared .*: load it before .*, or set teacher_mismatch: allow"),
+    ],
+)
+def test_anchors_of_a_model_that_was_split_are_refused_by_the_trainer(tmp_path, anchors, fault):
+    """Seen to fail without the two checks: auto asks the model, of which there are parts."""
+    given = toy_anchors(tmp_path / "cache") if anchors == "cache" else anchors
+    network = ToyModel()
+    network.encoder.weight.ds_id = 0
+    with pytest.raises(ValueError, match=f"ZeRO 3 has split the model .*{fault}"):
+        CraftTrainer(network, CraftConfig(str(tmp_path), use_cpu=True), anchors=given, train_dataset=ToyTask())
+    assert not (tmp_path / "_anchors").exists()
 
 
 def test_a_part_of_a_weight_that_is_not_finite_is_seen():
@@ -130,3 +149,13 @@ def test_a_part_of_a_weight_that_is_not_finite_is_seen():
     network.weight.ds_tensor[0] = torch.nan
     with pytest.raises(FloatingPointError, match="weight is not finite any more"):
         require_finite_weights(network, 1)
+
+
+@pytest.mark.parametrize(("mode", "expected"), [("DEEPSPEED", torch.bfloat16), ("MULTI_CPU", torch.float32)])
+def test_floats_of_anchors_are_of_the_type_of_the_weights_under_deepspeed_alone(mode, expected):
+    """Everywhere else autocast does it. Seen to fail without the cast; whole numbers and words stay."""
+    inputs = {"x": torch.ones(2), "nested": [torch.ones(1)], "ids": torch.arange(2), "text": ["a", "b"]}
+    found = as_weights_are(inputs, nn.Linear(1, 1).bfloat16(), accelerator(DistributedType[mode]))
+    assert (found["x"].dtype, found["nested"][0].dtype) == (expected, expected)
+    assert found["ids"].dtype == torch.int64
+    assert found["text"] == ["a", "b"]
