@@ -40,6 +40,8 @@ def run(arguments: PushArguments) -> None:
     facts = RunFacts.read(folder)
     results = add_results(folder, None if arguments.results is None else Path(arguments.results))
     name, revision = destination(arguments, facts)
+    if facts.local_base:
+        print(f"warning: {facts.local_base}")
     repository = Repository(name, "model", revision, arguments.private).opened()
     facts = replace(facts, repo=repository.name, revision=revision)
     if not write_card(folder, facts, before=text_of(folder), results=results):

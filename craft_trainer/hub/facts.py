@@ -84,6 +84,16 @@ class RunFacts:
     revision: str | None = None
     schema: int = SCHEMA
 
+    @property
+    def local_base(self) -> str | None:
+        """A warning of an adapter whose base is no Hub repository: where the adapter is loaded, it is missing."""
+        if self.base is None or self.base.repo is not None or not (self.adapter or self.library == "peft"):
+            return None
+        return (
+            f"the base of this adapter, {self.base.name}, is a folder of this machine, so nobody else can load the "
+            "adapter: push the base, and put its repository into base_model_name_or_path of adapter_config.json"
+        )
+
     def write(self, folder: Path) -> None:
         """Into ``folder``."""
         write_json(folder / FACTS_FILE, asdict(self))

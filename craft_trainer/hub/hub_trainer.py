@@ -195,6 +195,8 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def _push(self, files: Files, message: str, parts: tuple[str, ...]) -> Push:
         assert self._repository is not None
+        if not self._pushes and (told := self.run_facts().local_base):
+            logger.warning("%s", told)
         job = self._hub.run_as_future(self._repository.commit, files, message, replaces=WEIGHTS)
         self._pushes.append(Push(self.state.global_step, parts, job))
         return self._pushes[-1]

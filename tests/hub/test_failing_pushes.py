@@ -67,6 +67,16 @@ def test_a_run_is_one_commit(hub, client, run):
 
 
 @LFS_ONLY
+def test_an_adapter_whose_base_is_a_folder_is_pushed_with_a_warning(hub, client, run):
+    """Seen to fail without it: nobody else could load the adapter, and nothing said so."""
+    facts = json.loads((run / "card.json").read_text()) | {"adapter": True, "base": {"name": "teacher", "repo": None}}
+    (run / "card.json").write_text(json.dumps(facts))
+    result = push(client, run)
+    assert result.status == 0, result.err
+    assert "warning: the base of this adapter, teacher, is a folder of this machine" in result.out
+
+
+@LFS_ONLY
 def test_weights_of_an_earlier_run_do_not_stay(hub, client, run):
     """Which a library would load instead of the new ones. Seen to fail without ``replaces``; a file of the user's and
     the checkpoints stay."""

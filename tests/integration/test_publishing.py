@@ -4,7 +4,9 @@ import time
 
 import pytest
 import toy
+from peft import LoraConfig, get_peft_model
 from runs import BASE
+from tiny_lm import TokenTask, collate, tiny_llama
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.hub.hub_trainer import PushError
@@ -56,6 +58,19 @@ def test_the_main_process_pushes_every_save_and_the_end(tmp_path, commits):
     assert [name for name in commits[1][1] if name.startswith("checkpoint-")] != []
     assert all(name.split("/")[0] == "checkpoint-2" for name in commits[1][1] if "/" in name)
     assert not list(tmp_path.glob("_push-*"))
+
+
+def test_a_base_that_only_this_machine_has_is_told_once(tmp_path, commits, caplog):
+    """Of an adapter; seen to fail without the look at the first push."""
+    settings = BASE | {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "hub_always_push": True}
+    config = CraftConfig(output_dir=str(tmp_path / "run"), push_to_hub=True, hub_model_id="org/toy", **settings)
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj"]))
+    model.get_base_model().config.save_pretrained(tmp_path / "teacher")  # PEFT looks for it
+    model.active_peft_config.base_model_name_or_path = str(tmp_path / "teacher")
+    CraftTrainer(model, config, anchors=None, train_dataset=TokenTask(), data_collator=collate).train()
+    assert len(commits) == 2
+    (told,) = [text for text in caplog.messages if "is a folder of this machine" in text]
+    assert "the base of this adapter, teacher, is a folder" in told
 
 
 def test_a_push_is_judged_when_it_has_ended(tmp_path, commits, monkeypatch):

@@ -30,6 +30,23 @@ def test_another_version_is_refused(tmp_path, damage):
         RunFacts.read(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("facts", "warns"),
+    [
+        (RunFacts("craft", "peft", base=Source("model")), True),
+        (RunFacts("craft", "lerobot", "act", adapter=True, base=Source("outputs/act")), True),
+        (RunFacts("craft", "peft", base=Source("org/a@v1", "org/a")), False),
+        (RunFacts("craft", "peft"), False),
+        (RunFacts("craft", "transformers", base=Source("model")), False),
+    ],
+)
+def test_the_base_of_an_adapter_that_only_this_machine_has(facts, warns):
+    """Whole weights need no base."""
+    told = facts.local_base
+    assert (told is not None) == warns
+    assert told is None or f"{facts.base.name}, is a folder of this machine" in told
+
+
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(FileNotFoundError, match="not the output_dir of a finished run"):
         RunFacts.read(tmp_path)
