@@ -1,4 +1,4 @@
-"""A causal language model of Llama's shape with random weights, its batches and its anchors, to measure steps on."""
+"""A causal language model of Llama's shape with random weights, an encoder of its size, their batches and anchors."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import send_to_device
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache
@@ -52,6 +52,22 @@ def language_model(size: Size) -> Any:
             num_key_value_heads=size.kv_heads or size.heads,
             max_position_embeddings=size.tokens,
             tie_word_embeddings=True,
+        )
+    )
+
+
+def encoder(size: Size) -> Any:
+    """A BERT of that size with random weights, which predicts words; without dropout."""
+    return BertForMaskedLM(
+        BertConfig(
+            vocab_size=size.vocabulary,
+            hidden_size=size.hidden,
+            intermediate_size=size.intermediate,
+            num_hidden_layers=size.layers,
+            num_attention_heads=size.heads,
+            max_position_embeddings=size.tokens,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
         )
     )
 

@@ -16,6 +16,7 @@ from craft_trainer.costs.llama import (
     QUICK,
     Size,
     anchor_cache,
+    encoder,
     language_model,
     retention,
     token_batch,
@@ -27,6 +28,7 @@ from craft_trainer.training.trainer import CraftTrainer
 
 EXAMPLE = "craft-trainer bench step --repeats 7 --json outputs/step.json"
 CYCLE = 5  # optimizer steps from one retention pass to the next, in k5_over_plain
+JOINT: dict[str, Any] = {"surgery": "none", "backward": "joint"}
 DRIFT = 0.01  # deviation of the noise that makes a student of the teacher, whose weights have one of 0.02
 QUANTITIES = (
     Quantity("craft_over_floor", 1.03, "time: CRaFT / its two forward and backward passes, clipping and the optimizer"),
@@ -36,6 +38,9 @@ QUANTITIES = (
     Quantity("layer_extra_memory_copies", 0.15, "the same with granularity layer"),
     Quantity("k5_over_plain", 1.15, "time: 5 steps with one retention pass on half a batch / 5 plain steps"),
     Quantity("groups_16_over_1", 1.03, "time: a constraint for each of 16 groups / a single one"),
+    Quantity("joint_over_separate", None, "time: CRaFT, surgery none, with backward joint / with backward separate"),
+    Quantity("joint_extra_memory_copies", None, "peak memory: CRaFT, surgery none, with backward joint − floor"),
+    Quantity("encoder_over_floor", None, "time: CRaFT of an encoder / its floor, as in the first row"),
     Quantity("craft_over_tuned_torchjd", None, "time: the same / TorchJD with the settings that are fastest on a CPU"),
     Quantity("torchjd_extra_memory_copies", None, "peak memory: TorchJD − floor"),
     Quantity("lora_4bit_over_lora", None, "time: CRaFT of a LoRA adapter on a base of 4 bits / on the same in float32"),
@@ -196,11 +201,14 @@ def measure(size: Size, folder: Path, device: torch.device, repeats: int) -> tup
 def time_pairs(bench: Bench) -> dict[str, tuple[Step, Step]]:
     """The steps whose times are compared."""
     half = max(1, bench.size.samples // 2)
+    of_encoder = Bench(bench.size, bench.folder / "encoder", encoder(bench.size))
     pairs = {
         "craft_over_floor": (bench.craft(), bench.floor()),
         "craft_over_bare_floor": (bench.craft(bare=True), bench.floor(bare=True)),
         "k5_over_plain": (cycle(bench.craft(retention_every=CYCLE, retention_batch_size=half)), cycle(bench.plain())),
         "groups_16_over_1": (bench.craft_on_groups("per_group"), bench.craft_on_groups("single")),
+        "joint_over_separate": (bench.craft(**JOINT), bench.craft(surgery="none")),
+        "encoder_over_floor": (of_encoder.craft(), of_encoder.floor()),
         "stop_over_whole": early_end(bench.size, bench.folder, bench.device),
     }
     if find_spec("torchjd"):
@@ -215,6 +223,7 @@ def extra_copies(bench: Bench) -> dict[str, float]:
     steps = {
         "extra_memory_copies": bench.craft(),
         "layer_extra_memory_copies": bench.craft(granularity="layer"),
+        "joint_extra_memory_copies": bench.craft(**JOINT),
     }
     if find_spec("torchjd"):
         steps["torchjd_extra_memory_copies"] = bench.torchjd()

@@ -12,9 +12,9 @@ import torch
 
 from craft_trainer.cli.main import main
 from craft_trainer.costs import measurement
-from craft_trainer.costs.llama import QUICK
+from craft_trainer.costs.llama import QUICK, encoder
 from craft_trainer.costs.measurement import Figure, Quantity, highest_sum, paired_ratios, peak_bytes
-from craft_trainer.costs.step import QUANTITIES, Bench
+from craft_trainer.costs.step import JOINT, QUANTITIES, Bench
 
 CPU = torch.device("cpu")
 KEYS = [
@@ -55,6 +55,22 @@ def test_the_floor_does_the_work_of_a_step_without_surgery(tmp_path: Path) -> No
     plain = weights_after("plain", tmp_path / "plain")
     torch.testing.assert_close(craft, floor)
     assert not torch.allclose(plain, floor)
+
+
+def test_one_backward_pass_takes_the_step_of_two(tmp_path: Path) -> None:
+    separate = weights_after("craft", tmp_path / "separate", surgery="none")
+    torch.testing.assert_close(weights_after("craft", tmp_path / "joint", **JOINT), separate)
+    assert not torch.allclose(weights_after("plain", tmp_path / "plain"), separate)
+
+
+def test_an_encoder_takes_the_step_of_its_floor(tmp_path: Path) -> None:
+    after = []
+    for name, options in {"floor": {}, "craft": {"surgery": "none", **ONE_MULTIPLIER}}.items():
+        torch.manual_seed(0)
+        bench = Bench(QUICK, tmp_path / name, encoder(QUICK))
+        getattr(bench, name)(**options)()
+        after.append(torch.cat([parameter.detach().flatten() for parameter in bench.model.parameters()]))
+    torch.testing.assert_close(*after)
 
 
 def test_torchjd_takes_the_step_that_symmetric_surgery_takes(tmp_path: Path) -> None:
