@@ -6,8 +6,19 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate.utils import broadcast_object_list
+
+from craft_trainer.hub.manifest import newest_whole, require_whole
 from craft_trainer.hub.resolve_path import resolve_checkpoint
-from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX, STATE_FILE, checkpoints, in_use, model_of_run
+from craft_trainer.hub.run_folder import (
+    CHECKPOINT_PREFIX,
+    LOCK,
+    STATE_FILE,
+    begun,
+    checkpoints,
+    in_use,
+    model_of_run,
+)
 from craft_trainer.models.saved import require_loadable
 from craft_trainer.report.reading import json_object
 from craft_trainer.training.config import CraftConfig
@@ -30,20 +41,21 @@ def claimed_output(config: CraftConfig) -> Iterator[str | None]:
     of an adapter and full weights, of which every tool reads the older. So is a checkpoint that is not there, or ended.
     """
     folder, is_main = Path(config.output_dir), config.process_index == 0
+    was_begun = begun(folder) or (folder / LOCK).is_file()  # a lock that a killed process has left
     with in_use(folder) if is_main else nullcontext():  # the launcher ends the other processes with the main one
-        yield _claim(config, folder, is_main=is_main)
+        claimed = [_claim(config, folder, was_begun=was_begun) if is_main else None]
+        yield broadcast_object_list(claimed)[0]
 
 
-def _claim(config: CraftConfig, folder: Path, *, is_main: bool) -> str | None:
-    checkpoint = _checkpoint_to_resume(config, folder)
+def _claim(config: CraftConfig, folder: Path, *, was_begun: bool) -> str | None:
+    checkpoint = _checkpoint_to_resume(config, folder, was_begun=was_begun)
     found = None if checkpoint is None else resolve_checkpoint(checkpoint)
     if found is not None:
         _require_unfinished(config, found)
-    if is_main:
-        if found is not None and found.resolve().parent == folder.resolve():
-            _warn_of_later_ones(folder, found)
-        else:
-            _require_free(folder)
+    if found is not None and found.resolve().parent == folder.resolve():
+        _warn_of_later_ones(folder, found)
+    else:
+        _require_free(folder)
     return checkpoint
 
 
@@ -79,23 +91,21 @@ def _require_loadable(trainer: "CraftTrainer") -> None:
         ) from error
 
 
-def _checkpoint_to_resume(config: CraftConfig, folder: Path) -> str | None:
+def _checkpoint_to_resume(config: CraftConfig, folder: Path, *, was_begun: bool) -> str | None:
     given: str | None = config.resume_from_checkpoint
     if given is None or str(given).lower() == NONE:
         return None
     if str(given).lower() not in LAST:
+        require_whole(resolve_checkpoint(given), model_only=config.save_only_model)
         return str(given)
-    found = _whole_checkpoints(folder)
-    if not found:
-        way_out = "start again in another folder" if _parts(folder) else "drop it to start"
-        raise ValueError(
-            f"resume_from_checkpoint is {given}, but {folder} holds no whole {CHECKPOINT_PREFIX}*: {way_out}"
-        )
-    return str(found[-1])
-
-
-def _whole_checkpoints(folder: Path) -> list[Path]:
-    return [path for path in checkpoints(folder) if (path / STATE_FILE).is_file()]  # which is written last
+    found = newest_whole(folder, model_only=config.save_only_model)
+    if found is not None:
+        return str(found)
+    if was_begun and not _parts(folder):
+        logger.warning("the run in %s was ended before its first checkpoint was whole: it begins anew", folder)
+        return None
+    way_out = "start again in another folder" if _parts(folder) else "drop it to start"
+    raise ValueError(f"resume_from_checkpoint is {given}, but {folder} holds no whole {CHECKPOINT_PREFIX}*: {way_out}")
 
 
 def _parts(folder: Path) -> list[Path]:
@@ -113,8 +123,9 @@ def _warn_of_later_ones(folder: Path, resumed: Path) -> None:
 def _require_free(folder: Path) -> None:
     there = _parts(folder)
     if there:
+        can_go_on = any((path / STATE_FILE).is_file() for path in checkpoints(folder))
         names = ", ".join(path.name for path in there[:SHOWN]) + (", …" if len(there) > SHOWN else "")
-        going_on = ", go on with it by --resume_from_checkpoint last" if _whole_checkpoints(folder) else ""
+        going_on = ", go on with it by --resume_from_checkpoint last" if can_go_on else ""
         raise FileExistsError(
             f"{folder} holds a run already ({names}): give another --output_dir{going_on}, or delete that folder"
         )
@@ -122,8 +133,6 @@ def _require_free(folder: Path) -> None:
 
 def _require_unfinished(config: CraftConfig, checkpoint: Path) -> None:
     """Transformers' loop would take one step more."""
-    if not (checkpoint / STATE_FILE).is_file():
-        return  # Trainer says that it is no checkpoint
     state = json_object(checkpoint / STATE_FILE, "give an earlier checkpoint")
     step, epoch = int(state.get("global_step") or 0), float(state.get("epoch") or 0)
     knob, ended = "max_steps", step >= config.max_steps

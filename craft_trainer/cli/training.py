@@ -51,11 +51,8 @@ def train_and_save(
     from craft_trainer.evaluation.choices.opening import policy_reader
     from craft_trainer.evaluation.mcq_callback import McqCallback
     from craft_trainer.evaluation.questions import read_questions
-    from craft_trainer.training.guards import FiniteWeights
     from craft_trainer.training.run_record import changed_fields
 
-    if trainer.retention is None:
-        trainer.add_callback(FiniteWeights())
     trainer.record_run(changed_fields(arguments) | source_of(trainer))
     if arguments.mcq_data is not None:
         if processor is None:

@@ -15,7 +15,6 @@ from transformers.utils import PushInProgress
 from craft_trainer.hub.card import write_card
 from craft_trainer.hub.readme import text_of
 from craft_trainer.hub.repository import Files, Repository
-from craft_trainer.hub.resolve_path import resolve_checkpoint
 from craft_trainer.hub.run_folder import (
     HISTORIES,
     LAST_CHECKPOINT,
@@ -114,13 +113,10 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.push_in_progress = None
         clear_stages(Path(args.output_dir))
 
-    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; resumes from the Hub as well (``org/name@revision``), and tells which pushes failed."""
-        if isinstance(resume_from_checkpoint, str | Path):
-            output_dir = Path(self.args.output_dir) if self.is_world_process_zero() else None
-            resume_from_checkpoint = str(resolve_checkpoint(resume_from_checkpoint, output_dir))
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's; tells which pushes failed."""
         try:
-            output = super().train(resume_from_checkpoint, *args, **kwargs)
+            output = super().train(*args, **kwargs)
         except BaseException as error:
             if self.failed_pushes:
                 error.add_note(self.push_report())

@@ -15,8 +15,11 @@ CHECKPOINT_PREFIX = "checkpoint-"
 LAST_CHECKPOINT = "last-checkpoint"  # what hub_strategy checkpoint calls the newest
 HISTORIES = ("lambda_history.csv", "lambda_history_groups.csv")
 STATE_FILE = "trainer_state.json"
+MANIFEST = "manifest.json"  # of a checkpoint: what its files are
+DRAFT = ".saving"  # beside the checkpoints: the one that is being written
 STATES = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*.pth", "global_step*", "pytorch_model_fsdp*")
-PRIVATE = ("run.json", "report.html")  # the paths and the machine of whoever trained
+RUN_FILE = "run.json"
+PRIVATE = (RUN_FILE, "report.html")  # the paths and the machine of whoever trained
 IN_PROGRESS = ("_*", ".*", "*.partial")
 LOCK = ".in-use"  # beginning with a dot: in no push
 STAGE = "_push-{step}"  # beginning with _, which Trainer and this package leave out of every push
@@ -74,7 +77,7 @@ def run_files(folder: Path) -> dict[str, Path]:
 
 def model_files(checkpoint: Path) -> dict[str, Path]:
     """The same of a checkpoint folder, without the state of the Trainer."""
-    return {name: file for name, file in run_files(checkpoint).items() if name != STATE_FILE}
+    return {name: file for name, file in run_files(checkpoint).items() if name not in (STATE_FILE, MANIFEST)}
 
 
 def all_files(folder: Path, prefix: str = "") -> dict[str, Path]:
@@ -87,6 +90,11 @@ def checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders of a run, by their step."""
     steps = {path: path.name.removeprefix(CHECKPOINT_PREFIX) for path in folder.glob(f"{CHECKPOINT_PREFIX}*")}
     return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
+
+
+def begun(folder: Path) -> bool:
+    """Whether a run has begun to train in ``folder``, or to save its first checkpoint."""
+    return (folder / RUN_FILE).is_file() or (folder / DRAFT).is_dir()
 
 
 def model_of_run(folder: Path) -> list[Path]:

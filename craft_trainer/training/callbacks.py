@@ -2,8 +2,9 @@
 
 import csv
 import io
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -128,6 +129,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
             )
         else:
             saved = state.stateful_callbacks[name]["attributes"]
+            _require_possible(saved["constraints"])
             if saved["constraints"].keys() != set(self.groups):
                 raise ValueError(
                     f"the checkpoint has multipliers for {sorted(saved['constraints'])}, this run needs {self.groups}: "
@@ -139,6 +141,26 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Leave the final λ in the state that Trainer saves."""
         state.stateful_callbacks[type(self).__name__] = self.state()
+
+
+def _require_possible(constraints: Mapping[str, Any]) -> None:
+    """Refuse, by a ValueError, constraints of a checkpoint that no run has."""
+    for group, given in constraints.items():
+        saved = given if isinstance(given, dict) else {}
+        counts: list[Any] = [saved.get(name) for name in ("passes_at_ceiling", "passes_violated")]
+        sizes: list[Any] = [saved.get(name) for name in ("multiplier", "drift")]
+        measured = [*sizes, 0.0 if saved.get("smoothed") is None else saved["smoothed"]]
+        possible = (
+            saved.keys() == {field.name for field in fields(Constraint)}
+            and all(type(value) is int and value >= 0 for value in counts)
+            and all(isinstance(value, int | float) and math.isfinite(value) for value in measured)
+            and all(value >= 0 for value in sizes)
+        )
+        if not possible:
+            raise ValueError(
+                f"trainer_state.json of the checkpoint has a constraint of {group} that no run has: {given}. Resume "
+                "another checkpoint"
+            )
 
 
 class RetentionHistory(TrainerCallback):  # type: ignore[misc]  # transformers is not typed

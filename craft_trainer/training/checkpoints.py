@@ -1,23 +1,131 @@
-"""Checkpoints of models with a format of their own, which Trainer cannot read and write; the card beside weights."""
+"""Checkpoints: whole or not there, of models with a format of their own as well; the card beside weights."""
 
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
+from transformers.trainer_utils import rotate_checkpoints
 
+from craft_trainer.hub.manifest import make_durable, newest_whole, require_whole, seal
 from craft_trainer.hub.readme import text_of
+from craft_trainer.hub.resolve_path import resolve_checkpoint
+from craft_trainer.hub.run_folder import (
+    CHECKPOINT_PREFIX,
+    DRAFT,
+    MODEL,
+    STATE_FILE,
+    all_files,
+    begun,
+    checkpoints,
+    model_of_run,
+)
 from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.pretrained import restore
 from craft_trainer.training.distribution import splits_parameters, whole_weights
+from craft_trainer.training.interruption import Interruption
 
 Base: Any = Trainer if TYPE_CHECKING else object
+logger = logging.getLogger(__name__)
 
 
 class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
-    """Saves and loads a model that supports it by the model's own methods, and writes card and lineage beside it."""
+    """Saves and loads a model that supports it by the model's own methods, and writes card and lineage beside it.
+
+    A checkpoint is written beside its place, gets a manifest, and is moved there in one step when the disk holds it.
+    """
+
+    _draft: Path | None = None  # where the checkpoint is written that is being saved
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.add_callback(Interruption(self))
+
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As Trainer's, from a whole checkpoint: of a folder, of the Hub (``org/name@revision``), or the newest (True).
+
+        SIGINT and SIGTERM end it as :class:`craft_trainer.training.interruption.Interruption` says.
+
+        Raises:
+            ValueError: the checkpoint is damaged, or no checkpoint of the run is whole.
+        """
+        chosen: list[Any] = [None, None]
+        if resume_from_checkpoint not in (None, False) and self.is_world_process_zero():
+            try:
+                chosen[0] = self._whole_checkpoint(resume_from_checkpoint)
+            except (OSError, ValueError) as error:
+                chosen[1] = error
+        found, refusal = broadcast_object_list(chosen)  # so that no process waits for one that has stopped
+        if refusal is not None:
+            raise refusal
+        with self.callback_of(Interruption).listening():
+            return super().train(found, *args, **kwargs)
+
+    def callback_of[Kind](self, kind: type[Kind]) -> Kind:
+        """Give the callback of a kind that the run has."""
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))
+
+    def _whole_checkpoint(self, asked: str | Path | bool | None) -> str | bool | None:
+        """The folder of the checkpoint ``asked`` for; None where the run begins anew; True leaves it to Trainer."""
+        folder, model_only = Path(self.args.output_dir), self.args.save_only_model
+        if not isinstance(asked, bool):
+            assert asked is not None
+            named = resolve_checkpoint(asked, folder)
+            require_whole(named, model_only=model_only)
+            return str(named)
+        newest = newest_whole(folder, model_only=model_only)
+        if newest is not None:
+            return str(newest)
+        if checkpoints(folder):
+            raise ValueError(f"no checkpoint in {folder} is whole: begin anew in another folder, or delete them")
+        if model_of_run(folder) or not begun(folder):
+            return True  # Trainer says that there is none
+        logger.warning("%s: the run was ended before its first checkpoint was whole, so it begins anew", folder)
+        return None
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """As Trainer's; while a checkpoint is saved, the folder beside the others in which it is written."""
+        return super()._get_output_dir(trial) if self._draft is None else str(self._draft)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As Trainer's, into a folder that becomes the checkpoint in one step when it is whole."""
+        folder, args = Path(self._get_output_dir(trial)), self.args
+        draft = folder / DRAFT
+        checkpoint = folder / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
+        if args.should_save:
+            shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
+        self.accelerator.wait_for_everyone()
+        self._draft = draft
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._draft = None
+        best = folder / f"{CHECKPOINT_PREFIX}{self.state.best_global_step}"
+        if best == checkpoint or best.is_dir():
+            self.state.best_model_checkpoint = str(best)  # Trainer has looked for it in the draft
+        self.accelerator.wait_for_everyone()
+        if args.should_save:
+            self.state.save_to_json(str(draft / checkpoint.name / STATE_FILE))
+            seal(draft / checkpoint.name)
+            _move(draft / checkpoint.name, checkpoint)
+        self.accelerator.wait_for_everyone()
+        if args.push_to_hub:
+            super()._push_from_checkpoint(str(checkpoint))
+        if args.should_save:
+            rotate_checkpoints(str(folder), args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """As the base's, once the checkpoint is whole."""
+        if self._draft is None:
+            super()._push_from_checkpoint(checkpoint_folder)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """As Trainer's, of whole weights however FSDP keeps its states."""
@@ -25,18 +133,23 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        """As Trainer's; outside of a checkpoint no file is half written, and the weights appear last."""
         folder = Path(output_dir or self.args.output_dir)
-        before = text_of(folder)  # PEFT writes a card of its own
+        in_one_piece = self.args.should_save and self._draft is None
+        with _replaced(folder) if in_one_piece else nullcontext(folder) as place:
+            self._save_into(place, text_of(folder), state_dict)  # PEFT writes a card of its own
+
+    def _save_into(self, folder: Path, card: str | None, state_dict: dict[str, Tensor] | None) -> None:
         model = self.accelerator.unwrap_model(self.model)
         if not isinstance(model, SupportsCheckpointing):
-            super()._save(output_dir, state_dict)
+            super()._save(str(folder), state_dict)
         elif self.args.should_save:  # newer transformers come here with every process
             folder.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(folder, state_dict)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         if self.args.should_save:
             self._write_lineage(folder)
-            self._write_card(folder, before)
+            self._write_card(folder, card)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:
         target = self.accelerator.unwrap_model(model[0] if model else self.model)
@@ -47,3 +160,33 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         best = self.state.best_model_checkpoint
         if best is None or splits_parameters(self.accelerator) or not restore(self.model, best):
             super()._load_best_model()
+
+
+def _move(draft: Path, checkpoint: Path) -> None:
+    """Move a sealed checkpoint to its place; one that is there already, of a run that went back, makes room."""
+    if checkpoint.exists():
+        checkpoint.rename(draft.with_name(f"earlier-{checkpoint.name}"))
+    draft.rename(checkpoint)
+    make_durable(checkpoint.parent)
+    shutil.rmtree(draft.parent)
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    """A folder to write a model into, whose files then replace those of ``folder``, the weights last."""
+    draft = folder / DRAFT / folder.name  # the card has its name
+    shutil.rmtree(folder / DRAFT, ignore_errors=True)
+    draft.mkdir(parents=True)
+    yield draft
+    files = all_files(draft)
+    for file in files.values():
+        make_durable(file)
+    weights = {name for name in files if any(fnmatch(Path(name).name, one) for one in MODEL)}
+    for name in sorted(files, key=lambda name: (name in weights, name.endswith(".index.json"))):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        files[name].replace(folder / name)
+    for earlier in folder.glob("model-*-of-*.safetensors") if "model.safetensors.index.json" in files else ():
+        if earlier.name not in files:
+            earlier.unlink()
+    make_durable(folder)
+    shutil.rmtree(folder / DRAFT)

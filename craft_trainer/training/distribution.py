@@ -1,6 +1,7 @@
 """Which distributed modes show CraftTrainer its gradients, and sums over processes."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -9,11 +10,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, broadcast_object_list, parse_flag_from_env, recursively_apply
+from accelerate.utils import (
+    DistributedType,
+    broadcast_object_list,
+    gather_object,
+    parse_flag_from_env,
+    recursively_apply,
+)
 from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forward_method
 from transformers import TrainingArguments
 
 WHOLE = {DistributedType(name) for name in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")}  # or DDP
+OF_ONE_PROCESS = (  # beginnings of the names of settings in which processes may differ
+    *("local_rank", "output_dir", "log", "run_name", "report_to", "disable_tqdm", "project", "trackio"),
+    *("hub_", "push_to_hub", "dataloader_"),
+)
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 DEEPSPEED, FSDP_1 = "DeepSpeed", "FSDP version 1"
 
 
@@ -120,6 +132,24 @@ def require_joined_processes(args: TrainingArguments) -> None:
             f"{started} processes were started but {args.world_size} would train together, each in {args.output_dir}: "
             "make the CraftConfig before any Accelerator or PartialState of another kind, or start one process"
         )
+
+
+def require_agreement(args: TrainingArguments, **more: Any) -> None:
+    """Refuse, by a ValueError, processes of one training that were told different settings, or ``more`` of theirs.
+
+    They would hang where one waits for another, or train by the settings of all of them at once.
+    """
+    if args.world_size == 1:
+        return
+    told = {name: value for name, value in args.to_dict().items() if not name.startswith(OF_ONE_PROCESS)} | more
+    everyone = gather_object([{name: ADDRESS.sub("", str(value)) for name, value in told.items()}])
+    for name in told:
+        values = [one.get(name) for one in everyone]
+        if len(set(values)) > 1:
+            raise ValueError(
+                f"the processes of this training disagree on {name}: {', '.join(map(str, values))}, by their number: "
+                "give all of them the same"
+            )
 
 
 def has_whole_shapes(accelerator: Accelerator) -> bool:

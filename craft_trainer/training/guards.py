@@ -1,7 +1,6 @@
 """What would make retention or a whole run mean something else, refused by name."""
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
 from torch import nn
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from craft_trainer.losses.distillation import DistillationLoss
@@ -22,7 +21,6 @@ from craft_trainer.training.distribution import is_sharded
 
 FOLLOWED = ("train", "_inner_training_loop")  # what an optimizer step passes through, beside training_step
 STEP_IN_BACKWARD = ("lomo", "layerwise")  # in the names of optimizers
-SKIPPED_AT_MOST = 100  # steps in a row; each halves the scale of fp16, which starts at 2¹⁶
 FUSED_AWAY = "the optimizer steps inside the backward pass, before the two gradients meet"
 
 
@@ -167,70 +165,3 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
                 "was retained: call super().training_step in your own, or train without anchors"
             )
         self._followed = False
-
-
-class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Stops a run before it saves, and at its end, if it has met what is not a number: its log may say that loss is 0.
-
-    An fp16 scaler skips the steps whose gradient is not finite. A run that it skips on and on learns nothing.
-
-    Raises:
-        FloatingPointError: a weight or the loss of an evaluation is not finite, or too many steps were skipped.
-    """
-
-    def __init__(self) -> None:
-        self._steps = self._skipped = 0
-
-    def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Count the steps that the fp16 scaler has skipped, until there are so many that its scale is almost 0."""
-        self._steps += 1
-        self._skipped = self._skipped + 1 if getattr(kwargs["optimizer"], "step_was_skipped", False) else 0
-        if self._skipped == SKIPPED_AT_MOST:
-            self._refuse_skipped(state)
-
-    def _refuse_skipped(self, state: TrainerState) -> None:
-        raise FloatingPointError(
-            f"step {state.global_step}: the fp16 scaler has skipped the last {self._skipped} steps, so the gradient is "
-            "not finite at any scale: look for bad samples, or use bf16"
-        )
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Look before a checkpoint is written."""
-        if control.should_save:
-            require_finite_weights(kwargs["model"], state.global_step)
-
-    on_epoch_end = on_step_end
-
-    def on_log(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Look where the norm of the gradient was not finite; an fp16 scaler may have skipped that step."""
-        if not math.isfinite(kwargs["logs"].get("grad_norm", 0.0)):
-            require_finite_weights(kwargs["model"], state.global_step)
-
-    def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Look at the loss of an evaluation, which may choose the best checkpoint; the weights or the data are why."""
-        for name, value in kwargs["metrics"].items():
-            if name.endswith("loss") and not math.isfinite(value):
-                require_finite_weights(kwargs["model"], state.global_step)
-                raise FloatingPointError(
-                    f"step {state.global_step}: {name} is {value} although every weight is finite: look for bad "
-                    "samples in what is evaluated, or for a batch of it without labels"
-                )
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
-        """Look at what will be saved, and whether every step of the run was skipped."""
-        require_finite_weights(kwargs["model"], state.global_step)
-        if self._skipped and self._skipped == self._steps:
-            self._refuse_skipped(state)
-
-
-def require_finite_weights(model: nn.Module, step: int) -> None:
-    """Raise a FloatingPointError if a trained parameter or a running statistic of norms is not finite."""
-    named = ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
-    trained = [(name, getattr(parameter, "ds_tensor", parameter)) for name, parameter in named]  # its part, in ZeRO 3
-    running = [(name, buffer) for name, buffer in model.named_buffers() if ".running_" in f".{name}"]
-    for name, tensor in trained + running:
-        if not tensor.detach().isfinite().all():
-            raise FloatingPointError(
-                f"step {step}: {name} is not finite any more, so the model is lost: lower learning_rate, set "
-                "max_grad_norm, or look for bad samples; go on from the last checkpoint"
-            )

@@ -131,11 +131,7 @@ def joined_loss(trainer: Any, model: nn.Module, loss: Tensor) -> Tensor:
     retention_pass = trainer.retention_pass(trainer.retention, task_loss)
     done = joint_step(retention_pass, step=step + 1)
     finite = math.isfinite(done.task_loss) and math.isfinite(done.retention_loss)
-    if not finite and trainer.accelerator.scaler is None:
-        raise FloatingPointError(
-            f"step {step + 1}: the task loss is {done.task_loss:.3g} and L_retain {done.retention_loss:.3g}: lower "
-            "learning_rate, or look for bad samples"
-        )
+    trainer.require_finite({"the task loss": done.task_loss, "L_retain": done.retention_loss})
     trainer.dual.step_with_optimizer(partial(trainer.retention.step, trainer.dual, retention_pass, finite=finite))
     history.add(done, None, retention_pass.group_states)
     joined: Tensor = loss + joint_weight(trainer.settings, retention_pass) * retention_pass.loss

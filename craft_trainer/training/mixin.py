@@ -1,7 +1,7 @@
 """Retention as a mixin of any Trainer: a second gradient, surgery between the two, and multipliers."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from contextlib import nullcontext
 from dataclasses import fields
 from functools import partial
@@ -30,6 +30,7 @@ from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistor
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import (
     is_partitioned,
+    require_agreement,
     require_joined_processes,
     require_supported_mode,
     require_whole,
@@ -37,7 +38,6 @@ from craft_trainer.training.distribution import (
 )
 from craft_trainer.training.drift import TaskDrift, begin_task_drift
 from craft_trainer.training.guards import (
-    FiniteWeights,
     GradientGuard,
     require_exact,
     require_followed,
@@ -54,7 +54,7 @@ from craft_trainer.training.settings import RetentionSettings
 from craft_trainer.training.step import block_rule, craft_step
 
 Base: Any = Trainer if TYPE_CHECKING else object
-OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, FiniteWeights, PassCost)  # made anew when a run begins
+OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, PassCost)  # made anew when a run begins
 logger = logging.getLogger(__name__)
 
 
@@ -80,7 +80,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             ``teacher_mismatch`` is refuse), the anchors have the inputs that are learned (and ``learned_inputs`` is
             refuse), or a setting or a distributed mode hides gradients.
         TypeError: the model cannot be anchored, or the base trains in a way that retention cannot follow.
-        FloatingPointError: a gradient is not finite, and there is no fp16 scaler to skip the step.
+        FloatingPointError: L_retain or a gradient is not finite, and there is no fp16 scaler to skip the step.
     """
 
     anchors: AnchorCache | AdapterAnchors | None = None
@@ -98,9 +98,14 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         super().__init__(*args, **kwargs)
         require_joined_processes(self.args)
         require_adapter_inside(self.model)
-        if anchors == AUTO:
+        if isinstance(anchors, str | Path) and anchors != AUTO:
+            anchors = AnchorCache(resolve_path(anchors, "dataset"))
+        held = anchors.provenance.fingerprint if isinstance(anchors, AnchorCache) else anchors and type(anchors)
+        num_samples = len(self.train_dataset) if isinstance(self.train_dataset, Sized) else None
+        require_agreement(self.args, anchors=held, num_samples=num_samples)
+        if isinstance(anchors, str | Path):
             anchors = own_anchors(self.model, self.args, self.train_dataset, self.processing_class)
-        self.anchors = AnchorCache(resolve_path(anchors, "dataset")) if isinstance(anchors, str | Path) else anchors
+        self.anchors = anchors
         if is_drawn_at_every_epoch(self.args, self.train_dataset):
             self.add_callback(EpochOrder())
         if self.anchors is None:
@@ -130,7 +135,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     @property
     def dual(self) -> DualState:
         """The callback that holds λ."""
-        return self.callback_of(DualState)
+        found: DualState = self.callback_of(DualState)
+        return found
 
     def training_step(
         self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
@@ -171,11 +177,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         ) as merge:
             retention.backward(retention_pass.loss, parameters)  # g_retain
             merged = merge.finish(average=retention.averages_gradients)  # surgery
-        if not merged.finite and scaler is None:
-            raise FloatingPointError(
-                f"step {step + 1}: squared norms of the task and retention gradients are {merged.gram[0, 0]:.3g} and "
-                f"{merged.gram[1, 1]:.3g}: lower learning_rate, or look for bad samples"
-            )
+        norms = {"|g_task|²": float(merged.gram[0, 0]), "|g_retain|²": float(merged.gram[1, 1])}
+        self.require_finite({"L_retain": retention_pass.constraint.retention_loss, **norms})
         self.dual.step_with_optimizer(partial(retention.step, self.dual, retention_pass, finite=merged.finite))  # dual
 
         scale = 1.0 if scaler is None else float(scaler.get_scale())
@@ -232,7 +235,6 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))
         self.add_callback(GradientGuard(self.accelerator, joint=settings.backward == "joint"))
-        self.add_callback(FiniteWeights())
         if settings.backward == "separate":
             self.add_callback(PassCost(self.retention))
 
@@ -295,7 +297,3 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     def run_facts(self) -> RunFacts:
         """What is known of the run, for its card."""
         return run_facts(self)
-
-    def callback_of[Kind](self, kind: type[Kind]) -> Kind:
-        """Give the callback of a kind that a run with retention has."""
-        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))

@@ -14,12 +14,11 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.files import write_json
-from craft_trainer.hub.run_folder import remove_earlier_results
+from craft_trainer.hub.run_folder import RUN_FILE, remove_earlier_results
 from craft_trainer.losses.terms import units
 from craft_trainer.options import default_of
 from craft_trainer.training.config import retention_settings
 
-RUN_FILE = "run.json"
 SCHEMA = 1
 PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", "lerobot", "peft")
 SECRET = ("token", "password", "secret", "api_key")  # ends of names

@@ -12,11 +12,12 @@ from transformers import Trainer, TrainingArguments
 from craft_trainer.hub.hub_trainer import HubMixin
 from craft_trainer.training.checkpoints import CheckpointMixin
 from craft_trainer.training.config import SETTINGS, CraftConfig, RetentionArguments
+from craft_trainer.training.finite import FiniteMixin
 from craft_trainer.training.mixin import RetentionMixin
 from craft_trainer.training.settings import RetentionSettings
 
 
-class CraftTrainer(RetentionMixin, CheckpointMixin, HubMixin, Trainer):  # type: ignore[misc]  # is not typed
+class CraftTrainer(RetentionMixin, FiniteMixin, CheckpointMixin, HubMixin, Trainer):  # type: ignore[misc]  # is not typed
     """HuggingFace's ``Trainer`` with retention: see :class:`craft_trainer.training.mixin.RetentionMixin`."""
 
     args: CraftConfig
@@ -38,7 +39,7 @@ def retaining(base: type[Trainer]) -> type[Any]:
         return base
     if base is Trainer:
         return CraftTrainer
-    return _importable("retaining", base, (RetentionMixin, CheckpointMixin, HubMixin, base), {})
+    return _importable("retaining", base, (RetentionMixin, FiniteMixin, CheckpointMixin, HubMixin, base), {})
 
 
 @cache

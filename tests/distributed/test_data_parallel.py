@@ -100,5 +100,5 @@ def test_a_loss_that_is_infinite_in_one_process_stops_both(together, name):
     """At the same step, so that neither waits for the other. Seen to fail without the mean of g_retain over processes,
     and on shards when g_retain is averaged as under DDP."""
     for rank in (0, 1):
-        with pytest.raises(InProcessError, match=r"FloatingPointError: step 1: .* retention gradients are"):
+        with pytest.raises(InProcessError, match=r"FloatingPointError: step 1: L_retain is (nan|inf)"):
             together.result(name, rank)

@@ -6,10 +6,10 @@ from runs import BASE
 from safetensors.torch import load_file
 from torch import nn
 from toy import ToyModel, ToyTask, toy_anchors
+from transformers import TrainerCallback
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.cli.main import main
-from craft_trainer.training.guards import FiniteWeights
 
 NAN = float("nan")
 PLAIN = {name: value for name, value in BASE.items() if hasattr(CraftConfig, name)} | {"method": "plain"}
@@ -22,10 +22,10 @@ def bad_task(key, rows=slice(None)):
 
 
 def plain(folder, *, kind=CraftTrainer, model=None, **more):
-    """A run as the commands make it without anchors."""
+    """A run without anchors."""
     data = {name: more.pop(name) for name in ("train_dataset", "eval_dataset") if name in more}
     config = CraftConfig(output_dir=str(folder), **PLAIN | more)
-    return kind(model or ToyModel(), config, callbacks=[FiniteWeights()], **{"train_dataset": ToyTask()} | data)
+    return kind(model or ToyModel(), config, **{"train_dataset": ToyTask()} | data)
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +33,79 @@ def anchors(tmp_path_factory):
     return toy_anchors(tmp_path_factory.mktemp("anchors") / "cache")
 
 
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("backward", ["separate", "joint"])
 @pytest.mark.parametrize("key", ["x", "y"])
-def test_with_anchors_at_the_step_itself(key, anchors, tmp_path):
-    config = CraftConfig(output_dir=str(tmp_path), **BASE)
+def test_with_anchors_at_the_step_itself(key, backward, every, anchors, tmp_path):
+    """Seen to fail with the look at the loss left out of ``training_step``, for every=2."""
+    options = {"retention_every": every, "surgery": "none", "backward": backward, "update_angle_every": 10}
+    config = CraftConfig(output_dir=str(tmp_path), **BASE | options)
     trainer = CraftTrainer(ToyModel(), config, anchors=anchors, train_dataset=bad_task(key))
-    with pytest.raises(FloatingPointError, match=r"step 1: squared norms of the task and retention gradients are nan"):
+    with pytest.raises(FloatingPointError, match=r"step 1: the task loss is nan.*no checkpoint was saved before"):
         trainer.train()
+
+
+class Poisoned(ToyModel):
+    """A gradient that is not a number below a loss that is: in the backward pass of the call ``bad``."""
+
+    def __init__(self, bad, retains=False):
+        super().__init__()
+        self.bad, self.retains, self.calls = bad, retains, 0
+
+    def _poison(self, value):
+        self.calls += 1
+        if self.calls == self.bad:
+            value.register_hook(lambda gradient: gradient * NAN)
+        return value
+
+    def forward(self, x, y, return_loss=True):
+        found = super().forward(x, y)
+        return found if self.retains else {"loss": self._poison(found["loss"])}
+
+    def predict(self, batch):
+        value = super().predict(batch)
+        return self._poison(value) if self.retains and value.requires_grad else value
+
+
+@pytest.mark.parametrize("last", [3, 6])
+@pytest.mark.parametrize("anchored", [False, True])
+def test_in_the_gradient_before_the_optimizer_steps(anchored, last, anchors, tmp_path):
+    """At the last step as well. The weights are those before it. Seen to fail without ``_get_grad_norm``."""
+    options = {"max_steps": last, "save_strategy": "steps", "save_steps": last - 1, "logging_strategy": "no"}
+    config = CraftConfig(output_dir=str(tmp_path), **BASE | options | {"retention_every": 50})
+    given = {"anchors": anchors} if anchored else {}
+    trainer = CraftTrainer(Poisoned(last), config, train_dataset=ToyTask(), **given)
+    with pytest.raises(
+        FloatingPointError, match=rf"step {last}: the norm .* nan: .*; go on from .*checkpoint-{last - 1}"
+    ):
+        trainer.train()
+    saved = load_file(tmp_path / f"checkpoint-{last - 1}/model.safetensors")
+    assert all(torch.equal(saved[name], value) for name, value in trainer.model.state_dict().items())
+
+
+def test_in_the_gradient_of_retention(anchors, tmp_path):
+    config = CraftConfig(output_dir=str(tmp_path), **BASE | {"max_steps": 2})
+    trainer = CraftTrainer(Poisoned(2, retains=True), config, anchors=anchors, train_dataset=ToyTask())
+    with pytest.raises(FloatingPointError, match=r"step 2: .*\|g_retain\|² is nan"):
+        trainer.train()
+
+
+class Overflowed(TrainerCallback):
+    """Adam's second moment is infinite from step 2 on, so that nothing is learned any more, by finite weights."""
+
+    def on_optimizer_step(self, args, state, control, optimizer=None, **kwargs):
+        if state.global_step == 1:
+            next(iter(optimizer.state.values()))["exp_avg_sq"].fill_(float("inf"))
+
+
+@pytest.mark.parametrize(("saved", "step"), [({"save_strategy": "steps", "save_steps": 3}, 3), ({}, 6)])
+def test_in_the_optimizer(saved, step, tmp_path):
+    """Before it is saved, and at the end. Seen to fail without the look at its states."""
+    trainer = plain(tmp_path, **saved)
+    trainer.add_callback(Overflowed())
+    with pytest.raises(FloatingPointError, match=rf"step {step}: exp_avg_sq of the optimizer is not finite any more"):
+        trainer.train()
+    assert not list(tmp_path.glob("checkpoint-*"))
 
 
 def test_between_two_retention_passes(anchors, tmp_path):
@@ -46,24 +113,40 @@ def test_between_two_retention_passes(anchors, tmp_path):
     options = {"retention_every": 50, "max_steps": 3, "logging_strategy": "no", "max_grad_norm": 0.0}
     config = CraftConfig(output_dir=str(tmp_path), **BASE | options | {"learning_rate": 1e30})
     trainer = CraftTrainer(ToyModel(), config, anchors=anchors, train_dataset=ToyTask())
-    with pytest.raises(FloatingPointError, match=r"step 3: .* is not finite any more"):
+    with pytest.raises(FloatingPointError, match=r"step 2: the task loss is inf"):
         trainer.train()
 
 
 @pytest.mark.parametrize("key", ["x", "y"])
+def test_without_anchors_at_the_step_itself(key, tmp_path):
+    """Seen to fail with Trainer's ``training_step``, whose log says that the loss is 0."""
+    trainer = plain(tmp_path, train_dataset=bad_task(key), logging_strategy="no")
+    with pytest.raises(FloatingPointError, match=r"step 1: the task loss is nan"):
+        trainer.train()
+
+
+class Steep(ToyModel):
+    """One step of SGD at the largest learning rate makes its weights infinite, by finite gradients."""
+
+    def forward(self, x, y, return_loss=True):
+        return {"loss": super().forward(x, y)["loss"] * 1e3}
+
+
+STEEP = {"logging_strategy": "no", "max_grad_norm": 0.0, "optim": "sgd", "learning_rate": 3e38}
+
+
 @pytest.mark.parametrize(
-    ("when", "step"),
+    "when",
     [
-        ({"logging_steps": 2}, 2),
-        ({"logging_strategy": "no", "max_steps": 1}, 1),
-        ({"logging_strategy": "no", "save_strategy": "steps", "save_steps": 3}, 3),
-        ({"logging_strategy": "no", "save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 1}, 8),
+        {"save_strategy": "steps", "save_steps": 1},
+        {"save_strategy": "epoch", "max_steps": -1, "num_train_epochs": 1, "per_device_train_batch_size": 64},
+        {"max_steps": 1},
     ],
 )
-def test_without_anchors_before_it_is_saved(key, when, step, tmp_path):
-    """At the next log, at the end, before a checkpoint, and before that of an epoch's end."""
-    trainer = plain(tmp_path, train_dataset=bad_task(key), **when)
-    with pytest.raises(FloatingPointError, match=rf"step {step}: .* is not finite any more"):
+def test_weights_that_a_step_has_lost_are_not_saved(when, tmp_path):
+    """By a finite gradient: before a checkpoint, before that of an epoch's end, and at the end."""
+    trainer = plain(tmp_path, model=Steep(), **STEEP | when)
+    with pytest.raises(FloatingPointError, match=r"step 1: .* is not finite any more"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
 
@@ -76,11 +159,9 @@ def test_in_what_is_evaluated(tmp_path):
 
 def test_in_the_weights_when_they_are_evaluated(tmp_path):
     """So that no NaN chooses the best checkpoint."""
-    options = {"eval_strategy": "steps", "eval_steps": 2, "logging_strategy": "no", "save_strategy": "best"}
-    trainer = plain(
-        tmp_path, train_dataset=bad_task("y"), eval_dataset=ToyTask(8), metric_for_best_model="loss", **options
-    )
-    with pytest.raises(FloatingPointError, match=r"step 2: .* is not finite any more"):
+    options = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "best", "metric_for_best_model": "loss"}
+    trainer = plain(tmp_path, model=Steep(), eval_dataset=ToyTask(8), **STEEP | options)
+    with pytest.raises(FloatingPointError, match=r"step 1: .* is not finite any more"):
         trainer.train()
 
 
@@ -144,7 +225,9 @@ def test_in_train(tiny_policy, tiny_dataset, tmp_path, capsys):
     words = ["train", "--model", str(tmp_path / "policy"), "--dataset", str(tiny_dataset), "--use_cpu", "true"]
     words += ["--output_dir", str(tmp_path / "out"), "--max_steps", "3", "--report_to", "none", "--max_grad_norm", "0"]
     assert main([*words, "--learning_rate", "1e30", "--save_steps", "1"]) == 1
-    assert "is not finite any more, so the model is lost" in capsys.readouterr().err
+    assert f"step 2: the task loss is nan: lower learning_rate, or look for bad samples; go on from {tmp_path}" in (
+        capsys.readouterr().err
+    )
     assert not (tmp_path / "out" / "model.safetensors").exists()
     saved = list((tmp_path / "out").glob("checkpoint-*/model.safetensors"))
     assert [path.parent.name for path in saved] == ["checkpoint-1"]

@@ -29,6 +29,8 @@ def write_checkpoint(folder, step):
     checkpoint.mkdir(parents=True)
     state = {"global_step": step, "epoch": 2.0 * step / STEPS, "max_steps": STEPS}
     (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    for name in ("optimizer.pt", "scheduler.pt"):
+        torch.save({}, checkpoint / name)
     return checkpoint
 
 
@@ -86,10 +88,20 @@ def test_the_newest_checkpoint_is_gone_on_with(run, word):
     assert claim_output(config(run, resume_from_checkpoint=word, max_steps=101)) == str(run / "checkpoint-100")
 
 
-def test_a_checkpoint_that_was_being_written_is_passed_over(run):
-    """Seen to fail without the look for the state."""
-    (run / "checkpoint-100/trainer_state.json").unlink()
+@pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt"])
+def test_a_checkpoint_that_was_being_written_is_passed_over(run, caplog, name):
+    """Seen to fail without the look for the file."""
+    (run / "checkpoint-100" / name).unlink()
     assert claim_output(config(run, resume_from_checkpoint="last", max_steps=101)) == str(run / "checkpoint-20")
+    assert f"passed over: {run}/checkpoint-100 is not whole: {name} is missing" in caplog.text
+
+
+@pytest.mark.parametrize("left", ["run.json", ".in-use", ".saving"])
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path, caplog, left):
+    """So a restart by the same command is not in vain. Seen to fail as "holds no whole checkpoint"."""
+    (tmp_path / left).mkdir() if left == ".saving" else (tmp_path / left).write_text("")
+    assert claim_output(config(tmp_path, resume_from_checkpoint="last")) is None
+    assert "ended before its first checkpoint was whole: it begins anew" in caplog.text
 
 
 def test_going_back_is_allowed_and_what_is_later_named(run, caplog):

@@ -89,7 +89,7 @@ def read(arguments: TrainingArguments, name: str = HISTORY_FILE) -> list[dict[st
 
 def awkward_state() -> DualState:
     saved = DualState(0.7, ["door", "drawer, left", "λ"])
-    saved.constraints["door"] = Constraint(0.1 + 0.2, 1e-300, 7, 1 / 3)
+    saved.constraints["door"] = Constraint(0.1 + 0.2, 1e-300, 7, 3, 1 / 3)
     saved.constraints["λ"] = Constraint(99.99999999999999, -5e-324)
     saved.warned, saved.rounding = True, 1e-14
     return saved
@@ -318,3 +318,21 @@ def test_the_task_loss_of_a_step_is_the_sum_of_its_micro_batches() -> None:
     assert history.take_task_loss().item() == 0.75
     history.add_task_loss(torch.tensor(1.0))
     assert history.take_task_loss().item() == 1.0
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        *({"multiplier": value} for value in (-4.0, math.nan, math.inf, "1", None)),
+        *({"passes_violated": value} for value in (-5, 1.5, True, None)),
+        *({"smoothed": math.nan}, {"drift": -1.0}, {"interval": -5}),
+    ],
+    ids=str,
+)
+def test_a_constraint_that_no_run_has_is_refused(arguments: TrainingArguments, damage: dict[str, Any]) -> None:
+    """In a checkpoint without a manifest. Seen to fail without the check: λ = −4 went on."""
+    saved = DualState().state()
+    saved["attributes"]["constraints"][EVERYTHING] |= damage
+    state = TrainerState(global_step=4, stateful_callbacks={"DualState": saved})
+    with pytest.raises(ValueError, match=r"trainer_state\.json of the checkpoint has a constraint of .* no run has"):
+        DualState().on_train_begin(arguments, state)

@@ -17,7 +17,7 @@ from craft_trainer.training.distribution import (
     require_supported_mode,
     require_whole,
 )
-from craft_trainer.training.guards import require_finite_weights
+from craft_trainer.training.finite import require_finite_run
 from craft_trainer.training.joint import require_possible
 
 
@@ -145,10 +145,11 @@ def test_a_part_of_a_weight_that_is_not_finite_is_seen():
     """DeepSpeed ZeRO 3 leaves the parameter empty and its part beside it. Seen to fail when the parameter is asked."""
     network = nn.Linear(1, 1)
     network.weight.data, network.weight.ds_tensor = torch.empty(0), torch.tensor([1.0])
-    require_finite_weights(network, 1)
+    run = SimpleNamespace(output_dir="none"), SimpleNamespace(global_step=1)
+    require_finite_run(*run, model=network)
     network.weight.ds_tensor[0] = torch.nan
     with pytest.raises(FloatingPointError, match="weight is not finite any more"):
-        require_finite_weights(network, 1)
+        require_finite_run(*run, model=network)
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("DEEPSPEED", torch.bfloat16), ("MULTI_CPU", torch.float32)])
