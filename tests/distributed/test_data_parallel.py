@@ -8,6 +8,7 @@ from comparing import HISTORIES, assert_identical, assert_same_run, assert_same_
 from launch import InProcessError
 
 from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.training.callbacks import LOGGED
 
 pytestmark = pytest.mark.slow
 EXACT = [name for name in DDP_CASES if name != "lm_count_per_process"]
@@ -24,6 +25,19 @@ def test_two_processes_train_as_one_with_twice_the_batch(together, alone, name):
     first, second = together.result(name, 0), together.result(name, 1)
     assert_same_run(one, folder, first, together.folder / name / "0")
     assert_identical(first, second)
+
+
+@pytest.mark.parametrize("name", ["accumulation", "every_second_step", "lm_accumulation"])
+def test_joint_is_separate_without_surgery(together, name):
+    """Under two processes: weights, λ, and L_retain of every pass. Seen to fail with λ = 1 in the sum."""
+    separate, joint = (together.result(f"{backward}_{name}") for backward in ("none", "joint"))
+    assert_same_tensors(separate["weights"], joint["weights"])
+    assert joint["multipliers"] == pytest.approx(separate["multipliers"], rel=2e-6)
+    passes = [[log for log in run["logs"] if LOGGED["retention_loss"] in log] for run in (separate, joint)]
+    assert len(passes[0]) == len(passes[1]) > 1
+    for left, right in zip(*passes, strict=True):
+        shared = [LOGGED["retention_loss"], LOGGED["multiplier"], "loss", "grad_norm"]
+        assert [right[key] for key in shared] == pytest.approx([left[key] for key in shared], rel=1e-5, abs=1e-6)
 
 
 def test_the_processes_never_share_an_anchor(together):
