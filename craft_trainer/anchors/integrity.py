@@ -27,6 +27,7 @@ from craft_trainer.report.reading import (
 BUILD = "`craft-trainer cache build`"
 AGAIN = f"rebuild it with {BUILD}"
 TEXT = Rule("text", lambda value: isinstance(value, str))
+TEXT_OR_NONE = Rule("text or null", lambda value: value is None or isinstance(value, str))
 NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(map(NAME.holds, value)))
 TEACHER: Schema = {"weights": NAME, "path": TEXT, "anchors": integer(1), ANY_KEY: TEXT}
 FEATURE: Schema = {"path": NAME, "pooling": NAME}
@@ -41,7 +42,7 @@ STORAGE: Schema = {
 }
 PROVENANCE: dict[str, Schema] = {
     "teachers": [TEACHER],
-    "data": {"dataset": TEXT, "revision": TEXT, "fingerprint": TEXT, "rows": NAME, "frames": integer(0)},
+    "data": {"dataset": TEXT, "revision": TEXT_OR_NONE, "fingerprint": TEXT, "rows": NAME, "frames": integer(0)},
     "features": ANYTHING,  # there may be none
     "storage": STORAGE,
     "groups": {},

@@ -66,7 +66,7 @@ def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) ->
         ValueError: a file names such a step.
     """
     for file in (folder / name for name in PROCESSOR_FILES):
-        for number, step in enumerate(json_of(file).get("steps", [])):
+        for number, step in enumerate(_steps(file)):
             if "registry_name" not in step:
                 raise ValueError(
                     f"{file}: steps[{number}] names the class {step.get('class')!r}, which would be imported and "
@@ -80,10 +80,18 @@ def load_processors(folder: Path, config: PreTrainedConfig, **overrides: Any) ->
     return processors
 
 
+def _steps(file: Path) -> list[dict[str, Any]]:
+    """The steps in a processor's file, none if there is no file; a ValueError if they are no objects."""
+    steps: Any = json_of(file).get("steps", [])
+    objects = isinstance(steps, list) and all(isinstance(step, dict) for step in steps)
+    if not objects or not all(isinstance(step.get("config", {}), dict) for step in steps):
+        raise ValueError(f"{file}: steps is not a list of objects: save or download it again")
+    return list(steps)
+
+
 def saved_renames(folder: Path) -> dict[str, str]:
     """Read the names that the preprocessor in ``folder`` changes: the data's → the policy's."""
-    steps = json_of(folder / PROCESSOR_FILES[0]).get("steps", [])
-    maps = [step.get("config", {}).get("rename_map", {}) for step in steps]
+    maps = [step.get("config", {}).get("rename_map", {}) for step in _steps(folder / PROCESSOR_FILES[0])]
     return {name: new for renames in maps for name, new in renames.items()}
 
 

@@ -241,7 +241,8 @@ def readable(file: Path) -> Iterator[None]:
     except Exception as error:  # transformers and LeRobot take a file's keys and types for granted
         if isinstance(error, OSError | ImportError):
             raise
-        raise ValueError(f"{file} cannot be read ({error!r}): save or download it again") from error
+        reason = str(error) if isinstance(error, ValueError) else repr(error)
+        raise ValueError(f"{file} cannot be read ({reason}): save or download it again") from error
 
 
 @contextmanager

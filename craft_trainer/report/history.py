@@ -62,12 +62,15 @@ def load_histories(results: Results) -> Trajectory:
 
 def load_history(path: Path) -> History:
     """Read one file; ValueError names the file, the line and the column."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8", errors="replace", newline="") as file:  # what is replaced is no number
         reader = csv.DictReader(file)
-        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        values = [[_number(row[name], path, reader.line_num, name) for name in COLUMNS] for row in reader]
+        try:
+            missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+            if missing:
+                raise ValueError(f"{path}: no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+            values = [[_number(row[name], path, reader.line_num, name) for name in COLUMNS] for row in reader]
+        except csv.Error as error:
+            raise ValueError(f"{path}: line {reader.line_num} is not CSV ({error}); remove it") from error
     if not values:
         raise ValueError(f"{path}: a header and no steps; remove the file to write the report without it")
     history = History(*np.array(values, dtype=np.float64).T)

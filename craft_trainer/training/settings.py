@@ -16,7 +16,7 @@ from craft_trainer.optim.surgery import RULES as SURGERIES
 from craft_trainer.options import json_mapping, option
 from craft_trainer.training.methods import METHODS, Recipe
 
-LARGE = sys.float_info.max
+LARGE = float("inf")  # any finite number
 BELOW_ONE = math.nextafter(1.0, 0.0)
 ABOVE_ZERO = math.ulp(0.0)
 CHOICES: dict[str, Any] = {
@@ -254,7 +254,8 @@ def _require(condition: bool, message: str) -> None:
 
 
 def _within(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool) and low <= value <= high
+    is_number = isinstance(value, float | int) and not isinstance(value, bool)
+    return is_number and low <= value <= high and abs(value) <= sys.float_info.max
 
 
 def _one_of(name: str, value: str, known: Any) -> None:

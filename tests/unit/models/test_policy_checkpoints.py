@@ -63,6 +63,29 @@ def test_weights_of_another_shape_are_not_replaced_by_random_ones(make_twin, kin
         PolicyModel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "written"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "{"),
+        ("config.json", '{"type": "act", "chunk_size": "many"}'),
+        ("config.json", '{"type": "act", "no_such_field": 1}'),
+        ("config.json", '{"type": 5}'),
+        ("policy_preprocessor.json", "[]"),
+        ("policy_preprocessor.json", '{"steps": [{"registry_name": "no_such_step"}]}'),
+        ("policy_preprocessor.json", '{"steps": 5}'),
+        ("model.safetensors", "no tensors"),
+        ("model.safetensors", ""),
+    ],
+)
+def test_a_damaged_file_is_named(tiny_policy, file, written, tmp_path):
+    """Draccus' DecodingError, SafetensorError, KeyError and AttributeError were tracebacks."""
+    tiny_policy().save_pretrained(tmp_path)
+    (tmp_path / file).write_text(written)
+    with pytest.raises((ValueError, FileNotFoundError), match=str(tmp_path)):
+        PolicyModel.from_pretrained(tmp_path)
+
+
 @pytest.mark.parametrize("kind", PI)
 def test_an_older_checkpoint_is_loaded(make_twin, kind, tmp_path):
     """Its names lack the policy's prefix, and its embeddings are those of the head."""

@@ -4,10 +4,13 @@ import json
 import re
 
 import pytest
-from report_inputs import mcq_document, write_json, write_mcq
+from report_inputs import mcq_document, write_demo, write_json, write_mcq, write_rollout, write_run
 
 from craft_trainer.files import checksum
 from craft_trainer.report.choices import load_choices
+from craft_trainer.report.results import load_results
+from craft_trainer.report.rollouts import load_rollout
+from craft_trainer.report.run import load_run
 
 RIGHT_FIRST, WRONG_LAST = ("items", 0), ("items", 9)  # of the first checkpoint
 
@@ -100,3 +103,51 @@ def test_a_file_of_brackets_is_no_json(tmp_path):
     file.write_text("[" * 100_000)
     with pytest.raises(ValueError, match=r"mcq\.json: not JSON"):
         load_choices(file)
+
+
+def test_results_and_rollouts_whose_checksum_does_not_fit_are_refused(tmp_path):
+    """One may be put together by hand, without a checksum. Seen to fail: another seconds.total was accepted."""
+    for file, load, change in (
+        (write_demo(tmp_path / "demo"), load_results, {"seconds": {"total": 1.0}}),
+        (write_rollout(tmp_path / "rollout.json"), load_rollout, {"seed": 9}),
+    ):
+        content = json.loads(file.read_text())
+        write_json(file, content | {"sha256": checksum(content)})
+        assert load(file) == load(write_json(file, content))
+        write_json(file, content | change | {"sha256": checksum(content)})
+        with pytest.raises(ValueError, match=rf"{file}: sha256 does not fit the rest.*again"):
+            load(file)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value", "message"),
+    [
+        ("run.json", "end", "yesterday", "end is 'yesterday', expected an object or null"),
+        ("run.json", "starts", [1], "starts is [1], expected a list of objects"),
+        ("run.json", "provenance", ["x"], "provenance is ['x'], expected an object"),
+        ("run.json", "units", 5, "units is 5, expected a list"),
+        ("trainer_state.json", "log_history", [1], "log_history is [1], expected a list of objects"),
+        (
+            "trainer_state.json",
+            "log_history",
+            [{"step": "x", "loss": 1}],
+            "log_history is [{'loss': 1, 'step': 'x'}], expected a list of objects with numbered",
+        ),
+    ],
+)
+def test_what_a_run_left_is_refused_by_name_if_it_is_damaged(tmp_path, name, key, value, message):
+    """Each was an AttributeError, a TypeError or an error that named no file."""
+    run = write_run(tmp_path / "run")
+    write_json(run / name, json.loads((run / name).read_text()) | {key: value})
+    with pytest.raises(ValueError, match=rf"{name}: {re.escape(message)}.*remove it"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("damage", [b"\xff", b"\0", b'"'])
+def test_a_history_that_is_no_text_is_refused_by_name(tmp_path, damage):
+    """Seen to fail with a UnicodeDecodeError that named no file."""
+    file = write_run(tmp_path / "run") / "lambda_history.csv"
+    content = file.read_bytes()
+    file.write_bytes(content[:100] + damage + content[100:])
+    with pytest.raises(ValueError, match=r"lambda_history\.csv: "):
+        load_run(file.parent)
