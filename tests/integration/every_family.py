@@ -8,6 +8,7 @@ from typing import Any
 import tiny_encoders
 import tiny_lm
 import tiny_shapes
+import tiny_vlm
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -55,6 +56,24 @@ class Pictures(Dataset):
         return {"pixels": self.pixels[index], "label": self.label[index]}
 
 
+class PicturesWithTexts(Dataset):
+    """Texts of one length, each with a picture whose patches are rows beside those of its neighbours."""
+
+    def __init__(self, size=64, seed=1):
+        rows = (tiny_vlm.samples("qwen2_vl", [1], seed=seed * size + row, length=24) for row in range(size))
+        self.rows = list(rows)
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __getitem__(self, index):
+        return self.rows[index]
+
+
+def joined(rows):
+    return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+
+
 def own_module():
     """A ResNet without running statistics, which a training step changes before any gradient does."""
     from torchvision.models.resnet import BasicBlock, ResNet
@@ -98,6 +117,14 @@ FAMILIES = {
         tiny_lm.tiny_llama,
         tiny_lm.TokenTask,
         tiny_lm.collate,
+        ("hidden", "token_kl"),
+        adapted=("q_proj", "v_proj"),
+        task_type="CAUSAL_LM",
+    ),
+    "vision-language model": Family(
+        partial(tiny_vlm.tiny_vlm, "qwen2_vl"),
+        PicturesWithTexts,
+        joined,
         ("hidden", "token_kl"),
         adapted=("q_proj", "v_proj"),
         task_type="CAUSAL_LM",
