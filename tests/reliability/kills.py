@@ -56,7 +56,7 @@ def by_command(folder: Path) -> Train:
     save_tiny_lm(folder / "model")
     save_lines(folder / "new.jsonl", [{"text": f"the answer is {n} yes"} for n in range(16)])
     given = EVERY_STEP | {"model": folder / "model", "dataset": folder / "new.jsonl", "use_cpu": True}
-    given |= {"report_to": "none", "logging_strategy": "no", "anchors": "auto", "retention_batch_size": 4}
+    given |= {"report_to": "none", "logging_strategy": "no"}
 
     def train(output: Path, resumes: bool) -> None:
         more = {"resume_from_checkpoint": "last"} if resumes else {}
