@@ -65,10 +65,10 @@ def auto_anchors(
     if policy.image_keys():
         raise ValueError(
             "anchors: auto has nothing that stands in for the pictures of the old tasks, and a policy that was held on "
-            "copies of the new task's pictures did not learn the new task in full: build a cache of a few old frames "
-            "(`craft-trainer cache build --source dataset --anchors 20 --views 20`), of the policy's own episodes "
-            "(`--source rollouts`) or, if it reads instructions, of new frames under old ones (`--source new_task "
-            "--prompts_file`), and give its folder as anchors"
+            "copies of the new task's pictures did not learn the new task in full: build a cache of the policy's own "
+            "episodes in a simulator (`craft-trainer cache build --source rollouts`), of a few old frames (`--source "
+            "dataset --anchors 20 --views 20`) or, if it reads instructions, of new frames under old ones (`--source "
+            "new_task --prompts_file`), and give its folder as anchors"
         )
     if not policy.can_act:
         raise ValueError(

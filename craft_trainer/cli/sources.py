@@ -21,14 +21,12 @@ OF_SOURCES = {  # options that some sources alone read
     "prompts_file": ("new_task", "statistics"),
     "correlations": ("statistics",),
     "state_width": ("statistics",),
-    "pictures": ("statistics",),
     "tasks": ("rollouts",),
     "env": ("rollouts",),
     "env_options": ("rollouts",),
     "rollout_episodes": ("rollouts",),
     "failed": ("rollouts",),
 }
-PICTURES = ("whole", "mixed", "shuffled", "noise")
 NUM_ENVS = 20  # in which the teacher acts at once
 CORRELATED = 2000  # frames from which correlations are estimated
 
@@ -41,8 +39,8 @@ class SourceArguments:
     source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
     dataset: str | None = option("what sources dataset and new_task read", None)
     new_dataset: str | None = option(
-        "LeRobot dataset of source new_task, where dataset is that of the old tasks; of statistics, where pictures are "
-        "taken from",
+        "LeRobot dataset of source new_task, where dataset is that of the old tasks; of statistics, for a policy with "
+        "cameras: whose colours the noise has that stands in for pictures",
         None,
     )
     prompts_file: str | None = option(
@@ -56,11 +54,6 @@ class SourceArguments:
         None,
     )
     state_width: float = option("of states from statistics: the widest has so many of the policy's deviations", 2.0)
-    pictures: str | None = option(
-        "of states from statistics, for a policy with cameras: pictures of new_dataset as they are (whole, default), "
-        "two of them mixed (mixed), their patches in another order (shuffled), noise with their colours (noise)",
-        None,
-    )
     tasks: list[str] = option(
         "of rollouts: Meta-World v3 task names, in which the teacher acts; with env its own names, by default its "
         "default task",
@@ -91,8 +84,6 @@ class SourceArguments:
         self.source = named_sources(self.source, SOURCES)
         if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
-        if self.pictures not in (None, *PICTURES):
-            raise ValueError(f"pictures is {self.pictures!r}: it must be one of {', '.join(PICTURES)}")
         if self.views and not self.view_noise and not self.view_mix:
             raise ValueError("views without view_noise and view_mix are copies: raise one of them, or drop views")
         for name, sources in OF_SOURCES.items():
@@ -226,21 +217,20 @@ def stand_in_pictures(arguments: SourceArguments, teacher: "PolicyModel", seed: 
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     if not teacher.image_keys():
-        if arguments.pictures is not None:
-            raise ValueError("pictures has no effect: the policy reads none")
         if arguments.new_dataset is not None and "new_task" not in arguments.source:
             raise ValueError(
-                "new_dataset has no effect: source statistics takes pictures from it, the policy reads none"
+                "new_dataset has no effect: source statistics takes the colours of pictures from it, and the policy "
+                "reads none"
             )
         return None
     place = arguments.new_dataset or (arguments.dataset if "new_task" in arguments.source else None)
     if place is None:
         raise ValueError(
-            "source statistics draws states, and the policy reads pictures as well: give a dataset whose pictures "
-            "stand in for them, e.g. that of the new task, by --new_dataset"
+            "source statistics draws states, and the policy reads pictures as well: noise stands in for them, so give "
+            "a dataset whose colours it takes, e.g. that of the new task, by --new_dataset"
         )
     source = FrameSource(PolicyDataset.of(teacher, place))
-    return Pictures(source, teacher.image_keys(), change=arguments.pictures or "whole", seed=seed)
+    return Pictures(source, teacher.image_keys(), seed=seed)
 
 
 SOURCES: Mapping[str, Callable[[SourceArguments, Any, int, int], "AnchorSource"]] = {

@@ -1,9 +1,13 @@
 """The notebook runs from top to bottom, and shows what its text says: forgotten by plain fine-tuning, kept by CRaFT."""
 
 import json
+import shlex
 
 import pytest
+from lm_folders import save_tiny_lm
 from pages import DOCS
+
+from craft_trainer.cli.main import main
 
 NOTEBOOK = DOCS / "notebooks" / "first_steps.ipynb"
 
@@ -21,13 +25,27 @@ def test_it_is_stored_without_outputs(cells):
     assert "".join(code[0]["source"]).startswith("%pip install")
 
 
-def test_plain_fine_tuning_forgets_and_craft_keeps(cells, capsys):
-    """Seen to fail with the anchors left out of the last training."""
-    namespace = {"__name__": "__main__"}
+def run(cells, namespace):
+    """Run the code of ``cells`` as a notebook does: ``!`` begins a command, in which {name} stands for a variable."""
     for number, cell in enumerate(cells):
         source = "".join(cell["source"])
-        if cell["cell_type"] == "code" and not source.startswith("%"):
+        if cell["cell_type"] == "markdown" or source.startswith("%pip "):
+            continue
+        if source.startswith("!"):
+            for line in source.replace("\\\n", " ").splitlines():
+                program, *words = shlex.split(line.removeprefix("!").format(**namespace))
+                assert (program, main(words)) == ("craft-trainer", 0)
+        else:
             exec(compile(source, f"{NOTEBOOK.name}[{number}]", "exec"), namespace)
+
+
+def test_plain_fine_tuning_forgets_and_craft_keeps(cells, tmp_path, monkeypatch, capsys):
+    """Of the policy in full; of the language model with a tiny one under its name. Seen to fail without the anchors."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    save_tiny_lm(tmp_path / "HuggingFaceTB" / "SmolLM2-135M-Instruct")
+    namespace = {"__name__": "__main__"}
+    run(cells, namespace)
     success, old, new = (namespace[name] for name in ("success", "OLD", "NEW"))
     teacher, plain, craft = (success(namespace[name]) for name in ("teacher", "plain", "craft"))
     for word in old:
@@ -36,4 +54,7 @@ def test_plain_fine_tuning_forgets_and_craft_keeps(cells, capsys):
         assert craft[word] >= 48
     assert teacher[new] <= 5
     assert min(plain[new], craft[new]) >= 48
-    assert capsys.readouterr().out.count("'retention_loss'") >= 8
+    told = capsys.readouterr().out
+    assert told.count("'retention_loss'") >= 8
+    assert told.count("lm_craft: ") == 1
+    assert 0 < namespace["moved"]["lm_craft"] < namespace["moved"]["lm_plain"]

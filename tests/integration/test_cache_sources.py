@@ -102,7 +102,6 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "dataset"}, "give it by --dataset"),
         ({"source": "dataset,new_task", "dataset": "org/x"}, "by --new_dataset"),
         ({"source": "statistics", "new_dataset": "DATA"}, "new_dataset has no effect"),
-        ({"source": "statistics", "pictures": "noise"}, "pictures has no effect: the policy reads none"),
         ({"source": "dataset", "dataset": "org/x", "prompts_file": "x"}, "prompts_file has no effect"),
         ({"source": "dataset", "dataset": "org/x", "correlations": "org/x"}, "correlations has no effect"),
         ({"source": "statistics", "dataset": "org/x"}, "dataset has no effect"),
