@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_what_they_disagree_on_is_named_by_both(folder: Path, rank: int) -> None:
-    """And alike they begin. Seen to fail without the comparison: two hang, the others train."""
+    """And alike they begin."""
     alike, *said = (folder / f"said.{rank}").read_text().split("\n")
     assert alike == ""
     for name, text in zip(CASES, said, strict=True):

@@ -43,7 +43,7 @@ class Sent(TrainerCallback):
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("anchored", [True, False])
 def test_the_step_is_finished_and_saved(number, anchored, anchors, whole, tmp_path, capsys):
-    """Although ``save_strategy`` is no. Seen to fail without the callback: nothing is saved, SIGTERM ends pytest."""
+    """Although ``save_strategy`` is no."""
     before = signal.getsignal(number)
     with pytest.raises(NUMBERS[number]) as ended:
         run(tmp_path, anchors if anchored else None, callbacks=[Sent(number, 3)])

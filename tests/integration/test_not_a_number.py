@@ -37,7 +37,7 @@ def anchors(tmp_path_factory):
 @pytest.mark.parametrize("backward", ["separate", "joint"])
 @pytest.mark.parametrize("key", ["x", "y"])
 def test_with_anchors_at_the_step_itself(key, backward, every, anchors, tmp_path):
-    """Seen to fail with the look at the loss left out of ``training_step``, for every=2."""
+    """The look is at the loss itself."""
     options = {"retention_every": every, "surgery": "none", "backward": backward, "update_angle_every": 10}
     config = CraftConfig(output_dir=str(tmp_path), **BASE | options)
     trainer = CraftTrainer(ToyModel(), config, anchors=anchors, train_dataset=bad_task(key))
@@ -70,7 +70,7 @@ class Poisoned(ToyModel):
 @pytest.mark.parametrize("last", [3, 6])
 @pytest.mark.parametrize("anchored", [False, True])
 def test_in_the_gradient_before_the_optimizer_steps(anchored, last, anchors, tmp_path):
-    """At the last step as well. The weights are those before it. Seen to fail without ``_get_grad_norm``."""
+    """At the last step as well. The weights are those before it."""
     options = {"max_steps": last, "save_strategy": "steps", "save_steps": last - 1, "logging_strategy": "no"}
     config = CraftConfig(output_dir=str(tmp_path), **BASE | options | {"retention_every": 50})
     given = {"anchors": anchors} if anchored else {}
@@ -100,7 +100,7 @@ class Overflowed(TrainerCallback):
 
 @pytest.mark.parametrize(("saved", "step"), [({"save_strategy": "steps", "save_steps": 3}, 3), ({}, 6)])
 def test_in_the_optimizer(saved, step, tmp_path):
-    """Before it is saved, and at the end. Seen to fail without the look at its states."""
+    """Before it is saved, and at the end."""
     trainer = plain(tmp_path, **saved)
     trainer.add_callback(Overflowed())
     with pytest.raises(FloatingPointError, match=rf"step {step}: exp_avg_sq of the optimizer is not finite any more"):
@@ -119,7 +119,7 @@ def test_between_two_retention_passes(anchors, tmp_path):
 
 @pytest.mark.parametrize("key", ["x", "y"])
 def test_without_anchors_at_the_step_itself(key, tmp_path):
-    """Seen to fail with Trainer's ``training_step``, whose log says that the loss is 0."""
+    """The look is at the loss itself."""
     trainer = plain(tmp_path, train_dataset=bad_task(key), logging_strategy="no")
     with pytest.raises(FloatingPointError, match=r"step 1: the task loss is nan"):
         trainer.train()

@@ -49,7 +49,7 @@ def test_what_a_run_saves_is_whole_and_nothing_else_is_left(whole):
 
 
 def test_true_takes_the_newest_whole_one(whole, anchors, tmp_path, caplog):
-    """A script's ``resume_from_checkpoint=True``: Trainer takes the newest, whole or not. Seen to fail with it."""
+    """A script's ``resume_from_checkpoint=True``: Trainer takes the newest, whole or not."""
     cut(whole, tmp_path)
     (tmp_path / "checkpoint-3/optimizer.pt").unlink()
     resumed = run(tmp_path, anchors, resume=True, **SAVES)
@@ -60,7 +60,7 @@ def test_true_takes_the_newest_whole_one(whole, anchors, tmp_path, caplog):
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "model.safetensors", "trainer_state.json"])
 def test_a_damaged_one_is_refused_by_name(whole, anchors, tmp_path, name):
-    """Trainer goes on without an optimizer, and with any weights. Seen to fail with its own ``train``."""
+    """Trainer goes on without an optimizer, and with any weights."""
     file = cut(whole, tmp_path, [3]) / "checkpoint-3" / name
     data = file.read_bytes()
     file.write_bytes(data[:-9] + bytes([data[-9] ^ 16]) + data[-8:])
@@ -111,7 +111,7 @@ run(Path(sys.argv[2]), AnchorCache(sys.argv[3]), max_steps=4, save_strategy="ste
 
 @pytest.mark.parametrize(("place", "count"), [("optimizer.pt", 1), ("scheduler.pt", 3)])
 def test_killed_in_the_midst_of_a_save(whole, anchors, tmp_path, place, count):
-    """In the first save the run begins anew, later it goes on. Seen to fail with Trainer's own ``_save_checkpoint``."""
+    """In the first save the run begins anew, later it goes on."""
     command = [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "run"), str(anchors.folder)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([*command, place, str(count)], env=environment, check=False)
@@ -125,7 +125,7 @@ def test_killed_in_the_midst_of_a_save(whole, anchors, tmp_path, place, count):
 
 
 def test_a_model_is_never_half_written(whole, tmp_path, monkeypatch):
-    """Weights that are there stay until the new ones are whole. Seen to fail with Trainer's own ``_save``."""
+    """Weights that are there stay until the new ones are whole."""
     trainer = whole[0]
     trainer.save_model(str(tmp_path / "model"))
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}

@@ -98,7 +98,7 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(run, caplog, name):
 
 @pytest.mark.parametrize("left", ["run.json", ".in-use", ".saving"])
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path, caplog, left):
-    """So a restart by the same command is not in vain. Seen to fail as "holds no whole checkpoint"."""
+    """So a restart by the same command is not in vain."""
     (tmp_path / left).mkdir() if left == ".saving" else (tmp_path / left).write_text("")
     assert claim_output(config(tmp_path, resume_from_checkpoint="last")) is None
     assert "ended before its first checkpoint was whole: it begins anew" in caplog.text

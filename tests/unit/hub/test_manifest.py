@@ -59,7 +59,7 @@ def test_a_checkpoint_is_whole_until_it_is_changed(sealed: Path) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_damage_of_every_file_is_named(sealed: Path, name: str) -> None:
-    """Seen to fail without the digests (flipped), and without the sizes in the message."""
+    """The digests see what is flipped, the sizes the rest."""
     before = (sealed / name).read_bytes()
     for damage in DAMAGES.values():
         for seed in SEEDS:
@@ -91,7 +91,7 @@ def test_a_file_that_would_be_loaded_and_is_not_in_the_manifest(sealed: Path) ->
 @pytest.mark.parametrize("name", ["trainer_state.json", "optimizer.pt", "scheduler.pt", "model.safetensors"])
 @pytest.mark.parametrize("damage", ["emptied", "truncated"])
 def test_without_a_manifest_a_half_written_file_is_named(tmp_path: Path, name: str, damage: str) -> None:
-    """A checkpoint of Trainer's own. Seen to fail for each kind of file without its check."""
+    """A checkpoint of Trainer's own."""
     checkpoint = write(tmp_path)
     require_whole(checkpoint)
     (checkpoint / name).write_bytes(DAMAGES[damage]((checkpoint / name).read_bytes(), 1))

@@ -330,7 +330,7 @@ def test_the_task_loss_of_a_step_is_the_sum_of_its_micro_batches() -> None:
     ids=str,
 )
 def test_a_constraint_that_no_run_has_is_refused(arguments: TrainingArguments, damage: dict[str, Any]) -> None:
-    """In a checkpoint without a manifest. Seen to fail without the check: λ = −4 went on."""
+    """In a checkpoint without a manifest."""
     saved = DualState().state()
     saved["attributes"]["constraints"][EVERYTHING] |= damage
     state = TrainerState(global_step=4, stateful_callbacks={"DualState": saved})
