@@ -183,7 +183,7 @@ def test_nothing_of_this_machine_and_no_markup_of_strangers_is_in_the_card(tmp_p
     cache = build(
         tmp_path / "cache",
         groups=[group] * 50 + ["/other"] * 50,
-        source={"dataset": "/home/somebody/demos + org/demos", "frames": 1000},
+        source={"dataset": "/srv/somebody/demos + org/demos", "frames": 1000},
         teacher_path=r"C:\Users\somebody\seer",
     )
     readme = (cache.folder / "README.md").read_text()
