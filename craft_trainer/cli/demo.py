@@ -52,12 +52,11 @@ def run(arguments: DemoArguments) -> None:
         FINE_TUNING,
         TEACHER,
         Experiment,
-        clear_unfinished,
         collect_results,
         experiment_jobs,
         retention_of,
     )
-    from craft_trainer.suites.jobs import run_jobs
+    from craft_trainer.suites.jobs import clear_unfinished, run_jobs
 
     sources: dict[str, Any] = {"source": split_list(arguments.source)}
     if arguments.views:
@@ -79,9 +78,10 @@ def run(arguments: DemoArguments) -> None:
     folder = Path(arguments.output)
     with in_use(folder):
         claim_folder(folder, json.dumps({**experiment.settings(), "seeds": "any"}, indent=2) + "\n")
-        clear_unfinished(experiment, folder)
+        jobs = experiment_jobs(experiment, folder)
+        clear_unfinished(jobs)
         seconds = run_jobs(
-            experiment_jobs(experiment, folder),
+            jobs,
             main,
             log_dir=folder / "logs",
             num_workers=arguments.workers,

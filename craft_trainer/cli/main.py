@@ -8,6 +8,8 @@ import sys
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import ModuleType
+from typing import Any
 
 from craft_trainer.cli.hints import nearest
 from craft_trainer.version import __version__
@@ -24,6 +26,7 @@ COMMANDS = {
     "mcq-from-demos": "multiple-choice questions about rendered Meta-World frames, answers from the simulator",
     "report": "one page about any number of results and training runs: HTML, Markdown or JSON",
     "demo": "the whole story: record, teacher, anchors, plain and CRaFT fine-tuning, rollouts, report",
+    "suite": "experiments over streams, seeds, methods and budgets: run them unattended, make their tables",
     "dryrun": "three CRaFT steps on a few recorded frames, a check printed for every part",
     "bench": "what a step, an anchor cache and multiple choice cost, beside their floors and other libraries",
     "configs": "the YAML files that the documentation names, into a folder to use and to edit",
@@ -43,6 +46,15 @@ GROUPS = {  # of commands: what a word after it is called, where the modules are
             "pull": "download a cache from the Hub, and check it",
         },
         "craft-trainer cache info --cache outputs/anchors",
+    ),
+    "suite": (
+        "verb",
+        "craft_trainer.cli.suite_",
+        {
+            "run": "run the cells of a suite that have no result yet, and write a raw JSON file for each",
+            "report": "write the tables of a page from raw results",
+        },
+        "craft-trainer suite run metaworld-2 --output outputs/metaworld-2 --jobs 2",
     ),
     "bench": (
         "benchmark",
@@ -113,29 +125,42 @@ def _listed(word: str, noun: str, texts: Mapping[str, str], example: str = "") -
 
 
 def run(command: str, options: Sequence[str]) -> None:
-    """Fill what the ``run`` of a command's module takes with ``options``, and call it.
+    """Fill what the ``run`` of a command's module takes with ``options``, and call it."""
+    if command in GROUPS and (options or HELP)[0] in HELP:
+        noun, _, texts, example = GROUPS[command]
+        print(_listed(f"{command} {noun.upper()}", noun, texts, f" example: {example}"))
+        return
+    module, filled = understood(command, options)
+    with spelled_as_options({name for arguments in filled for name in vars(arguments)}):
+        module.run(*filled)
+
+
+def understood(
+    command: str, options: Sequence[str], *, checks_places: bool = True
+) -> tuple[ModuleType, tuple[Any, ...]]:
+    """Find the module of a command, and what ``options`` make of the arguments of its ``run``.
+
+    ``checks_places`` makes sure that there is something at every place that it reads.
 
     Raises:
         ValueError: a word after the name of a group is none of its own.
     """
     path = "craft_trainer.cli." + command
     if command in GROUPS:
-        noun, beginning, texts, example = GROUPS[command]
-        word, *options = options or HELP
-        if word in HELP:
-            print(_listed(f"{command} {noun.upper()}", noun, texts, f" example: {example}"))
-            return
+        noun, beginning, texts, _ = GROUPS[command]
+        word, *options = options
         if word not in texts:
             raise ValueError(f"no {noun} {word!r}{nearest(word, texts)}; there are {', '.join(texts)}")
         command, path = f"{command} {word}", beginning + word
     from craft_trainer.cli.arguments import parse_all
 
     module = importlib.import_module(path.replace("-", "_"))
+    if hasattr(module, "FIRST_WORD") and options and not options[0].startswith("-"):
+        options = [f"--{module.FIRST_WORD}", *options]
     kinds = [kind for name, kind in inspect.get_annotations(module.run).items() if name != "return"]
-    told = {name: getattr(module, name.upper()) for name in ("shown", "places") if hasattr(module, name.upper())}
-    filled = parse_all(command, module.EXAMPLE, kinds, options, **told)
-    with spelled_as_options({name for arguments in filled for name in vars(arguments)}):
-        module.run(*filled)
+    names = ("shown", "places") if checks_places else ("shown",)
+    told = {name: getattr(module, name.upper()) for name in names if hasattr(module, name.upper())}
+    return module, parse_all(command, module.EXAMPLE, kinds, options, **told)
 
 
 @contextmanager

@@ -114,9 +114,10 @@ def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
 
 
 def counted(task: str, outcomes: Sequence[bool]) -> dict[str, Any]:
-    """Make the row of a task, after a line about it."""
+    """Make the row of a task, after a line about it. Its ``outcomes`` has a 1 or a 0 for every episode."""
     tqdm.write(f"{task}: {sum(outcomes)} of {len(outcomes)}")
-    return {"task": task, "episodes": len(outcomes), "successes": sum(outcomes)}
+    each = "".join("1" if success else "0" for success in outcomes)
+    return {"task": task, "episodes": len(outcomes), "successes": sum(outcomes), "outcomes": each}
 
 
 def image_size_of(policy: "PolicyModel", asked: int | None) -> int | None:

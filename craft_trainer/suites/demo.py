@@ -1,7 +1,6 @@
 """The demo as a graph of commands, and its results: what plain fine-tuning destroys and what CRaFT keeps."""
 
 import json
-import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from craft_trainer.suites.jobs import Job
+from craft_trainer.suites.jobs import Job, command_line
 from craft_trainer.training.run_record import machine
 
 Settings = dict[str, Any]
@@ -93,7 +92,7 @@ def experiment_jobs(experiment: Experiment, folder: Path) -> list[Job]:
     recordings = []
     for data, tasks in ((old, experiment.old), (new, experiment.new)):
         record = {"tasks": ",".join(tasks), "output_dir": data, "episodes": experiment.demonstrations}
-        recordings.append(Job(f"record-{data.name}", _flags("record", record), data))
+        recordings.append(Job(f"record-{data.name}", command_line("record", record), data))
     return recordings + [job for stage in zip(*per_seed, strict=True) for job in stage]
 
 
@@ -107,13 +106,6 @@ def places(sources: Sequence[str], old: str | Path, new: str | Path, tasks: Sequ
     return {name: place for source in sources for name, place in read.get(source, {}).items()}
 
 
-def clear_unfinished(experiment: Experiment, folder: Path) -> None:
-    """Delete the training runs under ``folder`` that an interrupted demo has left unfinished."""
-    for run in (folder / f"seed{seed}" / method for seed in experiment.seeds for method in METHODS):
-        if run.is_dir() and not (run / DONE).is_file():
-            shutil.rmtree(run)
-
-
 def collect_results(experiment: Experiment, folder: Path, seconds: Mapping[str, float]) -> dict[str, Any]:
     """The contents of results.json from the rollout files under ``folder``."""
     rows: list[Row] = []
@@ -121,7 +113,8 @@ def collect_results(experiment: Experiment, folder: Path, seconds: Mapping[str, 
         for method in METHODS:
             rolled = json.loads((folder / f"seed{seed}" / f"rollout-{method}.json").read_text())
             rows += [
-                {"seed": seed, "method": method, "group": "old" if row["task"] in experiment.old else "new", **row}
+                {"seed": seed, "method": method, "group": "old" if row["task"] in experiment.old else "new"}
+                | {key: row[key] for key in ("task", "episodes", "successes")}
                 for row in rolled["rows"]
             ]
     return {
@@ -154,8 +147,8 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
     train, cached = f"seed{seed}-teacher", f"seed{seed}-anchors"
     start = {"model": teacher, "dataset": new, "seed": seed}
     fine_tune = {
-        "plain": _flags("train", experiment.fine_tuning, start | {"output_dir": folder / "plain"}),
-        "craft": _flags(
+        "plain": command_line("train", experiment.fine_tuning, start | {"output_dir": folder / "plain"}),
+        "craft": command_line(
             "train",
             experiment.fine_tuning | experiment.retention,
             start | {"output_dir": folder / "craft", "anchors": anchors},
@@ -167,24 +160,26 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
     return [
         Job(
             train,
-            _flags("train", experiment.teacher, {"dataset": old, "output_dir": teacher, "seed": seed}),
+            command_line("train", experiment.teacher, {"dataset": old, "output_dir": teacher, "seed": seed}),
             teacher / DONE,
             ("record-old",),
+            teacher,
         ),
-        Job(cached, ("cache", *_flags("build", cache, experiment.sources)), anchors, (train, "record-new")),
+        Job(cached, command_line("cache", "build", cache, experiment.sources), anchors, (train, "record-new")),
         *(
             Job(
                 f"seed{seed}-{method}",
                 argv,
                 folder / method / DONE,
                 (train, "record-new", *([cached] if method == "craft" else [])),
+                folder / method,
             )
             for method, argv in sorted(fine_tune.items())
         ),
         *(
             Job(
                 f"seed{seed}-rollout-{method}",
-                _flags("rollout", {"policy": folder / method, **rollout, "output": result}),
+                command_line("rollout", {"policy": folder / method, **rollout, "output": result}),
                 result,
                 (f"seed{seed}-{method}",),
             )
@@ -192,12 +187,3 @@ def _seed_jobs(experiment: Experiment, seed: int, folder: Path, old: Path, new: 
             for result in [folder / f"rollout-{method}.json"]
         ),
     ]
-
-
-def _flags(command: str, *settings: Mapping[str, Any]) -> tuple[str, ...]:
-    """A command line: ``--key value`` for every setting; lists become several words, mappings JSON."""
-    words = [command]
-    for key, value in (item for mapping in settings for item in mapping.items()):
-        values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-        words += [f"--{key}", *map(str, values)]
-    return tuple(words)

@@ -199,7 +199,7 @@ def test_rollout_counts_what_lerobot_counts(trained, evaluated, tmp_path):
     _, student = trained("metaworld")
     given = {"policy": student, "env": "metaworld", "tasks": "button-press-v3", "episodes": 1, "max_steps": 3}
     rolled = rolled_out(tmp_path / "rollout.json", **given)
-    assert rolled["rows"] == [{"task": "button-press-v3", "episodes": 1, "successes": 0}]
+    assert rolled["rows"] == [{"task": "button-press-v3", "episodes": 1, "successes": 0, "outcomes": "0"}]
     (episode,) = rolled["per_episode"]
     assert evaluated["per_task"][0]["metrics"]["sum_rewards"] == [episode["sum_reward"]]
     assert episode["sum_reward"] > 0
@@ -296,7 +296,10 @@ def test_the_command_lerobot_eval_runs_our_checkpoint(trained, tmp_path):
     theirs = json.loads((tmp_path / "eval/eval_info.json").read_text())["per_task"][0]["metrics"]
     given = {"policy": student, "env": "pusht", "env_options": '{"episode_length": 6}', "episodes": 2, "seed": 7}
     ours = rolled_out(tmp_path / "rollout.json", **given)
-    assert ours["rows"] == [{"task": "PushT-v0", "episodes": 2, "successes": sum(theirs["successes"])}]
+    each = "".join(str(int(success)) for success in theirs["successes"])
+    assert ours["rows"] == [
+        {"task": "PushT-v0", "episodes": 2, "successes": sum(theirs["successes"]), "outcomes": each}
+    ]
     assert [episode["sum_reward"] for episode in ours["per_episode"]] == theirs["sum_rewards"]
     assert [episode["seed"] for episode in ours["per_episode"]] == [7, 8]
 
@@ -309,7 +312,7 @@ def test_an_aloha_policy_acts_in_lerobots_aloha(tmp_path, rendering):
     renamed = {"rename": json.dumps({"observation.images.top": "observation.images.front"})}
     given = {"policy": tmp_path / "policy", "env": "aloha", "episodes": 1, "max_steps": 2}
     rows = rolled_out(tmp_path / "rollout.json", **given, **renamed)["rows"]
-    assert rows == [{"task": "AlohaInsertion-v0", "episodes": 1, "successes": 0}]
+    assert rows == [{"task": "AlohaInsertion-v0", "episodes": 1, "successes": 0, "outcomes": "0"}]
 
 
 def make_aloha_policy():

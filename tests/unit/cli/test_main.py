@@ -13,8 +13,10 @@ from craft_trainer import __version__
 from craft_trainer.cli.main import COMMANDS, GROUPS, TRACEBACK_VARIABLE, main
 
 VERBS, BENCHMARKS = (GROUPS[name][2] for name in ("cache", "bench"))
+OF_SUITES = GROUPS["suite"][2]
 UNDERSCORES = str.maketrans(" -", "__")
-WHOLE_COMMANDS = [name for name in COMMANDS if name not in ("cache", "bench")] + [f"cache {verb}" for verb in VERBS]
+WHOLE_COMMANDS = [name for name in COMMANDS if name not in GROUPS] + [f"cache {verb}" for verb in VERBS]
+WHOLE_COMMANDS += [f"suite {verb}" for verb in OF_SUITES]
 
 
 def test_info_runs_and_names_versions(capsys: pytest.CaptureFixture[str]) -> None:

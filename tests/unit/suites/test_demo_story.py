@@ -20,13 +20,12 @@ from craft_trainer.suites.demo import (
     TEACHER,
     Experiment,
     Settings,
-    clear_unfinished,
     collect_results,
     experiment_jobs,
     retention_of,
     summarize,
 )
-from craft_trainer.suites.jobs import Job
+from craft_trainer.suites.jobs import Job, clear_unfinished
 
 STORY = Experiment(
     old=("push-v3", "door-open-v3"),
@@ -155,7 +154,7 @@ def test_only_training_runs_that_did_not_finish_are_deleted(tmp_path: Path) -> N
     for name in kept | {"seed0/plain/model.safetensors", "seed7/craft/checkpoint-5/model.safetensors"}:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("")
-    clear_unfinished(STORY, tmp_path)
+    clear_unfinished(experiment_jobs(STORY, tmp_path))
     assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()} == kept
 
 

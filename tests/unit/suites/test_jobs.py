@@ -1,10 +1,12 @@
 """Job graphs run by real worker processes; the commands append to a file, so their order can be read."""
 
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import psutil
 import pytest
 
 from craft_trainer.suites.jobs import LOG_TAIL_LINES, Job, run_jobs
@@ -46,7 +48,7 @@ def test_a_job_runs_after_those_it_needs_and_else_in_the_order_given(tmp_path: P
     # one worker: what is ready first in the list runs first
     assert started(tmp_path) == ["first", "right", "left", "last", "alone"]
     assert set(seconds) == set(graph) | {"total"}
-    assert all(0.05 <= value < 60 for value in seconds.values())
+    assert all(0.05 <= value < 600 for value in seconds.values())
     assert seconds["total"] >= sum(seconds[name] for name in graph)  # one worker
     # every job has its log, every worker one thread, and the caller's own setting is back
     assert "line 29 of left" in (tmp_path / "logs" / "left.log").read_text()
@@ -88,6 +90,55 @@ def test_a_job_that_raises_stops_the_graph_and_leaves_its_traceback_in_its_log(t
 def test_a_job_that_waits_for_none_that_is_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="never be done"):
         run_jobs(make_jobs(tmp_path, {"only": ("typo",)}), touch, log_dir=tmp_path / "logs", num_workers=1)
+
+
+def fail_or_touch(argv: Sequence[str]) -> int:
+    return 3 if argv[0].endswith("bad") else touch(argv)
+
+
+def test_others_run_on_after_a_failure_if_that_is_asked_for_and_each_end_is_told(tmp_path: Path) -> None:
+    jobs = make_jobs(tmp_path, {"bad": (), "after": ("bad",), "good": (), "last": ("good",)})
+    told: list[set[str]] = []
+    with pytest.raises(RuntimeError, match="bad ended with status 3"):
+        run_jobs(
+            jobs,
+            fail_or_touch,
+            log_dir=tmp_path / "logs",
+            num_workers=1,
+            keeps_going=True,
+            on_done=lambda done, seconds: told.append(set(done) & ({*seconds} | {"good", "last"})),
+        )
+    assert started(tmp_path) == ["good", "last"]
+    assert told == [set(), {"good"}, {"good", "last"}]
+
+
+def run_forever(argv: Sequence[str]) -> int:
+    Path(argv[0]).touch()
+    time.sleep(600)
+    return 0
+
+
+def test_a_job_ends_with_a_killed_parent(tmp_path: Path) -> None:
+    """Or it would write on while the next call begins anew. Seen to fail without the thread that watches."""
+    job = Job("long", (str(tmp_path / "pid"),), tmp_path / "never")
+    parent = multiprocessing.get_context("spawn").Process(target=_run_alone, args=(job, tmp_path))
+    parent.start()
+    child = None
+    for _ in range(6000):
+        found = [one for one in psutil.Process(parent.pid).children(recursive=True) if one.is_running()]
+        if (tmp_path / "pid").exists():
+            child = found
+            break
+        time.sleep(0.05)
+    parent.kill()
+    parent.join()
+    assert child
+    _, alive = psutil.wait_procs(child, timeout=60)
+    assert alive == []
+
+
+def _run_alone(job: Job, folder: Path) -> None:
+    run_jobs([job], run_forever, log_dir=folder / "logs", num_workers=1)
 
 
 def stop_or_sleep(argv: Sequence[str]) -> int:

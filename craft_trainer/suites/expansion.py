@@ -1,0 +1,181 @@
+"""The commands of a suite's cells: what each refers to is in its place, and cells that agree share their outputs."""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from craft_trainer.suites.jobs import command_line
+from craft_trainer.suites.suite import OF_A_METHOD, Cell, Suite, known
+
+REFERENCE = re.compile(r"\{(\w+?)(-1)?(?:\|(\w+))?\}")  # {name}; {name-1|first}: of the stage before, before all first
+JSON_FILE = ("rollout", "mcq")  # what they write by --output; the others make a folder by --output_dir
+WRITTEN_LAST = {"train": "trainer_state.json", "merge": "merge.json"}  # in folders that do not appear whole
+
+
+class Step(NamedTuple):
+    """One command of a cell.
+
+    Attributes:
+        label: of the command in the suite.
+        argv: its words.
+        output: the file or folder that it writes.
+        result: a path that exists once it has ended well.
+        after: the outputs of the commands that it reads from.
+        axes: of what its words depend on: stream, seed, budget, method.
+    """
+
+    label: str
+    argv: tuple[str, ...]
+    output: Path
+    result: Path
+    after: tuple[Path, ...]
+    axes: frozenset[str]
+
+
+def cells(suite: Suite) -> list[Cell]:
+    """List every cell, method by method as the file has them, so that the first methods are finished first.
+
+    Raises:
+        ValueError: a method says something without effect, or a command refers to what is not there.
+    """
+    return [cell for method in suite.methods for cell in _cells_of(suite, method)]
+
+
+def _cells_of(suite: Suite, method: str) -> Iterator[Cell]:
+    changes, place = suite.methods[method], f"{suite.name}: methods: {method}"
+    streams, seeds = changes.get("streams", list(suite.streams)), changes.get("seeds", suite.seeds)
+    budgets = changes.get("budgets", suite.budgets)
+    steps = expand(suite, Cell(streams[0], method, budgets[0] if budgets else None, seeds[0]), Path())
+    reached = {step.label for step in steps}
+    for label in changes:
+        if label not in OF_A_METHOD and label not in reached:
+            raise ValueError(f"{place} changes {label}, which none of its commands needs")
+    has_budget = any("budget" in step.axes for step in steps)
+    if "budgets" in changes and not has_budget:
+        raise ValueError(f"{place} has budgets, but no command of it refers to {{budget}}")
+    for budget in budgets if has_budget else [None]:
+        for seed in seeds:
+            for stream in streams:
+                yield Cell(stream, method, budget, seed)
+
+
+def expand(suite: Suite, cell: Cell, root: Path) -> list[Step]:
+    """List the commands of one cell with outputs under ``root``, each behind those whose output it reads.
+
+    Raises:
+        ValueError: an option refers to what is not there.
+    """
+    expansion = _Expansion(suite, cell, root)
+    for label in suite.evaluations:
+        for index in expansion.stages(label):
+            expansion.step(label, index)
+    return list(expansion.steps.values())
+
+
+@dataclass
+class _Place:
+    """Where a reference stands, and what was found by the references of its command."""
+
+    command: str
+    key: str
+    index: int | None  # the stage
+    axes: set[str] = field(default_factory=set)
+    read: list[Step] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.command}: {self.key}"
+
+
+class _Expansion:
+    def __init__(self, suite: Suite, cell: Cell, root: Path) -> None:
+        self.suite, self.cell, self.root = suite, cell, root
+        self.changes = suite.methods[cell.method]
+        self.stream = suite.streams[cell.stream]
+        self.steps: dict[tuple[str, int | None], Step] = {}
+
+    def stages(self, label: str) -> Sequence[int | None]:
+        """Number the stages of the command ``label``; None stands for a command that is not repeated."""
+        key = self.suite.commands[label].get("each")
+        if key is None:
+            return [None]
+        known(f"{self.suite.name}: commands: {label}: each", [key], self.stream)
+        return range(len(self.stream[key]))
+
+    def step(self, label: str, index: int | None) -> Step:
+        """Make the command ``label`` of a stage, after those that it needs."""
+        if (label, index) in self.steps:
+            return self.steps[label, index]
+        settings = {**self.suite.commands[label], **self.changes.get(label, {})}
+        command, key = settings.pop("run"), settings.pop("each", None)
+        place = _Place(f"{self.suite.name}: commands: {label}", "", index)
+        item = None if index is None else self.stream[key][index]
+        filled = {}
+        for place.key, value in settings.items():
+            if value is not None:  # a method takes a setting back by null
+                filled[place.key] = self._filled(place, value, item)
+        axes = place.axes | {axis for step in place.read for axis in step.axes}
+        axes |= {"method"} if label in self.changes else set()
+        made = self._made(label, command, filled, axes, place)
+        self.steps[label, index] = made
+        return made
+
+    def _made(self, label: str, command: str, filled: dict[str, Any], axes: set[str], place: _Place) -> Step:
+        stage = "" if place.index is None else str(place.index + 1)
+        output = self.root.joinpath(*self._folders(axes), label + stage)
+        option = "output_dir"
+        if command in JSON_FILE:
+            option, output = "output", output.with_name(f"{output.name}.json")
+        last = WRITTEN_LAST.get(command)
+        return Step(
+            label=label,
+            argv=command_line(*command.split(), filled | {option: output}),
+            output=output,
+            result=output if last is None else output / last,
+            after=tuple(dict.fromkeys(step.output for step in place.read)),
+            axes=frozenset(axes),
+        )
+
+    def _folders(self, axes: set[str]) -> list[str]:
+        """Choose where a command that depends on ``axes`` writes: cells that agree in these share its output."""
+        folders = {"stream": self.cell.stream, "seed": f"seed{self.cell.seed}"}
+        found = [folder for axis, folder in folders.items() if axis in axes]
+        if "method" in axes:
+            variant = replace(self.cell, budget=self.cell.budget if "budget" in axes else None).variant
+            return [*found, variant]
+        return [*found, f"budget{self.cell.budget}"] if "budget" in axes else found
+
+    def _filled(self, place: _Place, value: Any, item: Any) -> Any:
+        """Put what ``value`` refers to in its place, and note in ``place`` what that was."""
+        if isinstance(value, list):
+            parts = [self._filled(place, part, item) for part in value]
+            return [one for part in parts for one in (part if isinstance(part, list) else [part])]
+        found = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        if found is None:
+            return value
+        name, index = found[1], place.index
+        if found[2]:
+            if index is None:
+                raise ValueError(f"{place}: {value} is of the stage before, but nothing is repeated here: say each")
+            if index == 0 and found[3] is None:
+                raise ValueError(f"{place}: there is no stage before the first: say {{{name}-1|…}}")
+            name, index = (found[3], 0) if index == 0 else (name, index - 1)
+        if name in self.suite.commands:
+            return self._output(place, name, index)
+        values = {"seed": self.cell.seed, "budget": self.cell.budget, "item": item, **self.stream}
+        known(str(place), [name], [*values, *self.suite.commands])
+        if values[name] is None:
+            needed = {"item": "each in its command", "budget": "budgets in the suite"}
+            raise ValueError(f"{place}: {value} has no value: it needs {needed.get(name, 'one in the stream')}")
+        place.axes.add(name if name in ("seed", "budget") else "stream")
+        return values[name]
+
+    def _output(self, place: _Place, label: str, index: int | None) -> Path:
+        """Find what the command ``label`` writes, in the stage ``index`` where it is repeated."""
+        is_repeated = "each" in self.suite.commands[label]
+        if is_repeated and index is None:
+            raise ValueError(f"{place}: {label} is repeated, and this command is not: say each")
+        step = self.step(label, index if is_repeated else None)
+        place.read.append(step)
+        return step.output

@@ -1,0 +1,183 @@
+"""Run the cells of a suite: finished ones never again, and a raw JSON file for each that is new."""
+
+import json
+import subprocess
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from craft_trainer.files import CHECKSUM, checked, write_json
+from craft_trainer.suites.expansion import Step, expand
+from craft_trainer.suites.jobs import Execute, Job, clear_unfinished, run_jobs
+from craft_trainer.suites.suite import Cell, Suite
+from craft_trainer.training.run_record import machine
+
+SCHEMA = 1
+COMMANDS_FILE = "commands.json"
+Raw = dict[str, Any]
+
+
+class Work(NamedTuple):
+    """A cell, what it would run, and where its raw result goes."""
+
+    cell: Cell
+    steps: Sequence[Step]
+    commands: Sequence[Sequence[str]]  # with outputs relative to the working folder
+    raw: Path
+
+
+def raw_path(raw: Path, suite: Suite, cell: Cell) -> Path:
+    """Where the raw result of a cell is, in the folder ``raw`` of all suites."""
+    return raw / suite.name / f"{cell.name}.json"
+
+
+def open_work(suite: Suite, cells: Sequence[Cell], folder: Path, raw: Path) -> list[Work]:
+    """List the cells that have no raw result yet.
+
+    Raises:
+        ValueError: a raw result was made by other commands than the suite has for its cell now.
+    """
+    found = []
+    for cell in cells:
+        commands = [list(step.argv) for step in expand(suite, cell, Path())]
+        path = raw_path(raw, suite, cell)
+        if not path.is_file():
+            found.append(Work(cell, expand(suite, cell, folder), commands, path))
+        elif (made := json.loads(path.read_text("utf-8"))["commands"]) != commands:
+            raise ValueError(
+                f"{path} was made by other settings ({_difference(made, commands)}): raw results stay as they are, so "
+                f"give the changed method {cell.method}, or the changed suite, a new name"
+            )
+    return found
+
+
+def jobs_of(work: Sequence[Work], folder: Path) -> list[Job]:
+    """List the commands of all cells, each once."""
+    names = {step.output: _name(step, folder) for one in work for step in one.steps}
+    jobs: dict[str, Job] = {}
+    for step in (step for one in work for step in one.steps):
+        is_filled = step.result != step.output
+        after = tuple(names[output] for output in step.after)
+        job = Job(names[step.output], step.argv, step.result, after, step.output if is_filled else None)
+        if jobs.setdefault(job.name, job) != job:
+            raise ValueError(f"{job.name} stands for two commands: rename a stream, a method or a command")
+    return list(jobs.values())
+
+
+def run_work(
+    suite: Suite, work: Sequence[Work], folder: Path, *, execute: Execute, num_workers: int, preload: Sequence[str] = ()
+) -> None:
+    """Run what ``work`` needs in ``folder``, and write the raw result of every cell as soon as it is whole.
+
+    Raises:
+        ValueError: the folder was begun by another commit or by other commands.
+        RuntimeError: commands failed, after all others have run that do not need them.
+    """
+    jobs, code = jobs_of(work, folder), commit()
+    _claim(folder, {"commit": code, "commands": {job.name: list(job.argv) for job in jobs}})
+    clear_unfinished(jobs)
+
+    def write_whole(done: Collection[str], seconds: Mapping[str, float]) -> None:
+        for one in work:
+            names = {_name(step, folder): step for step in one.steps}
+            if not one.raw.exists() and names.keys() <= set(done):
+                took = {step.output.stem: round(seconds[name], 1) for name, step in names.items() if name in seconds}
+                write_json(one.raw, checked(_raw(suite, one, code, took)))
+
+    run_jobs(
+        jobs,
+        execute,
+        log_dir=folder / "logs",
+        num_workers=num_workers,
+        preload=preload,
+        keeps_going=True,
+        on_done=write_whole,
+    )
+
+
+def commit() -> str | None:
+    """The commit of this package's checkout, with ``+`` behind it where files differ; None where there is none."""
+    package = Path(__file__).parents[1]
+    try:
+        _git(package, "ls-files", "--error-unmatch", __file__)  # or the repository is that of an environment's owner
+        found, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", ".")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return f"{found}+" if changes else found
+
+
+def _git(folder: Path, *words: str) -> str:
+    ran = subprocess.run(["git", "-C", str(folder), *words], capture_output=True, text=True, check=True)
+    return ran.stdout.strip()
+
+
+def _raw(suite: Suite, work: Work, code: str | None, seconds: Mapping[str, float]) -> Raw:
+    cell = work.cell
+    evaluations = {step.output.stem: _read(step) for step in work.steps if step.label in suite.evaluations}
+    return {
+        "schema": SCHEMA,
+        "suite": suite.name,
+        "stream": cell.stream,
+        "tasks": suite.streams[cell.stream],
+        "method": cell.variant,
+        "label": suite.methods[cell.method].get("label", cell.method),
+        "budget": cell.budget,
+        "seed": cell.seed,
+        "commit": code,
+        "machine": machine(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seconds": dict(seconds),
+        "evaluations": evaluations,
+        "commands": work.commands,
+    }
+
+
+def _read(step: Step) -> Raw:
+    """What is kept of the result of one evaluation."""
+    content = json.loads(step.result.read_text("utf-8"))
+    if step.argv[0] == "rollout":
+        return {"max_steps": content["max_steps"], "rows": content["rows"]}
+    if step.argv[0] == "mcq":
+        return {key: value for key, value in content.items() if key not in ("items", "compare", CHECKSUM)}
+    return {"eval_loss": [entry["eval_loss"] for entry in content["log_history"] if "eval_loss" in entry]}
+
+
+def _claim(folder: Path, mine: Raw) -> None:
+    """Note in ``folder`` what its outputs are made by; refuse it where another commit or other commands made them."""
+    file = folder / COMMANDS_FILE
+    if file.is_file():
+        found = json.loads(file.read_text("utf-8"))
+        if found["commit"] != mine["commit"]:
+            raise ValueError(
+                f"{folder} was begun by commit {found['commit']} of this package, and this is {mine['commit']}: go on "
+                "with that one, or choose another --output"
+            )
+        for name, argv in mine["commands"].items():
+            before = found["commands"].get(name, argv)
+            if before != argv:
+                raise ValueError(
+                    f"{folder}: {name} had other settings ({_difference([before], [argv])}): choose another --output"
+                )
+        mine["commands"] = found["commands"] | mine["commands"]
+    write_json(file, mine)
+
+
+def _difference(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:
+    """Name the first words in which two lists of commands differ."""
+    for one, other in zip(before, now, strict=False):
+        if one != other:
+            return f"then {' '.join(_only(one, other))}, now {' '.join(_only(other, one))}"
+    return f"{len(before)} commands then, {len(now)} now"
+
+
+def _only(words: Sequence[str], others: Sequence[str]) -> list[str]:
+    """The options of ``words`` that ``others`` does not have in the same way."""
+    options = " ".join(words).split(" --")
+    theirs = " ".join(others).split(" --")
+    return [f"--{option}" for option in options if option not in theirs] or ["nothing"]
+
+
+def _name(step: Step, folder: Path) -> str:
+    """The name of a step's job and log: the place of its output in ``folder``."""
+    return "-".join(step.output.relative_to(folder).with_suffix("").parts)

@@ -1,0 +1,113 @@
+"""A suite: streams, seeds, methods and budgets, and the commands that make a cell of each combination."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Settings = Mapping[str, Any]
+
+KEYS = ("streams", "seeds", "budgets", "blocks", "commands", "evaluations", "methods")
+OPTIONAL = ("budgets", "blocks")
+OF_A_METHOD = ("label", "streams", "seeds", "budgets")  # beside the commands that it changes
+AXES = ("stream", "seed", "budget", "item")
+EVALUATES = ("rollout", "mcq", "train")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One method on one stream with one seed; ``budget`` is None where the method has none."""
+
+    stream: str
+    method: str
+    budget: int | None
+    seed: int
+
+    @property
+    def variant(self) -> str:
+        """Method and budget in one word."""
+        return self.method if self.budget is None else f"{self.method}-{self.budget}"
+
+    @property
+    def name(self) -> str:
+        """Unique within a suite, and the place of its raw file."""
+        return f"{self.stream}/{self.variant}/seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What a YAML file of a suite says.
+
+    Attributes:
+        name: its own.
+        streams: what each stream is: keys of its own, which commands refer to.
+        seeds: of every method that does not say others.
+        commands: by label: ``run``, ``each``, and the options.
+        evaluations: labels of the commands whose results are kept.
+        methods: by name: what each changes in which command.
+        budgets: of every method whose commands refer to {budget} and that does not say others.
+    """
+
+    name: str
+    streams: Mapping[str, Settings]
+    seeds: Sequence[int]
+    commands: Mapping[str, Settings]
+    evaluations: Sequence[str]
+    methods: Mapping[str, Settings]
+    budgets: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, name: str, content: Settings) -> "Suite":
+        """Check the ``content`` of a file; ``blocks`` is a place for YAML anchors, and says nothing by itself.
+
+        Raises:
+            ValueError: a key is missing or unknown, or names what is not there.
+        """
+        known(name, content, KEYS)
+        missing = [key for key in KEYS if key not in (*content, *OPTIONAL)]
+        if missing:
+            raise ValueError(f"{name}: {', '.join(missing)} missing")
+        suite = cls(name, **{key: value for key, value in content.items() if key != "blocks"})
+        for key in ("streams", "commands", "methods"):
+            for entry, value in getattr(suite, key).items():
+                if not isinstance(value, dict):
+                    raise ValueError(f"{name}: {key}: {entry} is {value!r}: expected `key: value` lines")
+        for key in ("seeds", "budgets"):
+            whole_numbers(f"{name}: {key}", getattr(suite, key))
+        suite._check_commands()
+        suite._check_methods()
+        return suite
+
+    def _check_commands(self) -> None:
+        for label, command in self.commands.items():
+            if "run" not in command:
+                raise ValueError(f"{self.name}: commands: {label} does not say what to run, e.g. run: train")
+            for stream, keys in self.streams.items():
+                if label in (*keys, *AXES):
+                    raise ValueError(f"{self.name}: commands: {label} is also a key of streams: {stream}: rename one")
+        known(f"{self.name}: evaluations", self.evaluations, self.commands)
+        for label in self.evaluations:
+            if self.commands[label]["run"] not in EVALUATES:
+                raise ValueError(f"{self.name}: evaluations: {label} runs none of {', '.join(EVALUATES)}")
+
+    def _check_methods(self) -> None:
+        for method, changes in self.methods.items():
+            place = f"{self.name}: methods: {method}"
+            known(place, changes, [*OF_A_METHOD, *self.commands])
+            known(f"{place}: streams", changes.get("streams", ()), self.streams)
+            for key in ("seeds", "budgets"):
+                whole_numbers(f"{place}: {key}", changes.get(key, ()))
+
+
+def known(place: str, names: Iterable[str], among: Iterable[str]) -> None:
+    """Refuse, by a ValueError, the first of ``names`` that is not ``among`` those that there are."""
+    listed = list(among)
+    for name in names:
+        if name not in listed:
+            raise ValueError(f"{place}: {name!r} is none of {', '.join(listed)}")
+
+
+def whole_numbers(place: str, values: Any) -> None:
+    """Refuse, by a ValueError, what is no list of whole numbers from 0 on, none of them twice."""
+    is_list = isinstance(values, list | tuple) and all(type(value) is int and value >= 0 for value in values)
+    if not is_list or len(set(values)) < len(values):
+        raise ValueError(f"{place} is {values!r}: expected a list of whole numbers from 0 on, none twice")

@@ -1,0 +1,89 @@
+"""Cells that run, by a command that writes files instead of training: raw results, a second call, refusals."""
+
+import json
+from copy import deepcopy
+
+import pytest
+from pretending import pretend
+from test_suite import STORY
+
+from craft_trainer.suites import running
+from craft_trainer.suites.expansion import cells
+from craft_trainer.suites.running import open_work, run_work
+from craft_trainer.suites.suite import Suite
+
+
+def suite_of(**methods):
+    content = deepcopy(STORY) | {"streams": {"one": STORY["streams"]["one"]}, "seeds": [0], "budgets": [20]}
+    return Suite.of("story", content | {"methods": methods or {"plain": {}, "craft": STORY["methods"]["replay"]}})
+
+
+def go(suite, tmp_path):
+    folder, raw = tmp_path / "work", tmp_path / "raw"
+    work = open_work(suite, cells(suite), folder, raw)
+    run_work(suite, work, folder, execute=pretend, num_workers=2)
+    return {path.relative_to(raw).as_posix(): json.loads(path.read_text()) for path in sorted(raw.rglob("*.json"))}
+
+
+def ran(tmp_path):
+    return (tmp_path / "work/ran").read_text().splitlines()
+
+
+def test_every_cell_leaves_one_raw_file_with_what_decides_it(tmp_path):
+    found = go(suite_of(), tmp_path)
+    assert list(found) == ["story/one/craft-20/seed0.json", "story/one/plain/seed0.json"]
+    raw = found["story/one/craft-20/seed0.json"]
+    assert (raw["suite"], raw["stream"], raw["method"], raw["budget"], raw["seed"]) == (
+        "story",
+        "one",
+        "craft-20",
+        20,
+        0,
+    )
+    assert raw["tasks"] == STORY["streams"]["one"]
+    assert raw["evaluations"]["score"]["rows"][0]["outcomes"] == "10"
+    assert raw["machine"]["versions"]["torch"]
+    assert set(raw["seconds"]) == {"old_data", "teacher", "new_data", "anchors", "student", "score"}
+    assert not any(str(tmp_path) in word for argv in raw["commands"] for word in argv)
+    assert len(ran(tmp_path)) == 3 + 1 + 2 + 2  # data twice, teacher; anchors; two students, two scores
+
+
+def test_a_finished_cell_is_never_run_again_and_an_unfinished_one_goes_on(tmp_path):
+    go(suite_of(), tmp_path)
+    before = ran(tmp_path)
+    assert open_work(suite_of(), cells(suite_of()), tmp_path / "work", tmp_path / "raw") == []
+    (tmp_path / "raw/story/one/plain/seed0.json").unlink()  # ended between the last command and its raw file
+    assert len(go(suite_of(), tmp_path)) == 2
+    assert ran(tmp_path) == before
+    (tmp_path / "raw/story/one/plain/seed0.json").unlink()
+    (tmp_path / "work/one/seed0/score.json").unlink()
+    (tmp_path / "work/one/seed0/student/trainer_state.json").unlink()  # killed while it trained
+    assert len(go(suite_of(), tmp_path)) == 2
+    assert [line.split()[0] for line in ran(tmp_path)[len(before) :]] == ["train", "rollout"]
+
+
+def test_a_cell_whose_settings_changed_is_refused_and_a_new_method_is_not(tmp_path):
+    go(suite_of(plain={}), tmp_path)
+    with pytest.raises(ValueError, match=r"by other settings \(then .*, now --epochs 2 .*\).*new name"):
+        go(suite_of(plain={"student": {"epochs": 2}}), tmp_path)
+    assert len(go(suite_of(plain={}, longer={"student": {"epochs": 2}}), tmp_path)) == 2
+
+
+def test_outputs_of_other_settings_or_another_commit_are_refused(tmp_path, monkeypatch):
+    go(suite_of(plain={}), tmp_path)
+    (tmp_path / "raw/story/one/plain/seed0.json").unlink()
+    changed = suite_of(plain={})
+    changed.commands["old_data"]["episodes"] = 7
+    with pytest.raises(ValueError, match=r"old_data had .*then --episodes 5, now --episodes 7.*another --output"):
+        go(changed, tmp_path)
+    monkeypatch.setattr(running, "commit", lambda: "abc")
+    with pytest.raises(ValueError, match="this is abc: go on with that one"):
+        go(suite_of(plain={}), tmp_path)
+
+
+def test_a_failure_stops_what_needs_it_alone(tmp_path):
+    suite = suite_of(agem={"student": {"method": "agem"}}, plain={})
+    with pytest.raises(RuntimeError, match=r"one-seed0-agem-student ended with status 3(.|\n)*no gradient"):
+        go(suite, tmp_path)
+    assert (tmp_path / "raw/story/one/plain/seed0.json").is_file()
+    assert not (tmp_path / "raw/story/one/agem").exists()
