@@ -87,13 +87,8 @@ def area_under_success(
 ) -> float:
     """Average the success on a task while it is learned and after every later stage, then average over the tasks.
 
-    <<<<<<< HEAD
     AUC_j = (l_j + Σ_{i > learned(j)} R[i, j]) / (1 + number of later stages), where l_j is the mean of ``curves[j]``.
     Without curves it is R[learned(j), j]. Source: AUC of LIBERO (Liu et al. 2023, arXiv 2306.03310).
-    =======
-    AUC_j = (l_j + Σ_{i > learned(j)} R[i, j]) / (1 + number of later stages). l_j is the mean of ``curves[j]``, without
-    curves R[learned(j), j]. Source: AUC of LIBERO (Liu et al. 2023, arXiv 2306.03310).
-    >>>>>>> 6b5c0c6 (craft-trainer suite run: streams, methods, budgets and seeds from one YAML file, unattended)
 
     Raises:
         ValueError: there is not one curve per task.
