@@ -239,8 +239,10 @@ def readable(file: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # transformers and LeRobot take a file's keys and types for granted
-        if isinstance(error, OSError | ImportError):
+        if isinstance(error, OSError):
             raise
+        if isinstance(error, ImportError):
+            raise ImportError(f"{file}: {error}") from error
         reason = str(error) if isinstance(error, ValueError) else repr(error)
         raise ValueError(f"{file} cannot be read ({reason}): save or download it again") from error
 

@@ -82,7 +82,7 @@ def test_a_damaged_file_is_named(tiny_policy, file, written, tmp_path):
     """Draccus' DecodingError, SafetensorError, KeyError and AttributeError were tracebacks."""
     tiny_policy().save_pretrained(tmp_path)
     (tmp_path / file).write_text(written)
-    with pytest.raises((ValueError, FileNotFoundError), match=str(tmp_path)):
+    with pytest.raises((ValueError, OSError, ImportError), match=str(tmp_path)):
         PolicyModel.from_pretrained(tmp_path)
 
 
