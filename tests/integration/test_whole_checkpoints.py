@@ -131,11 +131,11 @@ def test_a_model_is_never_half_written(whole, tmp_path, monkeypatch):
     before = {path.name: path.read_bytes() for path in (tmp_path / "model").iterdir()}
     assert {"model.safetensors", "README.md", "lineage.json"} <= before.keys()
 
-    def fails_half_way(state, path, **_):
+    def fails_half_way(state, path, *_, **__):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device", str(path))
 
-    monkeypatch.setattr("safetensors.torch.save_file", fails_half_way)
+    monkeypatch.setattr("toy.save_file", fails_half_way)
     with pytest.raises(OSError, match="No space left"):
         trainer.save_model(str(tmp_path / "model"))
     monkeypatch.undo()
