@@ -55,6 +55,43 @@ class OptionalPackages(MetaPathFinder):
             pytest.skip(reason, allow_module_level=True)
 
 
+QUICK = {  # of every folder a file whose tests take seconds: what --quick runs
+    "architecture": "test_sessions.py",
+    "distributed": "test_launch.py",
+    "docs": "test_links.py",
+    "hub": "test_spaces.py",
+    "integration": "test_settings.py",
+    "peers": "test_as_craft_trainer.py",
+    "reliability": "test_mutations.py",
+    "unit/anchors": "test_sampling.py",
+    "unit/cli": "test_arguments.py",
+    "unit/costs": "test_mcq_bench.py",
+    "unit/evaluation": "test_prompts.py",
+    "unit/hub": "test_facts.py",
+    "unit/language": "test_one_text.py",
+    "unit/losses": "test_hidden.py",
+    "unit/models": "test_base.py",
+    "unit/optim": "test_dual.py",
+    "unit/report": "test_report_table.py",
+    "unit/simulation": "test_camera.py",
+    "unit/suites": "test_jobs.py",
+    "unit/training": "test_surgery_step.py",
+}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--quick``, which runs one file of every folder."""
+    parser.addoption("--quick", action="store_true", help="one file of every folder of tests, a few minutes in all")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """With ``--quick`` leave out all other files, without importing them."""
+    if not config.getoption("--quick") or not collection_path.name.startswith("test_"):
+        return None
+    folder = collection_path.parent.relative_to(Path(__file__).parent).as_posix()
+    return collection_path.name != QUICK.get(folder) or None
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """What is not installed is skipped from here on."""
     sys.meta_path.append(OptionalPackages())
