@@ -7,7 +7,7 @@ HuggingFace's own keys, and the units, are here; a setting without a unit ends t
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from transformers import TrainingArguments
 
 from craft_trainer.cli.described import FILE, as_file, headings
-from craft_trainer.cli.train import TrainArguments
+from craft_trainer.cli.train import SHOWN, TrainArguments
 from craft_trainer.losses.terms import TERMS
 from craft_trainer.options import default_of, help_of
 from craft_trainer.training.config import CraftConfig
@@ -35,6 +35,7 @@ UNITS = {  # of the settings that are numbers
     "dual_kp": "retention passes",
     "dual_ema": "—",
     "multiplier_max": "λ",
+    "retention": "—",
     "epsilon": "teacher's variance (tokens: its entropy)",
     "epsilon_final": "as epsilon",
     "epsilon_per_group": "as epsilon",
@@ -74,7 +75,9 @@ HUGGINGFACE_FIELDS = {field.name: field for field in dataclasses.fields(Training
 HEAD = """# Every setting
 
 Of `craft-trainer train` and its YAML files. Made by `python scripts/settings.py` from the settings themselves: do not
-edit it. `craft-trainer train --help` shows the same, with all of HuggingFace's `TrainingArguments` beside them.
+edit it. `craft-trainer train --help` explains the settings to begin with, and `--help all` every one, with all of
+HuggingFace's `TrainingArguments`. Below each heading, the settings to begin with come first. The others are for
+advanced use: leave them as they are until you know why you change one.
 """
 
 
@@ -92,10 +95,14 @@ def page() -> str:
         "## Retention: `CraftConfig`\n",
         "Without `anchors` none of these has an effect, and a baseline `method` is refused. "
         "λ, ε and the terms are explained in [the method](method.md).\n",
-        table(("key", "unit", "range", "default", "what it is"), map(knob_row, fields_of(CraftConfig))),
+        *in_two(("key", "unit", "range", "default", "what it is"), knob_row, fields_of(CraftConfig)),
         "## HuggingFace's keys in `configs/train`\n",
         "All others of `TrainingArguments` work too.\n",
-        table(("key", "unit", "what it is", "in these files"), (huggingface_row(key, used[key]) for key in others)),
+        *in_two(
+            ("key", "unit", "what it is", "in these files"),
+            lambda field: huggingface_row(field.name, used[field.name]),
+            [HUGGINGFACE_FIELDS[key] for key in others],
+        ),
     ]
     return "\n".join(parts)
 
@@ -107,9 +114,20 @@ def by_heading() -> list[str]:
         fields = [field for field in fields_of(TrainArguments) if below[field.name] == heading]
         parts += [
             f"## {heading[0].upper()}{heading[1:]}\n",
-            table(("key", "default", "what it is"), map(place_row, fields)),
+            *in_two(("key", "default", "what it is"), place_row, fields),
         ]
     return parts
+
+
+def in_two(
+    head: tuple[str, ...], row: Callable[["dataclasses.Field[Any]"], tuple[str, ...]], fields: Iterable[Any]
+) -> list[str]:
+    """A table of what `--help` shows and one of the rest, where there are both."""
+    shown_first, rest = [], []
+    for field in fields:
+        (shown_first if field.name in SHOWN else rest).append(row(field))
+    parts = [table(head, rows) for rows in (shown_first, rest) if rows]
+    return [parts[0], "### Advanced\n", *parts[1:]] if len(parts) > 1 else parts
 
 
 def other_defaults() -> str:
@@ -164,6 +182,8 @@ def range_of(name: str) -> str:
     if name not in RANGES:
         return "—"
     low, high, _ = RANGES[name]
+    if (low, high) == (ABOVE_ZERO, BELOW_ONE):
+        return "(0, 1)"
     if math.isinf(high):
         return "> 0" if low == ABOVE_ZERO else f"≥ {low}"
     return f"[{low}, 1)" if high == BELOW_ONE else f"[{low}, {high}]"

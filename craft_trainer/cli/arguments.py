@@ -44,8 +44,8 @@ class Help(argparse.Action):
             if action.dest in hidden:
                 action.help = argparse.SUPPRESS
         if hidden:
-            more = f"{len(hidden)} more, for advanced use: {parser.prog} --help all"
-            parser.epilog = f"{more} {parser.epilog}"
+            more = f"{len(hidden)} more are for advanced use: `{parser.prog} --help all` explains them"
+            parser.epilog = f"{more}. {parser.epilog}"
         parser.print_help()
         parser.exit()
 

@@ -75,7 +75,7 @@ def _flags(beginning: str, name: str) -> list[str]:
 
 
 def options_of(kind: type | str) -> list[Option]:
-    """Describe every field of a dataclass that a command line can give, or of one in the file by its name.
+    """Describe every field of a dataclass that words can give, heading by heading; or of one in the file, by its name.
 
     The file is of one version of transformers; with another the class itself is read.
     """
@@ -85,8 +85,10 @@ def options_of(kind: type | str) -> list[Option]:
             return [Option(**option) for option in table[kind]]
         kind = loaded(kind)
     hints, below = get_type_hints(kind), headings(kind)
+    order = [None, *dict.fromkeys(below.values())]
     options = [_option(field, hints[field.name], below) for field in dataclasses.fields(kind) if field.init]
-    return [option for option in options if option is not None]
+    known = [option for option in options if option is not None]
+    return sorted(known, key=lambda option: order.index(option.heading))  # below its heading in the order of the class
 
 
 def loaded(kind: type | str) -> type:

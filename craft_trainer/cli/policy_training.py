@@ -1,6 +1,7 @@
 """``craft-trainer train`` of a LeRobot policy."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from craft_trainer.anchors.provenance import AUTO
@@ -112,10 +113,12 @@ def train_policy(arguments: "TrainArguments", config: "CraftConfig", checkpoint:
             f"a {model.policy_config.type} updates another network after every step of LeRobot's own training, which "
             "Trainer does not: train it by `lerobot-train`"
         )
+    anchors = anchors_of(arguments, model)
+    name_groups(config, anchors)
     trainer = CraftTrainer(
         model,
         config,
-        anchors=anchors_of(arguments, model),
+        anchors=anchors,
         train_dataset=dataset.without_last_frames(),
         data_collator=collate,
     )
@@ -136,6 +139,15 @@ def anchors_of(arguments: "TrainArguments", model: "PolicyModel") -> "AnchorCach
     if arguments.anchors == ADAPTER:
         return adapter_anchors(arguments, model)
     return open_cache(arguments.anchors, model, arguments.anchors_dataset)
+
+
+def name_groups(config: "CraftConfig", anchors: object) -> None:
+    """Take a Meta-World task of ``epsilon_per_group`` by its name as well: anchors are grouped by its sentence."""
+    groups = getattr(anchors, "groups", ())
+    if set(config.group_epsilons) - set(groups) and find_spec("metaworld") is not None:
+        from craft_trainer.simulation.metaworld import as_groups
+
+        config.epsilon_per_group = as_groups(config.group_epsilons, groups)
 
 
 def adapter_anchors(arguments: "TrainArguments", model: "PolicyModel") -> "AdapterAnchors":

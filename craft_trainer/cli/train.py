@@ -75,6 +75,12 @@ class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
             refuse_idle(self, HELD, f"it is an option of anchors: {' and '.join(makes)}")
 
 
+SHOWN = (  # by --help; the others by --help all
+    *("model", "dataset", "anchors", "anchors_dataset", "retention"),
+    *("policy_type", "peft", "columns", "split", "max_length", "lora_rank"),
+    *("output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
+    *("logging_steps", "save_strategy", "save_steps", "resume_from_checkpoint", "seed", "report_to"),
+)
 PLACES = ("model", "dataset", "anchors", "anchors_dataset", "eval_dataset", "mcq_data", "adapt_to")
 OF_POLICIES = [field.name for field in fields(PolicyTrainArguments)]
 OF_LANGUAGE_MODELS = [field.name for field in fields(TextTrainArguments) if field.name != "dataset"]

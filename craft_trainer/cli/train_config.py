@@ -32,8 +32,13 @@ class TrainConfig(CraftConfig):
     def __post_init__(self) -> None:
         """Check what is given."""
         self.given = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
+        if self.retention is not None and self.epsilon is not None:
+            raise ValueError(
+                f"retention {self.retention:g} and epsilon {self.epsilon:g} are one dial, epsilon = 1 − retention: "
+                "give one of them (null unsets that of a file)"
+            )
         for name, value in vars(self.of(CraftConfig)).items():
-            if not self._is_open(name):
+            if not self._is_open(name) or (name == "epsilon" and self.retention is not None):
                 setattr(self, name, value)
 
     def of[Config: CraftConfig](self, family: type[Config]) -> Config:

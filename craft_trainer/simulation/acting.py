@@ -60,8 +60,7 @@ def record_policy(
         FileExistsError: ``output_dir`` exists.
         RuntimeError: the policy fails too often, or nothing here renders images.
     """
-    for task in tasks:
-        check_task(task)
+    tasks = [check_task(task) for task in tasks]
     read = observed(policy, SHOWN, "Meta-World")
     action = policy.policy_config.output_features["action"].shape
     if tuple(action) != (ACTION_SIZE,):

@@ -6,7 +6,7 @@ same goals in the same order. Goals are therefore drawn explicitly (:func:`draw_
 
 import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -38,7 +38,16 @@ GOALS_PER_DRAW = 50  # what metaworld.MT1 draws at once
 
 
 def check_task(task: str) -> str:
-    """Give ``task`` back if Meta-World v3 knows it; else name the nearest in a ValueError."""
+    """Give the Meta-World v3 name of ``task``, which is that name or LeRobot's sentence for it.
+
+    Raises:
+        ValueError: it is neither, or the sentence of two tasks.
+    """
+    named = [name for name in TASK_NAMES if TASK_DESCRIPTIONS[name] == task]
+    if len(named) > 1:
+        raise ValueError(f"{task!r} is said of {' and '.join(named)}: give the name of one")
+    if named:
+        return named[0]
     if task not in TASK_NAMES:
         near = difflib.get_close_matches(task, TASK_NAMES, n=3, cutoff=0.3)
         raise ValueError(f"{task!r} is not a Meta-World v3 task. Did you mean {' or '.join(near) or TASK_NAMES[0]}?")
@@ -48,6 +57,12 @@ def check_task(task: str) -> str:
 def describe(task: str) -> str:
     """The sentence LeRobot gives a policy for ``task``, e.g. "Push the puck to a goal"."""
     return str(TASK_DESCRIPTIONS[check_task(task)])
+
+
+def as_groups(values: Mapping[str, float], groups: Collection[str]) -> dict[str, float]:
+    """Put its sentence in place of every task's name in ``values`` that is none of the ``groups``."""
+    sentences = {task: describe(task) for task in values if task in TASK_NAMES and task not in groups}
+    return {sentences.get(task, task): value for task, value in values.items()}
 
 
 def draw_goals(task: str, num_goals: int, seed: int, split: Split) -> list[Goal]:

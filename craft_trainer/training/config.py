@@ -31,10 +31,10 @@ class RetentionArguments(RetentionSettings):
         require_deepspeed(self)
         super(RetentionSettings, self).__post_init__()  # type: ignore[misc]  # of the training arguments
         require_device_of_engine(self)
-        self.retention.check()
+        self.retention_settings.check()
 
     @property
-    def retention(self) -> RetentionSettings:
+    def retention_settings(self) -> RetentionSettings:
         """The settings of retention as they are now, under their own names."""
         if not self.renamed:
             return self
@@ -67,7 +67,7 @@ def retention_settings(args: TrainingArguments) -> RetentionSettings:
         AttributeError: a setting was hung on arguments that do not know it, where it would have no effect.
     """
     if isinstance(args, RetentionArguments):
-        return args.retention
+        return args.retention_settings
     known = {item.name for item in fields(args)}
     if hung := sorted(set(SETTINGS) & vars(args).keys() - known):
         raise AttributeError(

@@ -46,6 +46,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "multiplier_lr": (ABOVE_ZERO, LARGE, "be positive; multiplier fixed keeps λ as it is"),
     "dual_kp": (0, LARGE, "not be negative"),
     "dual_ema": (0, BELOW_ONE, "lie in [0, 1)"),
+    "retention": (ABOVE_ZERO, BELOW_ONE, "lie in (0, 1)"),
     "epsilon": (ABOVE_ZERO, LARGE, "be positive"),
     "epsilon_probe_steps": (0, LARGE, "not be negative"),
     "task_kl_samples": (0, LARGE, "not be negative"),
@@ -68,6 +69,10 @@ class RetentionSettings:
     method: str = option(
         "craft, or a baseline: plain, weighted_sum, replay (task loss on the anchors), agem, l2 (to the teacher), ewc",
         "craft",
+    )
+    retention: float | None = option(
+        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention; in (0, 1)",
+        None,
     )
     retention_terms: list[str] = option(
         "what is held: hidden (the teacher's features), output (its action chunk), token_ce (its likeliest tokens), "
@@ -136,6 +141,7 @@ class RetentionSettings:
             _require(
                 value is None or _within(value, low, high), f"{name} is {value!r}: it must {range_text}, and finite"
             )
+        self._settle_epsilon()
         self._check_terms()
         self._check_method()
         self._check_backward()
@@ -144,6 +150,22 @@ class RetentionSettings:
             self.multiplier_init <= self.multiplier_max,
             f"multiplier_init is {self.multiplier_init}: it must lie in [0, multiplier_max = {self.multiplier_max}]",
         )
+
+    def _settle_epsilon(self) -> None:
+        """Set ε = 1 − ``retention`` where that is given, and refuse an ε beside it."""
+        if self.retention is None:
+            return
+        implied, usual = round(1 - self.retention, 12), type(self).__dataclass_fields__["epsilon"].default
+        _require(
+            self.epsilon in (usual, implied),
+            f"retention {self.retention:g} sets epsilon to {implied:g}, and epsilon is {self.epsilon}: give one",
+        )
+        _require(
+            self.epsilon_probe_steps == 0,
+            "retention is in units of the teacher, and epsilon_probe_steps makes epsilon a fraction of what it "
+            "measures: give epsilon instead of retention",
+        )
+        self.epsilon = implied
 
     def _check_terms(self) -> None:
         for term in self.retention_terms:

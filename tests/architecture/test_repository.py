@@ -1,5 +1,6 @@
 """The repository keeps its own promises: configurations that run, a tree that lists what is there, a light core."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -57,7 +58,7 @@ def test_training_configurations_are_those_of_the_demo(name, settings):
     settings = {key: value for key, value in settings.items() if key not in HARDWARE}
     for key, value in settings.items():
         assert values[key] == value or key == "report_to", key
-    given = set(yaml.safe_load(path.read_text()))
+    given = {"epsilon" if key == "retention" else key for key in yaml.safe_load(path.read_text())}  # sets epsilon
     places = {"dataset", "output_dir", "model", "anchors"}
     assert given - places == set(settings)
 
@@ -80,7 +81,7 @@ def test_pi0_fast_is_loaded_alike_by_its_configurations():
     for key in ("rename", "adapt_to", "dataset"):
         assert anchors[key] == craft[key] == plain[key], key
     assert anchors["policy_options"].items() <= craft["policy_options"].items()
-    added = {"anchors", "retention_terms", "retention_batch_size", "epsilon", "multiplier_lr"}
+    added = {"anchors", "retention_terms", "retention_batch_size", "retention", "multiplier_lr"}
     assert {key: value for key, value in craft.items() if key not in added} == plain | {
         "output_dir": craft["output_dir"]
     }
@@ -124,6 +125,17 @@ def test_the_tree_is_the_repository():
         if path.parts[0] in ("craft_trainer", "scripts", "configs") and path.name != "__init__.py"
     }
     assert listed_tree() == files
+
+
+def test_the_quick_tests_are_of_every_folder():
+    """Seen to fail with a folder left out, and with a file that is not there."""
+    spec = importlib.util.spec_from_file_location("all_tests", ROOT / "tests/conftest.py")
+    conftest = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(conftest)
+    tests = [path.relative_to("tests") for path in tracked_files() if path.parts[0] == "tests"]
+    tests = [path for path in tests if path.name.startswith("test_")]
+    assert conftest.QUICK.keys() == {path.parent.as_posix() for path in tests}
+    assert {f"{folder}/{name}" for folder, name in conftest.QUICK.items()} <= {path.as_posix() for path in tests}
 
 
 def test_the_readme_commands_exist():

@@ -25,6 +25,7 @@ CHANGES = {
     "dual_ema": ({"dual_ema": 0.5}, {"multiplier": "pi"}),
     "multiplier_max": ({"multiplier_max": 1.0}, {}),
     "constraints": ({"constraints": "per_group"}, {}),
+    "retention": ({"retention": 0.5, "epsilon": 0.01}, {}),  # with epsilon as it is by default
     "epsilon": ({"epsilon": 0.1}, {}),
     "epsilon_final": ({"epsilon_final": 0.2}, {"epsilon_schedule": "linear", "epsilon_final": 0.1}),
     "epsilon_schedule": ({"epsilon_schedule": "cosine"}, {"epsilon_schedule": "linear", "epsilon_final": 0.2}),

@@ -151,4 +151,4 @@ def test_the_peers_own_code_loads_what_it_saves(runs: Runs) -> None:
     assert equal(model_of(trainer).state_dict(), loaded.state_dict())
     args = torch.load(folder / "training_args.bin", weights_only=False)
     assert type(args) is retaining_config(runs.config)
-    assert args.retention.epsilon == 1e-4
+    assert args.retention_settings.epsilon == 1e-4

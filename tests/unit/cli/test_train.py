@@ -9,7 +9,7 @@ import pytest
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.described import headings
 from craft_trainer.cli.main import main
-from craft_trainer.cli.train import OF_LANGUAGE_MODELS, OF_POLICIES, TrainArguments
+from craft_trainer.cli.train import OF_LANGUAGE_MODELS, OF_POLICIES, SHOWN, TrainArguments
 from craft_trainer.cli.train_config import TrainConfig
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
@@ -74,6 +74,28 @@ def test_every_option_is_of_all_families_or_of_one() -> None:
         *("model", "dataset", "anchors", "anchors_dataset", "layers", "pooling", "num_tokens"),
         *("mcq_data", "mcq_steps", "mcq_limit"),
     }
+
+
+def test_retention_and_epsilon_are_one_dial(tmp_path: Path) -> None:
+    """Also where ε is its own default. Seen to fail: the ε of a policy passed beside any retention."""
+    _, config = parsed(tmp_path, "--retention", "0.9")
+    assert [config.of(family).epsilon for family in FAMILIES] == [0.1, 0.1]
+    with pytest.raises(ValueError, match=r"retention 0.9 and epsilon 0.01 are one dial.* give one of them"):
+        parsed(tmp_path, "--retention", "0.9", "--epsilon", "0.01")
+
+
+def test_help_shows_what_matters_and_with_all_the_rest(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail: 218 options in one list."""
+    found = []
+    for words in (["--help"], ["--help", "all"]):
+        with pytest.raises(SystemExit):
+            main(["train", *words])
+        said = capsys.readouterr().out
+        found.append({line.split()[0] for line in said.splitlines() if line.startswith("  --")})
+    assert {f"--{name}" for name in SHOWN} == {name.rstrip(",") for name in found[0]} - {"--config", "--print-config"}
+    assert len(SHOWN) < 25
+    assert {"--epsilon,", "--epsilon"} & found[1]
+    assert len(found[1]) > 150
 
 
 def test_help_lists_the_options_by_family(capsys: pytest.CaptureFixture[str]) -> None:

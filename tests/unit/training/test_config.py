@@ -1,7 +1,7 @@
 """Every setting is checked when the configuration is made, and its error names it; methods are what they are called."""
 
 import json
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,10 @@ from craft_trainer.losses.ewc import EWCLoss
 from craft_trainer.losses.l2sp import L2SPLoss
 from craft_trainer.losses.replay import ReplayLoss
 from craft_trainer.optim.dual import Controller
-from craft_trainer.training.config import CraftConfig
+from craft_trainer.training.config import CraftConfig, retention_settings
 from craft_trainer.training.methods import METHODS, Recipe
 from craft_trainer.training.settings import CHOICES, RANGES
+from craft_trainer.training.trainer import retaining_config
 
 NAN = float("nan")
 INF = float("inf")
@@ -50,6 +51,7 @@ OUTSIDE: dict[str, list[float]] = {
     "multiplier_lr": [0.0, -0.1, NAN],
     "dual_kp": [-0.1, NAN],
     "dual_ema": [-0.1, 1.0, NAN],
+    "retention": [0.0, 1.0, -0.5, 99, NAN],
     "epsilon": [0.0, -1.0, NAN, INF],
     "epsilon_probe_steps": [-1],
     "task_kl_samples": [-1],
@@ -92,6 +94,8 @@ def test_a_value_outside_its_range_is_refused(tmp_path: Path, name: str, value: 
         ("epsilon_final", {"epsilon_schedule": "cosine", "epsilon_final": NAN}),
         ("epsilon_final", {"epsilon_schedule": "linear", "epsilon_final": INF}),
         ("epsilon_final", {"epsilon_final": 0.1}),
+        ("epsilon", {"retention": 0.99, "epsilon": 0.02}),
+        ("epsilon_probe_steps", {"retention": 0.99, "epsilon_probe_steps": 5}),
         ("merge", {"surgery": "barrier", "merge": "equal"}),
         ("constraints", {"surgery": "barrier", **GROUPED}),
         ("epsilon_per_group", {"epsilon_per_group": {"a": INF}, **GROUPED}),
@@ -147,6 +151,22 @@ def test_epsilons_of_groups_come_as_a_mapping_or_as_json(tmp_path: Path, epsilon
         assert config.epsilon_per_group == epsilons
     assert make(tmp_path, **GROUPED).group_epsilons == {}
     assert make(tmp_path, epsilon_per_group={}).group_epsilons == {}  # none at all is no contradiction
+
+
+@pytest.mark.parametrize(("kept", "epsilon"), [(0.99, 0.01), (0.95, 0.05), (0.5, 0.5)])
+def test_retention_is_the_same_dial_as_epsilon(tmp_path: Path, kept: float, epsilon: float) -> None:
+    """Also where another trainer's arguments have an epsilon, and when the configuration is copied."""
+    config = make(tmp_path, retention=kept)
+    assert config.epsilon == epsilon
+    assert replace(config, max_steps=5).epsilon == epsilon
+    other = retaining_config(WithEpsilon)(output_dir=str(tmp_path), use_cpu=True, report_to="none", retention=kept)
+    assert retention_settings(other).epsilon == epsilon
+    assert other.epsilon == 0.2
+
+
+@dataclass
+class WithEpsilon(TrainingArguments):  # type: ignore[misc]  # transformers is not typed
+    epsilon: float = 0.2
 
 
 def test_weights_belong_to_terms_in_their_order(tmp_path: Path) -> None:
