@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from craft_trainer.anchors.columns import Column
+from craft_trainer.anchors.provenance import BUILD
 from craft_trainer.report.reading import (
     ANY_KEY,
     ANYTHING,
@@ -24,7 +25,6 @@ from craft_trainer.report.reading import (
     one_of,
 )
 
-BUILD = "`craft-trainer cache build`"
 AGAIN = f"rebuild it with {BUILD}"
 TEXT = Rule("text", lambda value: isinstance(value, str))
 TEXT_OR_NONE = Rule("text or null", lambda value: value is None or isinstance(value, str))

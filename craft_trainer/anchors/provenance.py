@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from craft_trainer.anchors.integrity import BUILD, check_provenance
 from craft_trainer.files import CHECKSUM, checked, write_json
 from craft_trainer.report.reading import json_object, require_checksum
 
+BUILD = "`craft-trainer cache build`"
 SCHEMA = 6
 AUTO = "auto"  # anchors whose source nobody chose
 RELABEL = "`craft-trainer cache relabel`"
@@ -96,6 +96,8 @@ class Provenance:
         file = folder / PROVENANCE_FILE
         if not file.is_file():
             raise FileNotFoundError(f"{folder} holds no {PROVENANCE_FILE}: it is not a finished anchor cache")
+        from craft_trainer.anchors.integrity import check_provenance  # it imports datasets and torch
+
         content = json_object(file, f"rebuild it with {BUILD}")
         if content.get("schema") != SCHEMA:
             raise ValueError(f"{file}: schema {content.get('schema')}, not {SCHEMA}: rebuild it with {BUILD}")
