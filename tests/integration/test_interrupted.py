@@ -18,6 +18,14 @@ from craft_trainer.cli.main import main
 NUMBERS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: SystemExit}
 
 
+@pytest.fixture(autouse=True)
+def as_in_a_terminal():
+    """A shell ignores SIGINT in what it starts in the background, and so would these tests and their children."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def anchors(tmp_path_factory):
     return toy_anchors(tmp_path_factory.mktemp("anchors") / "cache")
@@ -129,7 +137,10 @@ def test_the_command_ends_with_the_status_of_the_signal(tiny_policy, tiny_datase
         while "grad_norm" not in (tmp_path / "log").read_text() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)
-        assert process.wait() == status, (tmp_path / "log").read_text()
+        try:
+            assert process.wait(timeout=120) == status, (tmp_path / "log").read_text()
+        finally:
+            process.kill()
     (saved,) = (tmp_path / "out").glob("checkpoint-*")
     assert f"saved {saved}; go on by resume_from_checkpoint" in (tmp_path / "log").read_text()
     steps = int(saved.name.removeprefix("checkpoint-")) + 2
