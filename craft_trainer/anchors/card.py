@@ -83,4 +83,5 @@ def _teachers(provenance: Provenance) -> dict[str, str]:
 
 
 def _rows(values: Mapping[str, object]) -> str:
-    return "\n".join(f"| {in_markdown(name)} | {in_markdown(str(value))} |" for name, value in values.items())
+    texts = {name: value if isinstance(value, str) else str(value) for name, value in values.items()}
+    return "\n".join(f"| {in_markdown(name)} | {in_markdown(text)} |" for name, text in texts.items())

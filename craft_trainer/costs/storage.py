@@ -59,7 +59,7 @@ class Shape(GeneralModel):
 
     def fingerprint(self) -> dict[str, str]:
         """Of nothing."""
-        return {"weights": "", "processors": ""}
+        return {"weights": "none", "processors": ""}
 
 
 def bytes_per_anchor() -> dict[str, float]:

@@ -53,6 +53,8 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r"train_craft_hidden_dryrun\.sh": ".ci/run",
     r"--config_file configs/accelerate/": "tests/distributed/test_accelerate_configs.py",  # two processes, not four
     r": craft-trainer film ": "tests/unit/simulation/test_film.py",
+    r": craft-trainer suite report ": "tests/unit/suites/test_tables.py",
+    r": craft-trainer suite run .*--jobs ": "tests/integration/test_suites.py",  # hours
     r": craft-trainer bench step ": "tests/unit/costs/test_step.py",  # with --quick, as the next two
     r": craft-trainer bench cache ": "tests/unit/costs/test_cache_bench.py",
     r": craft-trainer bench mcq ": "tests/unit/costs/test_mcq_bench.py",

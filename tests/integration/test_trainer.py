@@ -264,7 +264,7 @@ def test_a_non_finite_gradient_stops_before_it_reaches_the_weights(tmp_path, anc
         ToyModel(), CraftConfig(output_dir=str(tmp_path), **BASE), anchors=anchors, train_dataset=ToyTask()
     )
     before = weights(trainer)
-    with pytest.raises(FloatingPointError, match=r"step 1: .* retention gradients are"):
+    with pytest.raises(FloatingPointError, match=r"step 1: .* \|g_retain\|² is (nan|inf)"):
         trainer.train()
     assert_same_weights(before, weights(trainer))
 

@@ -71,7 +71,7 @@ def test_every_default_of_theirs_is_kept(library: str, name: str, tmp_path: Path
     names = [item.name for item in dataclasses.fields(base) if item.init]
     assert {name for name in names if str(getattr(made, name)) != str(getattr(plain, name))} == set()
     defaults = RetentionSettings()
-    assert [vars(made.retention)[name] for name in vars(defaults)] == list(vars(defaults).values())
+    assert [vars(made.retention_settings)[name] for name in vars(defaults)] == list(vars(defaults).values())
 
 
 def test_grpo_keeps_its_epsilon(tmp_path: Path) -> None:
@@ -79,7 +79,7 @@ def test_grpo_keeps_its_epsilon(tmp_path: Path) -> None:
     config = retaining_config(trl.GRPOConfig)
     assert config.__name__ == "CraftGRPOConfig"
     made = config(output_dir=str(tmp_path), epsilon=0.3, retention_epsilon=0.05, **ON_CPU)
-    assert (made.epsilon, made.retention.epsilon) == (0.3, 0.05)
+    assert (made.epsilon, made.retention_settings.epsilon) == (0.3, 0.05)
 
 
 def test_arguments_are_loaded_in_a_new_process(tmp_path: Path) -> None:

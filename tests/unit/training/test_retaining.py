@@ -61,19 +61,19 @@ def test_every_default_of_the_base_is_kept(base: type[TrainingArguments], tmp_pa
     plain = base(output_dir=str(tmp_path), use_cpu=True, report_to="none")
     names = [item.name for item in dataclasses.fields(base) if item.init and item.name != "logging_dir"]
     assert {name for name in names if str(getattr(made, name)) != str(getattr(plain, name))} == set()
-    assert settings_of(made.retention) == settings_of(RetentionSettings())
+    assert settings_of(made.retention_settings) == settings_of(RetentionSettings())
 
 
 def test_a_name_that_the_base_uses_gets_a_prefix(tmp_path: Path) -> None:
     kind = retaining_config(ClippingArguments)
     made = kind(output_dir=str(tmp_path), epsilon=0.3, retention_epsilon=0.05, use_cpu=True, report_to="none")
-    assert (made.epsilon, made.retention.epsilon) == (0.3, 0.05)
+    assert (made.epsilon, made.retention_settings.epsilon) == (0.3, 0.05)
     made.retention_epsilon = -1.0
     with pytest.raises(ValueError, match=r"epsilon is -1\.0: it must be positive") as caught:
-        _ = made.retention
+        _ = made.retention_settings
     assert caught.value.__notes__ == ["epsilon is called retention_epsilon here"]
     (parsed,) = HfArgumentParser(kind).parse_args_into_dataclasses(["--retention_epsilon", "0.5", "--use_cpu"])
-    assert (parsed.epsilon, parsed.retention.epsilon) == (0.2, 0.5)
+    assert (parsed.epsilon, parsed.retention_settings.epsilon) == (0.2, 0.5)
 
 
 @pytest.mark.parametrize(
