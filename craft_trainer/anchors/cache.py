@@ -15,7 +15,6 @@ from torch import Tensor
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
 from craft_trainer.anchors.integrity import (
-    BUILD,
     check_columns,
     check_files,
     check_names,
@@ -23,7 +22,7 @@ from craft_trainer.anchors.integrity import (
     open_dataset,
 )
 from craft_trainer.anchors.lineage import Lineage
-from craft_trainer.anchors.provenance import DIGESTS, RELABEL, Provenance, same_model
+from craft_trainer.anchors.provenance import BUILD, DIGESTS, RELABEL, Provenance, same_model
 from craft_trainer.anchors.statistics import SCALE_PREFIX, task_scale
 from craft_trainer.models.base import AnchoredModel
 

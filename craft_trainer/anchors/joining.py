@@ -10,8 +10,7 @@ from typing import Any
 import datasets
 
 from craft_trainer.anchors.cache import ROW_COLUMN, AnchorCache
-from craft_trainer.anchors.integrity import BUILD
-from craft_trainer.anchors.provenance import Provenance, same_model
+from craft_trainer.anchors.provenance import BUILD, Provenance, same_model
 from craft_trainer.anchors.selection import stratified_rows
 from craft_trainer.anchors.shards import save, write_cache
 from craft_trainer.anchors.teacher_pass import rows_digest

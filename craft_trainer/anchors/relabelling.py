@@ -5,7 +5,7 @@ from typing import Any
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import ROW_COLUMN, AnchorCache
-from craft_trainer.anchors.integrity import BUILD
+from craft_trainer.anchors.provenance import BUILD
 from craft_trainer.models.base import AnchoredModel
 
 

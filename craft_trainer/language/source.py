@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.integrity import BUILD
+from craft_trainer.anchors.provenance import BUILD
 from craft_trainer.anchors.teacher_pass import raw_inputs
 from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.encoding import EncodingSettings
