@@ -210,6 +210,6 @@ def warn_of_far_outside(model: "PolicyModel", statistics: "Statistics", dataset:
     if outside:
         print(
             f"warning: {len(outside)} dimension(s) lie far outside the data that the policy was normalised for: train "
-            "it with a larger policy_min_std (a floor for observations; an action must have moved in its data), or give "
-            "statistics: dataset if its old tasks do not matter"
+            "it with a larger policy_min_std (a floor for observations; an action must have moved in its data), or "
+            "give statistics: dataset if its old tasks do not matter"
         )

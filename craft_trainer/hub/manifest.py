@@ -92,8 +92,8 @@ def require_whole(checkpoint: Path, *, model_only: bool = False) -> None:
                 raise ValueError(f"{what} is missing; {WITH_MODEL_ONLY}")
     except (ValueError, OSError) as error:
         raise DamagedCheckpointError(
-            f"{checkpoint} is not whole: {error}. Name an earlier one, or give `last` for the newest that is whole; if you "
-            f"changed its files yourself, remove {MANIFEST}"
+            f"{checkpoint} is not whole: {error}. Name an earlier one, or give `last` for the newest that is whole; if "
+            f"you changed its files yourself, remove {MANIFEST}"
         ) from error
 
 
