@@ -49,7 +49,7 @@ main()
 """
 ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": pip install |: source ": "scripts/env.sh",
-    r": bash scripts/test\.sh$": ".ci/run",
+    r": bash scripts/test\.sh( --quick)?$": ".ci/run",
     r"train_craft_hidden_dryrun\.sh": ".ci/run",
     r"--config_file configs/accelerate/": "tests/distributed/test_accelerate_configs.py",  # two processes, not four
     r": craft-trainer film ": "tests/unit/simulation/test_film.py",
