@@ -17,6 +17,7 @@ from craft_trainer.report.reading import (
     ANYTHING,
     FLAG,
     NAME,
+    TEXT,
     Rule,
     Schema,
     check,
@@ -26,7 +27,6 @@ from craft_trainer.report.reading import (
 )
 
 AGAIN = f"rebuild it with {BUILD}"
-TEXT = Rule("text", lambda value: isinstance(value, str))
 TEXT_OR_NONE = Rule("text or null", lambda value: value is None or isinstance(value, str))
 NAMES = Rule("a list of names", lambda value: isinstance(value, list) and all(map(NAME.holds, value)))
 TEACHER: Schema = {"weights": NAME, "path": TEXT, "anchors": integer(1), ANY_KEY: TEXT}

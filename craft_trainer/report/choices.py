@@ -12,6 +12,7 @@ from craft_trainer.report.reading import (
     FLAG,
     NAME,
     SHA256,
+    TEXT,
     Rule,
     Schema,
     check,
@@ -28,7 +29,6 @@ SCHEMA = 1
 CHANGES = ("accuracy_difference", "margin_gold_change")
 WAY_OUT = "pass what craft-trainer mcq wrote, or run it again"
 EMPTY = Rule("an empty list", lambda value: value == [])
-TEXT = Rule("text", lambda value: isinstance(value, str))
 NATS = number(high=0.01)  # log-likelihoods; as sums of float32, those of certain tokens may be a rounding above 0
 METHODS = ("auto", "packed", "prefix", "separate")
 ITEM: dict[str, Schema] = {

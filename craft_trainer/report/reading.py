@@ -22,6 +22,7 @@ class Rule(NamedTuple):
 type Schema = Rule | Mapping[str, Schema] | Sequence[Schema]  # of a list: the schema of each item
 
 NAME = Rule("a name", lambda value: isinstance(value, str) and value != "")
+TEXT = Rule("text", lambda value: isinstance(value, str))
 ANY_KEY = "*"
 ANYTHING = Rule("anything", lambda _: True)
 FLAG = Rule("true or false", lambda value: type(value) is bool)

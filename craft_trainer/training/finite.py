@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from accelerate.utils import DistributedType
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
@@ -20,8 +21,8 @@ class FiniteMixin(Base):  # type: ignore[misc]  # transformers is not typed
     """Looks at every task loss and every norm of the gradient; Trainer's log would say that such a loss is another.
 
     Raises:
-        FloatingPointError: one is not finite, and there is no fp16 scaler to skip the step. The weights are those
-            before the step.
+        FloatingPointError: one is not finite, and neither an fp16 scaler nor DeepSpeed's own, in fp16, skips the step.
+            The weights are those before the step.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +50,8 @@ class FiniteMixin(Base):  # type: ignore[misc]  # transformers is not typed
             self.state.global_step + 1,
             " and ".join(f"{name} is {value:.3g}" for name, value in values.items()),
         )
-        if self.accelerator.scaler is None:
+        deepspeed = self.accelerator.distributed_type == DistributedType.DEEPSPEED
+        if self.accelerator.scaler is None and not (deepspeed and self.accelerator.mixed_precision == "fp16"):
             raise FloatingPointError(
                 f"step {step}: {told}: lower learning_rate, or look for bad samples; {way_back(self.args)}"
             )

@@ -1,7 +1,11 @@
 """Wherever a NaN comes from, the run ends with an error that says so, and saves nothing after it."""
 
+from contextlib import nullcontext
+from types import SimpleNamespace
+
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from runs import BASE
 from safetensors.torch import load_file
 from torch import nn
@@ -10,6 +14,7 @@ from transformers import TrainerCallback
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.cli.main import main
+from craft_trainer.training.finite import FiniteMixin
 
 NAN = float("nan")
 PLAIN = {name: value for name, value in BASE.items() if hasattr(CraftConfig, name)} | {"method": "plain"}
@@ -232,3 +237,20 @@ def test_in_train(tiny_policy, tiny_dataset, tmp_path, capsys):
     saved = list((tmp_path / "out").glob("checkpoint-*/model.safetensors"))
     assert [path.parent.name for path in saved] == ["checkpoint-1"]
     assert all(value.isfinite().all() for value in load_file(saved[0]).values())
+
+
+@pytest.mark.parametrize(
+    ("engine", "precision", "refused"),
+    [
+        (DistributedType.NO, "no", True),
+        (DistributedType.DEEPSPEED, "bf16", True),
+        (DistributedType.DEEPSPEED, "fp16", False),  # DeepSpeed has a scaler of its own, which skips the step
+    ],
+)
+def test_whoever_has_no_scaler_is_stopped(engine, precision, refused, tmp_path):
+    """Seen to fail without the look at DeepSpeed: its first steps in fp16 overflow, and were the end of the run."""
+    accelerator = SimpleNamespace(scaler=None, distributed_type=engine, mixed_precision=precision)
+    state, args = SimpleNamespace(global_step=0), SimpleNamespace(output_dir=str(tmp_path))
+    trainer = SimpleNamespace(accelerator=accelerator, state=state, args=args)
+    with pytest.raises(FloatingPointError, match="step 1: loss is inf") if refused else nullcontext():
+        FiniteMixin.require_finite(trainer, {"loss": float("inf")})
