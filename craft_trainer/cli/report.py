@@ -23,6 +23,17 @@ class ReportArguments:
     results: list[str] = option("results.json of demos", [])
     run: list[str] = option("folders: a training run's output_dir, or a demo's", [])
     rollout: list[str] = option("JSON files of `craft-trainer rollout --output`", [])
+    teacher: str | None = option("the JSON file of `craft-trainer rollout` that is the teacher's", None)
+    old: list[str] = option(
+        "tasks of the rollouts that the teacher knew; by default those that are not new. A Meta-World task has two "
+        "names: both are understood",
+        [],
+    )
+    new: list[str] = option(
+        "tasks of the rollouts that were to be learned; by default those that a run of --run learned, or all that are "
+        "not old",
+        [],
+    )
     mcq: list[str] = option("JSON files of `craft-trainer mcq`", [])
     format: str = option("html; or md or json, printed unless output is given", "html")
     output: str | None = option("file; a page is report.html beside a single result or in a single run otherwise", None)
@@ -40,6 +51,8 @@ class ReportArguments:
                 raise ValueError(f"follow needs a page, and format is {self.format}: leave format out")
             if not self.run:
                 raise ValueError("follow needs a training run that goes on: give its output_dir by run=…")
+        if (self.old or self.new) and not (self.rollout or self.teacher):
+            raise ValueError("old and new have no effect without rollouts: name some by --rollout or --teacher")
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}: it must be one of {', '.join(FORMATS)}")
 
@@ -56,6 +69,9 @@ def run(arguments: ReportArguments) -> None:
             rollouts=split_list(arguments.rollout),
             choices=split_list(arguments.mcq),
             runs=split_list(arguments.run),
+            teacher=arguments.teacher,
+            old=split_list(arguments.old),
+            new=split_list(arguments.new),
         )
 
     evidence = read()

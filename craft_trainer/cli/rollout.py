@@ -69,7 +69,7 @@ def run(arguments: RolloutArguments) -> None:
 def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
     """Measure Meta-World tasks in this package's own environments."""
     from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.simulation.metaworld import HORIZON, MetaWorldEnvs, check_task, draw_goals
+    from craft_trainer.simulation.metaworld import HORIZON, MetaWorldEnvs, check_task, describe, draw_goals
     from craft_trainer.simulation.rollout import rollout
 
     tasks = [check_task(task) for task in split_list(arguments.tasks)]
@@ -85,7 +85,7 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
             num_envs = min(arguments.num_envs, arguments.episodes)
             with closing(MetaWorldEnvs(task, num_envs, image_size=image_size)) as envs:
                 outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: progress.update())
-            rows.append(counted(task, outcomes))
+            rows.append(counted(task, outcomes) | {"sentence": describe(task)})
     return {"max_steps": max_steps, "rows": rows}
 
 

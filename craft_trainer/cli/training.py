@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from craft_trainer.training.config import CraftConfig
     from craft_trainer.training.trainer import CraftTrainer
 
+MOST_TASKS = 100  # that a run's record lists
+
 
 @dataclass(kw_only=True)
 class AskArguments:
@@ -53,7 +55,7 @@ def train_and_save(
     from craft_trainer.evaluation.questions import read_questions
     from craft_trainer.training.run_record import changed_fields
 
-    trainer.record_run(changed_fields(arguments) | source_of(trainer))
+    trainer.record_run(changed_fields(arguments) | source_of(trainer) | new_tasks_of(trainer))
     if arguments.mcq_data is not None:
         if processor is None:
             policy_reader(trainer.model)
@@ -69,3 +71,12 @@ def source_of(trainer: "CraftTrainer") -> dict[str, str]:
 
     source = trainer.anchors.provenance.told_source() if isinstance(trainer.anchors, AnchorCache) else ""
     return {"anchors_source": source} if source else {}
+
+
+def new_tasks_of(trainer: "CraftTrainer") -> dict[str, list[str]]:
+    """Say which tasks a policy learns, as its dataset words them, unless they are too many to be listed."""
+    from craft_trainer.report.run import NEW_TASKS
+
+    meta = getattr(trainer.train_dataset, "meta", None)
+    tasks = [] if meta is None else list(map(str, meta.tasks.index))
+    return {NEW_TASKS: tasks} if 0 < len(tasks) <= MOST_TASKS else {}

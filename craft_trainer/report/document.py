@@ -8,6 +8,7 @@ from craft_trainer.report.evidence import Evidence
 from craft_trainer.report.history import course, moments
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.results import GROUPS, Count, Results
+from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.sentences import headlines
 
 SCHEMA = 1
@@ -22,7 +23,7 @@ def as_document(evidence: Evidence) -> dict[str, Any]:
         "remarks": [one._asdict() for one in remarks(evidence)],
         "results": {name: _results(demo.results) for name, demo in evidence.demos.items()},
         "rollouts": {
-            name: {"policy": one.policy, "tasks": one.counts, "all": one.total}
+            name: {"policy": one.policy, "tasks": one.counts, "all": one.total} | _of_roles(one, evidence)
             for name, one in evidence.rollouts.items()
         },
         "multiple_choice": {
@@ -37,6 +38,15 @@ def as_document(evidence: Evidence) -> dict[str, Any]:
         "provenance": evidence.provenance,
     }
     return {key: _plain(value) for key, value in document.items()}
+
+
+def _of_roles(rollout: Rollout, evidence: Evidence) -> dict[str, Any]:
+    """Successes on old and on new tasks, and what was kept of the teacher's; null where it is not known."""
+    roles = evidence.roles
+    if roles is None:
+        return dict.fromkeys((*GROUPS, "kept"))
+    kept = roles.kept(rollout, evidence.rollouts)
+    return {group: roles.count(rollout, group) for group in GROUPS} | {"kept": kept}
 
 
 def _results(results: Results) -> dict[str, Any]:

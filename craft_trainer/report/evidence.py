@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from craft_trainer.report.choices import Choices, load_choices
 from craft_trainer.report.history import Series, Trajectory, load_histories
 from craft_trainer.report.results import Json, Results, load_results
+from craft_trainer.report.roles import Roles, roles_of
 from craft_trainer.report.rollouts import Rollout, load_rollout
 from craft_trainer.report.run import VARIANCE, Run, load_run, teachers_scale
 from craft_trainer.report.wording import shortened
@@ -32,6 +33,7 @@ class Evidence:
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     choices: Mapping[str, Choices] = field(default_factory=dict)
     runs: Mapping[str, Run] = field(default_factory=dict)
+    roles: Roles | None = None  # of the rollouts
 
     @property
     def trajectories(self) -> Mapping[str, Trajectory]:
@@ -97,15 +99,25 @@ class Evidence:
 
 
 def gather(
-    *, results: Sequence[str] = (), rollouts: Sequence[str] = (), choices: Sequence[str] = (), runs: Sequence[str] = ()
+    *,
+    results: Sequence[str] = (),
+    rollouts: Sequence[str] = (),
+    choices: Sequence[str] = (),
+    runs: Sequence[str] = (),
+    teacher: str | None = None,
+    old: Sequence[str] = (),
+    new: Sequence[str] = (),
 ) -> Evidence:
     """Read everything; each entry is a path or NAME=path, and a folder with a results.json counts as results.
+
+    ``teacher`` is one more entry of ``rollouts``, that of the teacher; ``old`` and ``new`` are tasks in them.
 
     Raises:
         ValueError: nothing is given, a name or path comes twice, or a file is not what it should be.
         FileNotFoundError: there is no such file or folder.
     """
-    kinds = {"results": results, "rollouts": rollouts, "choices": choices, "runs": runs}
+    rolled_out = [*([] if teacher is None else [teacher]), *rollouts]
+    kinds = {"results": results, "rollouts": rolled_out, "choices": choices, "runs": runs}
     given = [(kind, *_split(entry)) for kind, entries in kinds.items() for entry in entries]
     if not given:
         raise ValueError("nothing to report: name at least one of --results, --run, --rollout, --mcq")
@@ -115,11 +127,15 @@ def gather(
         found["results" if is_demo else kind][name] = path
     files = {name: path / RESULTS_FILE if path.is_dir() else path for name, path in found["results"].items()}
     demos = {name: load_results(path) for name, path in files.items()}
+    acted = {name: load_rollout(path) for name, path in found["rollouts"].items()}
+    trained = {name: load_run(path) for name, path in found["runs"].items()}
+    leading = None if teacher is None else next(iter(acted))
     return Evidence(
         demos={name: Demo(one, load_histories(one)) for name, one in demos.items()},
-        rollouts={name: load_rollout(path) for name, path in found["rollouts"].items()},
+        rollouts=acted,
         choices={name: load_choices(path) for name, path in found["choices"].items()},
-        runs={name: load_run(path) for name, path in found["runs"].items()},
+        runs=trained,
+        roles=roles_of(acted, trained.values(), teacher=leading, old=old, new=new),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.history import Trajectory, course
-from craft_trainer.report.results import Group, Results, method_label
+from craft_trainer.report.results import GROUPS, Count, Group, Results, method_label
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run
 from craft_trainer.report.sentences import missing_sentence
@@ -18,6 +18,7 @@ type Pairs = Iterator[tuple[Kind, str]]
 
 WIDE = 0.2  # of an interval: 20 points
 LITTLE = 0.5  # success of the teacher below which there is little to forget, or above which a task is not new
+LEARNED = 0.02  # fall of the task loss, as a fraction, below which a run learned next to nothing
 ORDER = ("beware", "holds", "note")
 
 
@@ -33,7 +34,7 @@ def remarks(evidence: Evidence) -> list[Remark]:
     """Every remark once, warnings first; ``about`` is empty where there is only one thing to speak of."""
     said = chain(
         ((name, _of_demo(demo)) for name, demo in evidence.demos.items()),
-        ((name, _of_rollout(rollout)) for name, rollout in evidence.rollouts.items()),
+        ((name, _of_rollout(rollout, evidence)) for name, rollout in evidence.rollouts.items()),
         ((name, _of_choices(choices)) for name, choices in evidence.asked.items()),
         ((name, _of_run(run)) for name, run in evidence.runs.items()),
     )
@@ -51,12 +52,10 @@ def _of_demo(demo: Demo) -> Pairs:
     old, new = results.rate("teacher", "old"), results.rate("teacher", "new")
     if old is None:
         yield "beware", "The teacher was not rolled out: what was lost cannot be told from what was never known."
-    elif old < LITTLE:
-        text = f"The teacher itself succeeds in only {percent(old)} % on the old tasks: there was little to forget."
-        yield "beware", text
-    if new is not None and new >= LITTLE:
-        text = f"The teacher already succeeds in {percent(new)} % on the new task: there was little to learn."
-        yield "beware", text
+    yield from _of_teacher(old, new)
+    craft, teacher = results.count("craft", "new"), results.count("teacher", "new")
+    if craft is not None and teacher is not None and teacher.rate < LITTLE:
+        yield from _of_learning(craft, teacher)
     yield from _of_rivals(results, "old")
     yield from _of_rivals(results, "new")
     yield from _of_seeds(results)
@@ -64,6 +63,23 @@ def _of_demo(demo: Demo) -> Pairs:
         yield from _of_trajectory(demo.histories)
     if missing := missing_sentence(results, demo.histories):
         yield "note", missing
+
+
+def _of_teacher(old: float | None, new: float | None) -> Pairs:
+    """Whether there was anything to forget and anything to learn."""
+    if old is not None and old < LITTLE:
+        text = f"The teacher itself succeeds in only {percent(old)} % on the old tasks: there was little to forget."
+        yield "beware", text
+    if new is not None and new >= LITTLE:
+        text = f"The teacher already succeeds in {percent(new)} % on the new task: there was little to learn."
+        yield "beware", text
+
+
+def _of_learning(student: Count, teacher: Count) -> Pairs:
+    """Whether a student can be told from a teacher that fails on the new tasks."""
+    if student.interval.low <= teacher.interval.high:
+        intervals = f"{within(student.interval)} % against {within(teacher.interval)} %"
+        yield "beware", f"Nothing shows that the new task was learned: the teacher is as good on it ({intervals})."
 
 
 def _of_rivals(results: Results, group: Group) -> Pairs:
@@ -96,24 +112,37 @@ def _of_seeds(results: Results) -> Pairs:
     yield "note", "An interval covers the luck of the episodes. It does not cover other tasks, robots or settings."
 
 
-def _of_trajectory(histories: Trajectory) -> Pairs:
+def _of_trajectory(histories: Trajectory, *, learned: bool = True) -> Pairs:
     over = course(histories)
     each = f" in {over.num_kept} of {plural(over.num_seeds, 'seed')}" if over.num_seeds > 1 else ""
     numbers = f"L_retain {short_percent(over.retention_loss)} % against {short_percent(over.epsilon)} %"
     if over.diverged:
         yield "beware", "L_retain was not finite at some steps: training diverged there."
     if over.kept:
-        yield "holds", f"The constraint was met at the end of training{each}: {numbers}."
+        kind: Kind = "holds" if learned else "note"
+        yield kind, f"The constraint was met at the end of training{each}: {numbers}."
     else:
         only = f"only{each}" if over.num_kept else "not"
         yield "beware", f"The constraint was {only} met at the end of training: {numbers}."
 
 
-def _of_rollout(rollout: Rollout) -> Pairs:
-    total = rollout.total
-    if total.interval.high - total.interval.low > WIDE:
-        episodes = plural(total.episodes, "episode")
-        yield "beware", f"{episodes} leave {within(total.interval)} % plausible: roll out more."
+def _of_rollout(rollout: Rollout, evidence: Evidence) -> Pairs:
+    roles, total = evidence.roles, rollout.total
+    old, new = (None if roles is None else roles.count(rollout, group) for group in GROUPS)
+    for count in [one for one in (old, new) if one is not None] or [total]:
+        if count.interval.high - count.interval.low > WIDE:
+            episodes = plural(count.episodes, "episode")
+            yield "beware", f"{episodes} leave {within(count.interval)} % plausible: roll out more."
+    if roles is None and len(evidence.rollouts) > 1 and len(rollout.counts) > 1:
+        yield "beware", "Old and new tasks are averaged alike: say which are which with --old or --new, and --teacher."
+    teacher = None if roles is None or roles.teacher is None else evidence.rollouts[roles.teacher]
+    if roles is None or teacher is None:
+        return
+    before = roles.count(teacher, "new")
+    if teacher is rollout:
+        yield from _of_teacher(*(None if one is None else one.rate for one in (old, new)))
+    elif new is not None and before is not None and before.rate < LITTLE:
+        yield from _of_learning(new, before)
 
 
 def _of_choices(choices: Choices) -> Pairs:
@@ -128,8 +157,13 @@ def _of_choices(choices: Choices) -> Pairs:
 
 
 def _of_run(run: Run) -> Pairs:
+    fell = run.fall_of_loss
+    learned = fell is None or fell >= LEARNED
+    if fell is not None and not learned:
+        moved = f"fell by {100 * fell:.1f} %" if fell >= 0 else f"rose by {-100 * fell:.1f} %"
+        yield "beware", f"Little or nothing was learned: the task loss {moved}. Who stands still meets any constraint."
     if run.history is not None:
-        yield from _of_trajectory({0: run.history})
+        yield from _of_trajectory({0: run.history}, learned=learned)
     else:
         yield "note", "No lambda_history.csv: it was trained without anchors, or the file was left behind."
     if run.ended is False:

@@ -13,11 +13,12 @@ ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": ANYTHING}
 
 @dataclass(frozen=True)
 class Rollout:
-    """Successes of one policy by task."""
+    """Successes of one policy by task, and what it was told to do in the tasks where that was recorded."""
 
     path: Path
     policy: str
     counts: Mapping[str, Count]
+    sentences: Mapping[str, str]
 
     @property
     def total(self) -> Count:
@@ -39,4 +40,5 @@ def load_rollout(path: Path) -> Rollout:
         if row["task"] in counts:
             raise ValueError(f"{place} repeats {row['task']!r}; keep one of the two")
         counts[row["task"]] = Count(row["successes"], row["episodes"])
-    return Rollout(path, str(content["policy"]), counts)
+    sentences = {row["task"]: row["sentence"] for row in content["rows"] if isinstance(row.get("sentence"), str)}
+    return Rollout(path, str(content["policy"]), counts, sentences)

@@ -16,6 +16,7 @@ from craft_trainer.report.results import Json
 HISTORY_FILE, STATE_FILE, RECORD_FILE, CHOICES_FILE = "lambda_history.csv", "trainer_state.json", "run.json", "mcq.json"
 WITHOUT_IT = "remove it to write the report without it"
 VARIANCE = "variance"
+NEW_TASKS = "new_tasks"  # of settings
 OBJECT = Rule("an object or null", lambda value: value is None or isinstance(value, dict))
 OBJECTS = Rule(
     "a list of objects", lambda value: isinstance(value, list) and all(isinstance(one, dict) for one in value)
@@ -40,6 +41,7 @@ class Run:
     ``step`` of ``max_steps`` optimizer steps were made. ``losses`` and ``known`` are (steps, values): the logged task
     loss, and the fraction of the questions right before training that is right still. ``recorded`` says whether
     ``settings`` and ``provenance`` are those of run.json; ``ended`` whether that tells of an end, None without it.
+    ``new_tasks`` are the sentences of the tasks that a policy learned, as recorded.
     """
 
     path: Path
@@ -56,6 +58,17 @@ class Run:
     recorded: bool
     ended: bool | None
     choices: Choices | None
+    new_tasks: tuple[str, ...] = ()
+
+    @property
+    def fall_of_loss(self) -> float | None:
+        """1 − (mean of the last tenth of the logged task losses) / (that of the first); None if fewer than two."""
+        losses = self.losses[1]
+        if len(losses) < 2:
+            return None
+        part = max(1, len(losses) // 10)
+        first = float(losses[:part].mean())
+        return None if first <= 0 else 1 - float(losses[-part:].mean()) / first
 
 
 def teachers_scale(units: Iterable[str]) -> str:
@@ -91,6 +104,7 @@ def load_run(folder: Path) -> Run:
         recorded=bool(told.get("settings")),
         ended=told["end"] is not None if "end" in told else None,
         choices=load_choices(choices) if choices in files else None,
+        new_tasks=tuple(map(str, (told.get("settings") or {}).get(NEW_TASKS) or ())),
     )
 
 

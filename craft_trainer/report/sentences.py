@@ -1,26 +1,29 @@
 """The outcome in plain sentences: a headline for each kind of evidence, of one thing or of many."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from math import isfinite, isnan
 from typing import Any
 
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.history import Trajectory, course, history_path
-from craft_trainer.report.results import Results
+from craft_trainer.report.results import GROUPS, Count, Results
+from craft_trainer.report.roles import Roles
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import VARIANCE, Run, teachers_scale
 from craft_trainer.report.wording import angle, percent, plural, short, short_percent, signed, spread
 
 SENTENCE_NAMES = {"craft": "CRaFT", "plain": "plain fine-tuning", "teacher": "the teacher"}
-RIGHT_ANGLE = 0.005  # a cosine below it is written as 0.00
+RIGHT_ANGLE = 0.0087  # sin 0.5°: a cosine below it is that of an angle which is written as 90°
+MOST_NAMED = 3  # policies with a clause of their own
 ENDINGS = {"craft": "", "teacher": "; no other method is in these results"}
 
 
 def headlines(evidence: Evidence) -> tuple[str, ...]:
     """One sentence for each kind of evidence there is: demos, rollouts, multiple choice, training runs."""
     kinds: list[tuple[Mapping[str, Any], Callable[[Any], str]]] = [
-        *((evidence.demos, demos_sentence), (evidence.rollouts, rollouts_sentence)),
+        *((evidence.demos, demos_sentence), (evidence.rollouts, partial(rollouts_sentence, roles=evidence.roles))),
         *((evidence.asked, choices_sentence), (evidence.runs, runs_sentence)),
     ]
     return tuple(say(found) for found, say in kinds if found)
@@ -80,14 +83,41 @@ def demos_sentence(demos: Mapping[str, Demo]) -> str:
     return f"{len(demos)} results compared: CRaFT {' and '.join(clauses)}{aside}."
 
 
-def rollouts_sentence(rollouts: Mapping[str, Rollout]) -> str:
-    """Successes of one policy, or how far those of several lie apart."""
+def rollouts_sentence(rollouts: Mapping[str, Rollout], roles: Roles | None = None) -> str:
+    """Successes of one policy, or how far those of several lie apart; by ``roles`` what was kept and what learned."""
+    if roles is not None:
+        return _kept_and_learned(rollouts, roles)
     totals = {name: one.total for name, one in rollouts.items()}
     if len(totals) == 1:
         ((name, total),) = totals.items()
         return f"{name} succeeded in {total.successes} of {total.episodes} episodes."
     rates = spread([count.rate for count in totals.values()], percent)
     return f"{len(totals)} policies succeeded in {rates} % of their episodes."
+
+
+def _kept_and_learned(rollouts: Mapping[str, Rollout], roles: Roles) -> str:
+    """What policies kept of the teacher's old-task success and reached on new tasks: each, or from least to most."""
+    students = {name: one for name, one in rollouts.items() if name != roles.teacher} or rollouts
+    kept = {name: roles.kept(one, rollouts) for name, one in students.items()}
+    relative = students is not rollouts and None not in kept.values()
+    rates = {name: [_rate(roles.count(one, group)) for group in GROUPS] for name, one in students.items()}
+    olds = {name: kept[name] if relative else old for name, (old, _) in rates.items()}
+    verb, of = ("kept", "the teacher's old-task success") if relative else ("succeeded in", "old-task episodes")
+    tasks = "new task" if len(roles.new) == 1 else "new tasks"
+    several = len(students) > MOST_NAMED
+    groups = {f"{len(students)} policies": list(students)} if several else {name: [name] for name in students}
+    clauses = []
+    for name, members in groups.items():
+        old = [rate for member in members if (rate := olds[member]) is not None]
+        new = [rate for member in members if (rate := rates[member][1]) is not None]
+        did = [f"{verb} {spread(old, percent)} % of {of}"] if old else []
+        did += [f"reached {spread(new, percent)} % on the {tasks}"] if new else []
+        clauses.append(f"{name} {' and '.join(did)}")
+    return f"{'; '.join(clauses)}."
+
+
+def _rate(count: Count | None) -> float | None:
+    return None if count is None else count.rate
 
 
 def choices_sentence(asked: Mapping[str, Choices]) -> str:
@@ -105,8 +135,11 @@ def choices_sentence(asked: Mapping[str, Choices]) -> str:
     worse, better = sum(high < 0 for _, high in intervals), sum(low > 0 for low, _ in intervals)
     unsure = len(intervals) - worse - better
     rest = f"; in {unsure} its 95 % interval includes no change" if unsure else ""
+    margins = [one["margin_gold_change_ci"] for one in compared]
+    lost, gained = sum(high < 0 for _, high in margins), sum(low > 0 for low, _ in margins)
     number = plural(len(intervals), "multiple-choice comparison")
-    return f"{number}: accuracy fell in {worse} and rose in {better}{rest}."
+    accuracy = f"{number}: accuracy fell in {worse} and rose in {better}{rest}"
+    return f"{accuracy}; the gold margin fell in {lost} and rose in {gained}."
 
 
 def changes_sentence(compared: Mapping[str, Mapping[str, Any]]) -> str:

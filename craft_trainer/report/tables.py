@@ -9,6 +9,7 @@ from craft_trainer.report.choices import CHANGES, Choices
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.history import Course, Trajectory, course, moments
 from craft_trainer.report.results import GROUPS, Count, Group, Json, Results, method_label
+from craft_trainer.report.roles import Roles
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run
 from craft_trainer.report.sentences import coverage
@@ -117,14 +118,34 @@ def demos_table(demos: Mapping[str, Demo]) -> Table:
     return Table("Success of every method (95 % interval)", columns, rows)
 
 
-def rollouts_table(rollouts: Mapping[str, Rollout]) -> Table:
-    """A row for each policy, a column for each task that any of them was rolled out on."""
+def rollouts_table(rollouts: Mapping[str, Rollout], roles: Roles | None = None) -> Table:
+    """A row for each policy, a column for each task that any of them was rolled out on; by ``roles`` old ones first."""
+    if roles is not None:
+        return _roles_table(rollouts, roles)
     tasks = dict.fromkeys(task for one in rollouts.values() for task in one.counts)
     rows = [
         (name, *(rate(one.counts.get(task)) for task in tasks), rate(one.total), str(one.total.episodes))
         for name, one in rollouts.items()
     ]
     return Table("Success in % of episodes (95 % interval)", ("policy", *tasks, "all tasks", "episodes"), rows)
+
+
+def _roles_table(rollouts: Mapping[str, Rollout], roles: Roles) -> Table:
+    """Each task of a group, the mean of the group, and what was kept of the teacher's success."""
+    rows = [
+        (
+            f"{name} (teacher)" if name == roles.teacher else name,
+            *(
+                rate(count)
+                for group in GROUPS
+                for count in (*map(one.counts.get, roles.tasks(group)), roles.count(one, group))
+            ),
+            DASH if name == roles.teacher else percent(roles.kept(one, rollouts)),
+        )
+        for name, one in rollouts.items()
+    ]
+    tasks = [column for group in GROUPS for column in (*roles.tasks(group), f"all {group} tasks")]
+    return Table("Success in % of episodes (95 % interval)", ("policy", *tasks, "kept of the teacher, %"), rows)
 
 
 def choices_table(documents: Mapping[str, Choices]) -> Table:

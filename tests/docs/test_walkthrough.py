@@ -64,7 +64,8 @@ def test_policies(place, capsys):
     write_demo(place / "outputs/demo")
     write_demo(place / "outputs/mine", seeds=(0,))
     for method in ("teacher", "plain", "craft"):
-        write_rollout(place / f"{method}.json", policy=f"outputs/{method}")
+        tasks = ("push-v3", "reach-v3", "window-close-v3")
+        write_rollout(place / f"{method}.json", policy=f"outputs/{method}", tasks=tasks)
     write_mcq(place / "mcq.json")
     guides = ("quickstart.md", "experiment.md", "training.md", "anchors.md")
     commands = of("policies", *guides)

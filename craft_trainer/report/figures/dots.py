@@ -12,6 +12,7 @@ from craft_trainer.report.evidence import Demo
 from craft_trainer.report.figures.canvas import BLUE, GREY, VERMILLION, blank_figure
 from craft_trainer.report.figures.success import frame_rates, method_colours
 from craft_trainer.report.results import GROUPS, Count, method_label
+from craft_trainer.report.roles import Roles
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.wording import shortened, signed
 
@@ -72,8 +73,14 @@ def demos_figure(demos: Mapping[str, Demo]) -> Figure:
     return rates_figure(panels, methods, f"success, {AXIS}")
 
 
-def rollouts_figure(rollouts: Mapping[str, Rollout]) -> Figure:
-    """Success of each policy over all its tasks; of a single one, task by task."""
+def rollouts_figure(rollouts: Mapping[str, Rollout], roles: Roles | None = None) -> Figure:
+    """Success of each policy over all its tasks, or over old and new ones; of a single one, task by task."""
+    if roles is not None:
+        panels = [
+            Panel(f"{group.capitalize()} tasks", {name: [roles.count(one, group)] for name, one in rollouts.items()})
+            for group in GROUPS
+        ]
+        return rates_figure(panels, [""], f"success, {AXIS}")
     rows = {name: [one.total] for name, one in rollouts.items()}
     if len(rollouts) == 1:
         (one,) = rollouts.values()

@@ -97,6 +97,7 @@ def test_training_sentences(results: Results, write_history: Callable[..., Path]
     ("cosine", "said"),
     [(0.0, "gradient was 0.00 (90°), a right angle."),
      (-0.002, "gradient was 0.00 (90°), a right angle."),
+     (-0.006, "gradient was −0.01 (90°), a right angle."),
      (0.5, "gradient was 0.50 (60°): below a right angle, so on average the step raised L_retain"),
      (-0.5, "gradient was −0.50 (120°): above a right angle, so on average the step lowered L_retain")],
 )  # fmt: skip
