@@ -52,7 +52,7 @@ GROUPS = {  # of commands: what a word after it is called, where the modules are
         "craft_trainer.cli.suite_",
         {
             "run": "run the cells of a suite that have no result yet, and write a raw JSON file for each",
-            "report": "write the tables of a page from raw results",
+            "report": "write the tables and pictures of a page from raw results",
         },
         "craft-trainer suite run metaworld-2 --output outputs/metaworld-2 --jobs 2",
     ),

@@ -12,23 +12,24 @@ from statsmodels.stats.multitest import multipletests
 
 CONFIDENCE = 0.95
 NUM_RESAMPLES = 2000
+QUARTER = 0.25  # cut from each end: what is left is the middle half
 MOST_PAIRS_FOR_EXACT = 14  # 2^n sign flips
 
 Scores = Float[NDArray[np.float64], "seeds tasks"]
 
 
-def interquartile_mean(scores: Float[NDArray[np.float64], "..."]) -> float:
-    """Average the middle half: a quarter is cut from each end, rounded down (25 % trimmed mean).
+def trimmed_mean(scores: Float[NDArray[np.float64], "..."], trimmed: float = QUARTER) -> float:
+    """Average what is left when a fraction is cut from each end, rounded down: by default the middle half.
 
-    Source: IQM of Agarwal et al. 2021, arXiv 2108.13264.
+    Source: the interquartile mean (IQM) of Agarwal et al. 2021, arXiv 2108.13264.
     """
-    return float(stats.trim_mean(np.asarray(scores, dtype=np.float64), 0.25, axis=None))
+    return float(stats.trim_mean(np.asarray(scores, dtype=np.float64), trimmed, axis=None))
 
 
 def stratified_interval(
-    strata: Sequence[Scores], *, num_resamples: int = NUM_RESAMPLES, seed: int = 0
+    strata: Sequence[Scores], *, trimmed: float = QUARTER, num_resamples: int = NUM_RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """95 % percentile interval of the interquartile mean of all ``strata``, by a stratified bootstrap over seeds.
+    """95 % percentile interval of the trimmed mean of all ``strata``, by a stratified bootstrap over seeds.
 
     A stratum is a stream. Seeds are drawn with replacement within each, and all tasks of a drawn seed come with it:
     one policy solved them, so they are no independent runs. Tasks that were trained apart are a stratum each. With
@@ -44,7 +45,7 @@ def stratified_interval(
         )
     generator = np.random.default_rng(seed)
     drawn = [one[generator.integers(len(one), size=(num_resamples, len(one)))] for one in checked]
-    found = stats.trim_mean(np.concatenate([one.reshape(num_resamples, -1) for one in drawn], axis=1), 0.25, axis=1)
+    found = stats.trim_mean(np.concatenate([one.reshape(num_resamples, -1) for one in drawn], axis=1), trimmed, axis=1)
     low, high = np.quantile(found, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return float(low), float(high)
 

@@ -19,11 +19,15 @@ PAPER_INK = "#1f2328"
 PAGE_PAPER = "#040506"  # the same for what is as light as the paper: becomes the card of the page
 WIDTH_INCHES = 8.0
 PNG_DPI = 200
+ON_SCREEN = 1.4  # pixels for a point: as wide as a page of text
 ROOT = (
     'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" role="img" '
     'aria-labelledby="{0}-title {0}-description"><title id="{0}-title">{1}</title><desc id="{0}-description">{2}</desc>'
 )
-STYLE = Path(__file__).parents[1] / "templates/figure.mplstyle"
+TEMPLATES = Path(__file__).parents[1] / "templates"
+STYLE, PAGE_STYLE = TEMPLATES / "figure.mplstyle", TEMPLATES / "report.css"
+END_OF_COLOURS = "* {"  # what follows the colours of both themes in the page's style
+FONTS = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Noto Sans', 'Liberation Sans', 'DejaVu Sans', sans-serif"
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))  # no clock, no version: same input, same bytes
 
 # Okabe & Ito 2008, "Color Universal Design": told apart with any common colour blindness.
@@ -57,6 +61,19 @@ def inline_svg(draw: Draw, name: str, title: str, description: str) -> str:
     view_box = re.search(r'viewBox="[^"]*"', svg)
     assert view_box, "matplotlib wrote an SVG without a viewBox"
     return f"<svg {view_box[0]} {ROOT.format(name, escape(title), escape(description))}{svg[svg.index('>') + 1 :]}"
+
+
+def themed_svg(draw: Draw, name: str, title: str, description: str) -> bytes:
+    """The figure as an SVG file in two themes: it is light or dark as the reader's screen is, by the page's colours."""
+    svg = inline_svg(draw, name, title, description)
+    colours = PAGE_STYLE.read_text("utf-8").split(END_OF_COLOURS)[0]
+    box = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert box, "matplotlib wrote an SVG without a viewBox"
+    width, height = (round(ON_SCREEN * float(side)) for side in box.groups())
+    style = f"<style>{colours}svg {{ color: var(--ink) }} svg text {{ font-family: {FONTS} !important }}</style>"
+    paper = '<rect width="100%" height="100%" style="fill: var(--card)"/>'
+    end = svg.index("</desc>") + len("</desc>")
+    return f'<svg width="{width}" height="{height}"{svg[4:end]}{style}{paper}{svg[end:]}'.encode()
 
 
 def standalone_image(draw: Draw, file_format: str) -> bytes:

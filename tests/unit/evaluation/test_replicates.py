@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from craft_trainer.evaluation.replicates import interquartile_mean, paired_differences, stratified_interval
+from craft_trainer.evaluation.replicates import paired_differences, stratified_interval, trimmed_mean
 
 
 def test_the_middle_half_is_averaged():
-    assert interquartile_mean(np.array([[0.0, 0.4], [0.6, 1.0]])) == pytest.approx(0.5)
-    assert interquartile_mean(np.array([0.0, 0.0, 0.2, 0.3, 0.4, 0.5, 1.0, 1.0])) == pytest.approx(0.35)
+    assert trimmed_mean(np.array([[0.0, 0.4], [0.6, 1.0]])) == pytest.approx(0.5)
+    assert trimmed_mean(np.array([0.0, 0.0, 0.2, 0.3, 0.4, 0.5, 1.0, 1.0])) == pytest.approx(0.35)
 
 
 def test_the_interval_covers_in_about_95_of_100_draws():
@@ -27,7 +27,7 @@ def test_the_interval_covers_in_about_95_of_100_draws():
 def test_all_tasks_of_a_seed_are_drawn_together():
     """The sum of two opposed tasks is the same for every seed. Drawn apart, the interval would have a width."""
     opposed = np.array([[0.0, 1.0], [1.0, 0.0], [0.2, 0.8], [0.8, 0.2]])
-    middles = [interquartile_mean(opposed[list(rows)]) for rows in itertools.product(range(4), repeat=4)]
+    middles = [trimmed_mean(opposed[list(rows)]) for rows in itertools.product(range(4), repeat=4)]
     assert middles == pytest.approx([0.5] * 4**4)
     assert stratified_interval([opposed]) == (pytest.approx(0.5), pytest.approx(0.5))
 

@@ -1,0 +1,95 @@
+"""A page with tables and pictures of suites: what stands between two comments is written anew from raw results."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from craft_trainer.report.wording import in_markdown
+from craft_trainer.suites.runs import Run, read_runs
+from craft_trainer.suites.tables import differences_table, seconds_table, stream_table, suite_table
+
+BLOCK = re.compile(
+    r"<!-- suite: (?P<suite>[\w-]+)(?:/(?P<stream>[\w-]+))?"
+    r"(?: (?:against (?P<rival>[\w-]+)|(?P<what>seconds|frontier|budgets|matrix)))?"
+    r"(?: of (?P<methods>[^>\n]+?))? -->\n"
+)
+BEGINNING = re.compile(r"^<!-- suite: ", re.MULTILINE)
+END = "<!-- end of suite -->"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A page with its tables, and the pictures that it shows: SVG by file name."""
+
+    text: str
+    blocks: int
+    pictures: dict[str, bytes]
+
+
+def written(page: str, raw: Path, pictures: str) -> Written:
+    """Write every block of ``page`` anew: what stands between ``<!-- suite: … -->`` and ``<!-- end of suite -->``.
+
+    The first comment says what it is of: ``NAME/STREAM`` is a table of one stream, ``NAME`` of all streams together.
+    ``against METHOD`` behind either is a table of the paired differences to a method, ``seconds`` of the times, and
+    ``frontier``, ``budgets`` or ``matrix`` a picture. ``of METHOD = words, METHOD`` behind all that chooses and names
+    the methods. Pictures are in the folder ``pictures``, as seen from the page.
+
+    Raises:
+        ValueError: a block has no end, says what is not known, or has nothing to show.
+    """
+    parts, position, drawn, blocks = [], 0, dict[str, bytes](), 0
+    while starts := BEGINNING.search(page, position):
+        begins = BLOCK.match(page, starts.start())
+        if begins is None:
+            line = page[starts.start() :].partition("\n")[0]
+            raise ValueError(f"{line}: expected <!-- suite: NAME/STREAM against METHOD of METHODS -->, parts left out")
+        end = page.find(END, begins.end())
+        if end < 0 or BEGINNING.search(page, begins.end(), end):
+            raise ValueError(f"{begins[0].strip()} has no {END} behind it")
+        parts += [page[position : begins.end()], "\n", _block(begins, raw, pictures, drawn), "\n\n"]
+        position, blocks = end, blocks + 1
+    return Written("".join([*parts, page[position:]]), blocks, drawn)
+
+
+def _block(begins: re.Match[str], raw: Path, folder: str, drawn: dict[str, bytes]) -> str:
+    """The Markdown of one block; a picture is put into ``drawn``."""
+    runs = read_runs(raw, begins["suite"])
+    if begins["methods"]:
+        runs = chosen(runs, begins["methods"])
+    if stream := begins["stream"]:
+        there = sorted({run.stream for run in runs})
+        runs = [run for run in runs if run.stream == stream]
+        if not runs:
+            raise ValueError(f"no raw result of the stream {stream}; there are {', '.join(there)}")
+    if begins["rival"]:
+        return differences_table(begins["rival"], runs).markdown()
+    if begins["what"] == "seconds":
+        return seconds_table(runs).markdown()
+    if begins["what"] is None:
+        return (stream_table(runs) if stream else suite_table(runs)).markdown()
+    from craft_trainer.suites.pictures import DRAWN  # matplotlib only where a page has a picture
+
+    name = "-".join(filter(None, (begins["suite"], stream, begins["what"])))
+    picture = DRAWN[begins["what"]](runs)
+    svg = picture.svg(name)
+    if drawn.setdefault(f"{name}.svg", svg) != svg:
+        raise ValueError(f"{begins[0].strip()}: a picture {name}.svg of other methods is on this page already")
+    return f"![{in_markdown(f'{picture.title}. {picture.description}')}]({folder}/{name}.svg)"
+
+
+def chosen(runs: Sequence[Run], methods: str) -> list[Run]:
+    """The runs of ``METHOD = words, METHOD``, in this order, each with its words; with or without a budget.
+
+    Raises:
+        ValueError: there is no run of a method.
+    """
+    found: list[Run] = []
+    for entry in methods.split(","):
+        method, _, words = (part.strip() for part in entry.partition("="))
+        mine = [run for run in runs if method in (run.name, run.method)]
+        if not mine:
+            there = ", ".join(dict.fromkeys(run.method for run in runs))
+            raise ValueError(f"no raw result of {method}; there are {there}")
+        found += [replace(run, words=words or run.words) for run in mine]
+    return found

@@ -1,0 +1,145 @@
+"""Raw results as they are read: one run for each cell."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from craft_trainer.report.reading import (
+    ANY_KEY,
+    ANYTHING,
+    NAME,
+    TEXT,
+    Rule,
+    Schema,
+    check,
+    integer,
+    json_object,
+    number,
+    require_checksum,
+)
+from craft_trainer.report.results import GROUPS, LEADING_METHODS, Count
+from craft_trainer.suites.running import SCHEMA
+
+WAY_OUT = "restore the file as `suite run` wrote it"
+ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": integer(0)}
+RAW: Mapping[str, Schema] = {
+    "schema": integer(SCHEMA, SCHEMA),
+    "suite": NAME,
+    "stream": NAME,
+    "tasks": {ANY_KEY: ANYTHING},
+    "method": NAME,
+    "label": NAME,
+    "budget": Rule("null or an integer ≥ 0", lambda value: value is None or integer(0).holds(value)),
+    "seed": integer(0),
+    "seconds": {ANY_KEY: number(0)},
+    "evaluations": {ANY_KEY: ANYTHING},
+    "commands": [[TEXT]],
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """The raw result of one cell.
+
+    Attributes:
+        name: of the method, without its budget.
+        words: the method in words, as the suite's ``label`` has them.
+        stages: success by task, evaluation by evaluation.
+        seconds: of the commands that fine-tune (``train`` with ``--model``) and of those that make anchors (``cache``),
+            by these names; one is missing where there was no such command, or its time is not known.
+    """
+
+    stream: str
+    name: str
+    budget: int | None
+    words: str
+    seed: int
+    tasks: Mapping[str, Any]
+    stages: Sequence[Mapping[str, Count]]
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def method(self) -> str:
+        """Name and budget in one word."""
+        return self.name if self.budget is None else f"{self.name}-{self.budget}"
+
+    @property
+    def label(self) -> str:
+        """The method in words, with its budget."""
+        return self.words if self.budget is None else f"{self.words}, {self.budget:,} anchors"
+
+    @cached_property
+    def groups(self) -> dict[str, list[Count]]:
+        """Counts of the old and of the new tasks; empty of a stream that does not name them."""
+        if not all(group in self.tasks for group in GROUPS):
+            return {}
+        return {group: [self.stages[-1][task] for task in self.tasks[group]] for group in GROUPS}
+
+    def mean(self, group: str) -> float:
+        """Mean success over the tasks of a group, a fraction."""
+        return float(np.mean([count.rate for count in self.groups[group]]))
+
+    def matrix(self) -> NDArray[np.float64]:
+        """Success of every task (in the order in which they were learned) after every stage."""
+        return np.array([[count.rate for count in stage.values()] for stage in self.stages])
+
+
+def read_runs(raw: Path, suite: str) -> list[Run]:
+    """Read every raw result of a suite: teacher and plain first, then by name and budget.
+
+    Raises:
+        ValueError: there is none, or a file is not what ``suite run`` wrote.
+    """
+    paths = sorted((raw / suite).rglob("*.json"))
+    if not paths:
+        raise ValueError(f"{raw / suite} holds no raw result: run `craft-trainer suite run {suite} --raw {raw}`")
+    runs = [_read(path) for path in paths]
+    return sorted(runs, key=lambda run: (_place(run.name), run.name, run.budget or 0, run.stream, run.seed))
+
+
+def by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Runs by method and budget, in the order in which these first appear."""
+    found: dict[str, list[Run]] = {}
+    for run in runs:
+        found.setdefault(run.method, []).append(run)
+    return found
+
+
+def _place(name: str) -> int:
+    return LEADING_METHODS.index(name) if name in LEADING_METHODS[:2] else len(LEADING_METHODS)
+
+
+def _read(path: Path) -> Run:
+    content = json_object(path, WAY_OUT)
+    check(content, RAW, f"{path}: ")
+    require_checksum(content, path, WAY_OUT)
+    stages = []
+    for name, evaluation in sorted(content["evaluations"].items(), key=lambda item: (len(item[0]), item[0])):
+        check(evaluation, {"rows": [ROW]}, f"{path}: evaluations.{name}.")
+        stages.append({row["task"]: Count(row["successes"], row["episodes"]) for row in evaluation["rows"]})
+    budget = content["budget"]
+    return Run(
+        content["stream"],
+        content["method"] if budget is None else content["method"].removesuffix(f"-{budget}"),
+        budget,
+        content["label"],
+        content["seed"],
+        content["tasks"],
+        stages,
+        _seconds(content["commands"], content["seconds"]),
+    )
+
+
+def _seconds(commands: Sequence[Sequence[str]], seconds: Mapping[str, float]) -> dict[str, float]:
+    """Add up what commands of a kind took, each known by the name of its output."""
+    kinds: dict[str, list[str]] = {}
+    for command in commands:
+        kind = "anchors" if command[0] == "cache" else "train" if command[0] == "train" and "--model" in command else ""
+        if kind:
+            kinds.setdefault(kind, []).append(Path(command[command.index("--output_dir") + 1]).stem)
+    return {kind: sum(seconds[name] for name in names) for kind, names in kinds.items() if set(names) <= set(seconds)}

@@ -1,0 +1,79 @@
+"""Pictures of raw results: what they say, where labels go, and that their bytes are the same every time."""
+
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from craft_trainer.report.results import Count
+from craft_trainer.suites.pictures import budgets_picture, frontier_picture, matrix_picture, spread
+from craft_trainer.suites.runs import Run
+
+TASKS = {"old": ["a", "b"], "new": ["c"]}
+
+
+def run(name, kept, *, budget=None, stream="one", seed=0):
+    """A run that kept ``kept`` of 10 episodes of each old task, and learned the new one."""
+    stage = {"a": Count(kept, 10), "b": Count(kept, 10), "c": Count(10, 10)}
+    return Run(stream, name, budget, f"words of {name}", seed, TASKS, [stage])
+
+
+RUNS = [
+    *(run("replay", kept, budget=budget) for budget, kept in ((20, 7), (200, 10))),
+    *(run("views", kept, budget=budget) for budget, kept in ((20, 9), (200, 10))),
+    run("plain", 1),
+]
+
+
+def text(svg):
+    root = ET.fromstring(svg)
+    return [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_budgets_says_what_was_kept_with_the_fewest_anchors():
+    picture = budgets_picture(RUNS)
+    assert picture.title == "With 20 anchors words of replay keeps 70 %, words of views keeps 90 % of the old tasks"
+    assert "words of plain 10 %" in picture.description
+    shown = text(picture.svg("name"))
+    for label in ("words of replay  70 %", "words of views  90 %", "words of plain  10 %", "20", "200"):
+        assert label in shown
+
+
+def test_averages_are_of_the_same_streams():
+    """Views at 20 was run on one of two streams: the other methods stay, and it is left out."""
+    both = [run("plain", 1, stream="two"), *(run(name, 10, budget=200, stream="two") for name in ("replay", "views"))]
+    both += [run("replay", 5, budget=20, stream="two")]
+    assert budgets_picture(RUNS + both).title == "With 20 anchors words of replay keeps 60 % of the old tasks"
+    with pytest.raises(ValueError, match="no stream with old and new tasks has results of every method"):
+        frontier_picture([run("plain", 1), run("slow", 1, stream="two")])
+
+
+def test_frontier_counts_what_does_both():
+    assert frontier_picture(RUNS).title.startswith("2 of 5 do the old tasks and the new one in 95 %")
+    assert "words of views, 20 anchors" in text(frontier_picture(RUNS).svg("name"))
+
+
+def test_matrix_shows_every_stage():
+    rates = [(10, 0), (4, 9)]
+    stages = [{"a": Count(a, 10), "b": Count(b, 10)} for a, b in rates]
+    picture = matrix_picture([Run("long", "plain", None, "plain", 0, {}, stages)])
+    assert picture.title == "After the last task, mean success on all 2 is: plain 65 %"
+    assert {"100", "0", "40", "90", "after 2"} <= set(text(picture.svg("name")))
+
+
+@pytest.mark.parametrize("draw", [budgets_picture, frontier_picture])
+def test_bytes_are_the_same_and_both_themes_are_inside(draw):
+    svg = draw(RUNS).svg("name")
+    assert svg == draw(list(RUNS)).svg("name")
+    assert b"prefers-color-scheme: dark" in svg
+    root = ET.fromstring(svg)
+    title, description = (root.find(f"{{http://www.w3.org/2000/svg}}{tag}").text for tag in ("title", "desc"))
+    assert (title, description) == draw(RUNS)[:2]
+    assert float(root.get("width")) > 800
+
+
+def test_labels_move_as_little_as_possible():
+    """By hand: two at 0.5 go half a gap up and down; one alone stays; what would leave at the top moves down."""
+    np.testing.assert_allclose(spread([0.5, 0.5, 0.1], 0.1, 0, 1), [0.45, 0.55, 0.1], atol=1e-12)
+    np.testing.assert_allclose(spread([1.0, 1.0], 0.1, 0, 1), [0.9, 1.0], atol=1e-12)
+    np.testing.assert_allclose(spread([0.0, 0.3, 0.0], 0.1, 0, 1), [0.0, 0.3, 0.1], atol=1e-12)
