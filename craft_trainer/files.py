@@ -57,12 +57,14 @@ def checksum(content: Mapping[str, Any]) -> str:
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write ``data`` (text as UTF-8) beside ``path``, whose folder is made if need be, and move it there in one step.
 
-    On any error ``path`` is as it was.
+    On any error ``path`` is as it was; an OSError, of a full disk for instance, names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         draft.write_bytes(data.encode() if isinstance(data, str) else data)
         draft.replace(path)  # os.replace: atomic within a file system
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         draft.unlink(missing_ok=True)

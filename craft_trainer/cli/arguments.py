@@ -7,7 +7,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from craft_trainer.cli.described import loaded, options_of
+from craft_trainer.cli.described import MAPPINGS, loaded, options_of
 from craft_trainer.cli.hints import nearest, of_a_loose_word, of_the_original
 from craft_trainer.cli.lerobot_names import hint_for_a_file, mappings, translated
 from craft_trainer.cli.places import require_places
@@ -217,8 +217,7 @@ def _with_entries(path: Path, values: Mapping[str, Any], command: str) -> dict[s
 
 def _of_option(option: argparse.Action, value: Any) -> Any:
     """Turn a ``value`` of YAML into what ``option`` makes of the same words; what no words can say stays as it is."""
-    is_number = option.type in (int, float)
-    if value is None or (isinstance(value, dict) and not is_number) or (value == [] and option.nargs == "+"):
+    if value is None or (isinstance(value, dict) and option.type in MAPPINGS) or (value == [] and option.nargs == "+"):
         return value
     if option.nargs == "+":
         return [_of_word(option, item) for item in (value if isinstance(value, list) else [value])]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from craft_trainer.files import write_atomically
 from craft_trainer.options import option, split_list
 
 EXAMPLE = "craft-trainer demo --old push-v3,door-open-v3 --new faucet-open-v3 --seeds 0,1,2 --output outputs/mine"
@@ -109,4 +110,4 @@ def claim_folder(folder: Path, settings: str) -> None:
     if mark.exists() and mark.read_text() != settings:
         raise FileExistsError(f"{folder} holds a demo with other settings: delete it, or choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    mark.write_text(settings)
+    write_atomically(mark, settings)

@@ -32,7 +32,13 @@ def truth(word: str) -> bool:
     raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
 
 
-TYPES: dict[str, Any] = {"bool": truth, "int": int, "float": float, "str": str, "dict": dict}
+def mapping(word: str) -> str:
+    """A mapping as JSON, or what else its option takes as text; it is read where it is used."""
+    return word
+
+
+TYPES: dict[str, Any] = {"bool": truth, "int": int, "float": float, "str": str, "dict": dict, "mapping": mapping}
+MAPPINGS = (dict, mapping)  # a YAML file may give these as mappings
 
 
 class Option(NamedTuple):
@@ -121,6 +127,7 @@ def _option(field: "dataclasses.Field[Any]", hint: Any, below: dict[str, str]) -
     name = "str" if any(map(_is_enum, parts)) else next(iter(named), kinds[0].__name__)
     if name not in TYPES:
         return None
+    name = "mapping" if name == "str" and dict in kinds else name
     default = default_of(field)
     plain = default.value if isinstance(default, Enum) else default
     required = plain is dataclasses.MISSING

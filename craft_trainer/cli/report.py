@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from craft_trainer.files import write_atomically
 from craft_trainer.options import option, split_list
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def run(arguments: ReportArguments) -> None:
     if arguments.output is None:
         print(text, end="")
     else:
-        Path(arguments.output).write_text(text, "utf-8")
+        write_atomically(Path(arguments.output), text)
         print(f"report: {arguments.output}")
 
 

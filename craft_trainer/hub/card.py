@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from craft_trainer.files import write_atomically
 from craft_trainer.hub import readme
 from craft_trainer.hub.facts import Retained, RunFacts, Source
 from craft_trainer.hub.run_folder import HISTORIES
@@ -18,6 +19,7 @@ from craft_trainer.report.wording import Markdown, code, in_markdown
 RESULTS_FILE = "results.json"
 FIGURE_FILE = "figures/success.png"
 TAGS = ["craft_trainer", "continual-learning"]
+SHOWN = ("retention_loss", "epsilon", "multiplier")  # of the last retention pass
 HERE = "."  # where a run that was never pushed is
 
 # how it is loaded by the library it is a checkpoint of, without craft_trainer
@@ -96,19 +98,42 @@ def add_results(folder: Path, given: Path | None) -> Results | None:
         raise ValueError(f"{own} is older than the weights beside it: name newer ones with --results, or delete it")
     results = load_results(given or own)
     if given is not None and given.resolve() != own.resolve():
-        own.write_bytes(given.read_bytes())
+        write_atomically(own, given.read_bytes())
     (folder / FIGURE_FILE).parent.mkdir(exist_ok=True)
     write_success_figure(results, folder / FIGURE_FILE)
     return results
 
 
 def last_pass(history: Path, step: int) -> dict[str, str] | None:
-    """The last line of ``lambda_history.csv`` up to optimizer step ``step``, or None where there is none."""
+    """The last line of ``lambda_history.csv`` up to optimizer step ``step``, or None where there is none.
+
+    Raises:
+        ValueError: a line has no step, or the last one lacks what a card shows; the error names file and line.
+    """
     if not history.is_file():
         return None
-    with history.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["step"].isdigit() and int(row["step"]) <= step]
-    return rows[-1] if rows else None
+    last: tuple[int, dict[str, str]] | None = None
+    with history.open(newline="", encoding="utf-8", errors="replace") as file:  # what is replaced is no number
+        reader = csv.DictReader(file)
+        try:
+            for row in reader:
+                last = (reader.line_num, row) if _number(row, "step", history, reader.line_num) <= step else last
+        except csv.Error as error:
+            raise ValueError(f"{history}: line {reader.line_num} is not CSV ({error}); remove it") from error
+    if last is None:
+        return None
+    for name in SHOWN:
+        _number(last[1], name, history, last[0])
+    return last[1]
+
+
+def _number(row: Mapping[str, str], column: str, history: Path, line: int) -> float:
+    try:
+        return float(row.get(column) or "")
+    except ValueError as error:
+        raise ValueError(
+            f"{history}: line {line}, column {column} is {row.get(column)!r}, expected a number; remove the line"
+        ) from error
 
 
 def metadata(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,7 +199,7 @@ def _end(last: Mapping[str, str] | None, retained: Retained | None) -> Iterator[
     if last is None:
         return
     scale = teachers_scale(retained.units if retained else [])
-    shown = {name: f"{float(last[name]):.4g}" for name in ("retention_loss", "epsilon", "multiplier")}
+    shown = {name: f"{float(last[name]):.4g}" for name in SHOWN}
     yield from ("## The constraint at the end", "")
     yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")
     yield (

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 from safetensors import SafetensorError
@@ -251,9 +252,22 @@ def readable(file: Path) -> Iterator[None]:
 def loading(folder: str | Path) -> Iterator[None]:
     """Errors inside, of damaged files and of tensors of another shape, say which folder they are about."""
     try:
-        yield
+        with tensors_only(f"the weights in {folder}"):
+            yield
     except (AssertionError, AttributeError, EOFError, LookupError, RuntimeError, SafetensorError, TypeError) as error:
         raise ValueError(f"the weights in {folder} cannot be loaded: {error}") from error
+
+
+@contextmanager
+def tensors_only(what: str) -> Iterator[None]:
+    """Errors inside, of a pickle that is more than tensors, say ``what`` it is in, and the way out."""
+    try:
+        yield
+    except UnpicklingError as error:
+        raise ValueError(
+            f"{what}: a pickle (.bin, .pt, .pth) that holds more than tensors, or is damaged, is not executed. Take "
+            "weights in safetensors; where you trust a pickle, load it by torch and save it with save_pretrained(…)"
+        ) from error
 
 
 def require_whole(folder: str | Path, faults: Mapping[str, Iterable[str]]) -> None:

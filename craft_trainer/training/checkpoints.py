@@ -2,11 +2,11 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
@@ -29,7 +29,7 @@ from craft_trainer.hub.run_folder import (
     model_of_run,
 )
 from craft_trainer.models.base import SupportsCheckpointing
-from craft_trainer.models.pretrained import restore
+from craft_trainer.models.pretrained import restore, tensors_only
 from craft_trainer.training.distribution import splits_parameters, whole_weights
 from craft_trainer.training.interruption import Interruption
 
@@ -57,17 +57,24 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         Raises:
             ValueError: the checkpoint is damaged, or no checkpoint of the run is whole.
         """
+        found = None
+        if resume_from_checkpoint not in (None, False):
+            found = self._of_main_process(lambda: self._whole_checkpoint(resume_from_checkpoint))
+        with self.callback_of(Interruption).listening():
+            return super().train(found, *args, **kwargs)
+
+    def _of_main_process[Found](self, find: Callable[[], Found]) -> Found:
+        """What the main process finds, or refuses by an OSError or a ValueError, in every process."""
         chosen: list[Any] = [None, None]
-        if resume_from_checkpoint not in (None, False) and self.is_world_process_zero():
+        if self.is_world_process_zero():
             try:
-                chosen[0] = self._whole_checkpoint(resume_from_checkpoint)
+                chosen[0] = find()
             except (OSError, ValueError) as error:
                 chosen[1] = error
         found, refusal = broadcast_object_list(chosen)  # so that no process waits for one that has stopped
         if refusal is not None:
             raise refusal
-        with self.callback_of(Interruption).listening():
-            return super().train(found, *args, **kwargs)
+        return cast(Found, found)
 
     def callback_of[Kind](self, kind: type[Kind]) -> Kind:
         """Give the callback of a kind that the run has."""
@@ -156,8 +163,24 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if splits_parameters(self.accelerator) or not restore(target, resume_from_checkpoint):
             super()._load_from_checkpoint(resume_from_checkpoint, *model)  # sentence-transformers' takes no model
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """As Trainer's; a state that is no tensor is refused by the name of the checkpoint, as in the next two."""
+        with tensors_only(f"the optimizer's or the scheduler's state in {checkpoint}"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        with tensors_only(f"the scaler's state in {checkpoint}"):
+            super()._load_scaler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with tensors_only(f"the random state in {checkpoint}"):
+            super()._load_rng_state(checkpoint)
+
     def _load_best_model(self) -> None:
+        """As Trainer's, of a whole checkpoint; a damaged one is refused, and the last one stays."""
         best = self.state.best_model_checkpoint
+        if best is not None:
+            self._of_main_process(lambda: require_whole(Path(best), model_only=self.args.save_only_model))
         if best is None or splits_parameters(self.accelerator) or not restore(self.model, best):
             super()._load_best_model()
 

@@ -281,4 +281,4 @@ def _within(value: Any, low: float, high: float) -> bool:
 
 
 def _one_of(name: str, value: str, known: Any) -> None:
-    _require(value in known, f"{name} is {value!r}: it must be one of {', '.join(known)}")
+    _require(value in tuple(known), f"{name} is {value!r}: it must be one of {', '.join(known)}")

@@ -132,16 +132,17 @@ def test_a_language_model_brings_no_code(known, tmp_path, marker, monkeypatch):
 
 
 def test_weights_in_a_pickle_are_no_code(tmp_path, marker):
+    """Seen to end in a traceback of torch's UnpicklingError."""
     model = save_tiny_lm(tmp_path / "lm")
     get_peft_model(AutoModelForCausalLM.from_pretrained(model), LoraConfig()).save_pretrained(tmp_path / "adapter")
     (tmp_path / "adapter/adapter_model.safetensors").unlink()
     torch.save(Code(marker), tmp_path / "adapter/adapter_model.bin")
     edit(tmp_path / "adapter/adapter_config.json", base_model_name_or_path=str(model))
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(ValueError, match=r"the weights in .*: a pickle .* is not executed"):
         load_checkpoint(str(tmp_path / "adapter"), dtype=None)
     (model / "model.safetensors").unlink()
     torch.save(Code(marker), model / "pytorch_model.bin")
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(ValueError, match=r"the weights in .*: a pickle .* is not executed"):
         load_checkpoint(str(model), dtype=None)
 
 
@@ -156,7 +157,7 @@ def test_what_a_run_resumes_from_is_no_code(name, tmp_path, marker):
     if name == "training_args.bin":
         run(tmp_path / "run", None, max_steps=3, resume=checkpoint)
         return
-    with pytest.raises(pickle.UnpicklingError, match="Weights only load failed"):
+    with pytest.raises(ValueError, match=r"^the .* state in .*checkpoint-2: a pickle .* is not executed"):
         run(tmp_path / "run", None, max_steps=3, resume=checkpoint)
 
 

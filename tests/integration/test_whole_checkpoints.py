@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from runs import BASE, assert_same_weights, run, weights
 from toy import ToyModel, ToyTask, toy_anchors
+from transformers import TrainerCallback
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.hub.manifest import DamagedCheckpointError, require_whole
@@ -86,6 +87,30 @@ def test_the_best_and_the_newest_stay_where_old_ones_go(tmp_path):
     assert left == {"checkpoint-4", best.name if best.name != "checkpoint-4" else "checkpoint-3"}
     written = json.loads((tmp_path / "checkpoint-4/trainer_state.json").read_text())
     assert written["best_model_checkpoint"] == str(best)
+
+
+@pytest.mark.parametrize("fault", ["flipped", "gone"])
+def test_the_best_model_is_loaded_from_a_whole_checkpoint(tmp_path, fault):
+    """Seen to fail: changed weights were loaded at the end, and a folder that had vanished was passed over."""
+
+    class Damaging(TrainerCallback):
+        def on_log(self, args, state, control, logs, **kwargs):
+            if "train_runtime" not in logs:
+                return
+            best = Path(state.best_model_checkpoint)
+            if fault == "gone":
+                shutil.rmtree(best)
+            else:
+                data = bytearray((best / "model.safetensors").read_bytes())
+                data[-1] ^= 1
+                (best / "model.safetensors").write_bytes(data)
+
+    options = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True, "learning_rate": 0.5}
+    config = CraftConfig(output_dir=str(tmp_path), **BASE | SAVES | options)
+    trainer = CraftTrainer(ToyModel(), config, train_dataset=ToyTask(), eval_dataset=ToyTask(8), callbacks=[Damaging()])
+    said = "model.safetensors was changed" if fault == "flipped" else "trainer_state.json is missing"
+    with pytest.raises(DamagedCheckpointError, match=f"is not whole: {said}"):
+        trainer.train()
 
 
 KILLED = """

@@ -91,6 +91,9 @@ def test_a_value_of_another_type_is_refused(capsys: pytest.CaptureFixture[str]) 
         ("dish: stew\nvegan: perhaps", "argument --vegan: .*neither true nor false"),
         ("dish: stew\nminutes: [5]", r"argument --minutes: invalid int value: \[5\]"),
         ("dish: [soup, stew]", r"argument --dish: \['soup', 'stew'\] is not one value"),
+        ("dish: {}", r"argument --dish: \{\} is not one value"),
+        ("dish: {soup: hot}", r"argument --dish: \{'soup': 'hot'\} is not one value"),
+        ("herbs: {basil: fresh}", r"argument --herbs: \{'basil': 'fresh'\} is not one value"),
     ],
 )
 def test_a_value_of_another_type_in_the_file_is_refused_by_file_and_key(recipe: Any, text: str, message: str) -> None:

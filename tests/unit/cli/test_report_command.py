@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from full_disk import files_up_to
 
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.main import main
@@ -53,6 +54,17 @@ def test_json_and_markdown_are_printed_or_written(folders, capsys):
     assert main(["report", "--run", "one=first", "--format", "md", "--output", "report.md"]) == 0
     assert capsys.readouterr().out == "report: report.md\n"
     assert (folders / "report.md").read_text("utf-8").startswith("# A training run without a retention history")
+
+
+@pytest.mark.parametrize("format_", ["html", "md", "json"])
+def test_an_earlier_report_stays_where_the_disk_is_full(folders, capsys, format_):
+    """Seen to fail with md and json, which were emptied first."""
+    Path("report.it").write_text("the earlier one")
+    with files_up_to(20):
+        assert main(["report", "--run", "first", "--format", format_, "--output", "report.it"]) == 1
+    assert "craft-trainer report: [Errno 27] File too large: 'report.it'" in capsys.readouterr().err
+    assert Path("report.it").read_text() == "the earlier one"
+    assert sorted(path.name for path in folders.iterdir()) == ["first", "report.it", "second"]
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,24 @@ def test_the_unit_is_that_of_the_terms(tmp_path: Path, units: list[str], said: s
     assert "| 0.01 | 0.05 | 2 |" in text
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("retention_loss,multiplier,epsilon\n0.01,2.0,0.05\n", "line 2, column step is None"),
+        ("step,retention_loss,multiplier\n1,0.01,2.0\n", "line 2, column epsilon is None"),
+        ("step,retention_loss,multiplier,epsilon\n1,0.01,2.0,0.05\n1,0.", "line 3, column epsilon is None"),
+        ("step,retention_loss,multiplier,epsilon\n1,0.01,2.0,0.05\n\0\0,\n", r"line 3, column step is '\\x00\\x00'"),
+        ("step,retention_loss,multiplier,epsilon\n1,few,2.0,0.05\n", "line 2, column retention_loss is 'few'"),
+    ],
+)
+def test_a_damaged_history_is_named(tmp_path: Path, text: str, said: str) -> None:
+    """Seen to fail with KeyError, TypeError and `could not convert string to float`, or a card of an earlier pass."""
+    history = tmp_path / "lambda_history.csv"
+    history.write_text(text)
+    with pytest.raises(ValueError, match=f"^{history}: {said}, expected a number; remove the line"):
+        last_pass(history, 1)
+
+
 def test_a_file_is_not_called_a_folder() -> None:
     """Seen to fail with the texts of language models."""
     facts = RunFacts("plain", dataset=Source("new.jsonl"), base=Source("org/lm@v1", "org/lm"))

@@ -72,6 +72,15 @@ def test_an_unknown_choice_is_refused_and_the_known_ones_named(tmp_path: Path, n
     assert all(choice in str(error.value) for choice in CHOICES[name])
 
 
+@pytest.mark.parametrize("value", [{}, [], ["craft"]])
+def test_a_choice_that_is_no_text_is_refused_as_well(tmp_path: Path, value: Any) -> None:
+    """Seen to fail: `unhashable type: 'dict'`."""
+    with pytest.raises(ValueError, match=r"^epsilon_schedule is .*: it must be one of constant, "):
+        make(tmp_path, epsilon_schedule=value)
+    with pytest.raises(ValueError, match=r"^retention_terms is .*: it must be one of hidden, "):
+        make(tmp_path, retention_terms=[value])
+
+
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in OUTSIDE for value in OUTSIDE[name]])
 def test_a_value_outside_its_range_is_refused(tmp_path: Path, name: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"^{name} is {value}: it must "):
