@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_trainer.options import option
@@ -50,9 +51,11 @@ def train_and_save(
         ValueError: a question is bad, or the policy has no language model to ask.
     """
     from craft_trainer.cli.output import save_and_push
+    from craft_trainer.cli.verdict import verdict
     from craft_trainer.evaluation.choices.opening import policy_reader
     from craft_trainer.evaluation.mcq_callback import McqCallback
     from craft_trainer.evaluation.questions import read_questions
+    from craft_trainer.training.console import write_short_lines
     from craft_trainer.training.run_record import changed_fields
 
     trainer.record_run(changed_fields(arguments) | source_of(trainer) | new_tasks_of(trainer))
@@ -61,8 +64,11 @@ def train_and_save(
             policy_reader(trainer.model)
         questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
         trainer.add_callback(McqCallback(trainer, processor, questions, steps=arguments.mcq_steps))
+    write_short_lines(trainer)
     trainer.train(resume_from_checkpoint=resumed)
     save_and_push(trainer)
+    if trainer.is_world_process_zero():
+        print("\n".join(verdict(Path(trainer.args.output_dir))))
 
 
 def source_of(trainer: "CraftTrainer") -> dict[str, str]:

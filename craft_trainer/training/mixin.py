@@ -28,6 +28,7 @@ from craft_trainer.optim.merging import Merge
 from craft_trainer.training.auto import own_anchors
 from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistory
 from craft_trainer.training.config import retention_settings
+from craft_trainer.training.console import write_short_lines
 from craft_trainer.training.distribution import (
     is_partitioned,
     require_agreement,
@@ -37,12 +38,7 @@ from craft_trainer.training.distribution import (
     splits_parameters,
 )
 from craft_trainer.training.drift import TaskDrift, begin_task_drift
-from craft_trainer.training.guards import (
-    GradientGuard,
-    require_exact,
-    require_followed,
-    require_own_arguments,
-)
+from craft_trainer.training.guards import GradientGuard, require_exact, require_followed, require_own_arguments
 from craft_trainer.training.joint import choose_backward, joined_loss, joining, require_possible
 from craft_trainer.training.learned_inputs import refuse_learned_inputs
 from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
@@ -111,6 +107,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if self.anchors is None:
             self._refuse_idle_settings()
         else:
+            write_short_lines(self)
             self.record_run({})
             self._prepare_retention()
 
