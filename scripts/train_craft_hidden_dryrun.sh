@@ -3,5 +3,5 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh" all
 export OMP_NUM_THREADS=1
-exec accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu \
+exec accelerate launch --quiet --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no --cpu \
     -m craft_trainer dryrun --config configs/train/dryrun.yaml "$@"
