@@ -39,9 +39,13 @@ def task_loss(model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, ""]:
         ValueError: the anchors hold no targets, or the model computes no loss of its own.
     """
     inputs, network = anchors.inputs, model.network
-    made = inputs if isinstance(model, nn.Module) else model.prepare(inputs)  # what a view prepares, its network takes
-    of_the_trainer = isinstance(network, nn.Sequential)  # a SentenceTransformer: its trainer knows the loss
-    loss: Tensor | None = None if of_the_trainer else network(**made).get("loss")
+    if isinstance(model, nn.Module):  # what Trainer trains, loss included: a policy, any module of torch
+        found = model(**inputs)
+    elif isinstance(network, nn.Sequential):  # a SentenceTransformer: its trainer knows the loss
+        found = {}
+    else:
+        found = network(**model.prepare(inputs))
+    loss: Tensor | None = found.get("loss")
     if loss is None:
         raise ValueError(
             f"the anchors hold no targets that {type(network).__name__} computes a loss from, only "

@@ -1,5 +1,7 @@
 """Continual metrics by hand: three tasks in three stages, and a teacher of two tasks with a third behind them."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,25 @@ def test_transfer_and_area_refuse_what_does_not_fit():
         area_under_success(THREE, [np.zeros(2)] * 2)
     with pytest.raises(ValueError, match="at least one fraction"):
         learning_success([np.array([])])
+
+
+def test_transfer_is_that_of_avalanche():
+    """Its metrics are told of the same matrices number by number; backward, forgetting and forward."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of its import
+        backward = pytest.importorskip("avalanche.evaluation.metrics.forgetting_bwt")
+        forward = pytest.importorskip("avalanche.evaluation.metrics.forward_transfer")
+    generator = np.random.default_rng(0)
+    matrix, start = generator.uniform(size=(5, 5)), generator.uniform(size=5)
+    bwt, forgetting, fwt = backward.BWT(), backward.Forgetting(), forward.ForwardTransfer()
+    for task in range(4):
+        for one in (bwt, forgetting):
+            one.update(task, matrix[task, task], initial=True)
+            one.update(task, matrix[-1, task])
+    for task in range(1, 5):
+        fwt.update(task, start[task], initial=True)
+        fwt.update(task, matrix[task - 1, task])
+    found = backward_transfer(matrix)
+    assert found == pytest.approx(np.mean(list(bwt.result().values())))
+    assert -found == pytest.approx(np.mean(list(forgetting.result().values())))
+    assert forward_transfer(matrix, start) == pytest.approx(np.mean(list(fwt.result().values())))

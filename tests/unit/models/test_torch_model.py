@@ -10,7 +10,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from craft_trainer.anchors.features import FeatureSpec, extract, teacher_features
+from craft_trainer.anchors.features import AnchorBatch, Features, FeatureSpec, extract, teacher_features
+from craft_trainer.losses.replay import task_loss
 from craft_trainer.models.base import AnchoredModel, SupportsCheckpointing, missing_members
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.torch_model import TorchModel
@@ -26,6 +27,17 @@ def resnet(seed: int = 0, **options: Any) -> TorchModel:
     torch.manual_seed(seed)
     network = torchvision.models.resnet18(num_classes=3)
     return TorchModel(network, ["pixels"], ["label"], cross_entropy, channels_first=True, **options)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_replay_computes_the_loss_that_the_module_was_given(sequential: bool) -> None:
+    """The loss is TorchModel's: the network inside knows the inputs alone, whatever its class is."""
+    linear = nn.Linear(3072, 3)
+    inside = nn.Sequential(linear) if sequential else linear
+    batch = BATCH | {"pixels": BATCH["pixels"].flatten(1)}
+    model = TorchModel(inside, ["pixels"], ["label"], cross_entropy)
+    anchors = AnchorBatch(batch, Features({}, None), ["old"] * 4)
+    torch.testing.assert_close(task_loss(model, anchors), cross_entropy(inside(batch["pixels"]), batch))
 
 
 class Tagger(nn.Module):
