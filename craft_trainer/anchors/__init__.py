@@ -1,1 +1,1 @@
-"""What must not be forgotten: the teacher's features and outputs on old-task samples, and the losses that hold them."""
+"""Anchors: the teacher's features and outputs on old-task samples, and the losses that hold them."""

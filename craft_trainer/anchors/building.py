@@ -122,7 +122,7 @@ def build_anchor_cache(
 
 
 def _labelling(teacher: AnchoredModel, samples: Mapping[str, Any], *, output: bool) -> dict[str, Any]:
-    """Which labels the ``samples`` have, and in what unit the teacher's loss on them is kept, if it is."""
+    """Name the labels of the ``samples``, and the unit of the teacher's loss on them if it is kept."""
     labels, loss = labels_of(teacher, samples), task_loss_of(teacher)
     kept = loss is not None and output and bool(labels)
     return {"labels": labels, "task_unit": loss.unit if loss is not None and kept else ""}

@@ -91,7 +91,7 @@ class AnchorCache:
 
     @property
     def has_labels(self) -> bool:
-        """Whether the anchors have targets of the task loss: demonstrated actions, the labels of texts."""
+        """True if the anchors have targets of the task loss: demonstrated actions, the labels of texts."""
         return bool(self.provenance.storage["labels"])
 
     def task_losses(self, rows: Sequence[int]) -> Float[Tensor, " rows"] | None:
@@ -106,7 +106,7 @@ class AnchorCache:
         return self.dataset.select_columns(list(names)).rename_columns(names)
 
     def scales(self) -> dict[str, Float[Tensor, ""]]:
-        """What ε is measured in: the teacher's variance per feature (mean over dimensions), its entropy for tokens."""
+        """The units of ε: the teacher's variance per feature (mean over dimensions), its entropy for tokens."""
         scales = {name: variance.mean() for name, variance in self.variance.items()}
         if self._token_scale is not None:
             scales[TOKEN_SCALE] = self._token_scale

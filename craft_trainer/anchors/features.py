@@ -41,7 +41,7 @@ def feature_specs(paths: Iterable[str], poolings: Iterable[str]) -> list[Feature
 
 
 class TokenTargets(NamedTuple):
-    """What the teacher expects next at every position, of a batch of token sequences.
+    """Tokens that the teacher expects next at every position of a batch of token sequences.
 
     Attributes:
         indices: the teacher's top-k tokens, the most probable first.
@@ -57,7 +57,7 @@ class TokenTargets(NamedTuple):
 
 
 class Features(NamedTuple):
-    """What a model makes of a batch.
+    """Hidden features and outputs of a model for one batch.
 
     Attributes:
         hidden: pooled hidden states by column.

@@ -128,7 +128,7 @@ def _merged(teachers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _joined_data(parts: Sequence[dict[str, Any]], rows: Sequence[int]) -> dict[str, Any]:
-    """What all ``parts`` have in common; of the rest names, sums and a digest; each of them in ``parts``."""
+    """Join the provenance of all ``parts``: what they share, names, sums and a digest of the rest."""
     whole = [one for part in parts for one in data_parts(part)]
     digest = hashlib.sha256("".join(str(part["fingerprint"]) for part in whole).encode()).hexdigest()
     told = {

@@ -1,4 +1,4 @@
-"""Which weights a checkpoint was trained from: the start of every run that led to it, in a file beside its weights."""
+"""Lineage of a checkpoint's weights: the start of every run that led to it, in a file beside its weights."""
 
 import json
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class Lineage:
-    """What a run starts from; digests only, no paths, so that it may be published with the weights.
+    """The start of a run, as digests without paths, so that it may be published with the weights.
 
     Attributes:
         start: the fingerprint of the weights, processors and configuration that the run starts from.

@@ -96,7 +96,7 @@ class AdapterAnchors:
 
     @property
     def has_labels(self) -> bool:
-        """Whether the anchors have targets of the task loss."""
+        """True if the anchors have targets of the task loss."""
         return bool(labels_of(self._model, self._load_batch([0])))
 
     def check_teacher(self, model: AnchoredModel) -> None:

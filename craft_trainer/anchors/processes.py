@@ -46,7 +46,7 @@ class Processes:
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this is the one that speaks, chooses and finishes."""
+        """True if this is the one that speaks, chooses and finishes."""
         return self.process_index == 0
 
     def print(self, *words: object) -> None:
@@ -112,7 +112,7 @@ class Processes:
             self.wait_for_everyone()
 
     def once[Made](self, make: Callable[[], Made]) -> Made:
-        """What ``make`` gives in the main process, in every process."""
+        """Run ``make`` in the main process and give its result to every process."""
         if self._store is None:
             return make()
         key = f"made/{self._num_meetings}"

@@ -1,4 +1,4 @@
-"""Where an anchor cache comes from: what made it, a fingerprint of that, and checksums of what it holds."""
+"""Provenance of an anchor cache: what made it, a fingerprint of that, and checksums of what it holds."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ PROVENANCE_FILE = "anchors.json"
 
 @dataclass(frozen=True)
 class Provenance:
-    """What an anchor cache was made from and what it holds; written as ``anchors.json`` beside the Arrow files.
+    """Origin and contents of an anchor cache, written as ``anchors.json`` beside the Arrow files.
 
     Attributes:
         teachers: digests of a teacher's ``weights``, ``processors`` and ``configuration`` (SHA-256), how it is
@@ -78,7 +78,7 @@ class Provenance:
         return replace(self, teachers=public(self.teachers), data=public(self.data))
 
     def document(self) -> dict[str, Any]:
-        """What ``anchors.json`` holds: everything, the fingerprint, and a checksum of all of it."""
+        """Contents of ``anchors.json``: everything, the fingerprint, and a checksum of all of it."""
         return checked(asdict(self) | {"fingerprint": self.compute_fingerprint()})
 
     def write(self, folder: Path) -> None:
@@ -134,7 +134,7 @@ def _name(place: str) -> str:
 
 
 def same_model(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two fingerprints are of the same weights, processors and configuration, quantised alike."""
+    """True if two fingerprints are of the same weights, processors and configuration, quantised alike."""
     return all(one.get(part) == other.get(part) for part in DIGESTS)
 
 

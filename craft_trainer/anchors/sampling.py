@@ -1,4 +1,4 @@
-"""Which anchors a step uses: pure functions of seeds, so resume needs no state."""
+"""Draw the anchors of a step: pure functions of seeds, so resume needs no state."""
 
 from functools import lru_cache
 from typing import Any

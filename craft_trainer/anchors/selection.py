@@ -1,4 +1,4 @@
-"""Which old-task samples become anchors: uniform, stratified, or spread over what the teacher makes of them."""
+"""Choose the samples that become anchors: uniform, stratified, or spread over what the teacher makes of them."""
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
@@ -81,7 +81,7 @@ def k_center_rows(features: Float[Tensor, "samples dim"], num_rows: int, *, seed
 
 
 def phases(episodes: Sequence[int], num_phases: int = NUM_PHASES) -> list[int]:
-    """Which of ``num_phases`` equal parts of its episode each frame lies in; frames of an episode are consecutive."""
+    """Part of its episode, of ``num_phases`` equal ones, that each frame lies in; episodes are consecutive."""
     numbers = np.asarray(episodes)
     _, starts, counts = np.unique(numbers, return_index=True, return_counts=True)
     position: NDArray[Any] = np.empty(len(numbers), dtype=np.int64)

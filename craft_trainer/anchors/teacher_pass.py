@@ -107,7 +107,7 @@ class TeacherPass:
                 )
 
     def _raw(self, key: str, value: Any, packed: dict[str, list[int]]) -> Any:
-        """What is stored of an input: strings, encoded images, or numbers sample by sample."""
+        """The stored form of an input: strings, encoded images, or numbers sample by sample."""
         if not isinstance(value, Tensor):
             return value
         array = value.cpu().numpy()
@@ -195,7 +195,7 @@ def candidate_features(
 
 
 def target_columns(features: Features) -> dict[str, Tensor]:
-    """What a cache stores of the teacher's features, by column."""
+    """Columns that a cache stores of the teacher's features, by name."""
     columns = dict(features.hidden)
     if features.output is not None:
         columns[OUTPUT_COLUMN] = features.output

@@ -1,4 +1,4 @@
-"""Whether hidden features are a function of the sample, tried where nobody has looked into the model."""
+"""Test whether hidden features are a function of the sample, tried where nobody has looked into the model."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

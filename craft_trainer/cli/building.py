@@ -1,4 +1,4 @@
-"""What the commands that build an anchor cache have in common: their options, and the build."""
+"""Shared parts of the commands that build an anchor cache: their options, and the build."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Defaults(NamedTuple):
-    """What the options are that are not given, in one family of models."""
+    """Defaults of the options in one family of models."""
 
     layers: str
     pooling: str

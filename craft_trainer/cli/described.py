@@ -1,4 +1,4 @@
-"""What a command line may say of a dataclass, read from the class, or from a file where importing it takes seconds.
+"""Describe a dataclass for the command line, read from the class, or from a file where importing it takes seconds.
 
 ``described.json`` is written by ``python scripts/settings.py``; a test compares it with the classes.
 """

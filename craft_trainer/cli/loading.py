@@ -1,4 +1,4 @@
-"""How `train`, `cache build` and `cache verify` load a checkpoint, by the same options, and open an anchor cache."""
+"""Load a checkpoint for `train`, `cache build` and `cache verify` by the same options, and open a cache."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class LoadArguments:
-    """What is different from how the checkpoint was saved; a teacher and its student need the same."""
+    """Load a checkpoint otherwise than it was saved. A teacher and its student need the same options."""
 
     heading = "LeRobot policies"
     policy_options: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare

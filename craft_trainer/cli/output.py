@@ -109,7 +109,7 @@ def _checkpoint_to_resume(config: CraftConfig, folder: Path, *, was_begun: bool)
 
 
 def _parts(folder: Path) -> list[Path]:
-    """What makes ``folder`` that of a run."""
+    """List the files that make ``folder`` that of a run."""
     return [*model_of_run(folder), *checkpoints(folder)]
 
 

@@ -17,7 +17,7 @@ WAY_OUT = "Give the checkpoint that the tuned model was trained from, or"
 
 
 class Pair(NamedTuple):
-    """What is merged: the modules that hold the weights, and what measures and saves the tuned one."""
+    """The two modules whose weights are merged, and what measures and saves the tuned one."""
 
     teacher: Any
     tuned: Any

@@ -1,4 +1,4 @@
-"""Whether what a command names is there, asked before the imports that loading it takes."""
+"""Check that the files a command names are there, before the imports that loading takes."""
 
 from collections.abc import Iterable
 from typing import Any

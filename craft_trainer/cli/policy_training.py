@@ -30,7 +30,7 @@ OF_LANGUAGE_MODELS = {  # Trainer's, which no policy has → what there is inste
 
 @dataclass(kw_only=True)
 class PolicyTrainArguments(LoadArguments):
-    """What is said of a policy alone."""
+    """Options of a policy alone."""
 
     heading = LoadArguments.heading
     policy_type: str | None = option("instead of model: train a new policy of this type, e.g. act", None)

@@ -1,4 +1,4 @@
-"""What a command would work with, and where every value came from."""
+"""Show the values that a command would work with, and the origin of each."""
 
 import dataclasses
 from collections.abc import Container, Mapping, Sequence

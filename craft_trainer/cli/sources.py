@@ -33,7 +33,7 @@ CORRELATED = 2000  # frames from which correlations are estimated
 
 @dataclass(kw_only=True)
 class SourceArguments:
-    """Where anchors come from."""
+    """Choose the sources of the anchors."""
 
     heading = LoadArguments.heading
     source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
@@ -132,7 +132,7 @@ def dataset_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int
 
 
 def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
-    """What is about to be learned, without its labels: they are not the teacher's."""
+    """The data about to be learned as a source, without its labels: they are not the teacher's."""
     from craft_trainer.anchors.sources.frames import FrameSource
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
@@ -143,7 +143,7 @@ def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: in
 
 
 def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
-    """What the teacher met and did in a simulator, recorded beside the cache; its actions are the labels.
+    """Episodes of the teacher in a simulator, recorded beside the cache; its actions are the labels.
 
     The main process records for all. A recording of the same teacher and settings, of a build that was interrupted, is
     used again.

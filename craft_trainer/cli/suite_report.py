@@ -11,7 +11,7 @@ EXAMPLE = "craft-trainer suite report --raw docs/results/raw --page docs/results
 
 @dataclass(kw_only=True)
 class SuiteReportArguments:
-    """Where the results are, and the page."""
+    """Name the folder of results, and the page."""
 
     raw: str = option("folder of the raw results of all suites, as of `suite run`")
     page: str = option(

@@ -14,7 +14,7 @@ TEXT_SOURCES = ("dataset", "own_texts", "corpus")
 
 @dataclass(kw_only=True)
 class TextSourceArguments(TextArguments):
-    """Where texts come from."""
+    """Choose the source of the texts."""
 
     heading = TextArguments.heading
     group_column: str | None = option(

@@ -25,7 +25,7 @@ HELD_USUALLY = ("none", "mean_masked")  # layers and pooling of a language model
 
 @dataclass(kw_only=True)
 class TextTrainArguments(TextArguments):
-    """What is said of a language model alone."""
+    """Options of a language model alone."""
 
     heading = TextArguments.heading
     eval_dataset: str | None = option(
@@ -57,7 +57,7 @@ class TextTrainArguments(TextArguments):
 
     @property
     def evaluates(self) -> bool:
-        """Whether there are texts to evaluate on."""
+        """True if there are texts to evaluate on."""
         return self.eval_dataset is not None or self.eval_split is not None
 
     def require_evaluation(self, config: "LanguageConfig") -> None:

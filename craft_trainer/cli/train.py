@@ -18,7 +18,7 @@ EXAMPLE = "accelerate launch -m craft_trainer train --config configs/train/metaw
 
 @dataclass(kw_only=True)
 class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
-    """What is trained, on what, held by what."""
+    """Name the model, its new data and its anchors."""
 
     heading = "the model, what it learns and what is held"
     model: str | None = option(

@@ -1,4 +1,4 @@
-"""What `train` does for every family of models: questions, and the training."""
+"""Train a model of any family, with questions asked along the way."""
 
 import sys
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ def train_and_save(
 
 
 def source_of(trainer: "CraftTrainer") -> dict[str, str]:
-    """Where the anchors of the run come from, if their cache says so."""
+    """The source of the run's anchors, if their cache names it."""
     from craft_trainer.anchors.cache import AnchorCache
 
     source = trainer.anchors.provenance.told_source() if isinstance(trainer.anchors, AnchorCache) else ""

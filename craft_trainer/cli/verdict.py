@@ -1,4 +1,4 @@
-"""What came of a training run, in a few lines: was the constraint met, what moved, what to change."""
+"""Sum up a training run in a few lines: was the constraint met, what moved, what to change."""
 
 import csv
 from collections import defaultdict

@@ -1,1 +1,1 @@
-"""What `craft-trainer bench` measures: seconds, memory and bytes, side by side in one run."""
+"""Measurements of `craft-trainer bench`: seconds, memory and bytes, side by side in one run."""

@@ -1,4 +1,4 @@
-"""What an anchor cache costs beyond the teacher's forward passes."""
+"""Measure the cost of an anchor cache beyond the teacher's forward passes."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What scoring choices costs: beside lm-evaluation-harness, and beside one pass for every choice."""
+"""Measure the cost of scoring choices: beside lm-evaluation-harness, and beside one pass for every choice."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -25,7 +25,7 @@ MemoryEvent = tuple[int, int]  # an address, and the bytes that were allocated t
 
 
 class Quantity(NamedTuple):
-    """What is measured, and what it should be at most."""
+    """A measured quantity, and the most that it should be."""
 
     name: str
     goal: float | None
@@ -143,7 +143,7 @@ def peak_bytes(step: Step, device: torch.device) -> int:
 
 
 def memory_events(step: Step) -> list[MemoryEvent]:
-    """What torch's CPU allocator does during one call, in its order."""
+    """Record the events of torch's CPU allocator during one call, in their order."""
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # the profiler calls a machine without GPU an error
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         step()

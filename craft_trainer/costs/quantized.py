@@ -13,7 +13,7 @@ RANK = 8
 
 
 def can_quantize() -> bool:
-    """Whether bitsandbytes and PEFT are installed."""
+    """True if bitsandbytes and PEFT are installed."""
     return all(map(find_spec, ("bitsandbytes", "peft")))
 
 

@@ -1,4 +1,4 @@
-"""What retention costs a whole training run, start-up included, and what it keeps: plain beside a frontier of CRaFT."""
+"""Measure what retention costs a whole run, start-up included, and what it keeps: plain beside a CRaFT frontier."""
 
 import json
 import os
@@ -62,7 +62,7 @@ class Arm:
 
 @dataclass
 class Row:
-    """What an arm cost, and what it kept."""
+    """The cost of an arm, and the success that it kept."""
 
     arm: Arm
     times: list[Times]
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass
 class RunBenchArguments:
-    """What is trained, how often anchors are held, and what is looked at afterwards."""
+    """Choose the runs to train, the frequencies of retention passes, and the tasks to evaluate."""
 
     model: str | None = option("checkpoint to start from, as in `train`; without it a toy language model", None)
     dataset: str | None = option("what is learned, as in `train`", None)

@@ -1,4 +1,4 @@
-"""What a CRaFT step costs: time and memory beside its floor, beside TorchJD's PCGrad, and beside plain training."""
+"""Cost of a CRaFT step: time and memory beside its floor, beside TorchJD's PCGrad, and beside plain training."""
 
 import warnings
 from dataclasses import replace

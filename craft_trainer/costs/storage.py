@@ -63,7 +63,7 @@ class Shape(GeneralModel):
 
 
 def bytes_per_anchor() -> dict[str, float]:
-    """What the cache stores of each anchor, for every way to hold PI0-FAST's behaviour."""
+    """Count the bytes that the cache stores per anchor, for every way to hold PI0-FAST's behaviour."""
     kinds: dict[str, dict[str, Any]] = {
         "hidden, mean over image tokens": {"specs": [POOLED], "output": False},
         "hidden, every token": {"specs": [EVERY], "output": False},

@@ -1,4 +1,4 @@
-"""What a sequence of tasks did to a policy: average, forgetting and transfer from its matrix of successes.
+"""Summarise a sequence of tasks: average, forgetting and transfer from its matrix of successes.
 
 A matrix holds the success rate (a fraction) of every task after every stage: ``matrix[i, j]`` is that of task j after
 stage i. ``learned`` says after which stage each task had just been learned; by default task j was learned in stage j,

@@ -47,17 +47,17 @@ class EncodedQuestion:
 
     @property
     def boundary_ok(self) -> bool:
-        """Whether the prompt's own tokens are a prefix of every sequence, so that exactly the choice is scored."""
+        """True if the prompt's own tokens are a prefix of every sequence, so that exactly the choice is scored."""
         return not self.num_cut
 
     @property
     def num_tokens(self) -> list[int]:
-        """How many tokens of each choice are scored."""
+        """The number of scored tokens of each choice."""
         return [len(choice) - start for choice, start in zip(self.choices, self.starts, strict=True)]
 
     @property
     def branches(self) -> bool:
-        """Whether two choices or more have tokens that predict others: a wrong mask would show there."""
+        """True if two choices or more have tokens that predict others: a wrong mask would show there."""
         return sum(len(choice) > 1 for choice in self.choices) > 1
 
     def rows_of(self, choice: int) -> slice:
@@ -76,13 +76,13 @@ class EncodedQuestion:
 
 
 def begins(tokenizer: Any, text: str) -> bool:
-    """Whether ``text`` has its BOS already, as what chat templates write: a tokenizer would add a second one."""
+    """True if ``text`` has its BOS already, as what chat templates write: a tokenizer would add a second one."""
     begin = tokenizer.bos_token
     return bool(begin) and text.startswith(begin)
 
 
 def boundary(prompt: Sequence[int], sequences: Sequence[Sequence[int]]) -> tuple[int, Tokens]:
-    """How many tokens ``sequences`` (prompt and choice, tokenised together) share with the prompt; where choices begin.
+    """Count the tokens that ``sequences`` (prompt and choice, tokenised together) share with the prompt.
 
     Where the choice of each sequence begins is counted from the end of what all of them share. A tokenizer may merge
     the end of the prompt with the beginning of a choice; then the tokens of the prompt are no prefix of the sequence,

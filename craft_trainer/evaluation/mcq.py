@@ -22,7 +22,7 @@ GROUP = 16  # choices without their question that are scored as one question
 
 @dataclass(frozen=True)
 class McqSettings:
-    """How questions are asked and scored.
+    """Settings of asking and scoring questions.
 
     Attributes:
         style: what a prompt looks like.
@@ -37,7 +37,7 @@ class McqSettings:
     method: Method | str = "auto"
 
     def decisive(self) -> dict[str, Any]:
-        """What of the settings decides the results."""
+        """The settings that decide the results."""
         return {**asdict(self.style), "pmi": self.pmi, "method": self.method}
 
 

@@ -1,4 +1,4 @@
-"""What the model still knows, as a curve: multiple choice while it is being trained."""
+"""Log what the model still knows as a curve: multiple choice while it is being trained."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +15,7 @@ LOGGED = ("accuracy", "accuracy_per_char", "margin_gold", "brier")
 
 
 class KnownAtStart(TrainerCallback, ExportableState):  # type: ignore[misc]  # transformers has no types
-    """Which questions were right before training; saved with checkpoints, restored by resuming.
+    """The questions that were right before training, saved with checkpoints, restored by resuming.
 
     Attributes:
         right: their ids; None as long as nothing was asked.
@@ -27,7 +27,7 @@ class KnownAtStart(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
         self.asked = asked
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What Trainer writes into ``trainer_state.json``."""
+        """The state that Trainer writes into ``trainer_state.json``."""
         return {"args": {"right": self.right, "asked": self.asked}, "attributes": {}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -81,7 +81,7 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
         self._last_step = -1
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """What it knows before, and after."""
+        """Ask the questions before training."""
         del args, control
         self._ask(state.global_step)
 

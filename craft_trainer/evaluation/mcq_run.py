@@ -27,7 +27,7 @@ LONGEST = 36  # characters of a model's name
 
 @dataclass(frozen=True, kw_only=True)
 class McqRun:
-    """What to ask, how, and where the result goes.
+    """The questions, the settings, and the place of the result.
 
     Attributes:
         questions: what is asked.
@@ -50,7 +50,7 @@ class McqRun:
     seed: int = 0
 
     def progress_path(self, number: int) -> Path:
-        """Where the results of the model of this number are while it is at work."""
+        """The file of unfinished results of the model with this number."""
         return self.output.with_name(f"{self.output.name}.partial{number + 1}.jsonl")
 
 

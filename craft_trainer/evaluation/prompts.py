@@ -1,4 +1,4 @@
-"""How a question becomes a prompt, and what is scored after it."""
+"""Turn a question into a prompt and the continuations that are scored."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ FIELD = re.compile(r"\{question\}|\{choices\}")
 
 @dataclass(frozen=True)
 class PromptStyle:
-    """What a question looks like to the model.
+    """The form in which the model reads a question.
 
     Attributes:
         template: text with ``{question}``, and where wanted ``{image}`` (the model's own placeholder, nothing for a
@@ -56,11 +56,11 @@ class PromptStyle:
         return chat_prompt(parts, image, templates) if self.chat else image.join(parts)
 
     def answers_of(self, choices: Sequence[str]) -> list[str]:
-        """What is scored, without the delimiter."""
+        """The scored texts without the delimiter."""
         return list(choices) if self.answers == "text" else letters(len(choices))
 
     def continuations(self, choices: Sequence[str]) -> list[str]:
-        """What is scored, delimiter included."""
+        """The scored texts, delimiter included."""
         return [("" if self.chat else self.delimiter) + answer for answer in self.answers_of(choices)]
 
 
@@ -72,7 +72,7 @@ def letters(number: int) -> list[str]:
 
 
 def applied(templates: Any, messages: Sequence[Any], **options: Any) -> Any:
-    """What the chat template of ``templates`` makes of ``messages``; a ValueError for whatever it fails with.
+    """Apply the chat template of ``templates`` to ``messages``; a ValueError for whatever it fails with.
 
     A template is a program of whoever made the model. Jinja runs it in a sandbox that reaches neither files nor Python.
     """

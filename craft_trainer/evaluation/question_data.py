@@ -39,7 +39,7 @@ class QuestionData:
     description: dict[str, str | int | None] = field(default_factory=dict)
 
     def missing_column(self, ours: str, theirs: str) -> str:
-        """What to say if the data has no column ``theirs`` for our field ``ours``."""
+        """Write the message for data that has no column ``theirs`` for our field ``ours``."""
         close = difflib.get_close_matches(theirs, self.columns, n=1, cutoff=0.5)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         columns = ", ".join(shown(name) for name in self.columns[:40])
@@ -174,7 +174,7 @@ def undecoded(dataset: Any) -> Any:
 
 
 def _cached_folders(name: str) -> list[Path]:
-    """Where files of a dataset of the Hub lie on this machine: its snapshots, and its archives unpacked."""
+    """List the local folders of a Hub dataset: its snapshots, and its archives unpacked."""
     import datasets
     from huggingface_hub import constants
 

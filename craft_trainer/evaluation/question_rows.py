@@ -94,7 +94,7 @@ def _id(value: Any, number: int) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """What ``value`` is, in words of JSON."""
+    """Name the type of ``value`` in words of JSON."""
     kinds = {"NoneType": "null", "str": "text", "dict": "an object", "list": "a list", "bool": "true or false"}
     name = type(value).__name__
     return f"{kinds.get(name, f'a {name}')} ({shown(value)})" if value is not None else "null"

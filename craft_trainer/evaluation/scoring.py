@@ -36,7 +36,7 @@ class Prefix:
 
 
 class ChoiceModel(Protocol):
-    """What scoring needs of a model, whatever its family.
+    """The interface that scoring needs of a model of any family.
 
     Attributes:
         chat_templates: what has the chat template, the tokenizer or the processor.
@@ -197,7 +197,7 @@ def _separate(model: ChoiceModel, question: EncodedQuestion) -> list[list[float]
 
 
 def agrees(model: ChoiceModel, question: EncodedQuestion, method: Method) -> bool:
-    """Whether ``method`` gives this model's ``question`` what a separate pass for each choice gives.
+    """True if ``method`` gives this model's ``question`` what a separate pass for each choice gives.
 
     An architecture may take a mask or positions and not use them. Tolerance: 1e-3 nats and a thousandth of the value in
     float32, 5 % in half precision, where any two orders of summation differ by so much.

@@ -1,4 +1,4 @@
-"""What goes wrong with the Hub, in one line that tells the way out; a call that is never answered ends as well."""
+"""Turn failures of the Hub into one line that tells the way out; a call that is never answered ends as well."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""What a run says of itself, in a file beside its weights: what its card is made from, without the trainer."""
+"""Facts of a run, in a file beside its weights: what its card is made from, without the trainer."""
 
 import json
 from dataclasses import asdict, dataclass, field, fields
@@ -30,7 +30,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Retained:
-    """What was kept close to the teacher.
+    """The layers and terms that were kept close to the teacher.
 
     Attributes:
         teacher: the checkpoint that made the anchors, and ``weights``, the start of the digest of its weights.
@@ -54,7 +54,7 @@ class Retained:
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What is trained, from what, by which method; no token, no absolute path.
+    """The model that is trained, its start and its method; no token, no absolute path.
 
     Attributes:
         library: lerobot, transformers, peft or sentence-transformers; None for a model of the user's own.

@@ -70,7 +70,7 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     @property
     def missing_parts(self) -> dict[str, Push]:
-        """What of the run is not on the Hub as it is here → the last push that failed to bring it there."""
+        """Files of the run that are not on the Hub as they are here → the last push that failed to bring it there."""
         missing: dict[str, Push] = {}
         for push in self._pushes:
             for part in push.parts:
@@ -86,7 +86,7 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
             raise PushError(self.push_report())
 
     def push_report(self) -> str:
-        """Which pushes failed, why, and what to do about it."""
+        """List the pushes that failed, why, and what to do about it."""
         folder, missing = self.args.output_dir, self.missing_parts
         failed = [f"  step {push.step} ({', '.join(push.parts)}): {push.error}" for push in self.failed_pushes]
         if not missing:

@@ -136,7 +136,7 @@ def _check_manifest(checkpoint: Path, names: list[str]) -> None:
 
 
 def _check_structure(checkpoint: Path, names: list[str]) -> None:
-    """What can be known without a manifest: torch's files carry checksums, safetensors know their lengths."""
+    """Check what can be known without a manifest: torch's files carry checksums, safetensors know their lengths."""
     for name in names:
         file = checkpoint / name
         if file.suffix in (".pt", ".pth", ".bin") and not _is_intact_archive(file):

@@ -22,7 +22,7 @@ MADE_ANEW = ("library_name", "base_model", "datasets", "pipeline_tag")  # in the
 
 
 def is_by_hand(text: str) -> bool:
-    """Whether someone wrote or changed the text (not the header): it has no mark, or one that does not fit."""
+    """True if someone wrote or changed the text (not the header): it has no mark, or one that does not fit."""
     if any(sentence in text for sentence in BY_LIBRARIES):
         return False
     found = MARKED.search(text)
@@ -62,7 +62,7 @@ def _header(text: str) -> dict[str, Any]:
 
 
 def _body(text: str) -> str:
-    """What follows the header, without the mark."""
+    """The text behind the header, without the mark."""
     return MARKED.sub("", re.sub(r"\A---\s*\n.*?\n---\s*\n", "", text, count=1, flags=re.DOTALL)).strip()
 
 

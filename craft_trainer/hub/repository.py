@@ -21,7 +21,7 @@ Files = Mapping[str, Path | bytes]
 
 @dataclass(frozen=True)
 class Repository:
-    """Where to write.
+    """A repository of the Hub to write to.
 
     Attributes:
         name: ``owner/name``, or ``name`` in the account of the token.
@@ -79,7 +79,7 @@ class Repository:
 
 
 def with_retries[Result](call: Callable[[], Result]) -> Result:
-    """What ``call`` returns, tried again after each of :data:`PAUSES` while it raises ConnectionError.
+    """Return the result of ``call``, tried again after each of :data:`PAUSES` while it raises ConnectionError.
 
     Other errors are raised at once, and that of the last attempt.
     """

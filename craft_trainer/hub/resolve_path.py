@@ -1,4 +1,4 @@
-"""Where a model, dataset or checkpoint is: a local folder, or a repository of the Hub, at a revision if it is named."""
+"""Find a model, dataset or checkpoint: a local folder, or a repository of the Hub, at a revision if it is named."""
 
 import json
 import re

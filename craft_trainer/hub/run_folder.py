@@ -93,7 +93,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def begun(folder: Path) -> bool:
-    """Whether a run has begun to train in ``folder``, or to save its first checkpoint."""
+    """True if a run has begun to train in ``folder``, or to save its first checkpoint."""
     return (folder / RUN_FILE).is_file() or (folder / DRAFT).is_dir()
 
 

@@ -32,7 +32,7 @@ def local_folder(place: str | Path, command: str) -> Path:
 
 
 def exists(place: Path | str) -> bool:
-    """Whether there is anything at ``place``, looked up anew."""
+    """True if there is anything at ``place``, looked up anew."""
     if isinstance(place, Path):
         return place.exists()
     file_system, path = url_to_fs(place)

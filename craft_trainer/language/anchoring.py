@@ -51,7 +51,7 @@ class TextAnchors:
         return self.samples.batch(rows)
 
     def description(self) -> Mapping[str, Any]:
-        """What the provenance says."""
+        """The description for the provenance."""
         return {"frames": len(self), "fingerprint": self.samples.fingerprint(), **self.data}
 
 

@@ -42,7 +42,7 @@ class Chat:
 
     @property
     def marks_answers(self) -> bool:
-        """Whether the template says which tokens are the assistant's (``{% generation %}``)."""
+        """True if the template says which tokens are the assistant's (``{% generation %}``)."""
         return isinstance(self._template, str) and MARK.search(self._template) is not None
 
     def text(self, messages: Messages, variables: Variables = NOTHING, *, answer_next: bool = False) -> str:

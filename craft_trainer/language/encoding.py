@@ -33,7 +33,7 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class EncodingSettings:
-    """How examples become tokens.
+    """Settings of turning examples into tokens.
 
     Attributes:
         max_length: tokens of a sample at most, the rest is cut off; None for no limit.
@@ -78,11 +78,11 @@ class TextEncoder:
 
     @property
     def padding(self) -> int:
-        """What a text is filled up with; it is masked."""
+        """The token that fills a text up; it is masked."""
         return padding_token(self.tokenizer, self._embeddings)
 
     def learned(self, format_: str) -> str:
-        """What is learned of rows of this format, in a few words."""
+        """Describe in a few words what is learned of rows of this format."""
         if format_ == "prompt":
             return "of the completions alone" if self.settings.completion_only else "of prompts and completions"
         if format_ == "messages":

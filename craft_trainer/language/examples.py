@@ -41,7 +41,7 @@ class Example(NamedTuple):
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column of the data is what.
+    """The names of the data's columns.
 
     Attributes:
         format: ``text``, ``prompt`` (with its ``completion``) or ``messages``.
@@ -176,7 +176,7 @@ class ExampleReader:
         return value[name] if self.rows.are_lines else without_nulls(value[name])
 
     def _variables(self, value: Mapping[str, Any]) -> dict[str, Any]:
-        """What the chat template is given beside the messages: tools (or their JSON), documents, and its settings."""
+        """Inputs of the chat template beside the messages: tools (or their JSON), documents, and its settings."""
         there = [field for field in OF_TEMPLATES if value.get(self.columns.names[field])]
         found = {field: self._field(value, field) for field in there}
         try:
@@ -189,7 +189,7 @@ class ExampleReader:
         return {**found, **settings}
 
     def _images(self, value: Mapping[str, Any]) -> tuple[Image, ...]:
-        """What the row shows; a BadRowError if an image is not there, or does not open."""
+        """Open the row's images; a BadRowError if an image is not there, or does not open."""
         if not self._placeholder:
             return ()
         one, several = (value.get(self.columns.names[field]) for field in ("image", "images"))
@@ -213,7 +213,7 @@ def _said(value: Any, role: str, what: str) -> Any:
 
 
 def bad_rows_text(place: str, reasons: Sequence[tuple[int, str]]) -> str:
-    """What is wrong with the first of the bad rows, and how many there are."""
+    """Say what is wrong with the first of the bad rows, and how many there are."""
     number, reason = reasons[0]
     more = f" ({len(reasons)} bad rows in all)" if len(reasons) > 1 else ""
     return f"{place}, row {number}: {reason}{more}. Mend it, or leave bad rows out with --on_bad_row skip"

@@ -21,7 +21,7 @@ FROM_PROCESSOR = (ValueError, TypeError, IndexError, KeyError)  # what processor
 
 
 def placeholder_of(model: Any, processor: Any) -> str:
-    """What stands for an image in a text; "" for a model that sees none."""
+    """The placeholder of an image in a text; "" for a model that sees none."""
     if not hasattr(processor, "image_processor"):
         return ""
     base: Any = base_model(model)
@@ -67,7 +67,7 @@ class ImageEncoder(TextEncoder):
             raise BadRowError(f"its {len(ids)} tokens would be cut inside of an image: raise max_length ({limit})")
 
     def batch(self, examples: Sequence[Example], encoded: Sequence[Encoded]) -> dict[str, Tensor]:
-        """What the model's ``forward`` takes: tokens, pixels and labels, filled up on the right.
+        """Make the inputs of the model's ``forward``: tokens, pixels and labels, filled up on the right.
 
         Raises:
             ValueError: a picture has changed since the samples were encoded.
@@ -91,7 +91,7 @@ class ImageEncoder(TextEncoder):
         return {key: value for key, value in made.items() if key in self._takes}
 
     def _processed(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        """What the processor makes of texts with their images; all examples have some, or none has."""
+        """Process texts with their images; all examples have some, or none has."""
         if self._is_prefix_lm:
             texts, more = self._prompts_and_suffixes(examples)
         else:
@@ -124,7 +124,7 @@ class ImageEncoder(TextEncoder):
 
 
 def aligned(written: Sequence[int], learned: Sequence[bool], ids: Sequence[int], pictures: set[int]) -> list[bool]:
-    """Which of ``ids`` are learned, if ``learned`` says so of ``written``, where images are still placeholders.
+    """Mark the learned ``ids``: ``learned`` marks ``written``, where images are still placeholders.
 
     What is behind the last placeholder is at the end of both. Of a part between two placeholders what lies between its
     first and its last learned token is looked for from the right.

@@ -67,7 +67,7 @@ def written_by(
     seed: int,
     temperature: float = 1.0,
 ) -> OwnTexts:
-    """What ``model`` writes after each of ``questions``: drawn from its own distribution, until EOS or ``new_tokens``.
+    """Let ``model`` answer each of ``questions``: drawn from its own distribution, until EOS or ``new_tokens``.
 
     After an example without text it begins from nothing: its BOS, or EOS if it has none.
 

@@ -53,15 +53,15 @@ class Rows:
 
     @property
     def are_lines(self) -> bool:
-        """Whether the source holds lines of JSON, not columns."""
+        """True if the source holds lines of JSON, not columns."""
         return JSON in self.source.column_names and REASON in self.source.column_names
 
     def number(self, index: int) -> int:
-        """What a person calls the row: its line in a file, else its place from 1."""
+        """The row's number for a person: its line in a file, else its place from 1."""
         return int(self.source[index][LINE]) if self.are_lines else index + 1
 
     def value(self, raw: dict[str, Any]) -> dict[str, Any]:
-        """What the row ``raw`` of the source says; a BadRowError if it says nothing."""
+        """Read the row ``raw`` of the source; a BadRowError if it says nothing."""
         if not self.are_lines:
             return raw
         if raw[REASON]:

@@ -159,7 +159,7 @@ class TextSamples(Dataset[dict[str, Any]]):
         return sum(self._samples["is_cut"])
 
     def report(self) -> str:
-        """How many samples there are, what is learned of them, how many were cut or left out."""
+        """Count the samples, those that were cut or left out, and say what is learned of them."""
         lengths, learned = self.lengths, sum(self._samples["num_learned"])
         parts = [f"{len(self)} samples of {self.place}, {sum(lengths)} tokens (at most {max(lengths)} in one)"]
         parts.append(f"the loss is {self._encoder.learned(self.format)}: {learned} tokens")

@@ -1,4 +1,4 @@
-"""Where texts come from and how they are read: what anchors remember of them."""
+"""The origin of texts and their reading: what anchors remember of them."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -44,13 +44,13 @@ class TextSource:
 
     @classmethod
     def from_json(cls, dataset: str, text: str) -> "TextSource":
-        """What :meth:`to_json` wrote, for the data that is at ``dataset`` now."""
+        """Read what :meth:`to_json` wrote, for the data that is at ``dataset`` now."""
         fields: dict[str, Any] = json.loads(text)
         return cls(**fields | {"dataset": dataset, "settings": EncodingSettings(**fields["settings"])})
 
 
 def holds_texts(cache: AnchorCache) -> bool:
-    """Whether the anchors are those of a language or vision-language model."""
+    """True if the anchors are those of a language or vision-language model."""
     return READING in cache.provenance.data or TOKENS in cache.dataset.column_names
 
 
@@ -61,7 +61,7 @@ def teacher_dtype(cache: AnchorCache) -> str | None:
 
 
 def teacher_quantization(cache: AnchorCache) -> str | None:
-    """How the teacher's weights were quantised when it was loaded; None if they were as saved."""
+    """Quantisation of the teacher's weights when it was loaded; None if they were as saved."""
     quantization = cache.provenance.data.get(QUANTIZATION)
     return None if quantization is None else str(quantization)
 

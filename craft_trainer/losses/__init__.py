@@ -1,1 +1,1 @@
-"""What is retained: one term a file, each with what it needs of an anchor."""
+"""The retention terms: one a file, each with what it needs of an anchor."""

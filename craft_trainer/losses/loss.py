@@ -13,7 +13,7 @@ from craft_trainer.models.base import AnchoredModel
 
 
 class TrainingStart(NamedTuple):
-    """What a loss is made from, before the first step: the student still equals its teacher.
+    """The parts that a loss is made from, before the first step: the student still equals its teacher.
 
     Attributes:
         model: the student.

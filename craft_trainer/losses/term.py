@@ -37,7 +37,7 @@ class LossSettings(Protocol):
 
 
 class RetentionTerm(ABC):
-    """How far the student has moved from its teacher: one number per anchor, 0 where the two are equal.
+    """The student's distance from its teacher: one number per anchor, 0 where the two are equal.
 
     Attributes:
         name: the word for it in ``retention_terms``.

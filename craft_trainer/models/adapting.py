@@ -30,7 +30,7 @@ def with_options(config: PreTrainedConfig, options: Mapping[str, Any]) -> PreTra
 
 
 def observed_features(data: LeRobotDatasetMetadata) -> dict[str, PolicyFeature]:
-    """What a policy of a dataset observes: all but texts, which LeRobot takes for numbers."""
+    """The features of a dataset that a policy observes: all but texts, which LeRobot takes for numbers."""
     numbers = {name: feature for name, feature in data.features.items() if feature["dtype"] not in TEXTS}
     features: dict[str, PolicyFeature] = dataset_to_policy_features(numbers)
     return {name: feature for name, feature in features.items() if feature.type is not FeatureType.ACTION}
@@ -50,7 +50,7 @@ def take_features(config: PreTrainedConfig, data: LeRobotDatasetMetadata, rename
 def preprocessor_overrides(
     config: PreTrainedConfig, rename: Mapping[str, str], data: LeRobotDatasetMetadata | None
 ) -> Overrides:
-    """What a saved preprocessor lacks: device, names, statistics, and what LeRobot forgets of an action tokenizer."""
+    """Overrides of a saved preprocessor: device, names, statistics, and what LeRobot forgets of action tokenizers."""
     overrides: Overrides = {"device_processor": {"device": config.device}}
     if config.type == "pi0_fast":
         overrides["action_tokenizer_processor"] = {

@@ -1,4 +1,4 @@
-"""What the trainer and the anchor builder need of a model, whatever its family."""
+"""The interface that the trainer and the anchor builder need of a model of any family."""
 
 import hashlib
 import re
@@ -22,7 +22,7 @@ AT_INPUT = "@input"  # at the end of a module path: what goes into the module in
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How the hidden state of one module is laid out, and which of its tokens are what.
+    """The layout of one module's hidden state, and the kind of each of its tokens.
 
     Attributes:
         batch_dim: the dimension of the raw hidden state that indexes samples (0, or 1 for sequence-first modules).
@@ -51,10 +51,10 @@ class AnchoredModel(Protocol):
 
     @property
     def output_kind(self) -> str:
-        """What :meth:`predict` gives: ``numbers`` or ``logits`` (of the next token at every position)."""
+        """The kind of output of :meth:`predict`: ``numbers`` or ``logits`` (of the next token at every position)."""
 
     def prepare(self, batch: Batch) -> Batch:
-        """What :meth:`predict` and :meth:`token_layout` take, made from raw samples: the model's own preprocessing."""
+        """Preprocess raw samples into the inputs of :meth:`predict` and :meth:`token_layout`."""
 
     def predict(self, inputs: Batch) -> Float[Tensor, "batch steps dim"]:
         """The model's output (a policy's normalised actions, or token logits), differentiable, a function of its input.
@@ -63,7 +63,7 @@ class AnchoredModel(Protocol):
         """
 
     def module_path(self, layer: int | str) -> str:
-        """Where hidden layer ``layer`` (an index into the family's layers, or a module path) is read.
+        """The module path of hidden layer ``layer``, an index into the family's layers or a path itself.
 
         The path of a module stands for its output, or for what goes into it if it ends with ``@input``.
         """

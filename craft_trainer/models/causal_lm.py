@@ -44,7 +44,7 @@ class CausalLM(GeneralModel):
         return TaskLoss(lambda inputs, logits: next_token_losses(inputs["labels"], logits), "mean entropy")
 
     def _configuration(self) -> dict[str, Any]:
-        """What beside the weights decides the logits."""
+        """The configuration that decides the logits beside the weights."""
         return module_configurations(self._model)
 
     def _find_stacks(self) -> list[Stack]:

@@ -51,13 +51,13 @@ def saved_digest(*parts: Any) -> str:
 
 
 def image_settings(processor: Any) -> dict[str, Any]:
-    """How a processor scales, cuts and normalises pictures; {} if it takes none."""
+    """Settings by which a processor scales, cuts and normalises pictures; {} if it takes none."""
     images = getattr(processor, "image_processor", None)
     return {} if images is None else {k: v for k, v in images.to_dict().items() if k != "processor_class"}
 
 
 def decisive_fields(config: Any) -> dict[str, Any]:
-    """What a HuggingFace configuration has that decides outputs and is not the default of its class.
+    """Fields of a HuggingFace configuration that decide outputs and are not the default of its class.
 
     Defaults are left out, so that a field that a later version adds does not make another model of this one.
     """
@@ -93,7 +93,7 @@ def inner_configurations(module: nn.Module) -> dict[str, Any]:
 
 
 def adapter_scales(module: nn.Module) -> dict[str, list[float]]:
-    """What the low-rank updates of PEFT's active adapters are multiplied by; {} if they have no effect yet."""
+    """Scales of the low-rank updates of PEFT's active adapters; {} if they have no effect yet."""
     if not any(".lora_" in name for name in without_idle_adapters(module.state_dict())):
         return {}
     layers = {path: part for path, part in module.named_modules() if hasattr(part, "lora_A")}

@@ -11,7 +11,7 @@ OF_POSITIONS = ("position", "wpe")  # in the names of tables of them, which mode
 
 
 class Embeddings(NamedTuple):
-    """How many rows there are.
+    """The number of rows.
 
     Attributes:
         tokens: of the vocabulary.

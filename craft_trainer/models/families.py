@@ -1,4 +1,4 @@
-"""Which family a model belongs to: the one place that knows them all, except for those that must be wrapped."""
+"""Find the family of a model: the one place that knows them all, except for those that must be wrapped."""
 
 from typing import cast
 

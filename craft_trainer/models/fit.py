@@ -1,4 +1,4 @@
-"""Whether a LeRobot dataset has what a policy reads and predicts: features, cameras, sizes."""
+"""Check that a LeRobot dataset has what a policy reads and predicts: features, cameras, sizes."""
 
 import json
 import math

@@ -175,7 +175,7 @@ class GeneralModel:
         return {"weights": weights_digest(self._model), "processors": "", "configuration": configuration} | quantised
 
     def _configuration(self) -> dict[str, Any]:
-        """What beside the weights decides the output: the padding token too, and how tokens become one embedding.
+        """The configuration that decides the output, with the padding token and how tokens become one embedding.
 
         Of a decoder also the token before the first label.
         """
@@ -190,7 +190,7 @@ class GeneralModel:
 
     @property
     def _writes(self) -> bool:
-        """Whether its labels are what a decoder is to write, and so its inputs too."""
+        """True if its labels are what a decoder is to write, and so its inputs too."""
         return has_decoder(self._encoder) and self.output_kind == "logits"
 
     def _output_of(self, found: Any, inputs: Batch) -> Tensor | None:
@@ -204,7 +204,7 @@ class GeneralModel:
 
     @cached_property
     def _stacks(self) -> dict[str, Stack]:
-        """Where its layers are, by the path of the module that they are in."""
+        """The layers, by the path of the module that they are in."""
         paths = {id(module): path for path, module in self._model.named_modules()}
         return {paths[id(stack.module)]: stack for stack in self._find_stacks()}
 
@@ -241,7 +241,7 @@ class GeneralModel:
 
 
 def can_be_general(model: nn.Module) -> bool:
-    """Whether :class:`GeneralModel` knows what ``model`` reads and gives."""
+    """True if :class:`GeneralModel` knows what ``model`` reads and gives."""
     return isinstance(model, PreTrainedModel) and bool(stacks_of(model))
 
 
@@ -256,7 +256,7 @@ def encoder_of(model: nn.Module) -> nn.Module:
 
 
 def sentence_transformers_class(model: nn.Module) -> str | None:
-    """Which class of sentence-transformers ``model`` is of, by its name: the library is not imported for that."""
+    """The sentence-transformers class of ``model``, found by its name: the library is not imported for that."""
     owners = (owner for owner in type(model).__mro__ if owner.__module__.startswith("sentence_transformers."))
     return next((owner.__name__ for owner in owners), None)
 

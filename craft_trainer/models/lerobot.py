@@ -129,7 +129,7 @@ class PolicyModel(PolicyModule):
         return {"loss": loss}
 
     def prepare(self, batch: Batch) -> Batch:
-        """What the policy sees of raw samples: normalised, tokenised, and with the ``noise`` that came along.
+        """Preprocess raw samples for the policy: normalised, tokenised, and with the ``noise`` that came along.
 
         Raises:
             ValueError: the batch lacks actions or noise that this type of policy reads.
@@ -153,7 +153,7 @@ class PolicyModel(PolicyModule):
 
     @torch.no_grad()
     def own_actions(self, batch: Batch, rows: Sequence[int]) -> dict[str, Tensor]:
-        """What the policy itself would do for a batch; see :func:`models.own_actions.own_actions`."""
+        """Predict the policy's own actions for a batch; see :func:`models.own_actions.own_actions`."""
         return own_actions(self, self._family().act, batch, rows)
 
     def reset(self) -> None:
@@ -177,7 +177,7 @@ class PolicyModel(PolicyModule):
         return path
 
     def token_layout(self, path: str, inputs: Batch, shape: torch.Size) -> TokenLayout:
-        """Which tokens of the hidden state at ``path`` are what; see :class:`TokenLayout`."""
+        """The layout of the hidden state at ``path``; see :class:`TokenLayout`."""
         return self._family().layout(self.policy, path.removeprefix("policy."), inputs, shape)
 
     @property
@@ -197,17 +197,17 @@ class PolicyModel(PolicyModule):
 
     @property
     def reads_actions(self) -> bool:
-        """Whether what it predicts depends on demonstrated actions, as that of a policy that denoises them."""
+        """True if what it predicts depends on demonstrated actions, as that of a policy that denoises them."""
         return self._family().reads_actions
 
     @property
     def is_tried(self) -> bool:
-        """Whether it has to be tried that its features are functions of the sample; see :mod:`anchors.trial`."""
+        """True if it has to be tried that its features are functions of the sample; see :mod:`anchors.trial`."""
         return self._family().is_tried
 
     @property
     def can_act(self) -> bool:
-        """Whether it predicts without demonstrated actions: from none at all, or from :meth:`own_actions`."""
+        """True if it predicts without demonstrated actions: from none at all, or from :meth:`own_actions`."""
         return not self.reads_actions or self._family().act is not None
 
     def observed_moments(self) -> Moments:
@@ -229,7 +229,7 @@ class PolicyModel(PolicyModule):
         return rows, columns
 
     def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """What a policy that denoises its actions starts from, for each row of its dataset."""
+        """Noise that a policy starts to denoise from, for each row of its dataset."""
         return {NOISE + name: value for name, value in self._family().noise(self.policy, rows).items()}
 
     def packed(self, batch: Batch) -> dict[str, list[int]]:
@@ -252,7 +252,7 @@ class PolicyModel(PolicyModule):
         return {name: new for renames in maps for name, new in renames.items()}
 
     def _raw(self, name: str) -> str:
-        """What the data calls the policy's feature ``name``."""
+        """The data's name of the policy's feature ``name``."""
         return {new: old for old, new in self.renamed.items()}.get(name, name)
 
     def _family(self) -> PolicyFamily:

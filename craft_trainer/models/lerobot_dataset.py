@@ -91,12 +91,12 @@ class PolicyDataset(Dataset[Sample]):
         return self._of_policies(self._table.gather(indices))
 
     def _of_policies(self, sample: Sample) -> Sample:
-        """What LeRobot gives as policies take it: without columns of texts, and one number as a vector of one."""
+        """Bring a sample into the form of policies: without columns of texts, and one number as a vector of one."""
         kept = {name: value for name, value in sample.items() if name not in self._texts}
         return kept | {name: kept[name][..., None] for name in self._single if name in kept}
 
     def without_last_frames(self) -> "Dataset[Sample]":
-        """What LeRobot trains on: all but the last ``drop_n_last_frames`` of every episode, of policies that say so.
+        """The rows that LeRobot trains on: all but the last ``drop_n_last_frames`` of every episode, if set.
 
         Raises:
             ValueError: no frame is left.
@@ -217,7 +217,7 @@ class FrameTable:
 
 
 def _repo_and_root(dataset: str, only: Sequence[str] | None = None) -> tuple[str, Path | None]:
-    """What LeRobot calls the dataset, and the folder it is in; None where LeRobot itself downloads it.
+    """LeRobot's name of the dataset, and its folder; None where LeRobot itself downloads it.
 
     A revision is downloaded here: LeRobot would take a copy under its own home without asking which revision that is.
     """

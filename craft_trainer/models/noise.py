@@ -1,4 +1,4 @@
-"""What a policy that denoises its actions starts from: drawn for each row of a dataset, then an input like others."""
+"""Noise that a policy starts to denoise from: drawn for each row of a dataset, then an input like others."""
 
 from collections.abc import Callable, Sequence
 

@@ -130,7 +130,7 @@ def observed_moments(model: "PolicyModel") -> Moments:
 
 
 def num_normalised(model: "PolicyModel") -> dict[str, int]:
-    """How many numbers the statistics of each feature are, images left out."""
+    """Count the numbers that the statistics of each feature hold, images left out."""
     return {
         name: _numbers(step.stats[name][CENTRE_AND_SPREAD[mode][0]]).size
         for step, name, mode in _normalised(model)
@@ -139,7 +139,7 @@ def num_normalised(model: "PolicyModel") -> dict[str, int]:
 
 
 def _change(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """How the statistics of a feature that both have differ, the largest difference of any dimension."""
+    """Describe the largest difference, in any dimension, between the statistics of a shared feature."""
     both = {name: (_numbers(old[name]), _numbers(new[name])) for name in old if name in new}
     if any(mine.shape != theirs.shape for mine, theirs in both.values()):
         return "of another number of dimensions"

@@ -1,4 +1,4 @@
-"""What a policy would do itself, in place of actions that nobody demonstrated."""
+"""Predict a policy's own actions, in place of actions that nobody demonstrated."""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any

@@ -30,12 +30,12 @@ PRESETS = ("optimizer_", "scheduler_")
 
 
 def policy_configuration(policy: PreTrainedPolicy) -> dict[str, Any]:
-    """What beside weights and processors decides the outputs of ``policy``, but for the scales of an adapter."""
+    """The configuration that decides the outputs of ``policy``, but for the scales of an adapter."""
     return {"policy": decisive_policy_fields(policy.config), "modules": inner_configurations(policy)}
 
 
 def decisive_policy_fields(config: PreTrainedConfig) -> dict[str, Any]:
-    """What the configuration has that decides outputs and is not the default of its class."""
+    """Fields of the configuration that decide outputs and are not the default of its class."""
     kept: dict[str, Any] = {"type": config.type}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)

@@ -50,12 +50,12 @@ class PolicyModule(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """The device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def processors(self) -> tuple[Any, Any]:
-        """What comes before and after the policy."""
+        """The pre- and postprocessor of the policy."""
         return self.preprocessor, self.postprocessor
 
     @property

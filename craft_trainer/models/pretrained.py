@@ -57,12 +57,12 @@ def json_of(path: Path) -> dict[str, Any]:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Whether ``folder`` holds a PEFT adapter."""
+    """True if ``folder`` holds a PEFT adapter."""
     return (folder / ADAPTER_CONFIG).is_file()
 
 
 def is_policy(folder: Path) -> bool:
-    """Whether ``folder`` holds a policy of LeRobot, whose config.json has a ``type``, and not a language model.
+    """True if ``folder`` holds a policy of LeRobot, whose config.json has a ``type``, and not a language model.
 
     Raises:
         FileNotFoundError: it holds neither.
@@ -159,7 +159,7 @@ def load_adapter(
 
 
 def base_of_adapter(folder: Path) -> tuple[str, str | None]:
-    """What the PEFT adapter in ``folder`` is on: a folder or a Hub repository, and the revision of the latter.
+    """The base of the PEFT adapter in ``folder``: a folder or a Hub repository, and the revision of the latter.
 
     Raises:
         ImportError: PEFT is not installed.

@@ -36,7 +36,7 @@ def checked_quantization(quantization: str | None) -> str | None:
 
 
 def loading_options(config: Any, quantization: str | None, dtype: str | None, folder: Any) -> dict[str, Any]:
-    """What ``from_pretrained`` is told of quantisation; nothing for weights that are to stay, or are, as saved.
+    """Quantisation options of ``from_pretrained``; none for weights that are to stay, or are, as saved.
 
     Args:
         config: of the model in ``folder``.
@@ -62,7 +62,7 @@ def loading_options(config: Any, quantization: str | None, dtype: str | None, fo
 
 
 def method_of(config: Any) -> str | None:
-    """How the weights of a configuration, or of what is in config.json, are quantised: 4bit, 8bit, another's name."""
+    """The quantisation of a configuration, or of what is in config.json: 4bit, 8bit, another's name."""
     found = config.get(CONFIG) if isinstance(config, Mapping) else getattr(config, CONFIG, None)
     if found is None:
         return None
@@ -72,7 +72,7 @@ def method_of(config: Any) -> str | None:
 
 
 def decisive_settings(found: Any) -> dict[str, Any]:
-    """What a ``quantization_config`` says beside the defaults of its class."""
+    """Settings of a ``quantization_config`` that are not the defaults of its class."""
     return dict(found) if isinstance(found, Mapping) else dict(found.to_diff_dict())
 
 
@@ -84,12 +84,12 @@ def quantised_when_loaded(model: Any) -> str | None:
 
 
 def record(quantization: str | None) -> dict[str, Any] | None:
-    """What an adapter's configuration says of a base that was quantised when it was loaded."""
+    """The record, for an adapter's configuration, of a base that was quantised when it was loaded."""
     return None if quantization is None else {RECORD: SETTINGS[quantization]}
 
 
 def recorded(settings: Mapping[str, Any]) -> str | None:
-    """What :func:`record` wrote into the adapter_config.json with ``settings``; None if nothing.
+    """Read what :func:`record` wrote into the adapter_config.json with ``settings``; None if nothing.
 
     Raises:
         ValueError: it is nothing that was written there.
@@ -105,7 +105,7 @@ def recorded(settings: Mapping[str, Any]) -> str | None:
 
 
 def quantization_of_base(folder: Path, settings: Mapping[str, Any], quantization: str | None) -> str | None:
-    """How the base of the adapter in ``folder`` is to be quantised: as its ``settings`` say, or by ``quantization``.
+    """Choose the quantisation of the adapter's base in ``folder``: as its ``settings`` say, or by ``quantization``.
 
     Raises:
         ValueError: the two differ.

@@ -1,4 +1,4 @@
-"""Whether a checkpoint that was saved can be loaded, by the headers of its files: no tensor is read."""
+"""Check by the headers of its files that a saved checkpoint can be loaded: no tensor is read."""
 
 from collections.abc import Mapping
 from itertools import chain

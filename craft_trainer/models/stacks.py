@@ -46,12 +46,12 @@ def stacks_of(model: Any) -> list[Stack]:
 
 
 def has_decoder(model: Any) -> bool:
-    """Whether it is an encoder–decoder: of some the encoder alone is a model too, with the same configuration."""
+    """True if it is an encoder–decoder: of some the encoder alone is a model too, with the same configuration."""
     return "decoder_input_ids" in arguments(model) and bool(model.config.is_encoder_decoder)
 
 
 def has_two_towers(model: Any) -> bool:
-    """Whether it compares a text with a picture, each seen by a tower of its own, as CLIP does."""
+    """True if it compares a text with a picture, each seen by a tower of its own, as CLIP does."""
     return "return_loss" in arguments(model) and hasattr(model, "text_model") and hasattr(model, "vision_model")
 
 

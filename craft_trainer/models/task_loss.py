@@ -31,7 +31,7 @@ class SupportsTaskLoss(Protocol):
 
     @property
     def task_loss(self) -> TaskLoss | None:
-        """What the retention term ``task`` holds; None of a kind of model whose loss is known of whole batches only."""
+        """The loss that the term ``task`` holds; None of a kind of model whose loss is known of whole batches only."""
 
 
 def next_token_losses(

@@ -102,11 +102,11 @@ class TorchModel(nn.Module):
         return TokenLayout(channels_first=self._channels_first and path != "", valid=valid)
 
     def input_keys(self) -> list[str]:
-        """What the network, its loss and its layout read."""
+        """The keys that the network, its loss and its layout read."""
         return list(dict.fromkeys([*self._inputs, *self._labels, *([self._mask] if self._mask else [])]))
 
     def label_keys(self) -> list[str]:
-        """What the loss alone reads."""
+        """The keys that the loss alone reads."""
         return self._labels
 
     def image_keys(self) -> list[str]:

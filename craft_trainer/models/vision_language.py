@@ -96,7 +96,7 @@ class VisionLanguage(CausalLM):
         return GeneralModel.input_keys(self)
 
     def packed(self, batch: Batch) -> dict[str, list[int]]:
-        """How many entries each sample has of the keys that hold images or patches of all samples in a row.
+        """Count each sample's entries of the keys that hold images or patches of all samples in a row.
 
         From the image tokens of the samples and the sizes of the images, in order.
 
@@ -149,12 +149,12 @@ class VisionLanguage(CausalLM):
         return counts
 
     def _image_mask(self, batch: Batch) -> Bool[Tensor, "batch tokens"]:
-        """Which tokens stand for parts of images or videos."""
+        """Mask of the tokens that stand for parts of images or videos."""
         ids: Tensor = batch["input_ids"]
         return torch.isin(ids, torch.tensor(self._picture_tokens, device=ids.device))
 
     def _tokens(self, batch: Batch, token: int) -> Int[Tensor, " batch"]:
-        """How many times ``token`` stands in each sample."""
+        """Count ``token`` in each sample."""
         counts: Tensor = (batch["input_ids"] == token).sum(dim=1)
         return counts
 
@@ -170,7 +170,7 @@ class VisionLanguage(CausalLM):
 
 
 def _pictures_of_samples(tokens: Int[Tensor, " batch"], sizes: Int[Tensor, " pictures"]) -> list[int]:
-    """How many of the pictures, of ``sizes`` tokens each and in order, make up the ``tokens`` of each sample, whole."""
+    """Count the whole pictures, of ``sizes`` tokens each and in order, that make up the ``tokens`` of each sample."""
     ends = [0, *sizes.cumsum(dim=0).tolist()]
     wanted = [0, *tokens.cumsum(dim=0).tolist()]
     if wanted[-1] != ends[-1] or not set(wanted) <= set(ends) or 0 in sizes:

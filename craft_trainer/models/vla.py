@@ -1,4 +1,4 @@
-"""What vision-language-action policies have in common: stacks of layers, tokens of several cameras, a head."""
+"""Shared parts of vision-language-action policies: stacks of layers, tokens of several cameras, a head."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,7 +29,7 @@ def residual_stream(policy: nn.Module, stack: str) -> list[str]:
 
 
 def head_output(head: nn.Module, forward: Callable[[], Any]) -> Tensor:
-    """What ``head`` gives in ``forward()``, which ends there."""
+    """Return the output of ``head`` in ``forward()``, which ends there."""
     outputs: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: Any, output: Tensor) -> None:

@@ -52,7 +52,7 @@ def measure_constraints(
     epsilons: Mapping[str, float],
     groups: Sequence[str],
 ) -> tuple[ConstraintState, list[GroupConstraintState]]:
-    """What a batch says of every constraint in it, before the multipliers move."""
+    """Measure every constraint on one batch, before the multipliers move."""
     weights, counts = group_weights(constraints, groups), Counter(groups)
     group_states = [
         GroupConstraintState(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class Controller(NamedTuple):
-    """How multipliers move: the same for all constraints of a run.
+    """The rule by which multipliers move: the same for all constraints of a run.
 
     Attributes:
         rule: a key of :data:`RULES`.

@@ -92,7 +92,7 @@ def sum_over_shards(
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor: its shard of a DTensor, otherwise the tensor itself."""
+    """The local part of a tensor: its shard of a DTensor, otherwise the tensor itself."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

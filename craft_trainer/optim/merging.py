@@ -20,7 +20,7 @@ UNDEFINED = Surgery(math.nan, math.nan, math.nan, conflict=False)  # of a gradie
 
 
 class Merged(NamedTuple):
-    """What a merge measured and did, over all blocks."""
+    """Measurements and effects of a merge, over all blocks."""
 
     gram: Float[Tensor, "2 2"]  # of the whole gradients
     cosine: float  # of the whole gradients

@@ -15,7 +15,7 @@ NOISE_FLOOR = 1e-6  # a retention gradient this much shorter than the task gradi
 
 
 class Weights(NamedTuple):
-    """How much each gradient counts, before any projection."""
+    """Weights of the two gradients, before any projection."""
 
     task: float
     retain: float

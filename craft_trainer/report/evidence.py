@@ -27,7 +27,7 @@ class Demo(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is reported, by name, in the order in which it was given."""
+    """Everything that is reported, by name, in the order in which it was given."""
 
     demos: Mapping[str, Demo] = field(default_factory=dict)
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
@@ -37,14 +37,14 @@ class Evidence:
 
     @property
     def trajectories(self) -> Mapping[str, Trajectory]:
-        """What the constraint did, by the name of the demo or the run; those without a history are left out."""
+        """Courses of the constraint, by the name of the demo or the run; those without a history are left out."""
         demos = {name: demo.histories for name, demo in self.demos.items() if demo.histories}
         runs = {name: {0: run.history} for name, run in self.runs.items() if run.history is not None}
         return {**demos, **runs}
 
     @property
     def scale(self) -> str:
-        """What of the teacher L_retain is a fraction of in the trajectories; demos hold features and actions."""
+        """The teacher's scale that L_retain is a fraction of in the trajectories; demos hold features and actions."""
         units = [unit for run in self.runs.values() if run.history is not None for unit in run.units or (VARIANCE,)]
         return teachers_scale(units + [VARIANCE for demo in self.demos.values() if demo.histories])
 
@@ -86,7 +86,7 @@ class Evidence:
 
     @property
     def provenance(self) -> Mapping[str, Mapping[str, Json]]:
-        """Where each number comes from: what was recorded, and every file that was read with its checksum."""
+        """The origin of each number: what was recorded, and every file that was read with its checksum."""
         return {
             **{name: dict(d.results.provenance) | _checksums([d.results.path]) for name, d in self.demos.items()},
             **{name: {"policy": one.policy} | _checksums([one.path]) for name, one in self.rollouts.items()},

@@ -50,7 +50,7 @@ class History:
 
 
 def history_path(results: Results, seed: int) -> Path:
-    """Where the craft run of ``seed`` leaves its history: seed{N}/craft/lambda_history.csv beside results.json."""
+    """The history file of the craft run of ``seed``: seed{N}/craft/lambda_history.csv beside results.json."""
     return results.path.parent / f"seed{seed}" / "craft" / "lambda_history.csv"
 
 
@@ -118,7 +118,7 @@ class Course:
 
     @property
     def kept(self) -> bool:
-        """Whether every seed ended within its budget."""
+        """True if every seed ended within its budget."""
         return self.num_kept == self.num_seeds
 
 

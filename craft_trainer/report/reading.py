@@ -13,7 +13,7 @@ from craft_trainer.files import CHECKSUM, checksum
 
 
 class Rule(NamedTuple):
-    """What one value must be, in words and as a test."""
+    """A rule for one value, in words and as a test."""
 
     expected: str
     holds: Callable[[Any], bool]

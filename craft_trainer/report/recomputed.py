@@ -67,7 +67,7 @@ def check_comparison(first: Items, second: Items, comparison: Numbers, place: st
 
 
 def _likelihoods(item: Numbers, place: str) -> ItemLikelihoods:
-    """What :func:`item_scores` takes of one item, whose sums and lengths are those of its tokens."""
+    """Make the input of :func:`item_scores` from one item, whose sums and lengths are those of its tokens."""
     tokens = item["token_log_likelihoods"]
     of_tokens = {
         "log_likelihoods": [sum(values) for values in tokens],

@@ -66,7 +66,7 @@ def _of_demo(demo: Demo) -> Pairs:
 
 
 def _of_teacher(old: float | None, new: float | None) -> Pairs:
-    """Whether there was anything to forget and anything to learn."""
+    """Say whether there was anything to forget and anything to learn."""
     if old is not None and old < LITTLE:
         text = f"The teacher itself succeeds in only {percent(old)} % on the old tasks: there was little to forget."
         yield "beware", text
@@ -76,14 +76,14 @@ def _of_teacher(old: float | None, new: float | None) -> Pairs:
 
 
 def _of_learning(student: Count, teacher: Count) -> Pairs:
-    """Whether a student can be told from a teacher that fails on the new tasks."""
+    """Say whether a student can be told from a teacher that fails on the new tasks."""
     if student.interval.low <= teacher.interval.high:
         intervals = f"{within(student.interval)} % against {within(teacher.interval)} %"
         yield "beware", f"Nothing shows that the new task was learned: the teacher is as good on it ({intervals})."
 
 
 def _of_rivals(results: Results, group: Group) -> Pairs:
-    """Whether CRaFT and plain fine-tuning can be told apart on one group of tasks."""
+    """Say whether CRaFT and plain fine-tuning can be told apart on one group of tasks."""
     craft, plain = results.count("craft", group), results.count("plain", group)
     if craft is None or plain is None:
         return

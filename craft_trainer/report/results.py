@@ -1,4 +1,4 @@
-"""What a finished run found: results.json, read and checked; every complaint names the place and what belongs there."""
+"""Results of a finished run: results.json, read and checked; every complaint names the place and what belongs there."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -158,7 +158,7 @@ class Results:
 
 
 def method_label(method: str) -> str:
-    """How a method is written in tables and figures."""
+    """The name of a method in tables and figures."""
     return METHOD_LABELS.get(method, method)
 
 

@@ -1,4 +1,4 @@
-"""Which rollout is the teacher's, which tasks are old and which are new: as it was said, or as runs recorded it."""
+"""Find the teacher's rollout, the old tasks and the new ones: as it was said, or as runs recorded it."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -36,7 +36,7 @@ FROM_STATE = ("max_steps", "num_train_epochs", "train_batch_size")  # settings o
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run left behind; every part but ``path`` may be missing.
+    """The files that a training run left; every part but ``path`` may be missing.
 
     ``step`` of ``max_steps`` optimizer steps were made. ``losses`` and ``known`` are (steps, values): the logged task
     loss, and the fraction of the questions right before training that is right still. ``recorded`` says whether

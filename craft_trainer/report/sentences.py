@@ -60,7 +60,7 @@ def _aside(text: str, rate: float | None) -> str:
 
 
 def coverage(results: Results) -> str:
-    """How much was measured: seeds, tasks and episodes, with the methods that have fewer seeds named."""
+    """Count what was measured: seeds, tasks and episodes, with the methods that have fewer seeds named."""
     each = spread([row.episodes for row in results.rows], str)
     num_seeds = {name: len({row.seed for row in results.rows if row.method == name}) for name in results.methods}
     fewer = [f"{name}: {plural(num, 'seed')}" for name, num in num_seeds.items() if num < len(results.seeds)]
@@ -96,7 +96,7 @@ def rollouts_sentence(rollouts: Mapping[str, Rollout], roles: Roles | None = Non
 
 
 def _kept_and_learned(rollouts: Mapping[str, Rollout], roles: Roles) -> str:
-    """What policies kept of the teacher's old-task success and reached on new tasks: each, or from least to most."""
+    """Say what policies kept of the teacher's old-task success and reached on new tasks: each, or least to most."""
     students = {name: one for name, one in rollouts.items() if name != roles.teacher} or rollouts
     kept = {name: roles.kept(one, rollouts) for name, one in students.items()}
     relative = students is not rollouts and None not in kept.values()
@@ -143,13 +143,13 @@ def choices_sentence(asked: Mapping[str, Choices]) -> str:
 
 
 def changes_sentence(compared: Mapping[str, Mapping[str, Any]]) -> str:
-    """What one comparison of checkpoints concludes, or how many there are."""
+    """State the conclusion of one comparison of checkpoints, or the number of comparisons."""
     conclusions = [str(one.get("conclusion", "")) for one in compared.values()]
     return conclusions[0] if len(conclusions) == 1 else f"{len(compared)} comparisons, question by question."
 
 
 def runs_sentence(runs: Mapping[str, Run]) -> str:
-    """Where L_retain and the task loss of one run ended; of several, how many kept to their budget."""
+    """Say where L_retain and the task loss of one run ended; of several, how many kept to their budget."""
     held = [course({0: run.history}) for run in runs.values() if run.history is not None]
     if len(runs) == 1:
         (run,) = runs.values()
@@ -169,7 +169,7 @@ def runs_sentence(runs: Mapping[str, Run]) -> str:
 
 
 def trajectories_sentence(trajectories: Mapping[str, Trajectory], scale: str) -> str:
-    """How far apart several trajectories ended."""
+    """Say how far apart several trajectories ended."""
     ended = [course(histories) for histories in trajectories.values()]
     losses = [one.retention_loss for one in ended if isfinite(one.retention_loss)]
     loss = f"L_retain ended at {spread(losses, short_percent)} % of the teacher's {scale} and " if losses else ""
@@ -179,7 +179,7 @@ def trajectories_sentence(trajectories: Mapping[str, Trajectory], scale: str) ->
 
 
 def constraint_sentence(histories: Trajectory, scale: str = VARIANCE) -> str:
-    """Where L_retain, a fraction of the teacher's ``scale``, and λ ended, and how often the budget was exceeded.
+    """Say where L_retain (a fraction of the teacher's ``scale``) and λ ended, and how often it exceeded ε.
 
     Needs at least one history.
     """
@@ -194,12 +194,12 @@ def constraint_sentence(histories: Trajectory, scale: str = VARIANCE) -> str:
 
 
 def gradients_compared(trajectories: Mapping[str, Trajectory]) -> bool:
-    """Whether any of the runs had two gradients; with backward joint there is one."""
+    """True if any of the runs had two gradients; with backward joint there is one."""
     return any(not isnan(course(histories).conflict) for histories in trajectories.values())
 
 
 def conflict_sentence(histories: Trajectory) -> str:
-    """How often the two gradients conflicted, and the mean angles. Needs at least one history."""
+    """Say how often the two gradients conflicted, and the mean angles. Needs at least one history."""
     over = course(histories)
     if isnan(over.conflict):
         return "One backward pass took both losses (backward joint), so their gradients were not compared."
@@ -220,7 +220,7 @@ def _cosine(value: float) -> str:
 
 
 def missing_sentence(results: Results, histories: Trajectory) -> str:
-    """Which seeds have no lambda_history.csv, and where it was expected; empty if none is missing."""
+    """Name the seeds without a lambda_history.csv, and where it was expected; empty if none is missing."""
     missing = [seed for seed in results.seeds if seed not in histories]
     if not missing:
         return ""

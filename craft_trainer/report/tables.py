@@ -172,7 +172,7 @@ def _change(comparison: Mapping[str, Any] | None, key: str) -> str:
 
 
 def trajectory_table(histories: Trajectory) -> Table:
-    """What both training figures show, at eleven moments."""
+    """Tabulate what both training figures show, at eleven moments."""
     rows = [(str(one["step"]), *_budget(one), short(one["multiplier"]), *_pulls(one)) for one in moments(histories)]
     seeds = f", {len(histories)} seeds" if len(histories) > 1 else ""
     caption = f"The constraint during training: means since the row before{seeds}"
@@ -206,7 +206,7 @@ def _pulls(numbers: Mapping[str, float]) -> Row:
 
 
 def runs_table(runs: Mapping[str, Run]) -> Table:
-    """How far each run came and where its task loss ended."""
+    """Tabulate the steps of each run and its last task loss."""
     rows = []
     for name, run in runs.items():
         losses, known = run.losses[1], run.known[1]
@@ -218,7 +218,7 @@ def runs_table(runs: Mapping[str, Run]) -> Table:
 
 
 def times_table(caption: str, seconds: Mapping[str, float]) -> Table:
-    """How long each stage took."""
+    """Tabulate the time of each stage."""
     return Table(caption, ("stage", "time"), [(stage, duration(value)) for stage, value in seconds.items()])
 
 

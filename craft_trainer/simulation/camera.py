@@ -48,7 +48,7 @@ class Camera:
     def look(
         self, model: Any, data: Any
     ) -> tuple[UInt8[np.ndarray[Any, Any], "size size 3"], Float32[np.ndarray[Any, Any], "size size"]]:
-        """What the camera sees, top row first, and how far away each pixel is: metres along the camera's axis."""
+        """Render the camera's picture, top row first, and each pixel's distance: metres along the camera's axis."""
         gl_context().make_current()  # another renderer may have come in between
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, mujoco.MjvOption(), None, self._view, everything, self._scene)
@@ -66,7 +66,7 @@ class Camera:
     def project(
         self, model: Any, data: Any, points: Float64[np.ndarray[Any, Any], "points 3"]
     ) -> Float64[np.ndarray[Any, Any], "points 3"]:
-        """Where points of the world (metres) are in the picture: column and row in pixels, distance as in `look`.
+        """Project points of the world (metres) into the picture: column and row in pixels, distance as in `look`.
 
         With (x, y, -z) a point in the camera's own frame and f = size / (2 tan(fovy / 2)), OpenGL's column and row are
         size / 2 + f x / z and size / 2 + f y / z; the picture has its columns reversed.
@@ -92,7 +92,7 @@ def gl_context() -> Any:
 
 
 def choose_backend() -> str:
-    """What renders: ``MUJOCO_GL`` if it is set, glfw where there is a display, else the first that works.
+    """Choose what renders: ``MUJOCO_GL`` if it is set, glfw where there is a display, else the first that works.
 
     Raises:
         RuntimeError: none does.

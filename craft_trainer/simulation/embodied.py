@@ -22,7 +22,7 @@ DONE, NOT_DONE = "yes, it is done", "no, it is not done"
 
 @dataclass(frozen=True)
 class Facts:
-    """What the simulator knows of one frame.
+    """Facts that the simulator knows of one frame.
 
     Columns run from 0 (left edge of the picture) to 1 (right edge); None means out of view or behind something.
     """
@@ -125,7 +125,7 @@ class Asker:
 
 
 def aim(task: str) -> str:
-    """What the gripper goes for: the handle of a drawer or a door, else the object itself."""
+    """The point that the gripper goes for: the handle of a drawer or a door, else the object itself."""
     noun = the(OBJECT_OF[task])
     return f"the handle of {noun}" if noun in ("the drawer", "the door", "the window") else noun
 

@@ -93,7 +93,7 @@ class Stage:
         return self.roll(goal, astray(expert, generator) if style == "astray" else expert, MAX_ACTIONS)
 
     def roll(self, goal: Goal, player: Player, num_actions: int, *, settle: bool = True) -> list[Moment]:
-        """What happens in ``num_actions``, or up to a few actions after the first success if it is to ``settle``."""
+        """Play ``num_actions``, or up to a few actions after the first success if it is to ``settle``."""
         self._env.set_task(goal)
         observation, _ = self._env.reset()
         moments = [self._moment(observation, {})]
@@ -153,7 +153,7 @@ def find_marker(env: Any) -> tuple[str | None, str]:
 
 
 def has_colour(rgb: NDArray[Any], colour: str) -> bool:
-    """Whether a pixel is of a bright ``colour``: within 37° of it."""
+    """True if a pixel is of a bright ``colour``: within 37° of it."""
     return bool(np.dot(rgb, COLOURS[colour]) > 0.8 * np.linalg.norm(rgb))
 
 
@@ -169,7 +169,7 @@ def column_in_view(
 
 
 def outcome(moments: Sequence[Moment]) -> bool | None:
-    """Whether an episode succeeded: the simulator's flag, in the end.
+    """True if an episode succeeded: the simulator's flag, in the end.
 
     None where a picture of the end cannot tell: it had succeeded before, or less than half of the way is left.
     """

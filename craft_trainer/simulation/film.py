@@ -30,7 +30,7 @@ SOLVED, FAILED, INK, PAPER = (26, 127, 55), (179, 38, 30), (32, 32, 32), (255, 2
 
 @dataclass(frozen=True)
 class Take:
-    """What one policy did: pictures along the way, and after how many actions it had solved the task, if it did."""
+    """One policy's attempt: pictures along the way, and after how many actions it had solved the task, if it did."""
 
     name: str
     pictures: Sequence[UInt8[np.ndarray[Any, Any], "size size 3"]]

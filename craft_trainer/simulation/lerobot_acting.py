@@ -117,7 +117,7 @@ def run_lerobots_block(
 
 
 def frame_of(policy: PolicyModel, seen: Mapping[str, Any]) -> Frame:
-    """What the policy read, under its own names: pictures of 8 bits a colour (rows, columns, 3), and numbers."""
+    """The policy's observation under its own names: pictures of 8 bits a colour (rows, columns, 3), and numbers."""
     pictures = set(policy.image_keys())
     return {
         policy.renamed.get(name, name): (value.movedim(0, -1) * 255).round().byte().cpu().numpy()
@@ -128,7 +128,7 @@ def frame_of(policy: PolicyModel, seen: Mapping[str, Any]) -> Frame:
 
 
 def _sentences(vector: Any) -> list[str]:
-    """What each environment asks for, in words; "" where it has none."""
+    """The instruction of each environment in words; "" where it has none."""
     for attribute in ("task_description", "task"):
         try:
             return [str(sentence) for sentence in vector.call(attribute)]
@@ -138,6 +138,6 @@ def _sentences(vector: Any) -> list[str]:
 
 
 def _successes(told: Mapping[str, Any], num_envs: int) -> Bool[np.ndarray[Any, Any], " envs"]:
-    """Which environments say that the task is done."""
+    """The environments that say that the task is done."""
     last = told.get("final_info", told)
     return np.broadcast_to(np.asarray(last.get("is_success", False), dtype=bool), num_envs)

@@ -1,4 +1,4 @@
-"""What a person would call the thing that each Meta-World task handles."""
+"""Everyday names of the thing that each Meta-World task handles."""
 
 from collections.abc import Mapping
 

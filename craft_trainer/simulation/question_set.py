@@ -23,7 +23,7 @@ class Asked(NamedTuple):
 
 
 class Blind(NamedTuple):
-    """What someone who does not look at the pictures gets right, as fractions of the questions of one kind."""
+    """Scores of answering without the pictures, as fractions of the questions of one kind."""
 
     num_questions: int
     chance: float  # guessing
@@ -83,7 +83,7 @@ def to_rows(asked: Sequence[Asked], seed: int, generator: np.random.Generator) -
 
 
 def path_of(task: str, episode: int, frame: int) -> str:
-    """Where the picture of a frame is, in the folder of the questions."""
+    """The path of a frame's picture in the folder of the questions."""
     return f"images/{task}-{episode:03d}-{frame:03d}.png"
 
 

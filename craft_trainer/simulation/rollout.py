@@ -22,7 +22,7 @@ def rollout(
     max_steps: int,
     on_episode: Callable[[bool], object] = lambda _: None,
 ) -> list[bool]:
-    """Whether the policy solved each goal within ``max_steps`` actions, by the simulator's own success flag.
+    """Roll the policy out: is each goal solved within ``max_steps`` actions, by the simulator's success flag?
 
     ``len(envs)`` episodes run in lockstep, so the policy predicts one batch per chunk of actions. ``on_episode`` is
     called with the outcome of every finished episode. ``policy`` needs ``reset`` and ``select_action``; ``envs`` needs

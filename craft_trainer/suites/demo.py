@@ -97,7 +97,7 @@ def experiment_jobs(experiment: Experiment, folder: Path) -> list[Job]:
 
 
 def places(sources: Sequence[str], old: str | Path, new: str | Path, tasks: Sequence[str]) -> Settings:
-    """What ``sources`` of anchors read: demonstrations of ``old`` tasks or of the ``new`` one, ``tasks`` to act in."""
+    """Data that ``sources`` of anchors read: demonstrations of ``old`` tasks or of the ``new``, ``tasks`` to act in."""
     read: dict[str, Settings] = {
         "dataset": {"dataset": old},
         "new_task": {"new_dataset": new},

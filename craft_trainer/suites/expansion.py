@@ -76,7 +76,7 @@ def expand(suite: Suite, cell: Cell, root: Path) -> list[Step]:
 
 @dataclass
 class _Place:
-    """Where a reference stands, and what was found by the references of its command."""
+    """The place of a reference, and what the references of its command found."""
 
     command: str
     key: str

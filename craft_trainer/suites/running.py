@@ -28,7 +28,7 @@ class Work(NamedTuple):
 
 
 def raw_path(raw: Path, suite: Suite, cell: Cell) -> Path:
-    """Where the raw result of a cell is, in the folder ``raw`` of all suites."""
+    """The file of a cell's raw result, in the folder ``raw`` of all suites."""
     return raw / suite.name / f"{cell.name}.json"
 
 
@@ -134,7 +134,7 @@ def _raw(suite: Suite, work: Work, code: str | None, seconds: Mapping[str, float
 
 
 def _read(step: Step) -> Raw:
-    """What is kept of the result of one evaluation."""
+    """Read the part of one evaluation's result that is kept."""
     content = json.loads(step.result.read_text("utf-8"))
     if step.argv[0] == "rollout":
         return {"max_steps": content["max_steps"], "rows": content["rows"]}

@@ -35,7 +35,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Suite:
-    """What a YAML file of a suite says.
+    """A suite as its YAML file describes it.
 
     Attributes:
         name: its own.

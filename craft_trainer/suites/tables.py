@@ -124,7 +124,7 @@ def differences_table(rival: str, runs: Sequence[Run]) -> Table:
 
 
 def seconds_table(runs: Sequence[Run]) -> Table:
-    """What methods take of the clock: median seconds of fine-tuning and of the anchors, and beside plain.
+    """Tabulate the time that methods take: median seconds of fine-tuning and of the anchors, and beside plain.
 
     The ratio to ``plain`` is the median over the streams and seeds that both have.
     """

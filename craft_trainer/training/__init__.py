@@ -1,1 +1,1 @@
-"""What a step and a run are made of: the trainer, its retention passes, its settings and its records."""
+"""Parts of a training step and a run: the trainer, its retention passes, its settings and its records."""

@@ -1,4 +1,4 @@
-"""What CRaFT remembers between steps: the multipliers, in and out of checkpoints, and the history of every pass."""
+"""Remember CRaFT's state between steps: the multipliers, in and out of checkpoints, and the history of every pass."""
 
 import csv
 import io
@@ -105,7 +105,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         return sum(constraint.multiplier for constraint in self.constraints.values())
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What Trainer writes into ``trainer_state.json``."""
+        """The state that Trainer writes into ``trainer_state.json``."""
         saved = {group: asdict(constraint) for group, constraint in self.constraints.items()}
         plain = {name: getattr(self, name) for name in ("warned", "rounding")}
         return {"args": {"initial": self.initial, "groups": self.groups}, "attributes": {"constraints": saved, **plain}}

@@ -64,7 +64,7 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             return super().train(found, *args, **kwargs)
 
     def _of_main_process[Found](self, find: Callable[[], Found]) -> Found:
-        """What the main process finds, or refuses by an OSError or a ValueError, in every process."""
+        """Give the main process's result, or its OSError or ValueError, to every process."""
         chosen: list[Any] = [None, None]
         if self.is_world_process_zero():
             try:

@@ -16,7 +16,7 @@ SETTINGS = tuple(item.name for item in fields(RetentionSettings))
 
 
 class RetentionArguments(RetentionSettings):
-    """What :class:`RetentionSettings` become when they are mixed into a class of training arguments.
+    """:class:`RetentionSettings` mixed into a class of training arguments.
 
     Attributes:
         renamed: the settings whose names the training arguments use for something else, each with its name here.
@@ -45,7 +45,7 @@ class RetentionArguments(RetentionSettings):
             raise
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: ``training_args.bin`` goes to the Hub, so it holds no token."""
+        """The pickled state: ``training_args.bin`` goes to the Hub, so it holds no token."""
         return self.__dict__ | {"hub_token": None}
 
 

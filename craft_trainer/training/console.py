@@ -1,4 +1,4 @@
-"""What a training says in a terminal: one short line for each of its logs, which loggers get whole."""
+"""Print a training's progress in a terminal: one short line for each of its logs, which loggers get whole."""
 
 from collections.abc import Mapping
 from typing import Any

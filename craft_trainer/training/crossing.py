@@ -1,4 +1,4 @@
-"""How far a teacher's weights may move towards a tuned model's until L_retain reaches ε."""
+"""Find how far a teacher's weights may move towards a tuned model's until L_retain reaches ε."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ UNLEARNED = -100
 
 
 class Point(NamedTuple):
-    """What was measured at one α; ``task_loss`` only if there is a new task to measure it on."""
+    """Measurements at one α; ``task_loss`` only if there is a new task to measure it on."""
 
     alpha: float
     retention_loss: float

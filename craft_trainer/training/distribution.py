@@ -1,4 +1,4 @@
-"""Which distributed modes show CraftTrainer its gradients, and sums over processes."""
+"""Find the distributed modes that show CraftTrainer its gradients, and sum over processes."""
 
 import os
 import re
@@ -67,7 +67,7 @@ def hidden_by(accelerator: Accelerator) -> str | None:
 
 
 def splits_parameters(accelerator: Accelerator) -> bool:
-    """Whether a process has only a part of each parameter between passes: FSDP and DeepSpeed ZeRO 3."""
+    """True if a process has only a part of each parameter between passes: FSDP and DeepSpeed ZeRO 3."""
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         return bool(accelerator.state.deepspeed_plugin.zero_stage == 3)
     return bool(accelerator.distributed_type == DistributedType.FSDP)
@@ -85,7 +85,7 @@ def as_weights_are(inputs: Any, network: torch.nn.Module, accelerator: Accelerat
 
 
 def is_partitioned(network: torch.nn.Module) -> bool:
-    """Whether ``deepspeed.zero.Init`` has split the parameters already, when the model was loaded."""
+    """True if ``deepspeed.zero.Init`` has split the parameters already, when the model was loaded."""
     return any(hasattr(parameter, "ds_id") for parameter in network.parameters())
 
 
@@ -153,12 +153,12 @@ def require_agreement(args: TrainingArguments, **more: Any) -> None:
 
 
 def has_whole_shapes(accelerator: Accelerator) -> bool:
-    """Whether parameters say their whole shapes; under FSDP version 1 and DeepSpeed ZeRO 3 they are flat parts."""
+    """True if parameters say their whole shapes; under FSDP version 1 and DeepSpeed ZeRO 3 they are flat parts."""
     return is_sharded(accelerator) or not splits_parameters(accelerator)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether FSDP version 2 shards the parameters; it averages their gradients by itself."""
+    """True if FSDP version 2 shards the parameters; it averages their gradients by itself."""
     plugin = getattr(accelerator.state, "fsdp_plugin", None)
     return accelerator.distributed_type == DistributedType.FSDP and plugin is not None and plugin.fsdp_version == 2
 
@@ -184,7 +184,7 @@ def gather_for_predict(network: torch.nn.Module) -> None:
 
 
 def of_main_process[Value](make: Callable[[], Value], accelerator: Accelerator) -> Value:
-    """What ``make`` gives; of the main process where FSDP2 will hand the weights out, which it alone may have."""
+    """Return what ``make`` gives; of the main process where FSDP2 will hand the weights out."""
     if not is_sharded(accelerator):
         return make()
     made = [make() if accelerator.is_main_process else None]

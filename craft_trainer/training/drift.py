@@ -90,13 +90,13 @@ def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
 
 
 def _device(model: AnchoredModel) -> torch.device:
-    """Where the model is now: FSDP moves it only when training begins."""
+    """The model's present device: FSDP moves it only when training begins."""
     return next(model.network.parameters()).device
 
 
 @contextmanager
 def preserve_rng_state() -> Iterator[None]:
-    """What is drawn inside is not drawn: the generators of Python, NumPy and torch are put back."""
+    """Undo every random draw inside: the generators of Python, NumPy and torch are put back."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():

@@ -1,4 +1,4 @@
-"""What is not a number ends a run, before the optimizer steps by it and before it is saved."""
+"""End a run at a value that is not finite, before the optimizer steps by it and before it is saved."""
 
 import logging
 import math

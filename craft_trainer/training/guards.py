@@ -1,4 +1,4 @@
-"""What would make retention or a whole run mean something else, refused by name."""
+"""Refuse by name what would change the meaning of retention or of a whole run."""
 
 import inspect
 import re
@@ -57,7 +57,7 @@ def own_step(kind: type) -> str | None:
 
 
 def _place_of_retention(kind: type) -> int:
-    """Where in the order of ``kind``'s classes retention is mixed in."""
+    """The place of retention in the order of ``kind``'s classes."""
     return next(place for place, owner in enumerate(kind.__mro__) if owner.__name__ == "RetentionMixin")
 
 
@@ -102,7 +102,7 @@ def require_exact(trainer: Trainer) -> None:
 
 
 def _fault_of_smoothing(trainer: Trainer) -> str | None:
-    """What is wrong with Trainer's label smoothing of this model: Trainer.compute_loss pops the labels for it."""
+    """The fault of Trainer's label smoothing of this model: Trainer.compute_loss pops the labels for it."""
     args, model, accelerator = trainer.args, base_model(trainer.model), trainer.accelerator
     if isinstance(trainer.compute_loss_func, SmoothedLoss):
         return None

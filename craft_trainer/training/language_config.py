@@ -14,7 +14,7 @@ def _instead(name: str, default: Any, text: str | None = None) -> Any:
 
 @dataclass
 class LanguageConfig(CraftConfig):
-    """What ``craft-trainer train`` trains with: a policy's defaults hold its actions, which a text does not have."""
+    """Arguments of ``craft-trainer train``: a policy's defaults hold its actions, which a text does not have."""
 
     retention_terms: list[str] = _instead(
         "retention_terms",

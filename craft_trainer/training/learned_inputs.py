@@ -96,7 +96,7 @@ def _share(anchors: AnchorCache | AdapterAnchors, rows: Sequence[int], settings:
 
 
 def _apart(anchors: AnchorCache | AdapterAnchors, rows: Sequence[int]) -> float:
-    """How far the labels of ``rows`` are from the teacher's answers, in the unit of ε.
+    """The distance of ``rows``' labels from the teacher's answers, in the unit of ε.
 
     That is the teacher's task loss; of tokens what exceeds the entropy. A velocity has noise in its labels, so it is
     taken for as far as it seems.

@@ -10,7 +10,7 @@ from craft_trainer.losses.replay import ReplayLoss
 
 
 class Recipe(NamedTuple):
-    """What a method consists of.
+    """The parts of a method.
 
     Attributes:
         loss: what g_retain is the gradient of; None for no retention.

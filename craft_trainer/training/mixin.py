@@ -236,7 +236,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             self.add_callback(PassCost(self.retention))
 
     def _starts_at_teacher(self) -> bool:
-        """Whether the student is the only teacher of its anchors, rather than trained from it since.
+        """True if the student is the only teacher of its anchors, rather than trained from it since.
 
         Raises:
             ValueError: it is neither.
@@ -252,7 +252,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         return bool(broadcast_object_list(found)[0])
 
     def _lineage(self) -> Lineage | None:
-        """What the run starts from; None of a model that cannot be anchored, or whose weights are in parts."""
+        """The lineage of the run's start; None if the model cannot be anchored or its weights are in parts."""
         held_by = None
         if is_partitioned(self.model):
             return None
@@ -292,5 +292,5 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         super().log(logs, *args, **kwargs)
 
     def run_facts(self) -> RunFacts:
-        """What is known of the run, for its card."""
+        """The facts of the run, for its card."""
         return run_facts(self)

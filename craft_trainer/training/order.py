@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 
 def is_drawn_at_every_epoch(args: TrainingArguments, dataset: Any) -> bool:
-    """Whether the order follows from torch's generator as it is when an epoch begins, which resuming has to bring back.
+    """True if the order follows from torch's generator as it is when an epoch begins, which resuming has to bring back.
 
     By default it is a function of the seed and the epoch, which accelerate's sampler has to be told; where batches are
     dispatched it is not told either.
@@ -38,7 +38,7 @@ class EpochOrder(TrainerCallback, ExportableState):  # type: ignore[misc]  # tra
         self._resumes = False
 
     def state(self) -> dict[str, dict[str, Any]]:
-        """What Trainer writes into ``trainer_state.json``."""
+        """The state that Trainer writes into ``trainer_state.json``."""
         return {"args": {}, "attributes": {"epoch_begun_from": self._begun_from, "saved_at": _now()}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""What a retention pass costs beside the task's: measured over the first steps of a training and said in one line."""
+"""Compare the cost of a retention pass with the task's over the first steps, and say it in one line."""
 
 import time
 from collections.abc import Iterator

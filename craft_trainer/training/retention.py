@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RetentionPass:
-    """What the forward half of a retention pass found.
+    """Findings of the forward half of a retention pass.
 
     Attributes:
         loss: the scalar whose gradient is g_retain.
@@ -110,7 +110,7 @@ class Retention:
         return anchors_per_pass(self._args)
 
     def is_due(self, step: int) -> bool:
-        """Whether optimizer step ``step`` has a retention pass."""
+        """True if optimizer step ``step`` has a retention pass."""
         return step % self.every == 0
 
     def forward(
@@ -185,7 +185,7 @@ class Retention:
         return replace(retention_pass, rounding=True)
 
     def _is_rounding(self, loss: float, state: DualState) -> bool:
-        """Whether ``loss`` is what rounding makes of a student that equals its teacher: g_retain has no direction."""
+        """True if ``loss`` is what rounding makes of a student that equals its teacher: g_retain has no direction."""
         return self._loss.per_anchor and abs(loss) <= ROUNDING * max(state.rounding, self._epsilon_of_dtype**2)
 
     def backward(self, loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
@@ -220,7 +220,7 @@ class Retention:
         return constraint.passes_at_ceiling >= PASSES_AT_CEILING or constraint.passes_violated >= PASSES_VIOLATED
 
     def _told(self, worst: GroupConstraintState, constraint: Constraint) -> str:
-        """What is seen of a constraint that is not met, and what to change."""
+        """Describe a constraint that is not met, and what to change."""
         maximum = self._settings.multiplier_max
         if constraint.passes_at_ceiling >= PASSES_AT_CEILING:
             seen = f"λ has been at its ceiling (multiplier_max = {maximum:g}) for {PASSES_AT_CEILING} retention passes"

@@ -1,4 +1,4 @@
-"""What a run says of itself: the facts of its card, from its model, its settings and its anchors."""
+"""Describe a run for its card: the facts of its card, from its model, its settings and its anchors."""
 
 from dataclasses import fields
 from typing import Any
@@ -83,7 +83,7 @@ def _processor_class(processor: Any) -> str:
 
 
 def _base(model: nn.Module, args: TrainingArguments) -> Source | None:
-    """What was loaded before training; not the run itself."""
+    """The model that was loaded before training; not the run itself."""
     origin = getattr(model, "origin", None) or getattr(
         getattr(encoder_of(base_model(model)), "config", None), "_name_or_path", None
     )
@@ -93,7 +93,7 @@ def _base(model: nn.Module, args: TrainingArguments) -> Source | None:
 
 
 def _base_quantization(model: nn.Module) -> dict[str, bool | str]:
-    """How the base of an adapter was quantised when it was loaded; {} if it was not, or is saved quantised."""
+    """Quantisation of an adapter's base when it was loaded; {} if it was not, or is saved quantised."""
     known = getattr(getattr(model, "active_peft_config", None), "auto_mapping", None) or {}
     return dict(known.get(RECORD, {}))
 

@@ -254,7 +254,7 @@ class RetentionSettings:
 
     @property
     def controller(self) -> Controller:
-        """How the multipliers move."""
+        """The rule by which the multipliers move."""
         return Controller(self.recipe.multiplier, self.multiplier_lr, self.dual_kp, self.dual_ema, self.multiplier_max)
 
     @property

@@ -1,1 +1,1 @@
-"""Where anchors come from: one file for each source, and what perturbs and mixes them."""
+"""Sources of anchors: one file for each, and what perturbs and mixes them."""

@@ -1,4 +1,4 @@
-"""What stands in for pictures of old tasks where nobody kept any: noise with the colours of other frames."""
+"""Stand-ins for pictures of old tasks where nobody kept any: noise with the colours of other frames."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""What every source of anchors gives: inputs by number, each a function of its number alone."""
+"""The interface of every source of anchors: inputs by number, each a function of its number alone."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Protocol
@@ -9,7 +9,7 @@ class Samples(Protocol):
 
     @property
     def strata(self) -> Sequence[tuple[Hashable, ...]]:
-        """What a stratified selection spreads over, of every input; see :func:`anchors.selection.stratified_rows`."""
+        """The stratum of every input for a stratified selection; see :func:`anchors.selection.stratified_rows`."""
 
     def __len__(self) -> int:
         """Count the inputs."""

@@ -90,7 +90,7 @@ class ImageChoices(TextChoices):
         return {key: value for key, value in inputs.items() if key in self._takes}
 
     def _processed(self, questions: Sequence[EncodedQuestion], images: Sequence[Any]) -> dict[str, Tensor]:
-        """What the processor makes of prompts with one image each, as tensors."""
+        """Process prompts with one image each into tensors."""
         given = self.processor(
             text=[one.text for one in questions],
             images=[[opened(image)] for image in images],
@@ -102,11 +102,11 @@ class ImageChoices(TextChoices):
 
     @staticmethod
     def _all_marked(questions: Sequence[EncodedQuestion]) -> bool:
-        """Whether the prompts have their special tokens already; a chat template writes them for all or for none."""
+        """True if the prompts have their special tokens already; a chat template writes them for all or for none."""
         return all(one.has_marks for one in questions)
 
     def _behind(self, questions: Sequence[EncodedQuestion]) -> int:
-        """How many tokens the processor adds behind each prompt."""
+        """Count the tokens that the processor adds behind each prompt."""
         return 0 if self._all_marked(questions) else self._num_added_behind
 
     def _check_marks(self, prompt: str, continuations: Sequence[str], image: Any) -> None:

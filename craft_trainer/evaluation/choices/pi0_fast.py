@@ -100,7 +100,7 @@ class PI0FastChoices:
         return len(self._cameras) * int(rows // patch) * int(columns // patch)
 
     def _prompts(self, questions: Sequence[EncodedQuestion]) -> tuple[Any, Any, Tensor, Tensor]:
-        """What the policy's model takes: images and their masks for each camera, tokens and their mask."""
+        """Make the inputs of the policy's model: images and their masks for each camera, tokens and their mask."""
         device = self._vlm.lm_head.weight.device
         tokens, masks = (part.to(device) for part in padded_prompts(questions))
         resolution = self._policy.config.image_resolution

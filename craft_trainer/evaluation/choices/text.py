@@ -64,7 +64,7 @@ class TextChoices:
         )
 
     def _window(self) -> int | None:
-        """How far back the layers with the shortest sight see, or up to which length rotations do not depend on it."""
+        """The shortest window of any layer in tokens, or the length up to which rotations do not depend on it."""
         rope = getattr(self._text_config, "rope_parameters", None) or {}
         long = rope.get("original_max_position_embeddings") if rope.get("rope_type") == "longrope" else None
         return min(
@@ -226,7 +226,7 @@ def additive(mask: Bool[Tensor, "batch nodes keys"], dtype: torch.dtype) -> Floa
 
 
 def _num_added_behind(tokenizer: Any) -> int:
-    """How many special tokens ``tokenizer`` adds behind a text."""
+    """Count the special tokens that ``tokenizer`` adds behind a text."""
     plain: list[int] = tokenizer("a", add_special_tokens=False).input_ids
     whole: list[int] = tokenizer("a").input_ids
     for behind in range(len(whole) - len(plain) + 1):

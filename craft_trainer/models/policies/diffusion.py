@@ -50,7 +50,7 @@ def act(policy: PreTrainedPolicy, batch: Batch) -> Tensor:
 
 
 def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
-    """What the U-Net makes of the actions at the noise and diffusion step of the inputs."""
+    """Run the U-Net on the actions at the noise and diffusion step of the inputs."""
     model = policy.diffusion
     noisy = model.noise_scheduler.add_noise(inputs["actions"], inputs["noise"], inputs["time"])
     denoised: Tensor = model.unet(noisy, inputs["time"], global_cond=model._prepare_global_conditioning(inputs))

@@ -1,4 +1,4 @@
-"""What differs between LeRobot's policies, and where to find it: the file named after the policy type."""
+"""Differences between LeRobot's policies, and the file that holds them: the file named after the policy type."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""What one run or many did over optimizer steps: L_retain and ε, λ, conflicts, angles, task loss."""
+"""Draw one run or many over optimizer steps: L_retain and ε, λ, conflicts, angles, task loss."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any

@@ -81,7 +81,7 @@ def _check_choices(first: list[list[float]], second: list[list[float]]) -> None:
 
 
 def _scores(predictions: list[list[float]], references: list[int], name: str) -> tuple[list[bool], list[float]]:
-    """Whether the first largest log-likelihood is the answer's, and the answer's minus the best other, per item."""
+    """Score each item: is the first largest log-likelihood the answer's, and the answer's minus the best other."""
     correct, margins = [], []
     for number, (values, gold) in enumerate(zip(predictions, references, strict=True)):
         sums = np.asarray(values, dtype=np.float64)

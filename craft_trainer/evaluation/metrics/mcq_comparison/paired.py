@@ -45,7 +45,7 @@ VERDICTS: dict[tuple[Verdict, Verdict], str] = {  # of accuracy and of the gold 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What two models made of the same n items; differences are second − first, so below 0 the second is worse.
+    """The comparison of two models on the same n items; differences are second − first, so below 0 the second is worse.
 
     Attributes:
         accuracy1, accuracy2: fractions of right items.

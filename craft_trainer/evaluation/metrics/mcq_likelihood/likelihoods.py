@@ -18,7 +18,7 @@ LARGEST = 1e100  # log-likelihoods beyond this would overflow in sums
 
 @dataclass(frozen=True)
 class ItemLikelihoods:
-    """What a model made of one question with n ≥ 2 choices.
+    """Log-likelihoods of one question with n ≥ 2 choices.
 
     Attributes:
         log_likelihoods: log P(choice | question) in nats, summed over the tokens of each choice.
