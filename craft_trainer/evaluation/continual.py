@@ -7,12 +7,12 @@ as the published definitions have it. A teacher of four tasks with a fifth learn
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float64, Int
-from numpy.typing import NDArray
 
-Matrix = Float[NDArray[np.float64], "stages tasks"]
+Matrix = Float[np.ndarray[Any, Any], "stages tasks"]
 
 
 def average_success(matrix: Matrix) -> float:
@@ -50,7 +50,7 @@ def negative_backward_transfer(matrix: Matrix, learned: Sequence[int] | None = N
 
 
 def forward_transfer(
-    matrix: Matrix, start: Float[NDArray[np.float64], " tasks"], learned: Sequence[int] | None = None
+    matrix: Matrix, start: Float[np.ndarray[Any, Any], " tasks"], learned: Sequence[int] | None = None
 ) -> float:
     """Average R[learned(j) − 1, j] − start[j] over the tasks that were not learned in stage 0.
 
@@ -71,7 +71,7 @@ def forward_transfer(
     return float(np.mean([checked[stages[task] - 1, task] - untrained[task] for task in later]))
 
 
-def learning_success(curves: Sequence[Float[NDArray[np.float64], " checkpoints"]]) -> float:
+def learning_success(curves: Sequence[Float[np.ndarray[Any, Any], " checkpoints"]]) -> float:
     """Average the success on every task over the checkpoints of its own training, then over the tasks.
 
     Source: FWT of LIBERO (Liu et al. 2023, arXiv 2306.03310), where the checkpoints are evenly spaced and
@@ -82,7 +82,7 @@ def learning_success(curves: Sequence[Float[NDArray[np.float64], " checkpoints"]
 
 def area_under_success(
     matrix: Matrix,
-    curves: Sequence[Float[NDArray[np.float64], " checkpoints"]] | None = None,
+    curves: Sequence[Float[np.ndarray[Any, Any], " checkpoints"]] | None = None,
     learned: Sequence[int] | None = None,
 ) -> float:
     """Average the success on a task while it is learned and after every later stage, then average over the tasks.
@@ -103,7 +103,7 @@ def area_under_success(
 
 
 def normalized_transfer(
-    curve: Float[NDArray[np.float64], " checkpoints"], reference: Float[NDArray[np.float64], " checkpoints"]
+    curve: Float[np.ndarray[Any, Any], " checkpoints"], reference: Float[np.ndarray[Any, Any], " checkpoints"]
 ) -> float:
     """Compare how fast a task was learned with ``reference``, its training alone: (AUC − AUC_ref) / (1 − AUC_ref).
 
@@ -119,11 +119,13 @@ def normalized_transfer(
     return float((_curve(curve).mean() - alone) / (1 - alone))
 
 
-def _checked(matrix: Matrix, learned: Sequence[int] | None) -> tuple[Float64[NDArray[np.float64], "i j"], list[int]]:
+def _checked(matrix: Matrix, learned: Sequence[int] | None) -> tuple[Float64[np.ndarray[Any, Any], "i j"], list[int]]:
     checked = np.asarray(matrix, dtype=np.float64)
     if checked.ndim != 2 or not checked.size or not ((checked >= 0) & (checked <= 1)).all():
         raise ValueError(f"matrix has the shape {checked.shape}: expected fractions in [0, 1], a row for every stage")
-    stages: Int[NDArray[np.int64], " tasks"] = np.arange(checked.shape[1]) if learned is None else np.asarray(learned)
+    stages: Int[np.ndarray[Any, Any], " tasks"] = (
+        np.arange(checked.shape[1]) if learned is None else np.asarray(learned)
+    )
     if stages.shape != checked.shape[1:] or not ((stages >= 0) & (stages < len(checked))).all():
         raise ValueError(
             f"learned is {stages.tolist()}: name one of the stages 0 to {len(checked) - 1} for each of "
@@ -139,7 +141,7 @@ def _earlier(matrix: Matrix, stages: Sequence[int]) -> list[int]:
     return found
 
 
-def _curve(curve: Float[NDArray[np.float64], " checkpoints"]) -> Float64[NDArray[np.float64], " checkpoints"]:
+def _curve(curve: Float[np.ndarray[Any, Any], " checkpoints"]) -> Float64[np.ndarray[Any, Any], " checkpoints"]:
     checked = np.asarray(curve, dtype=np.float64)
     if checked.ndim != 1 or not checked.size or not ((checked >= 0) & (checked <= 1)).all():
         raise ValueError(f"a curve has the shape {checked.shape}: expected at least one fraction in [0, 1]")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,10 +16,10 @@ NUM_RESAMPLES = 2000
 QUARTER = 0.25  # cut from each end: what is left is the middle half
 MOST_PAIRS_FOR_EXACT = 14  # 2^n sign flips
 
-Scores = Float[NDArray[np.float64], "seeds tasks"]
+Scores = Float[np.ndarray[Any, Any], "seeds tasks"]
 
 
-def trimmed_mean(scores: Float[NDArray[np.float64], "..."], trimmed: float = QUARTER) -> float:
+def trimmed_mean(scores: Float[np.ndarray[Any, Any], "..."], trimmed: float = QUARTER) -> float:
     """Average what is left when a fraction is cut from each end, rounded down: by default the middle half.
 
     Source: the interquartile mean (IQM) of Agarwal et al. 2021, arXiv 2108.13264.

@@ -10,7 +10,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullFormatter, PercentFormatter
-from numpy.typing import NDArray
 from scipy.optimize import isotonic_regression
 
 from craft_trainer.report.figures.canvas import (
@@ -60,7 +59,7 @@ class Point(NamedTuple):
     new: Average
 
 
-def spread(places: Sequence[float], gap: float, low: float, high: float) -> Float[NDArray[np.float64], " labels"]:
+def spread(places: Sequence[float], gap: float, low: float, high: float) -> Float[np.ndarray[Any, Any], " labels"]:
     """Move labels as little as possible (least squares) until neighbours are ``gap`` apart, within ``low`` to ``high``.
 
     For sorted places p the moved ones are q_i + i·gap with q the isotonic regression of p_i − i·gap.
@@ -265,7 +264,7 @@ def _frontier_figure(title: str, points: Sequence[Point]) -> Figure:
     return figure
 
 
-def _matrix_figure(matrices: Mapping[str, Float[NDArray[np.float64], "stages tasks"]], tasks: Sequence[str]) -> Figure:
+def _matrix_figure(matrices: Mapping[str, Float[np.ndarray[Any, Any], "stages tasks"]], tasks: Sequence[str]) -> Figure:
     columns = min(2, len(matrices))
     small: dict[str, Any] = {"ha": "center", "va": "center", "fontsize": 10 if columns == 1 else 7.5}
     rows = -(-len(matrices) // columns)

@@ -23,6 +23,13 @@ def tracked_files():
     return [Path(name) for name in listing.splitlines()]
 
 
+def test_shapes_of_arrays_are_said_in_a_way_that_every_numpy_takes():
+    """With numpy 2.5 and jaxtyping 0.3.11 an import that meets a jaxtyping shape of an NDArray ends in a TypeError."""
+    named = r"\b[A-Z]\w+\[NDArray\["
+    found = [path for path in tracked_files() if path.suffix == ".py" and re.search(named, (ROOT / path).read_text())]
+    assert not found, "say Float[np.ndarray[Any, Any], …]"
+
+
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_configuration_starts_with_the_command_that_uses_it(path):
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Float64
-from numpy.typing import NDArray
 from torch import Tensor
 
 from craft_trainer.anchors.sources.frames import SENTENCE
@@ -39,7 +38,7 @@ class StatisticsSource:
         seed: int,
         prompts: Sequence[str] = (),
         width: float = WIDTH,
-        correlation: Float64[NDArray[Any], "numbers numbers"] | None = None,
+        correlation: Float64[np.ndarray[Any, Any], "numbers numbers"] | None = None,
         num_steps: int = 0,
         pictures: Pictures | None = None,
     ) -> None:
@@ -92,7 +91,7 @@ class StatisticsSource:
 
 def correlation_of(
     values: Mapping[str, Float[Tensor, "frames dim"]], *, shrinkage: float = SHRINKAGE
-) -> Float64[NDArray[Any], "numbers numbers"]:
+) -> Float64[np.ndarray[Any, Any], "numbers numbers"]:
     """(1 − ``shrinkage``)·C + ``shrinkage``·I, C the correlation of all numbers of ``values`` over their frames.
 
     The features are in alphabetical order. A number that never moves is correlated with nothing.
@@ -106,7 +105,7 @@ def correlation_of(
     scaled = np.where(moving, centred / np.where(moving, deviations, 1.0), 0.0)
     correlation = scaled.T @ scaled / len(scaled)
     np.fill_diagonal(correlation, 1.0)
-    shrunk: Float64[NDArray[Any], "numbers numbers"] = (1 - shrinkage) * correlation + shrinkage * np.eye(
+    shrunk: Float64[np.ndarray[Any, Any], "numbers numbers"] = (1 - shrinkage) * correlation + shrinkage * np.eye(
         len(scaled[0])
     )
     return shrunk
