@@ -24,6 +24,7 @@ QUIET = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 THEIR_OWN = (  # deprecations that libraries tell each other about: "how it begins:category"
     "`is_gradient_checkpointing` is deprecated:FutureWarning",  # PEFT asks transformers
     "`gradient_checkpointing` is deprecated:FutureWarning",  # its new name is not in transformers 5.5
+    "`past_key_values` is deprecated:FutureWarning",  # nor is that of this
     "__array__ implementation doesn't accept a copy keyword:DeprecationWarning",  # transformers hands tensors to NumPy
     ":pyparsing.warnings.PyparsingDeprecationWarning",  # of the oldest matplotlib
 )
