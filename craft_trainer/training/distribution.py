@@ -17,7 +17,12 @@ from accelerate.utils import (
     parse_flag_from_env,
     recursively_apply,
 )
-from torch.distributed.fsdp import FSDPModule, StateDictType, register_fsdp_forward_method
+from torch.distributed.fsdp import (
+    FSDPModule,
+    FullyShardedDataParallel,
+    StateDictType,
+    register_fsdp_forward_method,
+)
 from transformers import TrainingArguments
 
 WHOLE = {DistributedType(name) for name in ("NO", "MULTI_CPU", "MULTI_GPU", "MULTI_XPU", "MULTI_NPU")}  # or DDP
@@ -181,6 +186,28 @@ def gather_for_predict(network: torch.nn.Module) -> None:
     """Let FSDP2 gather the shards for ``network.predict`` as it does for ``forward``; nothing for other modules."""
     if isinstance(network, FSDPModule) and hasattr(network, "predict"):
         register_fsdp_forward_method(network, "predict")
+
+
+def through_root[Value](root: torch.nn.Module, compute: Callable[[], Value]) -> Value:
+    """What ``compute`` gives; made inside the forward pass of ``root`` if FSDP version 1 shards it.
+
+    Only there are the parameters gathered, and for the backward pass of the tensors that come out of it.
+    """
+    if not isinstance(root, FullyShardedDataParallel):
+        return compute()
+    inner = root.module
+    forward = inner.forward
+
+    def once(*_: Any, **__: Any) -> Value:
+        inner.forward = forward
+        return compute()
+
+    inner.forward = once
+    try:
+        value: Value = root()
+    finally:
+        inner.forward = forward
+    return value
 
 
 def of_main_process[Value](make: Callable[[], Value], accelerator: Accelerator) -> Value:

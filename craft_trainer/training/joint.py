@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from craft_trainer.training.callbacks import RetentionHistory
 from craft_trainer.training.config import RetentionArguments, retention_settings
-from craft_trainer.training.distribution import FSDP_1, engine_that_hides, hidden_by
+from craft_trainer.training.distribution import engine_that_hides, hidden_by
 from craft_trainer.training.guards import GradientGuard, own_step
 from craft_trainer.training.step import joint_step, joint_weight
 
@@ -54,7 +54,7 @@ def choose_backward(trainer: Any) -> None:
 
 
 def require_possible(args: Any) -> None:
-    """Refuse, before any engine starts, FSDP version 1, and DeepSpeed with a surgery that compares gradients.
+    """Refuse, before it starts, an engine that hides gradients with a surgery that compares them.
 
     Raises:
         ValueError: it does.
@@ -69,11 +69,6 @@ def _refuse_comparison(args: Any, engine: str) -> None:
     surgery, method = settings.recipe.surgery, settings.method
     if method == "plain":
         return
-    if engine == FSDP_1:
-        raise ValueError(
-            "CraftTrainer with anchors cannot see gradients under FSDP version 1, which also gathers parameters for "
-            "the task's forward pass alone: use FSDP version 2 (`fsdp_version: 2`) or DDP"
-        )
     if surgery == "none":
         return
     way_out = "set surgery none (backward is then joint)" if method == "craft" else "choose another method"

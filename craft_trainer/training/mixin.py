@@ -36,6 +36,7 @@ from craft_trainer.training.distribution import (
     require_supported_mode,
     require_whole,
     splits_parameters,
+    through_root,
 )
 from craft_trainer.training.drift import TaskDrift, begin_task_drift
 from craft_trainer.training.guards import GradientGuard, require_exact, require_followed, require_own_arguments
@@ -184,7 +185,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def retention_pass(self, retention: Retention, task_loss: Tensor) -> RetentionPass:
         """L_retain on this step's anchors; before the first step the student must equal its teacher."""
-        found = retention.forward(self.anchored_model, self.state, self.dual, task_loss)
+        look = partial(retention.forward, self.anchored_model, self.state, self.dual, task_loss)
+        found: RetentionPass = through_root(self.model, look)
         if self.state.global_step == 0 and self._untouched:
             found, self._untouched = retention.begin(found, self.dual), False
         return found
@@ -288,7 +290,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             logs |= self.callback_of(RetentionHistory).take_means()
             if self.task_drift is not None:
                 with self.accelerator.autocast():
-                    logs[TASK_KL] = self.task_drift.measure(self.anchored_model)
+                    look = partial(self.task_drift.measure, self.anchored_model)
+                    logs[TASK_KL] = through_root(self.model, look)
         super().log(logs, *args, **kwargs)
 
     def run_facts(self) -> RunFacts:

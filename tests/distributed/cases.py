@@ -11,6 +11,7 @@ from peft import LoraConfig, get_peft_model
 from runs import BASE
 from tiny_lm import CHECKPOINTING, TokenTask, collate, lm_anchors, old_rows, tiny_llama
 from torch import nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from toy import HIDDEN, OUTPUTS, ToyModel, ToyTask, toy_anchors
 from transformers import TrainerCallback
@@ -71,7 +72,8 @@ class Case:
     model: Callable[[], nn.Module] = ToyModel
     anchors: str = "toy"  # name of a cache, or "adapter"
     ddp: dict[str, Any] | None = None  # settings of DistributedDataParallel that Trainer does not hand through
-    fsdp: str = ""  # how FSDP2 shards the model where there are several processes; by default it does not
+    fsdp: str = ""  # how FSDP shards the model where there are several processes; by default it does not
+    sharded: dict[str, Any] = field(default_factory=lambda: {"fsdp_config": {"fsdp_version": 2}})  # options of it
     loaded_once: bool = False  # the main process alone has the weights before they are sharded
 
 
@@ -136,7 +138,18 @@ FSDP_CASES = {
     "fsdp_lm_loaded_once": Case(LM, tiny_llama, "lm", fsdp=PER_LAYER, loaded_once=True),
     "fsdp_lm_adapter_loaded_once": Case(ADAPTED, adapted_llama, "adapter", fsdp=PER_LAYER, loaded_once=True),
 }
-CASES = DDP_CASES | FSDP_CASES
+OF_VERSION_1 = {"fsdp_version": 1, "sync_module_states": False, "use_orig_params": True}
+FLAT = OF_VERSION_1 | {"use_orig_params": False}
+FSDP_1 = {"backward": "separate", "fsdp_config": OF_VERSION_1}  # it becomes joint
+FSDP_1_CASES = {
+    "fsdp1_accumulation": replace(DDP_CASES["joint_accumulation"], fsdp=WHOLE, sharded=FSDP_1),
+    "fsdp1_every_second_step": replace(DDP_CASES["joint_every_second_step"], fsdp=WHOLE, sharded=FSDP_1),
+    "fsdp1_hidden_only": Case(JOINT | {"retention_terms": ["hidden"]}, fsdp=WHOLE, sharded=FSDP_1),
+    "fsdp1_flat": Case(JOINT, fsdp=WHOLE, sharded=FSDP_1 | {"fsdp_config": FLAT}),
+    "fsdp1_lm": replace(DDP_CASES["joint_lm_accumulation"], fsdp=PER_LAYER, sharded=FSDP_1),
+    "fsdp1_lm_adapter": Case(ADAPTED | JOINT, adapted_llama, "adapter", fsdp=PER_LAYER, sharded=FSDP_1),
+}
+CASES = DDP_CASES | FSDP_CASES | FSDP_1_CASES
 RESUMED = Case(PER_GROUP | {"max_steps": 6, "save_strategy": "steps", "save_steps": 3, "retention_every": 2})
 
 
@@ -158,7 +171,7 @@ def train(
     options = {name: size // num_processes for name, size in one_process.items()} | case.options
     if case.fsdp and num_processes > 1:
         loading = {"cpu_ram_efficient_loading": case.loaded_once}
-        options |= {"fsdp": case.fsdp, "fsdp_config": {"fsdp_version": 2} | loading}
+        options |= case.sharded | {"fsdp": case.fsdp, "fsdp_config": case.sharded["fsdp_config"] | loading}
     if case.loaded_once and rank > 0:
         forget(model)
     trainer = CraftTrainer(
@@ -173,7 +186,7 @@ def train(
         trainer.accelerator.ddp_handler = DistributedDataParallelKwargs(**case.ddp)
     trainer.train(resume_from_checkpoint=resume)
     return {
-        "weights": {name: whole(value) for name, value in trainer.model.named_parameters()},
+        "weights": weights_of(trainer.model),
         "multipliers": {group: constraint.multiplier for group, constraint in trainer.dual.constraints.items()},
         "asked": getattr(source, "asked", []),
         "logs": [{k: v for k, v in log.items() if k not in CLOCK | OF_ONE_BATCH} for log in trainer.state.log_history],
@@ -185,6 +198,13 @@ def forget(model: nn.Module) -> None:
     """What transformers leaves where it loads weights in the main process alone: uninitialised memory."""
     for parameter in model.parameters():
         parameter.fill_(torch.nan)
+
+
+def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Copies of the parameters, whole, whatever part of them this process holds."""
+    with FullyShardedDataParallel.summon_full_params(model, writeback=False):  # nothing if no version 1 shards it
+        named = model.named_parameters()
+        return {name.replace("_fsdp_wrapped_module.", ""): whole(value) for name, value in named}
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:

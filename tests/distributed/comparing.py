@@ -49,3 +49,8 @@ def read(file: Path) -> list[dict[str, Any]]:
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
     return [{key: value if key == "group" else float(value) for key, value in row.items() if value} for row in rows]
+
+
+def without_flos(run: dict[str, Any]) -> dict[str, Any]:
+    """Trainer counts them by the sizes of the parameters, of which a process has parts under ZeRO 3 and FSDP 1."""
+    return run | {"logs": [{name: value for name, value in log.items() if name != "total_flos"} for log in run["logs"]]}

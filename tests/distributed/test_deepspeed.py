@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from cases import build_anchors, train
-from comparing import HISTORIES, assert_identical, assert_same_run, read
+from comparing import HISTORIES, assert_identical, assert_same_run, read, without_flos
 from conftest import Together
 from launch import run_two_processes
 from zero import HALF, STAGES, ZERO_CASES
@@ -43,11 +43,6 @@ def test_every_stage_trains_as_one_process_with_twice_the_batch(under_zero, tmp_
         first, second = (without_flos(under_zero.result(f"{stage}_{name}", rank)) for rank in (0, 1))
         assert_same_run(one, tmp_path, first, under_zero.folder / f"{stage}_{name}" / "0")
         assert_identical(first, second)
-
-
-def without_flos(run):
-    """Trainer counts them by the sizes of the parameters, which are 0 where ZeRO 3 has split them."""
-    return run | {"logs": [{name: value for name, value in log.items() if name != "total_flos"} for log in run["logs"]]}
 
 
 def test_half_precision_holds_the_same(under_zero, tmp_path):

@@ -1,9 +1,9 @@
-"""Two processes that share one model by FSDP2 are one process that has it whole, with a batch of twice the size."""
+"""Two processes that share one model by FSDP are one process that has it whole, with a batch of twice the size."""
 
 import pytest
 import torch
-from cases import FSDP_CASES
-from comparing import assert_identical, assert_same_rows, assert_same_run, assert_same_tensors, read
+from cases import FSDP_1_CASES, FSDP_CASES
+from comparing import assert_identical, assert_same_rows, assert_same_run, assert_same_tensors, read, without_flos
 from sharded_core import CORE_CASES
 
 pytestmark = pytest.mark.slow
@@ -23,6 +23,17 @@ def test_the_trainer_on_shards_is_the_trainer_on_one_process(together, alone, na
     assert len(read(folder / "lambda_history.csv")) > 1
     first, second = together.result(name, 0), together.result(name, 1)
     assert_same_run(one, folder, first, together.folder / name / "0")
+    assert_identical(first, second)
+
+
+@pytest.mark.parametrize("name", FSDP_1_CASES)
+def test_version_1_is_one_process_by_one_backward_pass(together, alone, name):
+    """Separate was asked for, and backward became joint. Seen to fail where the retention pass does not go through the
+    root: its parameters are not gathered."""
+    one, folder = alone(name)
+    assert len(read(folder / "lambda_history.csv")) > 1
+    first, second = (without_flos(together.result(name, rank)) for rank in (0, 1))
+    assert_same_run(without_flos(one), folder, first, together.folder / name / "0")
     assert_identical(first, second)
 
 

@@ -2,13 +2,14 @@
 
 import json
 import re
+import sys
 
 import pytest
 import torch
 from lerobot.configs.default import PeftConfig as LeRobotPeft
 from lerobot.configs.policies import PreTrainedConfig
 from lerobot.policies.factory import get_policy_class
-from peft import IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from policies import batch_of
 from safetensors.torch import load_file, save_file
 
@@ -216,6 +217,20 @@ def test_an_adapter_outside_of_the_layers_is_refused(act):
     prompt.peft_config["default"] = PrefixTuningConfig(num_virtual_tokens=2)
     with pytest.raises(TypeError, match=r"PREFIX_TUNING trains a prompt, which a policy does not read: use LORA"):
         PolicyModel(prompt, plain.preprocessor, plain.postprocessor)
+
+
+def test_an_adapter_that_changes_the_forward_pass_is_refused(act):
+    """AdaLoRA adds to the loss there. Seen to fail without the check: it was trained without that part."""
+    plain = PolicyModel.from_pretrained(act)
+    adaptive = get_peft_model(plain.policy, AdaLoraConfig(target_modules=["linear1"], total_step=10))
+    with pytest.raises(TypeError, match=r"ADALORA adds to the forward pass outside of the layers.*: use LORA"):
+        PolicyModel(adaptive, plain.preprocessor, plain.postprocessor)
+
+
+def test_peft_that_is_not_installed_is_named(act, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ImportError, match=r"an adapter needs PEFT: pip install 'craft-trainer\[peft\]'"):
+        PolicyModel.from_pretrained(act).add_adapter({"r": 2} | LINEAR)
 
 
 @pytest.mark.parametrize(

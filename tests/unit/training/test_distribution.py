@@ -18,6 +18,7 @@ from craft_trainer.training.distribution import (
     require_whole,
 )
 from craft_trainer.training.finite import require_finite_run
+from craft_trainer.training.guards import GradientGuard
 from craft_trainer.training.joint import require_possible
 
 
@@ -103,14 +104,14 @@ def test_surgery_under_deepspeed_is_refused_before_it_starts(tmp_path, monkeypat
     require_possible(joint)
 
 
-@pytest.mark.parametrize("surgery", ["one_sided", "none"])
-def test_fsdp_version_1_is_refused_before_it_starts(tmp_path, monkeypatch, surgery):
-    """With any surgery. Seen to fail without the check, as above."""
-    config = CraftConfig(str(tmp_path), use_cpu=True, surgery=surgery)
+def test_surgery_under_fsdp_version_1_is_refused_before_it_starts(tmp_path, monkeypatch):
+    """Seen to fail without the check, as above."""
+    config, joint = (CraftConfig(str(tmp_path), use_cpu=True, surgery=surgery) for surgery in ("one_sided", "none"))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
-    with pytest.raises(ValueError, match=r"under FSDP version 1, .* use FSDP version 2"):
+    with pytest.raises(ValueError, match=r"under FSDP version 1, .* surgery none .*or FSDP version 2"):
         CraftTrainer(nn.Linear(1, 1), config, anchors=tmp_path)
+    require_possible(joint)
     monkeypatch.setenv("FSDP_VERSION", "2")
     require_possible(config)
 
@@ -139,6 +140,23 @@ def test_anchors_of_a_model_that_was_split_are_refused_by_the_trainer(tmp_path, 
     with pytest.raises(ValueError, match=f"ZeRO 3 has split the model .*{fault}"):
         CraftTrainer(network, CraftConfig(str(tmp_path), use_cpu=True), anchors=given, train_dataset=ToyTask())
     assert not (tmp_path / "_anchors").exists()
+
+
+@pytest.mark.parametrize("method", ["l2", "ewc"])
+def test_what_needs_whole_parameters_is_refused_where_they_are_split(tmp_path, monkeypatch, method):
+    """Seen to fail without the check: the penalty of this process's part would be taken for that of all."""
+    monkeypatch.setattr("craft_trainer.training.retention.splits_parameters", lambda accelerator: True)
+    config = CraftConfig(str(tmp_path), use_cpu=True, method=method)
+    with pytest.raises(ValueError, match=f"method {method} does not support FSDP or DeepSpeed ZeRO 3: use DDP"):
+        CraftTrainer(ToyModel(), config, anchors=toy_anchors(tmp_path / "cache"), train_dataset=ToyTask())
+
+
+def test_several_optimizers_are_refused():
+    """Retention merges the gradients of one; joint adds to the loss, whatever steps. Seen to fail without the check."""
+    prepared = SimpleNamespace(_optimizers=[object(), object()], state=accelerator().state, distributed_type="NO")
+    GradientGuard(prepared, joint=True).on_train_begin(model=nn.Linear(1, 1))
+    with pytest.raises(ValueError, match="2 optimizers were prepared: retention merges the gradients of one"):
+        GradientGuard(prepared).on_train_begin(model=nn.Linear(1, 1))
 
 
 def test_a_part_of_a_weight_that_is_not_finite_is_seen():
