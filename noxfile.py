@@ -60,7 +60,7 @@ def quantization(session: nox.Session) -> None:
     """Bases of 4 and 8 bits, on the CPU: what the others skip for want of bitsandbytes."""
     session.install("--editable", ".[quantization,mcq,report,dev]", env=INSTALL)
     chosen = ("tests/integration/test_quantized.py", "tests/unit/models/test_quantization.py", "tests/unit/costs")
-    run_tests(session, *chosen, at_least=40, ignored=THEIR_OWN)
+    run_tests(session, *chosen, at_least=66, ignored=THEIR_OWN)
 
 
 @nox.session

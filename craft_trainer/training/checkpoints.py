@@ -32,6 +32,7 @@ from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.pretrained import restore, tensors_only
 from craft_trainer.training.distribution import splits_parameters, whole_weights
 from craft_trainer.training.interruption import Interruption
+from craft_trainer.training.run_record import write_lineage
 
 Base: Any = Trainer if TYPE_CHECKING else object
 logger = logging.getLogger(__name__)
@@ -155,7 +156,7 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             model.save_pretrained(folder, state_dict)
             torch.save(self.args, folder / TRAINING_ARGS_NAME)
         if self.args.should_save:
-            self._write_lineage(folder)
+            write_lineage(self, folder)
             self._write_card(folder, card)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, *model: nn.Module) -> None:

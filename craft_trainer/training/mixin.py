@@ -30,12 +30,10 @@ from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistor
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.console import write_short_lines
 from craft_trainer.training.distribution import (
-    is_partitioned,
     require_agreement,
     require_joined_processes,
     require_supported_mode,
     require_whole,
-    splits_parameters,
     through_root,
 )
 from craft_trainer.training.drift import TaskDrift, begin_task_drift
@@ -46,7 +44,7 @@ from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
 from craft_trainer.training.pass_cost import PassCost
 from craft_trainer.training.retention import Retention, RetentionPass
 from craft_trainer.training.run_card import run_facts
-from craft_trainer.training.run_record import RunRecord, changed_fields
+from craft_trainer.training.run_record import RunRecord, changed_fields, lineage_of
 from craft_trainer.training.settings import RetentionSettings
 from craft_trainer.training.step import block_rule, craft_step
 
@@ -116,7 +114,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """Write ``run.json`` into the output folder, which says what the run was given: ``inputs`` and the settings."""
         there = [callback for callback in self.callback_handler.callbacks if isinstance(callback, RunRecord)]
         if not there:
-            lineage = self._lineage() if self.is_world_process_zero() else None
+            lineage = lineage_of(self) if self.is_world_process_zero() else None
             self.add_callback(RunRecord(anchored=self.anchors is not None, lineage=lineage))
         self.callback_of(RunRecord).inputs = dict(inputs)
 
@@ -252,28 +250,6 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             elif self.anchors is not None:
                 self.anchors.check_teacher(self.anchored_model)
         return bool(broadcast_object_list(found)[0])
-
-    def _lineage(self) -> Lineage | None:
-        """The lineage of the run's start; None if the model cannot be anchored or its weights are in parts."""
-        held_by = None
-        if is_partitioned(self.model):
-            return None
-        if isinstance(self.anchors, AnchorCache):
-            made = self.anchors.provenance
-            held_by = {"fingerprint": made.fingerprint, "teachers": [one["weights"] for one in made.teachers]}
-        try:
-            return Lineage.of(self.anchored_model, held_by)
-        except TypeError:
-            if self.anchors is not None:
-                raise
-            return None
-
-    def _write_lineage(self, folder: Path) -> None:
-        """Write what the weights in ``folder`` were trained from, in a run that has a record; whole weights only."""
-        records = [one for one in self.callback_handler.callbacks if isinstance(one, RunRecord)]
-        for record in records:
-            if record.lineage is not None and not splits_parameters(self.accelerator):
-                record.lineage.write(folder, self.anchored_model.fingerprint()["weights"])
 
     def _refuse_idle_settings(self) -> None:
         """Without anchors there is nothing to retain: a baseline is refused, and settings without effect are named."""

@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.lineage import Lineage
 from craft_trainer.files import write_json
 from craft_trainer.hub.run_folder import RUN_FILE, remove_earlier_results
 from craft_trainer.losses.terms import units
 from craft_trainer.options import default_of
 from craft_trainer.training.config import retention_settings
+from craft_trainer.training.distribution import is_partitioned, splits_parameters
 
 SCHEMA = 1
 PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", "lerobot", "peft")
@@ -77,6 +79,29 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
             "end": end,
         }
         write_json(path, document)
+
+
+def lineage_of(trainer: Any) -> Lineage | None:
+    """Tell what a run starts from; None of a model that cannot be anchored, or whose weights are in parts."""
+    if is_partitioned(trainer.model):
+        return None
+    held_by = None
+    if isinstance(trainer.anchors, AnchorCache):
+        made = trainer.anchors.provenance
+        held_by = {"fingerprint": made.fingerprint, "teachers": [one["weights"] for one in made.teachers]}
+    try:
+        return Lineage.of(trainer.anchored_model, held_by)
+    except TypeError:
+        if trainer.anchors is not None:
+            raise
+        return None
+
+
+def write_lineage(trainer: Any, folder: Path) -> None:
+    """Write what the weights in ``folder`` were trained from, in a run that has a record; whole weights only."""
+    for record in trainer.callback_handler.callbacks:
+        if isinstance(record, RunRecord) and record.lineage is not None and not splits_parameters(trainer.accelerator):
+            record.lineage.write(folder, trainer.anchored_model.fingerprint()["weights"])
 
 
 def told_settings(inputs: Mapping[str, Any], args: TrainingArguments, *, anchored: bool) -> dict[str, Any]:
