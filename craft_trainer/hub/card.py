@@ -1,6 +1,6 @@
 """The card of a run on the Hub: what it is, from what, retained by what, what it kept, how it is loaded."""
 
-import csv
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ RESULTS_FILE = "results.json"
 FIGURE_FILE = "figures/success.png"
 TAGS = ["craft_trainer", "continual-learning"]
 SHOWN = ("retention_loss", "epsilon", "multiplier")  # of the last retention pass
+TAIL_BYTES = 65_536
 HERE = "."  # where a run that was never pushed is
 
 # how it is loaded by the library it is a checkpoint of, without craft_trainer
@@ -107,33 +108,38 @@ def add_results(folder: Path, given: Path | None) -> Results | None:
 def last_pass(history: Path, step: int) -> dict[str, str] | None:
     """The last line of ``lambda_history.csv`` up to optimizer step ``step``, or None where there is none.
 
+    The file is read from its end: every save looks for this, also after a million steps.
+
     Raises:
-        ValueError: a line has no step, or the last one lacks what a card shows; the error names file and line.
+        ValueError: a line has no step, or the last one lacks what a card shows; the error names the file and the line.
     """
     if not history.is_file():
         return None
-    last: tuple[int, dict[str, str]] | None = None
-    with history.open(newline="", encoding="utf-8", errors="replace") as file:  # what is replaced is no number
-        reader = csv.DictReader(file)
-        try:
-            for row in reader:
-                last = (reader.line_num, row) if _number(row, "step", history, reader.line_num) <= step else last
-        except csv.Error as error:
-            raise ValueError(f"{history}: line {reader.line_num} is not CSV ({error}); remove it") from error
-    if last is None:
-        return None
-    for name in SHOWN:
-        _number(last[1], name, history, last[0])
-    return last[1]
+    block, found = TAIL_BYTES, list[dict[str, str]]()
+    with history.open("rb") as file:
+        names = file.readline().decode("utf-8", "replace").strip().split(",")
+        begin, end = file.tell(), file.seek(0, os.SEEK_END)
+        start = end
+        while not found and start > begin:
+            start = max(begin, end - block)
+            file.seek(start)
+            if start > begin:
+                file.readline()  # the rest of a line
+            lines = [line.decode("utf-8", "replace").strip() for line in file]  # what is replaced is no number
+            rows = [dict(zip(names, line.split(","), strict=False)) for line in lines]
+            found = [row for row in rows if _number(row, "step", history) <= step]
+            block *= 16
+    for name in SHOWN if found else ():
+        _number(found[-1], name, history)
+    return found[-1] if found else None
 
 
-def _number(row: Mapping[str, str], column: str, history: Path, line: int) -> float:
+def _number(row: Mapping[str, str], column: str, history: Path) -> float:
     try:
         return float(row.get(column) or "")
     except ValueError as error:
-        raise ValueError(
-            f"{history}: line {line}, column {column} is {row.get(column)!r}, expected a number; remove the line"
-        ) from error
+        line = ",".join(row.values())
+        raise ValueError(f"{history}: the line {line!r} has no number for {column}: remove it") from error
 
 
 def metadata(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,22 +27,39 @@ def test_the_unit_is_that_of_the_terms(tmp_path: Path, units: list[str], said: s
     assert "| 0.01 | 0.05 | 2 |" in text
 
 
+HEADER = "step,retention_loss,multiplier,epsilon\n"
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("retention_loss,multiplier,epsilon\n0.01,2.0,0.05\n", "line 2, column step is None"),
-        ("step,retention_loss,multiplier\n1,0.01,2.0\n", "line 2, column epsilon is None"),
-        ("step,retention_loss,multiplier,epsilon\n1,0.01,2.0,0.05\n1,0.", "line 3, column epsilon is None"),
-        ("step,retention_loss,multiplier,epsilon\n1,0.01,2.0,0.05\n\0\0,\n", r"line 3, column step is '\\x00\\x00'"),
-        ("step,retention_loss,multiplier,epsilon\n1,few,2.0,0.05\n", "line 2, column retention_loss is 'few'"),
+        ("retention_loss,multiplier,epsilon\n0.01,2.0,0.05\n", "'0.01,2.0,0.05' has no number for step"),
+        ("step,retention_loss,multiplier\n1,0.01,2.0\n", "'1,0.01,2.0' has no number for epsilon"),
+        (HEADER + "1,0.01,2.0,0.05\n1,0.", "'1,0.' has no number for epsilon"),
+        (HEADER + "1,0.01,2.0,0.05\n\0\0,\n", r"'\\x00\\x00,' has no number for step"),
+        (HEADER + "1,few,2.0,0.05\n", "'1,few,2.0,0.05' has no number for retention_loss"),
     ],
 )
 def test_a_damaged_history_is_named(tmp_path: Path, text: str, said: str) -> None:
     """Seen to fail with KeyError, TypeError and `could not convert string to float`, or a card of an earlier pass."""
     history = tmp_path / "lambda_history.csv"
     history.write_text(text)
-    with pytest.raises(ValueError, match=f"^{history}: {said}, expected a number; remove the line"):
+    with pytest.raises(ValueError, match=f"^{history}: the line {said}: remove it"):
         last_pass(history, 1)
+
+
+def test_the_last_pass_of_a_long_history_is_read_from_its_end(tmp_path: Path) -> None:
+    """Seen to fail: every save read all of it, and took the longer the longer the run was."""
+    history = tmp_path / "lambda_history.csv"
+    assert last_pass(history, 1) is None
+    history.write_text(HEADER)
+    assert last_pass(history, 1) is None
+    history.write_text(HEADER + "".join(f"{step},0.01,{step}.0,0.05\n" for step in range(1, 40_001, 2)))
+    for step, expected in ((40_000, "39999"), (37_002, "37001"), (20_001, "20001"), (2, "1")):
+        assert (last_pass(history, step) or {})["step"] == expected
+    assert last_pass(history, 0) is None
+    history.write_text(history.read_text().replace("\n1,", "\ndamaged,", 1))
+    assert (last_pass(history, 40_000) or {})["step"] == "39999"
 
 
 def test_a_file_is_not_called_a_folder() -> None:
