@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there, of models with a format of their own as well; the card beside weights."""
 
 import logging
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
@@ -31,10 +33,12 @@ from craft_trainer.hub.run_folder import (
 from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.pretrained import restore, tensors_only
 from craft_trainer.training.distribution import splits_parameters, whole_weights
+from craft_trainer.training.finite import way_back
 from craft_trainer.training.interruption import Interruption
 from craft_trainer.training.run_record import write_lineage
 
 Base: Any = Trainer if TYPE_CHECKING else object
+MILLISECOND_NS = 1_000_000
 logger = logging.getLogger(__name__)
 
 
@@ -111,11 +115,34 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         if args.should_save:
             shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
         self.accelerator.wait_for_everyone()
-        self._draft = draft
+        with self._saving(draft, checkpoint):
+            self._draft = draft
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._draft = None
+            self._finish(draft, checkpoint)
+        if args.push_to_hub:
+            super()._push_from_checkpoint(str(checkpoint))
+        if args.should_save:
+            rotate_checkpoints(str(folder), args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    @contextmanager
+    def _saving(self, draft: Path, checkpoint: Path) -> Iterator[None]:
+        """What a save fails by, of a full disk for instance, says what is left, and its draft takes no room."""
         try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._draft = None
+            yield
+        except (OSError, RuntimeError, SafetensorError) as error:
+            if self.args.should_save:
+                shutil.rmtree(draft, ignore_errors=True)
+            place = next(one for one in (checkpoint.parent, *checkpoint.parents) if one.is_dir())
+            free = shutil.disk_usage(place).free / 1e9
+            error.add_note(f"{checkpoint} could not be saved ({free:.2f} GB are free there); {way_back(self.args)}")
+            raise
+
+    def _finish(self, draft: Path, checkpoint: Path) -> None:
+        """Make a complete draft the checkpoint."""
+        folder, args = checkpoint.parent, self.args
         best = folder / f"{CHECKPOINT_PREFIX}{self.state.best_global_step}"
         if best == checkpoint or best.is_dir():
             self.state.best_model_checkpoint = str(best)  # Trainer has looked for it in the draft
@@ -125,10 +152,6 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             seal(draft / checkpoint.name)
             _move(draft / checkpoint.name, checkpoint)
         self.accelerator.wait_for_everyone()
-        if args.push_to_hub:
-            super()._push_from_checkpoint(str(checkpoint))
-        if args.should_save:
-            rotate_checkpoints(str(folder), args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As the base's, once the checkpoint is whole."""
@@ -190,6 +213,9 @@ def _move(draft: Path, checkpoint: Path) -> None:
     """Move a sealed checkpoint to its place; one that is there already, of a run that went back, makes room."""
     if checkpoint.exists():
         checkpoint.rename(draft.with_name(f"earlier-{checkpoint.name}"))
+    latest = max((one.stat().st_mtime_ns for one in checkpoints(checkpoint.parent)), default=0)
+    if draft.stat().st_mtime_ns <= latest:  # the clock was set back, and by its time the oldest are deleted
+        os.utime(draft, ns=(latest + MILLISECOND_NS, latest + MILLISECOND_NS))
     draft.rename(checkpoint)
     make_durable(checkpoint.parent)
     shutil.rmtree(draft.parent)

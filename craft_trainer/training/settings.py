@@ -138,8 +138,10 @@ class RetentionSettings:
             _one_of(name, getattr(self, name), known)
         for name, (low, high, range_text) in RANGES.items():
             value = getattr(self, name)
+            may_be_none = RetentionSettings.__dataclass_fields__[name].default is None
             _require(
-                value is None or _within(value, low, high), f"{name} is {value!r}: it must {range_text}, and finite"
+                (value is None and may_be_none) or _within(value, low, high),
+                f"{name} is {value!r}: it must {range_text}, and finite",
             )
         self._settle_epsilon()
         self._check_terms()
@@ -168,9 +170,9 @@ class RetentionSettings:
         self.epsilon = implied
 
     def _check_terms(self) -> None:
+        _require(bool(self.retention_terms), f"retention_terms is empty: name one of {', '.join(TERMS)}")
         for term in self.retention_terms:
             _one_of("retention_terms", term, TERMS)
-        _require(len(self.retention_terms) > 0, f"retention_terms is empty: name one of {', '.join(TERMS)}")
         _require(
             len(self.retention_terms) == len(set(self.retention_terms)),
             f"retention_terms {self.retention_terms} names a term twice",

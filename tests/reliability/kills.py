@@ -1,10 +1,11 @@
 """Kill training at random moments inside of saving, and go on each time: a script of its own, because it forks.
 
-    python tests/reliability/kills.py FOLDER [--kills 20] [--seed 0] [--by script command]
+    python tests/reliability/kills.py FOLDER [--kills 20] [--seed 0] [--by script command] [--processes 2]
 
 Each child trains with a checkpoint after every step. Inside one of its saves it gets SIGKILL after a random fraction of
-the time that a save takes. Afterwards every checkpoint that is there must be whole, and the run that goes on must end
-with the weights of a run that was never killed, bit for bit.
+the time that a save takes; of several processes one, by chance, and the others have to end by themselves. Afterwards
+every checkpoint that is there must be whole, and the run that goes on must end with the weights of a run that was never
+killed, bit for bit.
 """
 
 import argparse
@@ -12,10 +13,13 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +40,16 @@ from craft_trainer.hub.run_folder import DRAFT, checkpoints
 from craft_trainer.training.checkpoints import CheckpointMixin
 
 STEPS = 4
+ALONE_S = 120  # a process that waits for one that has died is to end within
+GLOO = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo", "ACCELERATE_TORCH_DEVICE": "cpu"}
 EVERY_STEP = {"max_steps": STEPS, "save_strategy": "steps", "save_steps": 1}
 Train = Callable[[Path, bool], None]
 
 
 def by_script(folder: Path) -> Train:
     """Training as a script does it, with ``resume_from_checkpoint=True``."""
-    toy_anchors(folder / "anchors")
+    status, _ = child(lambda _: toy_anchors(folder / "anchors"), folder / "anchors")
+    assert status == 0, text_of(folder / "anchors")
 
     def train(output: Path, resumes: bool) -> None:
         trainer: CraftTrainer = run(output, AnchorCache(folder / "anchors"), resume=resumes or None, **EVERY_STEP)
@@ -66,20 +73,37 @@ def by_command(folder: Path) -> Train:
     return train
 
 
-def child(work: Callable[[], Any], log: Path) -> int:
-    """The exit status of ``work`` in a process of its own; negative for a signal."""
+def child(work: Callable[[int], Any], log: Path, processes: int = 1) -> tuple[int, float]:
+    """The exit status of ``work(rank)`` in processes of its own, negative for a signal, of several the least; and the
+    seconds from the end of the first of them to that of the last.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
 
-    def logged() -> None:
-        with log.open("w") as file:
+    def logged(rank: int) -> None:
+        with log.with_suffix(f".{rank}.log").open("w") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-            work()
+            if processes > 1:
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+                os.environ |= {name: str(value) for name, value in (place | {"MASTER_PORT": port}).items()} | GLOO
+            work(rank)
 
-    process = multiprocessing.get_context("fork").Process(target=logged)
-    process.start()
-    process.join()
-    assert process.exitcode is not None
-    return process.exitcode
+    begun = [multiprocessing.get_context("fork").Process(target=logged, args=(rank,)) for rank in range(processes)]
+    for process in begun:
+        process.start()
+    wait([process.sentinel for process in begun])
+    first = time.monotonic()
+    for process in begun:
+        process.join(max(0.0, first + ALONE_S - time.monotonic()))
+        assert process.exitcode is not None, f"{log}: a process was still there {ALONE_S} s after another had ended"
+    return min(process.exitcode for process in begun), time.monotonic() - first
+
+
+def text_of(log: Path) -> str:
+    """What the processes of a child have said."""
+    return "\n".join(file.read_text()[-3000:] for file in sorted(log.parent.glob(f"{log.stem}.*.log")))
 
 
 def killed_inside(save: int, after_s: float) -> None:
@@ -96,8 +120,8 @@ def killed_inside(save: int, after_s: float) -> None:
     CheckpointMixin._save_checkpoint = saving  # type: ignore[method-assign]  # of a child only
 
 
-def seconds_of_a_save(train: Train, folder: Path) -> float:
-    """The mean over a run that is not killed."""
+def time_saves(train: Train, folder: Path, _rank: int) -> None:
+    """Train undisturbed, and leave the mean duration of a save in a file beside the run."""
     original, seconds = CheckpointMixin._save_checkpoint, []
 
     def timed(self: Any, *args: Any) -> None:
@@ -105,47 +129,53 @@ def seconds_of_a_save(train: Train, folder: Path) -> float:
         original(self, *args)
         seconds.append(time.perf_counter() - begin)
 
-    CheckpointMixin._save_checkpoint = timed  # type: ignore[method-assign]
-    try:
-        train(folder, False)
-    finally:
-        CheckpointMixin._save_checkpoint = original  # type: ignore[method-assign]
-    return sum(seconds) / len(seconds)
+    CheckpointMixin._save_checkpoint = timed  # type: ignore[method-assign]  # of a child only
+    train(folder, False)
+    folder.with_suffix(".seconds").write_text(str(sum(seconds) / len(seconds)))
 
 
 def weights(folder: Path) -> dict[str, list[float]]:
     return {name: value.tolist() for name, value in load_file(folder / "model.safetensors").items()}
 
 
-def try_kills(train: Train, folder: Path, kills: int, seed: int) -> tuple[int, int]:
-    """How many saves were cut, of how many tries; an AssertionError tells what was lost."""
+def try_kills(train: Train, folder: Path, kills: int, seed: int, processes: int = 1) -> tuple[int, int, float]:
+    """How many saves were cut, of how many tries, and the most seconds that a process outlived another.
+
+    An AssertionError tells what was lost.
+    """
     draw = random.Random(seed)
-    duration = seconds_of_a_save(train, folder / "whole")
-    expected, cut, tries = weights(folder / "whole"), 0, 0
+    log = folder / "whole"
+    status, _ = child(partial(time_saves, train, folder / "whole"), log, processes)
+    assert status == 0, text_of(log)
+    duration = float((folder / "whole.seconds").read_text())
+    expected, cut, tries, longest = weights(folder / "whole"), 0, 0, 0.0
     while cut < kills and tries < 5 * kills:
         output, tries = folder / f"run{tries}", tries + 1
-        save, after_s = draw.randint(1, STEPS), draw.uniform(0, duration)
+        save, after_s, victim = draw.randint(1, STEPS), draw.uniform(0, duration), draw.randrange(processes)
 
-        def work(output: Path = output, save: int = save, after_s: float = after_s) -> None:
-            killed_inside(save, after_s)
+        def work(
+            rank: int, output: Path = output, save: int = save, after_s: float = after_s, victim: int = victim
+        ) -> None:
+            if rank == victim:
+                killed_inside(save, after_s)
             train(output, False)
 
-        log = folder / f"{output.name}.log"
-        status = child(work, log)
-        assert status in (0, -signal.SIGKILL), log.read_text()
+        status, alone_s = child(work, output, processes)
+        assert status in (0, -signal.SIGKILL), text_of(output)
         if status == 0:
             continue  # the save was shorter than that
+        longest = max(longest, alone_s)
         left = [path.name for path in checkpoints(output)]
         assert left[: save - 1] == [f"checkpoint-{step}" for step in range(1, save)], (left, save)
         for checkpoint in checkpoints(output):
             require_whole(checkpoint)
         cut += (output / DRAFT).is_dir() or len(left) < save
-        began = (output / DRAFT).is_dir() or bool(left)
-        status = child(lambda output=output, began=began: train(output, began), log)  # type: ignore[misc]
-        assert status == 0, log.read_text()
+        goes_on = (output / DRAFT).is_dir() or bool(left)
+        status, _ = child(lambda _, output=output, goes_on=goes_on: train(output, goes_on), output, processes)
+        assert status == 0, text_of(output)
         assert weights(output) == expected, f"{output}: another result"
         assert not (output / DRAFT).exists()
-    return cut, tries
+    return cut, tries, longest
 
 
 if __name__ == "__main__":
@@ -153,10 +183,14 @@ if __name__ == "__main__":
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="that train together, over gloo")
     parser.add_argument("--by", nargs="+", choices=("script", "command"), default=("script", "command"))
     given = parser.parse_args()
     for way in given.by:
         place = given.folder / way
         place.mkdir(parents=True)
-        cut, tries = try_kills({"script": by_script, "command": by_command}[way](place), place, given.kills, given.seed)
+        train = {"script": by_script, "command": by_command}[way](place)
+        cut, tries, longest = try_kills(train, place, given.kills, given.seed, given.processes)
         print(f"by {way}: {cut} saves cut in {tries} runs, seed {given.seed}; nothing lost")
+        if given.processes > 1:
+            print(f"the process that was left ended within {longest:.1f} s")

@@ -58,7 +58,7 @@ def test_the_last_pass_of_a_long_history_is_read_from_its_end(tmp_path: Path) ->
     for step, expected in ((40_000, "39999"), (37_002, "37001"), (20_001, "20001"), (2, "1")):
         assert (last_pass(history, step) or {})["step"] == expected
     assert last_pass(history, 0) is None
-    history.write_text(history.read_text().replace("\n1,", "\ndamaged,", 1))
+    history.write_bytes(history.read_bytes().replace(b"\n1,", b"\n\xff,", 1))  # no text: whoever reads it, fails
     assert (last_pass(history, 40_000) or {})["step"] == "39999"
 
 

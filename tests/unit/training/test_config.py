@@ -59,6 +59,9 @@ OUTSIDE: dict[str, list[float]] = {
 }
 
 
+NEEDED = [name for name in OUTSIDE if CraftConfig.__dataclass_fields__[name].default is not None]
+
+
 def test_every_choice_and_every_range_is_tested_here() -> None:
     assert CHOSEN.keys() == CHOICES.keys()
     assert OUTSIDE.keys() == RANGES.keys()
@@ -79,6 +82,13 @@ def test_a_choice_that_is_no_text_is_refused_as_well(tmp_path: Path, value: Any)
         make(tmp_path, epsilon_schedule=value)
     with pytest.raises(ValueError, match=r"^retention_terms is .*: it must be one of hidden, "):
         make(tmp_path, retention_terms=[value])
+
+
+@pytest.mark.parametrize("name", [*NEEDED, *CHOSEN, "retention_terms"])
+def test_nothing_is_no_value(tmp_path: Path, name: str) -> None:
+    """As ``null`` in a YAML file. Seen to fail: a TypeError, here or in the first step."""
+    with pytest.raises(ValueError, match=rf"^{name} is (None|empty): "):
+        make(tmp_path, **{name: None})
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name in OUTSIDE for value in OUTSIDE[name]])
