@@ -1,5 +1,6 @@
 """The anchor cache: an Arrow dataset of old-task inputs with the teacher's features and outputs for them."""
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ INPUTS = (INPUT_PREFIX, PACKED_PREFIX)
 TOKEN_COLUMNS = {name: f"token/{name}" for name in TokenTargets._fields}
 PADDING = {"input/labels": -100}  # what a shorter sample is filled up with on the right; 0 if not named
 
+logger = logging.getLogger(__name__)
 LoadBatch = Callable[[list[int]], dict[str, Any]]
 
 
@@ -135,6 +137,25 @@ class AnchorCache:
                 )
         return list(ours)
 
+    def other_teacher(self, lineage: Lineage) -> str:
+        """Say which teacher of this cache is neither what a run starts from nor an ancestor of that; "" if none is."""
+        family = [lineage.start, *lineage.ancestors]
+        for theirs in self.provenance.teachers:
+            if not any(same_model(theirs, ours) for ours in family):
+                others = [part for part in DIGESTS if lineage.start.get(part) != theirs.get(part)]
+                return (
+                    f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} "
+                    f"({theirs['path']}) but this run starts from {_digests(lineage.start, others)}{lineage.told}"
+                )
+        return ""
+
+    def warn_of_other_teacher(self, lineage: Lineage) -> None:
+        """Say what ``teacher_mismatch: allow`` lets pass: retention pulls a run away from where it starts."""
+        if found := self.other_teacher(lineage):
+            logger.warning(
+                "%s: with teacher_mismatch allow, retention pulls towards that teacher, not this start", found
+            )
+
     def check_start(self, lineage: Lineage) -> bool:
         """Make sure that every teacher of this cache is what a run starts from, or one of the ancestors of that.
 
@@ -144,17 +165,12 @@ class AnchorCache:
         Raises:
             ValueError: a teacher is neither: its weights, processors or configuration are others.
         """
-        family = [lineage.start, *lineage.ancestors]
-        for theirs in self.provenance.teachers:
-            if not any(same_model(theirs, ours) for ours in family):
-                others = [part for part in DIGESTS if lineage.start.get(part) != theirs.get(part)]
-                alike = ", loaded with the same quantization," if "quantization" in others else ""
-                raise ValueError(
-                    f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} "
-                    f"({theirs['path']}) but this run starts from {_digests(lineage.start, others)}{lineage.told}: "
-                    f"start from its teacher{alike} or what was trained from it, make this start the teacher of all "
-                    f"with {RELABEL}, rebuild it with {BUILD}, or pass teacher_mismatch=allow if that is what you want"
-                )
+        if found := self.other_teacher(lineage):
+            alike = ", loaded with the same quantization," if "quantization" in found else ""
+            raise ValueError(
+                f"{found}: start from its teacher{alike} or what was trained from it, make this start the teacher of "
+                f"all with {RELABEL}, rebuild it with {BUILD}, or pass teacher_mismatch=allow if that is what you want"
+            )
         return all(same_model(theirs, lineage.start) for theirs in self.provenance.teachers)
 
     def rows_of(self, fingerprint: Mapping[str, str]) -> list[int]:

@@ -100,6 +100,15 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n(`{self.prog} --help` explains every option)\n")
         raise AssertionError  # for mypy: exit does not return
 
+    def loose(self, argv: Sequence[str]) -> list[str]:
+        """List the words of ``argv`` that belong to no option: before the first, and behind the value of another."""
+        found: list[str] = []
+        for name, words in options_in(argv):
+            option = self.options.get(self.flags.get(f"--{name}", ""))
+            if name is None or (option is not None and option.nargs != "+"):
+                found += words if name is None else values_of(words)[1:]
+        return found
+
     def refuse(self, words: Sequence[str]) -> None:
         """End the process for the first of ``words``, which are no options."""
         if words:
@@ -143,6 +152,7 @@ def parse_all(
     parser.set_defaults(**{name: value for name, value in in_file.items() if name not in unset})
     for name in in_file:
         parser.options[name].required = False
+    parser.refuse([word for word in parser.loose(argv) if of_the_original(word)])
     parser.refuse([name for name in named if name not in parser.flags])  # before argparse asks for what is required
     namespace, unknown = parser.parse_known_args(argv)
     parser.refuse(unknown)

@@ -31,6 +31,10 @@ class MergeArguments(LoadArguments, TextArguments):
     tuned: str = option("checkpoint that was trained from it (α = 1): of the same kind, or a LoRA adapter on it")
     anchors: str = option("anchor cache of the teacher: a folder or a Hub repository")
     output_dir: str = option("folder for the merged checkpoint, with the curve as merge.json and merge.svg")
+    retention: float | None = option(
+        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention; in (0, 1)",
+        None,
+    )
     epsilon: float = option("largest L_retain allowed, in units of the teacher's variance or entropy; > 0", 0.01)
     points: int = option("values of α at which the curve is measured before the bisection, 0 and 1 included; ≥ 2", 11)
     retention_terms: list[str] | None = option(
@@ -63,6 +67,7 @@ class MergeArguments(LoadArguments, TextArguments):
             retention_weights=self.retention_weights,
             hidden_distance=self.hidden_distance,
             epsilon=self.epsilon,
+            retention=self.retention,
         )
 
     def refuse_idle(self, kind: type, of: str) -> None:
@@ -90,13 +95,13 @@ def run(arguments: MergeArguments) -> None:
     with appears_when_complete(Path(arguments.output_dir)) as folder:
         pair = (texts_pair if holds_texts(cache) else policy_pair)(arguments, cache)
         line = WeightLine(pair.teacher, pair.tuned)
-        best, curve = largest_alpha(measure_of(arguments, pair, line, settings), arguments.epsilon, arguments.points)
+        best, curve = largest_alpha(measure_of(arguments, pair, line, settings), settings.epsilon, arguments.points)
         line.move(best.alpha)
         pair.save(folder)
         require_loadable(folder, pair.tuned)
         write_curve(folder, arguments, settings, best, curve)
     print(table(curve, best))
-    print(f"α = {best.alpha:.4g}: L_retain = {best.retention_loss:.3g}, at most ε = {arguments.epsilon:g}")
+    print(f"α = {best.alpha:.4g}: L_retain = {best.retention_loss:.3g}, at most ε = {settings.epsilon:g}")
     if best.alpha == 0:
         print("these are the teacher's own weights: no step towards the tuned model keeps L_retain within ε")
     print(f"checkpoint: {arguments.output_dir} (with {DOCUMENT} and {PICTURE})")
@@ -139,13 +144,13 @@ def write_curve(
     from craft_trainer.report.figures.canvas import standalone_image
     from craft_trainer.report.figures.merge import merge_figure
 
-    given = {name: getattr(arguments, name) for name in ("teacher", "tuned", "anchors", "dataset", "epsilon")}
-    given |= {"terms": settings.term_weights, "chosen": best._asdict()}
+    given = {name: getattr(arguments, name) for name in ("teacher", "tuned", "anchors", "dataset")}
+    given |= {"epsilon": settings.epsilon, "terms": settings.term_weights, "chosen": best._asdict()}
     write_json(folder / DOCUMENT, given | {"curve": [point._asdict() for point in curve]})
     alphas, retention, task = zip(*curve, strict=True)
     losses, unit = (None if best.task_loss is None else task), " and ".join(units(settings.term_weights))
 
     def draw() -> Any:
-        return merge_figure(alphas, retention, losses, epsilon=arguments.epsilon, chosen=best.alpha, unit=unit)
+        return merge_figure(alphas, retention, losses, epsilon=settings.epsilon, chosen=best.alpha, unit=unit)
 
     write_atomically(folder / PICTURE, standalone_image(draw, "svg"))

@@ -85,7 +85,10 @@ def run(arguments: RecordArguments) -> None:
         anchors = f"craft-trainer cache build --teacher {arguments.policy} {data} --output_dir outputs/anchors"
         print(f"next: {anchors}  # what it did, as anchors")
         return
-    teacher = f"craft-trainer train --policy_type act --policy_min_std 0.01 {data} --output_dir outputs/teacher"
+    small = "--config configs/train/metaworld_teacher.yaml"  # minutes on a CPU, and a log line every 50 steps
+    large = "--policy_type act --policy_min_std 0.01 --logging_steps 50"
+    how = small if arguments.image_size is None else large
+    teacher = f"craft-trainer train {how} {data} --output_dir outputs/teacher"
     print(f"next: {teacher}  # a teacher of these tasks")
     student = f"craft-trainer train --model TEACHER --anchors ANCHORS {data} --output_dir outputs/craft"
     print(f"or:   {student}  # these as its new task")

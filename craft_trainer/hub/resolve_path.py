@@ -16,6 +16,7 @@ from craft_trainer.hub.storage import downloaded, place_of
 
 NAMED = re.compile(r"([\w.-]+/[\w.-]+)/(last-checkpoint|checkpoint-\d+)((?:@.+)?)")
 FILES = {".json", ".jsonl", ".csv", ".parquet", ".yaml"}  # endings that no repository's name has
+OUTPUTS = "outputs"  # where this package writes to by default: no owner of repositories is meant
 REPOSITORY_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CHECKPOINTS = ("checkpoint-*/*", "last-checkpoint/*")  # of a run that pushes them; only resuming reads them
 
@@ -37,7 +38,7 @@ def parse(place: str | Path) -> Path | HubPlace:
     if folder.exists():
         return folder
     repo, at, revision = str(place).partition("@")
-    is_file = folder.suffix in FILES
+    is_file = folder.suffix in FILES or folder.parts[0] == OUTPUTS
     if not is_file and REPOSITORY_ID.fullmatch(repo) and (revision or not at) and not Path(repo).parent.exists():
         return HubPlace(repo, revision or None)
     raise FileNotFoundError(

@@ -225,6 +225,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         require_supported_mode(self.accelerator, self.args)
         if settings.teacher_mismatch == "refuse":
             self._untouched = self._starts_at_teacher()
+        elif self.is_world_process_zero() and isinstance(self.anchors, AnchorCache) and not is_partitioned(self.model):
+            self.anchors.warn_of_other_teacher(Lineage.of(self.anchored_model))
         anchors = self.anchors
         require_held(self.anchored_model, lambda rows: anchors.batch(rows).inputs, anchors.specs)
         refuse_learned_inputs(self.anchors, self.train_dataset, settings)

@@ -10,6 +10,7 @@ from command_line import options
 from pages import DOCS, ROOT, anchors, tokens
 
 from craft_trainer.cli.hints import of_the_original
+from craft_trainer.cli.main import main
 
 OPTION = re.compile(r"`((?:cache |bench )?[\w-]+) --(\w+)`")
 
@@ -76,6 +77,23 @@ def test_an_error_names_what_the_page_names():
         assert named or "nothing" in said, name
         assert ("nothing" in said) == all("—" in row[1:] for row in rows), name
         assert [words for words in named if words not in page] == [], name
+
+
+@pytest.mark.parametrize("command", ["train", "cache build", "mcq"])
+def test_a_command_answers_every_option_of_the_original(command, capsys):
+    """In each of its three spellings: understood, or answered with its counterpart; none with a guess."""
+    wanted = (ROOT / "tests/docs/original_options.txt").read_text().splitlines()
+    for name in [line.strip().removeprefix("--") for line in wanted if line.strip() and not line.startswith("#")]:
+        for words in ([f"--{name}=1"], [f"--{name}", "1"], [f"{name}=1"]):
+            try:
+                status = main([*command.split(), *words])
+            except SystemExit as refused:
+                status = refused.code
+            said = capsys.readouterr().err
+            assert status != 0, words
+            assert "did you mean" not in said, (words, said)
+            if f"no option {words[0].partition('=')[0]}" in said or not words[0].startswith("--"):
+                assert "it is an option of the original project. Here: " in said, (words, said)
 
 
 def test_what_the_migration_names_exists(monkeypatch):

@@ -215,12 +215,15 @@ def test_logs_hold_the_constraint(tmp_path, anchors):
             assert log[LOGGED[name]] == pytest.approx(sum(row[name] for row in rows) / 3)
 
 
-def test_another_starting_point_than_the_teacher_is_refused_unless_allowed(tmp_path, anchors):
+def test_another_starting_point_than_the_teacher_is_refused_unless_allowed(tmp_path, anchors, caplog):
+    """And then it is said. Seen to fail: `allow` said nothing."""
     arguments = {"anchors": anchors, "train_dataset": ToyTask()}
     with pytest.raises(ValueError, match="teacher_mismatch=allow"):
         CraftTrainer(ToyModel(seed=5), CraftConfig(output_dir=str(tmp_path), **BASE), **arguments)
     allowed = CraftConfig(output_dir=str(tmp_path), **BASE, teacher_mismatch="allow")
     trainer = CraftTrainer(ToyModel(seed=5), allowed, **arguments)
+    (said,) = [record.getMessage() for record in caplog.records if "this run starts from" in record.getMessage()]
+    assert said.endswith("with teacher_mismatch allow, retention pulls towards that teacher, not this start")
     trainer.train()
     assert history(tmp_path)[0]["retention_loss"] > 1e-3
 

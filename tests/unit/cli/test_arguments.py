@@ -167,6 +167,21 @@ def test_an_option_of_the_original_project_names_ours(recipe: Any, capsys: pytes
         cook(*recipe("dish: stew\ncheckpoint_path: x"))
 
 
+@pytest.mark.parametrize("argv", [["craft.enabled=true"], ["--minutes", "3", "craft.enabled=true"]])
+def test_a_loose_word_of_the_original_is_answered_before_what_is_missing(
+    argv: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Hydra's spelling. Seen to fail: "the following arguments are required: --dish"."""
+    with pytest.raises(SystemExit):
+        cook(*argv)
+    assert "no option craft.enabled: it is an option of the original project" in capsys.readouterr().err
+
+
+def test_a_value_that_reads_like_one_is_a_value() -> None:
+    """A report's run may be named so: ``--run steps=outputs/a``."""
+    assert cook("--dish", "stew", "--herbs", "basil", "steps=1").herbs == ["basil", "steps=1"]
+
+
 @pytest.mark.parametrize("words", [["--oven", "null"], ["--oven=null"], ["--oven", ""], ["--oven="]])
 def test_null_and_nothing_unset_a_key_of_the_file(recipe: Any, words: list[str]) -> None:
     """Seen to fail: `oven is not JSON`."""

@@ -28,7 +28,9 @@ def test_a_folder_comes_first(tmp_path, monkeypatch):
         assert parse(name).resolve() == tmp_path / name
 
 
-@pytest.mark.parametrize("place", ["name@v1", "org/name@", "a/b/c", "/no/where", "here/mistyped", "here/mistyped@v1"])
+@pytest.mark.parametrize(
+    "place", ["name@v1", "org/name@", "a/b/c", "/no/where", "here/mistyped", "here/mistyped@v1", "outputs/gone"]
+)
 def test_what_is_neither(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
