@@ -30,6 +30,7 @@ from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistor
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.console import write_short_lines
 from craft_trainer.training.distribution import (
+    is_partitioned,
     require_agreement,
     require_joined_processes,
     require_supported_mode,
