@@ -216,7 +216,7 @@ def test_logs_hold_the_constraint(tmp_path, anchors):
 
 
 def test_another_starting_point_than_the_teacher_is_refused_unless_allowed(tmp_path, anchors, caplog):
-    """And then it is said. Seen to fail: `allow` said nothing."""
+    """And then it is said."""
     arguments = {"anchors": anchors, "train_dataset": ToyTask()}
     with pytest.raises(ValueError, match="teacher_mismatch=allow"):
         CraftTrainer(ToyModel(seed=5), CraftConfig(output_dir=str(tmp_path), **BASE), **arguments)

@@ -8,7 +8,7 @@ PLACES = {"teacher": "outputs/teacher", "tuned": "outputs/plain", "anchors": "ou
 
 
 def test_retention_sets_epsilon():
-    """Seen to fail: `merge` knew ε alone."""
+    """`merge` takes the dial, as `train` does."""
     assert MergeArguments(**PLACES, retention=0.95).settings(("hidden",)).epsilon == 0.05
     assert MergeArguments(**PLACES, epsilon=0.2).settings(("hidden",)).epsilon == 0.2
     assert MergeArguments(**PLACES).settings(("hidden",)).epsilon == 0.01

@@ -38,7 +38,7 @@ def test_one_that_was_not_says_what_to_change(tmp_path):
 
 
 def test_the_old_task_that_was_not_kept_is_named(tmp_path):
-    """The mean over all groups is within ε here. Seen to fail without the groups' file."""
+    """The mean over all groups is within ε here."""
     text = said(with_groups(write_run(tmp_path), push=0.5, door=1.8))
     assert "NOT met for 1 of 2 old tasks (door is at 1.8 × ε)" in text
     assert "met for all 2 old tasks: " in said(with_groups(tmp_path, push=0.5, door=0.9))

@@ -220,7 +220,7 @@ def test_an_adapter_outside_of_the_layers_is_refused(act):
 
 
 def test_an_adapter_that_changes_the_forward_pass_is_refused(act):
-    """AdaLoRA adds to the loss there. Seen to fail without the check: it was trained without that part."""
+    """AdaLoRA adds to the loss there. Without the check it would be trained without that part."""
     plain = PolicyModel.from_pretrained(act)
     adaptive = get_peft_model(plain.policy, AdaLoraConfig(target_modules=["linear1"], total_step=10))
     with pytest.raises(TypeError, match=r"ADALORA adds to the forward pass outside of the layers.*: use LORA"):

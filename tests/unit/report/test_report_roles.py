@@ -46,7 +46,7 @@ def reported(three, **given):
     ids=["new", "old", "both", "sentence"],
 )
 def test_what_was_kept_and_what_was_learned_stand_apart(three, given):
-    """Seen to fail with all tasks averaged: plain 35 %, the teacher 67 %."""
+    """All tasks averaged would be 35 % for plain and 67 % for the teacher."""
     evidence = reported(three, **given)
     assert headlines(evidence) == (
         "plain kept 2 % of the teacher's old-task success and reached 100 % on the new task; "
@@ -69,7 +69,7 @@ def test_the_page_has_a_panel_for_each_group(three, tmp_path):
 
 
 def test_a_run_says_which_tasks_are_new_and_which_policy_it_started_from(three, tmp_path):
-    """By the sentences of its dataset: nobody has to say it again. Seen to fail without ``new_tasks`` in run.json."""
+    """By the sentences of its dataset: nobody has to say it again."""
     run = write_run(tmp_path / "run")
     told = json.loads((run / "run.json").read_text())
     told["settings"] |= {"model": "outputs/teacher", "new_tasks": [SENTENCES[NEW]]}
@@ -125,7 +125,7 @@ def test_a_rollout_without_sentences_is_known_by_names_alone(tmp_path):
 
 
 def test_a_constraint_that_is_met_by_standing_still_is_no_good_sign(tmp_path):
-    """Seen to fail: "Holds: The constraint was met" of a run whose task loss did not move."""
+    """ "Holds: The constraint was met" would praise a run whose task loss did not move."""
     run = write_run(tmp_path / "run")
     state = json.loads((run / "trainer_state.json").read_text())
     for entry in [one for one in state["log_history"] if "loss" in one]:
@@ -138,7 +138,7 @@ def test_a_constraint_that_is_met_by_standing_still_is_no_good_sign(tmp_path):
 
 
 def test_several_comparisons_say_what_the_margins_did(tmp_path):
-    """They move before answers flip. Seen to fail: accuracy alone."""
+    """They move before answers flip."""
     paths = [str(write_mcq(tmp_path / f"{name}.json")) for name in "ab"]
     (found,) = headlines(gather(choices=paths))
     assert found.endswith("; the gold margin fell in 2 and rose in 0.")

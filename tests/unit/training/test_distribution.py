@@ -105,7 +105,7 @@ def test_surgery_under_deepspeed_is_refused_before_it_starts(tmp_path, monkeypat
 
 
 def test_surgery_under_fsdp_version_1_is_refused_before_it_starts(tmp_path, monkeypatch):
-    """Seen to fail without the check, as above."""
+    """As above."""
     config, joint = (CraftConfig(str(tmp_path), use_cpu=True, surgery=surgery) for surgery in ("one_sided", "none"))
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "1")
@@ -144,7 +144,7 @@ def test_anchors_of_a_model_that_was_split_are_refused_by_the_trainer(tmp_path, 
 
 @pytest.mark.parametrize("method", ["l2", "ewc"])
 def test_what_needs_whole_parameters_is_refused_where_they_are_split(tmp_path, monkeypatch, method):
-    """Seen to fail without the check: the penalty of this process's part would be taken for that of all."""
+    """The penalty of this process's part would be taken for that of all."""
     monkeypatch.setattr("craft_trainer.training.retention.splits_parameters", lambda accelerator: True)
     config = CraftConfig(str(tmp_path), use_cpu=True, method=method)
     with pytest.raises(ValueError, match=f"method {method} does not support FSDP or DeepSpeed ZeRO 3: use DDP"):
@@ -152,7 +152,7 @@ def test_what_needs_whole_parameters_is_refused_where_they_are_split(tmp_path, m
 
 
 def test_several_optimizers_are_refused():
-    """Retention merges the gradients of one; joint adds to the loss, whatever steps. Seen to fail without the check."""
+    """Retention merges the gradients of one; joint adds to the loss, whatever steps."""
     prepared = SimpleNamespace(_optimizers=[object(), object()], state=accelerator().state, distributed_type="NO")
     GradientGuard(prepared, joint=True).on_train_begin(model=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="2 optimizers were prepared: retention merges the gradients of one"):
