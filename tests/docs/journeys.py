@@ -68,6 +68,7 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r"lerobot-edit-dataset": "tests/docs/command_line.py",  # parsed by LeRobot's own parser
     r"scripts/instructions\.py": "scripts/instructions.py",  # three seeds of training, by hand
     r"scripts/digits\.py": "scripts/digits.py",  # where Avalanche is installed, by hand
+    r"python tests/reliability/": "tests/reliability/test_kills.py",  # hours; this is the short form
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB
     r"pi0fast": "tests/integration/test_vla_path.py",  # as a toy; its real size needs a GPU of 80 GB
     r"pusht|aloha": "tests/integration/test_lerobot_world.py",  # where the environment's package is installed

@@ -134,7 +134,7 @@ def test_the_command_ends_with_the_status_of_the_signal(tiny_policy, tiny_datase
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONUNBUFFERED": "1"}
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        while "grad_norm" not in (tmp_path / "log").read_text() and process.poll() is None:
+        while "step 1/" not in (tmp_path / "log").read_text() and process.poll() is None:
             time.sleep(0.05)
         process.send_signal(number)
         try:
