@@ -92,7 +92,7 @@ def auto_anchors(
             NUM_VIEWS,
             noise=VIEW_NOISE,
             seed=SEED,
-            deviations={feature: std for feature, (_, std) in moments.items()},
+            moments=moments,
             kept=name != "new_task",
         )
         parts[name] = views, range(len(views))

@@ -268,7 +268,7 @@ def chosen_anchors(
         source = SOURCES[name](arguments, teacher, seed, share)
         parts[name] = (source, choose(source, share))
     if arguments.views:
-        deviations = {name: std for name, (_, std) in teacher.observed_moments().items()}
+        moments = teacher.observed_moments()
         for name, (source, rows) in parts.items():
             views = Views(
                 source,
@@ -277,7 +277,7 @@ def chosen_anchors(
                 noise=arguments.view_noise,
                 mix=arguments.view_mix,
                 seed=seed,
-                deviations=deviations,
+                moments=moments,
                 images=teacher.image_keys(),
                 labels=teacher.target_keys(),
                 kept=name != "new_task" or arguments.prompts_file is not None,

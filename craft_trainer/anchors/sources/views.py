@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from craft_trainer.anchors.sources.source import AnchorSource
+from craft_trainer.models.base import Moments
 
 STREAM = 2  # of random numbers, beside that of states drawn from statistics
+KNOWN = 3.0  # deviations from the mean, within which a policy that normalises is taken to know its inputs
 SHIFT, COLOUR = 0.04, 0.2  # of pictures: of their width and height, and of brightness, contrast and saturation
 
 
@@ -20,10 +22,12 @@ class Views:
     """``num_views`` perturbed copies of each of the ``rows`` of ``source``, after the anchor itself if it is ``kept``.
 
     Anchors that are about to be learned are not kept: holding the teacher's output on them would forbid to learn them.
-    In a copy
+    Where their numbers lie more than 3 σ from μ they are first brought to that bound, for the same reason: the teacher
+    knows nothing there, and noise of σ would leave them near the inputs that are learned. In a copy
 
-    - the numbers of ``deviations`` are s + ``noise``·σ·z with z ~ N(0, I), σ the deviations that the policy normalises
-      by; with ``mix`` they are first (1 − a)·s + a·s′ with a ~ U(0, ``mix``) and s′ another anchor of the same group;
+    - the numbers of ``moments`` are s + ``noise``·σ·z with z ~ N(0, I), μ and σ the mean and the deviation that the
+      policy normalises by; with ``mix`` they are first (1 − a)·s + a·s′ with a ~ U(0, ``mix``) and s′ another anchor of
+      the same group;
     - pictures are shifted by up to 4 % and their brightness, contrast and saturation changed by up to 20 %
       (torchvision's transforms v2), each camera by itself.
 
@@ -39,7 +43,7 @@ class Views:
         *,
         noise: float,
         seed: int,
-        deviations: Mapping[str, Float[Tensor, " dim"]],
+        moments: Moments,
         images: Collection[str] = (),
         labels: Collection[str] = (),
         mix: float = 0.0,
@@ -47,7 +51,7 @@ class Views:
     ) -> None:
         self._source, self._rows, self._each, self._kept = source, list(rows), num_views + kept, kept
         self._noise, self._mix, self._seed = noise, mix, seed
-        self._deviations, self._images = dict(sorted(deviations.items())), sorted(images)
+        self._moments, self._images = dict(sorted(moments.items())), sorted(images)
         self._dropped = frozenset(labels) if mix else frozenset()
         groups = [source.groups[row] for row in rows]
         self.groups = [group for group in groups for _ in range(self._each)]
@@ -65,18 +69,24 @@ class Views:
         perturbed = [place for place, row in enumerate(rows) if row % self._each or not self._kept]
         if not perturbed:
             return seen
-        numbers = {key: seen[key].clone() for key in self._deviations if key in seen}
+        numbers = {key: seen[key].clone() for key in self._moments if key in seen}
+        if not self._kept:
+            numbers = {key: self._known(key, values) for key, values in numbers.items()}
         if self._mix:
             self._mix_in(numbers, rows, perturbed, generators)
         for key, values in numbers.items():
             for place in perturbed:
                 drawn = generators[place].standard_normal(values[place].shape)
-                values[place] += self._noise * self._deviations[key] * torch.from_numpy(drawn).to(values)
+                values[place] += self._noise * self._moments[key][1] * torch.from_numpy(drawn).to(values)
         pictures = {key: seen[key].clone() for key in self._images if key in seen}
         for values in pictures.values():
             for place in perturbed:
                 values[place] = changed_picture(values[place], int(generators[place].integers(2**31)))
         return seen | numbers | pictures
+
+    def _known(self, key: str, values: Tensor) -> Tensor:
+        mean, std = (part.to(values) for part in self._moments[key])
+        return values.clamp(mean - KNOWN * std, mean + KNOWN * std)
 
     def _mix_in(
         self, numbers: dict[str, Tensor], rows: list[int], perturbed: list[int], generators: list[np.random.Generator]
@@ -94,10 +104,11 @@ class Views:
         told = self._source.description()
         views: dict[str, Any] = {"views": self._each - self._kept, "anchors_kept": self._kept}
         views |= {"view_noise": self._noise, "view_mix": self._mix, "view_seed": self._seed}
+        views |= {} if self._kept else {"within_deviations": KNOWN}
         content = [told["fingerprint"], self._rows, views, self._images]
         digest = hashlib.sha256(json.dumps(content).encode())
-        for name, values in self._deviations.items():
-            digest.update(name.encode() + values.numpy().tobytes())
+        for name, parts in self._moments.items():
+            digest.update(name.encode() + b"".join(part.numpy().tobytes() for part in parts))
         return {**told, **views, "frames": len(self), "fingerprint": digest.hexdigest()}
 
 

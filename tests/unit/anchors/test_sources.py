@@ -38,7 +38,7 @@ def states(count=2000, **options):
 
 
 def views(source=None, rows=(0, 1, 7), num=4, **options):
-    settings = {"noise": 0.1, "seed": 3, "deviations": {STATE: STD}, "labels": ["action"]} | options
+    settings = {"noise": 0.1, "seed": 3, "moments": {STATE: (MEAN, STD)}, "labels": ["action"]} | options
     return Views(source or FrameSource(Recorded()), rows, num, **settings)
 
 
@@ -131,6 +131,16 @@ def test_anchors_that_are_not_kept_have_views_alone():
     made = source.batch(list(range(12)))
     assert len(source) == 12
     assert (made[STATE].view(3, 4, 3) != Recorded().batch([0, 1, 7])[STATE][:, None]).any(dim=2).all()
+
+
+def test_inputs_that_the_policy_never_saw_are_brought_to_what_it_knows_before_they_are_perturbed():
+    """Frame 7 lies 7 above the mean: 14 σ, 2.3 σ and 700 σ. Copies near it would forbid to learn it."""
+    made = views(rows=(7,), num=400, noise=0.5, kept=False).batch(list(range(400)))[STATE]
+    scaled = (made - MEAN) / STD
+    assert scaled.mean(dim=0).tolist() == pytest.approx([3.0, 7 / 3, 3.0], abs=0.15)
+    assert scaled.std(dim=0).tolist() == pytest.approx([0.5] * 3, rel=0.2)
+    kept = views(rows=(7,), num=4, noise=0.5)
+    assert torch.equal(kept.batch([0])[STATE], Recorded().batch([7])[STATE])
 
 
 def test_mixed_views_lie_between_frames_of_one_group_and_have_no_label():
