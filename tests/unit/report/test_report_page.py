@@ -1,6 +1,7 @@
 """The page is well-formed, self-contained and says what the files say."""
 
 import builtins
+import errno
 import re
 import subprocess
 import sys
@@ -158,7 +159,7 @@ def test_a_failed_write_leaves_the_old_page(results_path: Path, monkeypatch: pyt
     target.write_text("old")
 
     def fail(self: Path, target: Path) -> Path:
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
