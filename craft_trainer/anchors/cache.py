@@ -137,8 +137,8 @@ class AnchorCache:
                 )
         return list(ours)
 
-    def other_teacher(self, lineage: Lineage) -> str:
-        """Say which teacher of this cache is neither what a run starts from nor an ancestor of that; "" if none is."""
+    def _other_teacher(self, lineage: Lineage) -> tuple[str, list[str]]:
+        """Say which teacher of this cache is neither a run's start nor its ancestor, and in what it differs."""
         family = [lineage.start, *lineage.ancestors]
         for theirs in self.provenance.teachers:
             if not any(same_model(theirs, ours) for ours in family):
@@ -146,12 +146,13 @@ class AnchorCache:
                 return (
                     f"anchor cache {self.folder} was made by a teacher with {_digests(theirs, others)} "
                     f"({theirs['path']}) but this run starts from {_digests(lineage.start, others)}{lineage.told}"
-                )
-        return ""
+                ), others
+        return "", []
 
     def warn_of_other_teacher(self, lineage: Lineage) -> None:
         """Say what ``teacher_mismatch: allow`` lets pass: retention pulls a run away from where it starts."""
-        if found := self.other_teacher(lineage):
+        found, _ = self._other_teacher(lineage)
+        if found:
             logger.warning(
                 "%s: with teacher_mismatch allow, retention pulls towards that teacher, not this start", found
             )
@@ -165,8 +166,9 @@ class AnchorCache:
         Raises:
             ValueError: a teacher is neither: its weights, processors or configuration are others.
         """
-        if found := self.other_teacher(lineage):
-            alike = ", loaded with the same quantization," if "quantization" in found else ""
+        found, others = self._other_teacher(lineage)
+        if found:
+            alike = ", loaded with the same quantization," if "quantization" in others else ""
             raise ValueError(
                 f"{found}: start from its teacher{alike} or what was trained from it, make this start the teacher of "
                 f"all with {RELABEL}, rebuild it with {BUILD}, or pass teacher_mismatch=allow if that is what you want"

@@ -32,7 +32,8 @@ def parse(place: str | Path) -> Path | HubPlace:
     """The file or folder at ``place``, or the repository it names: ``owner/name`` or ``owner/name@revision``.
 
     Raises:
-        FileNotFoundError: it is neither; a missing folder inside an existing one is taken for a mistyped path.
+        FileNotFoundError: it is neither; a missing folder inside an existing one, or in ``outputs``, is taken for
+            a mistyped path.
     """
     folder = Path(place)
     if folder.exists():

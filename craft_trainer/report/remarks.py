@@ -112,13 +112,15 @@ def _of_seeds(results: Results) -> Pairs:
     yield "note", "An interval covers the luck of the episodes. It does not cover other tasks, robots or settings."
 
 
-def _of_trajectory(histories: Trajectory, *, learned: bool = True) -> Pairs:
+def _of_trajectory(histories: Trajectory, *, learned: bool = True, ended: bool = True) -> Pairs:
     over = course(histories)
     each = f" in {over.num_kept} of {plural(over.num_seeds, 'seed')}" if over.num_seeds > 1 else ""
     numbers = f"L_retain {short_percent(over.retention_loss)} % against {short_percent(over.epsilon)} %"
     if over.diverged:
         yield "beware", "L_retain was not finite at some steps: training diverged there."
-    if over.kept:
+    if not ended:
+        yield "note", f"So far the constraint is {'' if over.kept else 'not '}met: {numbers}."
+    elif over.kept:
         kind: Kind = "holds" if learned else "note"
         yield kind, f"The constraint was met at the end of training{each}: {numbers}."
     else:
@@ -159,11 +161,11 @@ def _of_choices(choices: Choices) -> Pairs:
 def _of_run(run: Run) -> Pairs:
     fell = run.fall_of_loss
     learned = fell is None or fell >= LEARNED
-    if fell is not None and not learned:
+    if fell is not None and not learned and run.ended is not False:
         moved = f"fell by {100 * fell:.1f} %" if fell >= 0 else f"rose by {-100 * fell:.1f} %"
         yield "beware", f"Little or nothing was learned: the task loss {moved}. Who stands still meets any constraint."
     if run.history is not None:
-        yield from _of_trajectory({0: run.history}, learned=learned)
+        yield from _of_trajectory({0: run.history}, learned=learned, ended=run.ended is not False)
     else:
         yield "note", "No lambda_history.csv: it was trained without anchors, or the file was left behind."
     if run.ended is False:

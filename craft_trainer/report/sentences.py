@@ -160,12 +160,14 @@ def runs_sentence(runs: Mapping[str, Run]) -> str:
         (ended,) = held
         loss = f"{short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
         budget = f"{'within' if ended.kept else 'above'} its budget ε of {short_percent(ended.epsilon)} %"
-        return f"Training ended with L_retain at {loss}, {budget}{fell}."
+        begin = "Training goes on or was cut off," if run.ended is False else "Training ended"
+        return f"{begin} with L_retain at {loss}, {budget}{fell}."
     if not held:
         return f"{len(runs)} training runs compared; none of them has a retention history."
     aside = f" ({len(runs) - len(held)} without a retention history)" if len(held) < len(runs) else ""
     kept = f"{sum(one.kept for one in held)} of {len(held)}"
-    return f"{len(runs)} training runs compared{aside}: L_retain ended within its budget ε in {kept}."
+    verb = "is" if any(run.ended is False for run in runs.values()) else "ended"
+    return f"{len(runs)} training runs compared{aside}: L_retain {verb} within its budget ε in {kept}."
 
 
 def trajectories_sentence(trajectories: Mapping[str, Trajectory], scale: str) -> str:

@@ -162,3 +162,5 @@ def test_a_run_that_was_cut_off_says_so(tmp_path):
     assert load_run(folder).ended is False
     said = [str(remark) for remark in remarks(gather(runs=[str(folder)]))]
     assert any("had not ended" in text for text in said)
+    assert any("So far the constraint is " in text for text in said)
+    assert not any("at the end of training" in text for text in said)
