@@ -3,13 +3,18 @@
 import hashlib
 import json
 import os
+import platform
 import shutil
+import time
+import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 CHECKSUM = "sha256"  # the key of a JSON object under which the digest of all others stands
+DRAFT_SUFFIX = ".tmp"
+FORGOTTEN_S = 86_400  # a draft of another machine that is older than this has no writer any more
 
 
 @contextmanager
@@ -30,6 +35,18 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def temporary(folder: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder beside ``folder``, which is removed at the end; what a killed process left goes first."""
+    place = folder.with_name(f"{folder.name}.{name}.partial")
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -57,14 +74,49 @@ def checksum(content: Mapping[str, Any]) -> str:
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write ``data`` (text as UTF-8) beside ``path``, whose folder is made if need be, and move it there in one step.
 
-    On any error ``path`` is as it was; an OSError, of a full disk for instance, names it.
+    The disk holds the data before the move. Drafts of ``path`` that killed processes have left are removed. On any
+    error ``path`` is as it was; an OSError, of a full disk for instance, names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_drafts(path)
+    draft = path.with_name(f".{path.name}.{_machine()}-{os.getpid()}{DRAFT_SUFFIX}")
     try:
-        draft.write_bytes(data.encode() if isinstance(data, str) else data)
+        with draft.open("wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
         draft.replace(path)  # os.replace: atomic within a file system
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _remove_drafts(path: Path) -> None:
+    """Remove the drafts of ``path`` whose writers have ended: processes of this machine, or any of yesterday."""
+    prefix = f".{path.name}."
+    for draft in path.parent.iterdir():
+        if not (draft.name.startswith(prefix) and draft.name.endswith(DRAFT_SUFFIX)):
+            continue
+        machine, _, process = draft.name.removeprefix(prefix).removesuffix(DRAFT_SUFFIX).partition("-")
+        with suppress(OSError):  # another writer was as fast
+            ended = machine == _machine() and process.isdigit() and not _is_running(int(process))
+            if ended or time.time() - draft.stat().st_mtime > FORGOTTEN_S:
+                draft.unlink()
+
+
+def _machine() -> str:
+    """A short name of this machine, in the names of drafts."""
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
+def _is_running(process: int) -> bool:
+    if os.name != "posix":  # elsewhere the signal 0 ends a process
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

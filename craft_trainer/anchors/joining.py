@@ -4,7 +4,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
@@ -14,7 +13,7 @@ from craft_trainer.anchors.provenance import BUILD, Provenance, same_model
 from craft_trainer.anchors.selection import stratified_rows
 from craft_trainer.anchors.shards import save, write_cache
 from craft_trainer.anchors.teacher_pass import rows_digest
-from craft_trainer.files import appears_when_complete
+from craft_trainer.files import appears_when_complete, temporary
 
 PARTS = "parts"  # under which the provenance has the data of the caches that were joined
 OF_THE_BUILD = "batch_size"  # the one entry of the storage that anchors of two caches need not share
@@ -41,7 +40,7 @@ def join_caches(caches: Sequence[AnchorCache], output_dir: Path, *, num_anchors:
         teachers += _shares(cache.provenance.teachers, rows)
         start += len(cache)
     chosen = [groups[row][0] for row in kept]
-    with appears_when_complete(output_dir) as folder, TemporaryDirectory(dir=output_dir.parent) as copies:
+    with appears_when_complete(output_dir) as folder, temporary(output_dir, "copies") as copies:
         anchors = datasets.concatenate_datasets([_copied(*part, f"{copies}/{n}") for n, part in enumerate(parts)])
         first = caches[0].provenance
         provenance = Provenance(

@@ -66,14 +66,12 @@ def save_and_push(trainer: "CraftTrainer") -> None:
         PushError: it is here, but not on the Hub.
         RuntimeError: what was saved cannot be loaded.
     """
-    if not trainer.args.push_to_hub:
-        trainer.save_model()
-        _require_loadable(trainer)
-        trainer.save_state()  # what is written last: the run is whole
-        return
-    trainer.save_state()
-    trainer.push_to_hub()  # saves the model first
+    trainer.save_model(_internal_call=True)  # or Trainer would push it already
     _require_loadable(trainer)
+    trainer.save_state()  # what is written last: the run is whole
+    if not trainer.args.push_to_hub:
+        return
+    trainer.push_to_hub()
     if trainer.is_world_process_zero():
         print(f"on the Hub: {trainer.hub_model_id}")
 

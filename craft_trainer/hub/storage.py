@@ -1,13 +1,14 @@
 """Places that fsspec knows beside the local file system: ``s3://bucket/folder``, ``gs://…``, ``hf://…``."""
 
 import hashlib
-import shutil
 from pathlib import Path
-from tempfile import mkdtemp
 
+from filelock import FileLock
 from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
+
+from craft_trainer.files import appears_when_complete
 
 
 def place_of(place: str | Path) -> Path | str:
@@ -63,13 +64,9 @@ def downloaded(url: str) -> Path:
         raise FileNotFoundError(f"there is nothing at {url}")
     digest = hashlib.sha256(repr([(file, file_system.ukey(file)) for file in files]).encode()).hexdigest()
     folder = Path(config.HF_DATASETS_CACHE) / "craft_trainer" / digest[:32]
-    if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(mkdtemp(dir=folder.parent, prefix=folder.name))
-        try:
-            copy_here(file_system, source, partial)
-            if not folder.exists():  # another process was as fast
-                partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):
+        if not folder.exists():
+            with appears_when_complete(folder) as partial:
+                copy_here(file_system, source, partial)
     return folder

@@ -1,10 +1,12 @@
 """Checkpoints: whole or not there, of models with a format of their own as well; the card beside weights."""
 
+import json
 import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -17,6 +19,7 @@ from transformers import Trainer
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
+from craft_trainer.files import write_atomically
 from craft_trainer.hub.manifest import make_durable, newest_whole, require_whole, seal
 from craft_trainer.hub.readme import text_of
 from craft_trainer.hub.resolve_path import resolve_checkpoint
@@ -162,6 +165,12 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """As Trainer's, of whole weights however FSDP keeps its states."""
         with whole_weights(self.accelerator):
             super().save_model(output_dir, _internal_call)
+
+    def save_state(self) -> None:
+        """As Trainer's; the file appears whole, because what it says is that the run is."""
+        if self.is_world_process_zero():
+            state = json.dumps(asdict(self.state), indent=2, sort_keys=True) + "\n"
+            write_atomically(Path(self.args.output_dir) / STATE_FILE, state)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         """As Trainer's; outside of a checkpoint no file is half written, and the weights appear last."""

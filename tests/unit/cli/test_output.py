@@ -146,18 +146,23 @@ def test_there_is_nothing_to_go_on_with(tmp_path):
         claim_output(config(tmp_path, resume_from_checkpoint=str(tmp_path / "checkpoint-7")))
 
 
+@pytest.mark.parametrize("pushes", [False, True])
 @pytest.mark.parametrize("saves", [True, False])
-def test_the_state_is_written_when_the_model_is_there(tmp_path, saves):
-    """The demo takes it for the sign that a run is whole. Seen to fail the other way round, and without the check."""
+def test_the_state_is_written_when_the_model_is_there(tmp_path, saves, pushes):
+    """Suites take it for the sign that a run is whole. Seen to fail the other way round, without the check, and with a
+    push, which came after the state and saved the model."""
     done, model = [], torch.nn.Linear(2, 1)
 
-    def save_model():
+    def save_model(_internal_call):
+        assert _internal_call  # or Trainer pushes it
         done.append("model")
         if saves:
             save_file(model.state_dict(), tmp_path / "model.safetensors")
 
     trainer = SimpleNamespace(
-        args=SimpleNamespace(push_to_hub=False, output_dir=str(tmp_path)),
+        args=SimpleNamespace(push_to_hub=pushes, output_dir=str(tmp_path)),
+        push_to_hub=lambda: done.append("push"),
+        hub_model_id="me/run",
         is_world_process_zero=lambda: True,
         model=model,
         accelerator=Accelerator(cpu=True),
@@ -168,4 +173,4 @@ def test_the_state_is_written_when_the_model_is_there(tmp_path, saves):
         nullcontext() if saves else pytest.raises(RuntimeError, match=f"saved in {tmp_path} cannot be loaded: No such")
     ):
         save_and_push(trainer)
-    assert done == (["model", "state"] if saves else ["model"])
+    assert done == (["model", "state", *(["push"] if pushes else [])] if saves else ["model"])
