@@ -6,6 +6,7 @@ sessions `newest` and `lowest` of noxfile.py), whatever imports it is skipped: `
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Callable
 from importlib.abc import MetaPathFinder
@@ -103,6 +104,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in not_asked_for)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_stays() -> None:
+    """Every training ends with a garbage collection, which need not walk through all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

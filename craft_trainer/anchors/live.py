@@ -38,6 +38,7 @@ class AdapterAnchors:
         groups: the old task of each row.
         specs: hidden features to retain; may be empty if only tokens or outputs are.
         fingerprint: of the data that ``load_batch`` reads, by which it is known again where it is learned.
+        output: False for a model whose output is not known, of which hidden features alone are held.
 
     Raises:
         TypeError: ``model`` has no adapter that can be disabled.
@@ -53,9 +54,11 @@ class AdapterAnchors:
         num_tokens: int = DEFAULT_TOP_K,
         batch_size: int = 16,
         fingerprint: str = "",
+        output: bool = True,
     ) -> None:
         self._peft_model, self._model, self._load_batch = _peft_model(model), model, load_batch
         self._num_tokens, self._batch_size, self.fingerprint = num_tokens, batch_size, fingerprint
+        self._output = output
         self.groups, self.specs = list(groups), list(specs)
 
     def __len__(self) -> int:
@@ -69,7 +72,7 @@ class AdapterAnchors:
         device = next(self._model.network.parameters()).device
         keys = self._model.input_keys()
         raw = {key: value for key, value in self._load_batch(list(rows)).items() if key in keys}
-        inputs = send_to_device(raw | self._model.noise(rows), device)
+        inputs, output = send_to_device(raw | self._model.noise(rows), device), output and self._output
         with _without_adapter(self._peft_model):
             teacher = teacher_features(
                 self._model, inputs, self.specs, num_tokens=self._num_tokens, output=output, task=output

@@ -57,14 +57,24 @@ def assert_same_weights(left, right):
         assert torch.equal(left[name], right[name]), name
 
 
+def logs(trainer):
+    """What was logged, without clocks and retention."""
+    return [
+        {name: value for name, value in log.items() if not name.startswith("retention/") and not name.endswith(TIMES)}
+        for log in trainer.state.log_history
+    ]
+
+
 def outcome(trainer):
     """All that a run leaves: weights, logs without clocks and retention, when it ended, which checkpoint was best."""
     state = trainer.state
-    kept = [
-        {name: value for name, value in log.items() if not name.startswith("retention/") and not name.endswith(TIMES)}
-        for log in state.log_history
-    ]
     best = state.best_model_checkpoint and state.best_model_checkpoint.rsplit("/", maxsplit=1)[1]
     folders = sorted(path.name for path in Path(trainer.args.output_dir).glob("checkpoint-*"))
     weights = {name: value.tolist() for name, value in trainer.model.state_dict().items()}
-    return {"logs": kept, "weights": weights, "steps": state.global_step, "best": best, "checkpoints": folders}
+    return {
+        "logs": logs(trainer),
+        "weights": weights,
+        "steps": state.global_step,
+        "best": best,
+        "checkpoints": folders,
+    }

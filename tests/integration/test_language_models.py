@@ -6,12 +6,11 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from runs import BASE, assert_same_weights, history
-from tiny_lm import CHECKPOINTING, TokenTask, collate, lm_anchors, old_rows, tiny_llama
+from tiny_lm import CHECKPOINTING, TokenTask, collate, lm_anchors, tiny_llama
 from transformers import AutoModelForCausalLM
 
 from craft_trainer import CraftConfig, CraftTrainer
-from craft_trainer.anchors.features import FeatureSpec, extract
-from craft_trainer.anchors.live import AdapterAnchors
+from craft_trainer.anchors.features import extract
 from craft_trainer.losses.distillation import retention_loss
 from craft_trainer.losses.terms import TERMS
 from craft_trainer.models.families import as_anchored_model
@@ -123,20 +122,6 @@ def test_surgery_over_adapters_leaves_the_base_alone(tmp_path, anchors):
     assert_same_weights(base, untouched)
     assert history(tmp_path)[0]["retention_loss"] == pytest.approx(0, abs=1e-6)
     assert history(tmp_path)[-1]["retention_loss"] > 1e-6
-
-
-def test_a_base_without_its_adapter_is_a_teacher_without_a_cache(tmp_path):
-    """The same anchors from a cache and from disable_adapter give the same run. Seen to fail with the teacher's
-    features taken with the adapter on."""
-    model = lora()
-    spec = FeatureSpec(as_anchored_model(model).module_path(-2), "mean_masked")
-    live = AdapterAnchors(as_anchored_model(model), old_rows, ["old"] * 24, [spec], num_tokens=8)
-    cached = lm_anchors(tmp_path / "cache", model=lora(), num_tokens=8)
-    without = train(tmp_path / "live", live, model=model)
-    with_cache = train(tmp_path / "cached", cached, model=lora())
-    assert history(tmp_path / "live")[-1]["retention_loss"] > 1e-6
-    assert_close(without, with_cache)
-    assert_same_history(tmp_path / "live", tmp_path / "cached", rel=1e-3, abs=1e-6)
 
 
 def test_an_adapter_that_was_moved_is_another_teacher(tmp_path, anchors):

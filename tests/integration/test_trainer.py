@@ -8,7 +8,7 @@ import pytest
 import torch
 from runs import BASE, ONLY_CRAFT, assert_same_weights, history, run, weights
 from toy import ToyModel, ToyTask, toy_anchors
-from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, TrainerCallback, TrainingArguments
 
 import craft_trainer.losses.distillation
 from craft_trainer import CraftConfig, CraftTrainer
@@ -28,28 +28,6 @@ class Stop(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == self.step:
             raise KeyboardInterrupt
-
-
-def test_without_anchors_it_is_the_plain_trainer_bit_for_bit(tmp_path):
-    craft = run(tmp_path / "craft", None)
-    plain = Trainer(
-        ToyModel(),
-        TrainingArguments(
-            output_dir=str(tmp_path / "plain"),
-            remove_unused_columns=False,
-            **{key: value for key, value in BASE.items() if key not in ONLY_CRAFT},
-        ),
-        train_dataset=ToyTask(),
-    )
-    plain.train()
-    assert_same_weights(weights(craft), weights(plain))
-    runtime = {"train_runtime", "train_samples_per_second", "train_steps_per_second"}
-    logs = [
-        [{key: value for key, value in log.items() if key not in runtime} for log in trainer.state.log_history]
-        for trainer in (craft, plain)
-    ]
-    assert logs[0] == logs[1]
-    assert not (tmp_path / "craft" / "lambda_history.csv").exists()
 
 
 def oracle(anchors, *, steps, retention_every, epsilon, eta, lr, max_norm):

@@ -18,7 +18,7 @@ from torch import nn
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.remote_code import TRUST_VARIABLE
 
-CHUNK, STATES, ACTIONS = 8, 5, 3
+CHUNK, STATES, ACTIONS, WORLD = 8, 5, 3, 7
 SIZE = {"pi0": 28, "pi05": 28, "pi0_fast": 28, "smolvla": 32, "diffusion": 32}  # pixels
 NUM_SPARE = 130  # tokens of the text tokenizer that stand for actions
 VLA = {
@@ -46,6 +46,34 @@ OPTIONS = {
         "vision_backbone": "resnet_toy",
         "pretrained_backbone_weights": None,
     },
+    "act": {
+        "chunk_size": CHUNK,
+        "n_action_steps": 4,
+        "dim_model": 16,
+        "n_heads": 2,
+        "dim_feedforward": 32,
+        "n_encoder_layers": 1,
+        "n_decoder_layers": 1,
+        "use_vae": False,
+    },
+    "vqbet": {
+        "n_obs_steps": 2,
+        "n_action_pred_token": 2,
+        "action_chunk_size": 3,
+        "gpt_n_layer": 3,
+        "gpt_n_head": 2,
+        "gpt_hidden_dim": 16,
+        "gpt_input_dim": 16,
+        "gpt_output_dim": 16,
+        "gpt_block_size": 20,
+        "vqvae_n_embed": 4,
+        "vqvae_embedding_dim": 8,
+        "vqvae_enc_hidden_dim": 8,
+        "crop_shape": None,
+        "spatial_softmax_num_keypoints": 4,
+        "vision_backbone": "resnet_toy",
+        "pretrained_backbone_weights": None,
+    },
 }
 
 
@@ -62,14 +90,13 @@ def tiny_policy_maker(folder):
 
     def make(kind, *, seed=0, cameras=("front",), dims=(STATES, ACTIONS), **options):
         torch.manual_seed(seed)
+        picture = (3, *[SIZE.get(kind, 32)] * 2)
         config_class = PreTrainedConfig.get_choice_class(kind)
         config = config_class(
             input_features={
                 "observation.state": PolicyFeature(FeatureType.STATE, dims[:1]),
-                **{
-                    f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, SIZE[kind], SIZE[kind]))
-                    for camera in cameras
-                },
+                **{f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, picture) for camera in cameras},
+                **({} if cameras else {"observation.environment_state": PolicyFeature(FeatureType.ENV, (WORLD,))}),
             },
             output_features={"action": PolicyFeature(FeatureType.ACTION, dims[1:])},
             device="cpu",
@@ -78,6 +105,8 @@ def tiny_policy_maker(folder):
         )
         policy = get_policy_class(kind)(config)
         _no_zeros(policy)
+        if kind == "vqbet":  # its actions are discretised already
+            policy.vqbet.action_head.vqvae_model.discretized.fill_(True)
         return PolicyModel(policy, *make_pre_post_processors(config, dataset_stats=statistics(cameras, *dims))).eval()
 
     with toy_paligemma(texts), pytest.MonkeyPatch.context() as patch:
@@ -109,7 +138,8 @@ def statistics(cameras, num_states, num_actions):
         return {name: ones * value + shift for name, value in names.items()}
 
     images = {f"observation.images.{camera}": of((3, 1, 1), 0.0) for camera in cameras}
-    return {"observation.state": of(num_states, 0.0), "action": of(num_actions, 0.05), **images}
+    world = {} if cameras else {"observation.environment_state": of(WORLD, 0.0)}
+    return {"observation.state": of(num_states, 0.0), "action": of(num_actions, 0.05), **images, **world}
 
 
 def smooth_chunks(num, seed=0, num_actions=ACTIONS):
