@@ -90,8 +90,17 @@ class CacheArguments:
             processes.print(f"layer {layer} → {path}")
         return feature_specs(paths.values(), self.pooling or [])
 
-    def rows(self, samples: "Samples", count: int, teacher: "AnchoredModel", processes: "Processes") -> list[int]:
+    def rows(
+        self,
+        samples: "Samples",
+        count: int,
+        teacher: "AnchoredModel",
+        processes: "Processes",
+        allowed: Sequence[int] | None = None,
+    ) -> list[int]:
         """Choose the ``count`` rows of ``samples`` that become anchors, in the main process for all.
+
+        They are among those ``allowed``, by default all.
 
         Raises:
             ValueError: unknown rule, or more anchors than samples.
@@ -100,16 +109,18 @@ class CacheArguments:
         from craft_trainer.anchors.teacher_pass import candidate_features
 
         assert self.batch_size is not None
-        size = self.batch_size
-        return processes.once(
+        size, strata = self.batch_size, samples.strata
+        among = list(range(len(samples)) if allowed is None else allowed)
+        chosen: list[int] = processes.once(
             lambda: chosen_rows(
                 self.selection,
-                samples.strata,
+                [strata[row] for row in among],
                 count,
                 seed=self.seed,
-                features=lambda: candidate_features(teacher, samples.batch, len(samples), batch_size=size),
+                features=lambda: candidate_features(teacher, samples.batch, len(samples), batch_size=size)[among],
             )
         )
+        return [among[row] for row in chosen]
 
     def build(self, teacher: "AnchoredModel", samples: Any, processes: "Processes", **where: Any) -> "AnchorCache":
         """Run the teacher over the rows of ``samples``; ``where`` are the other arguments of ``build_anchor_cache``."""

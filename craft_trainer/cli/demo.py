@@ -78,7 +78,7 @@ def run(arguments: DemoArguments) -> None:
     )
     folder = Path(arguments.output)
     with in_use(folder):
-        claim_folder(folder, json.dumps({**experiment.settings(), "seeds": "any"}, indent=2) + "\n")
+        claim_folder(folder, json.dumps({**experiment.settings(), "seeds": "any"}, indent=2) + "\n", "demo")
         jobs = experiment_jobs(experiment, folder)
         clear_unfinished(jobs)
         seconds = run_jobs(
@@ -104,10 +104,10 @@ def check_sources(sources: Mapping[str, Any]) -> None:
     SourceArguments(**sources, **places(sources["source"], "old", "new", ["old"]))
 
 
-def claim_folder(folder: Path, settings: str) -> None:
+def claim_folder(folder: Path, settings: str, kind: str) -> None:
     """Mark ``folder`` as this experiment's: a run that was interrupted goes on, one with other settings is refused."""
     mark = folder / "settings.json"
     if mark.exists() and mark.read_text() != settings:
-        raise FileExistsError(f"{folder} holds a demo with other settings: delete it, or choose another --output")
+        raise FileExistsError(f"{folder} holds a {kind} with other settings: delete it, or choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, settings)

@@ -22,6 +22,8 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     Raises:
         ValueError: a source or an option is of language models.
     """
+    from craft_trainer.anchors.sources.frames import FrameSource
+
     require_sources(arguments.source, SOURCES, f"{arguments.teacher} is a policy")
     names = [field.name for field in fields(TextSourceArguments) if field.name != "dataset"]
     refuse_idle(arguments, names, f"it is an option of language models, and {arguments.teacher} is a policy")
@@ -37,7 +39,9 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
         teacher,
         arguments.anchors,
         seed=arguments.seed,
-        choose=lambda source, count: arguments.rows(source, count, teacher, processes),
+        choose=lambda source, count: arguments.rows(
+            source, count, teacher, processes, source.allowed if isinstance(source, FrameSource) else None
+        ),
     )
     described = {"source": ",".join(arguments.source), **samples.description()}
     groups = [samples.groups[row] for row in rows]

@@ -40,6 +40,9 @@ class PolicyTrainArguments(LoadArguments):
         "old action means",
         "keep",
     )
+    held_out: float = option(
+        "share of the episodes of every task that is not learned, for `loss` to measure on; in [0, 1)", 0.0
+    )
     peft: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
         "train a PEFT adapter instead of all weights, by LeRobot's settings: method_type (LORA by default), r, "
         "lora_alpha, target_modules (by default the policy's own, if it has some), full_training_modules, init_type "
@@ -75,6 +78,8 @@ def check_options(arguments: "TrainArguments") -> None:
         raise ValueError("anchors: auto holds what a policy does already, and a new one does nothing: leave it out")
     if arguments.anchors == AUTO and arguments.anchors_dataset is not None:
         raise ValueError("anchors_dataset has no effect with anchors: auto, which takes dataset: leave it out")
+    if arguments.anchors == AUTO and arguments.held_out:
+        raise ValueError("held_out and anchors: auto exclude each other: build a cache with `cache build --held_out`")
     if arguments.statistics not in ("keep", "dataset"):
         raise ValueError(f"statistics is {arguments.statistics!r}: it must be keep or dataset")
     if arguments.statistics == "dataset" and arguments.anchors is not None:
@@ -119,7 +124,7 @@ def train_policy(arguments: "TrainArguments", config: "CraftConfig", checkpoint:
         model,
         config,
         anchors=anchors,
-        train_dataset=dataset.without_last_frames(),
+        train_dataset=dataset.without_last_frames(dataset.rows_of(arguments.held_out, learned=True)),
         data_collator=collate,
     )
     train_and_save(trainer, arguments, checkpoint)

@@ -26,6 +26,8 @@ OF_SOURCES = {  # options that some sources alone read
     "env_options": ("rollouts",),
     "rollout_episodes": ("rollouts",),
     "failed": ("rollouts",),
+    "held_out": ("dataset", "new_task"),
+    "held_out_only": ("dataset", "new_task"),
 }
 NUM_ENVS = 20  # in which the teacher acts at once
 CORRELATED = 2000  # frames from which correlations are estimated
@@ -69,6 +71,11 @@ class SourceArguments:
     )
     rollout_episodes: int = option("of rollouts: episodes per task", 20)
     failed: str = option("of the teacher's failed episodes: drop them and try further goals, or keep them", "drop")
+    held_out: float = option(
+        "of dataset and new_task: share of the episodes of every task that gives no anchors, as in `train`; in [0, 1)",
+        0.0,
+    )
+    held_out_only: bool = option("take the anchors from those episodes that held_out names, and from no others", False)
     views: int = option("perturbed copies of every anchor, each labelled by the teacher anew", 0)
     view_noise: float = option("of views: noise on states, in the policy's own deviations", 0.1)
     view_mix: float = option(
@@ -91,6 +98,8 @@ class SourceArguments:
                 refuse_idle(self, [name], f"it is an option of source {' or '.join(sources)}")
         if not self.views:
             refuse_idle(self, ["view_noise", "view_mix"], "there are no views")
+        if self.held_out_only and not self.held_out:
+            raise ValueError("held_out_only takes the episodes that held_out names: give their share by held_out")
         self._check_places()
 
     def _check_places(self) -> None:
@@ -128,7 +137,8 @@ def dataset_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     assert arguments.dataset is not None
-    return FrameSource(PolicyDataset.of(teacher, arguments.dataset))
+    dataset = PolicyDataset.of(teacher, arguments.dataset)
+    return FrameSource(dataset, frames=dataset.rows_of(arguments.held_out, learned=not arguments.held_out_only))
 
 
 def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
@@ -139,7 +149,8 @@ def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: in
     place = arguments.new_dataset or arguments.dataset
     assert place is not None
     dataset = PolicyDataset.of(teacher, place)
-    return FrameSource(dataset, prompts=arguments.prompts(), without=teacher.target_keys())
+    frames = dataset.rows_of(arguments.held_out, learned=not arguments.held_out_only)
+    return FrameSource(dataset, prompts=arguments.prompts(), without=teacher.target_keys(), frames=frames)
 
 
 def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":

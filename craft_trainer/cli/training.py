@@ -81,8 +81,11 @@ def source_of(trainer: "CraftTrainer") -> dict[str, str]:
 
 def new_tasks_of(trainer: "CraftTrainer") -> dict[str, list[str]]:
     """Say which tasks a policy learns, as its dataset words them, unless they are too many to be listed."""
+    from torch.utils.data import Subset
+
     from craft_trainer.report.run import NEW_TASKS
 
-    meta = getattr(trainer.train_dataset, "meta", None)
+    learned = trainer.train_dataset
+    meta = getattr(learned.dataset if isinstance(learned, Subset) else learned, "meta", None)
     tasks = [] if meta is None else list(map(str, meta.tasks.index))
     return {NEW_TASKS: tasks} if 0 < len(tasks) <= MOST_TASKS else {}

@@ -21,6 +21,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 from craft_trainer.hub.resolve_path import HubPlace, parse, resolve_path
 from craft_trainer.models.adapting import TEXTS
 from craft_trainer.models.fit import require_fit
+from craft_trainer.models.held_out import held_out_episodes
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.normalisation import num_normalised
 
@@ -95,19 +96,35 @@ class PolicyDataset(Dataset[Sample]):
         kept = {name: value for name, value in sample.items() if name not in self._texts}
         return kept | {name: kept[name][..., None] for name in self._single if name in kept}
 
-    def without_last_frames(self) -> "Dataset[Sample]":
-        """The rows that LeRobot trains on: all but the last ``drop_n_last_frames`` of every episode, if set.
+    def without_last_frames(self, rows: Sequence[int] | None = None) -> "Dataset[Sample]":
+        """Those of ``rows``, by default all, that LeRobot trains on.
+
+        They are all but the last ``drop_n_last_frames`` of every episode, if that is set.
 
         Raises:
             ValueError: no frame is left.
         """
-        if not self._num_dropped:
-            return self
-        ends = np.asarray(self.meta.episodes["dataset_to_index"])[self.episode_of_frame]
-        kept = np.flatnonzero(np.arange(len(self)) < ends - self._num_dropped)
+        kept = np.arange(len(self)) if rows is None else np.asarray(rows, dtype=int)
+        if self._num_dropped:
+            ends = np.asarray(self.meta.episodes["dataset_to_index"])[self.episode_of_frame]
+            kept = kept[kept < ends[kept] - self._num_dropped]
         if not len(kept):
             raise ValueError(f"{self.source}: no episode has more than drop_n_last_frames = {self._num_dropped} frames")
-        return Subset(self, kept.tolist())
+        return self if len(kept) == len(self) else Subset(self, kept.tolist())
+
+    def rows_of(self, held_out: float, *, learned: bool) -> list[int] | None:
+        """The frames that are ``learned`` when a share of the episodes is held out, or else those held out.
+
+        None, which is all of them, where nothing is held out.
+
+        Raises:
+            ValueError: see :func:`models.held_out.held_out_episodes`.
+        """
+        if not held_out:
+            return None
+        episodes = self.episode_of_frame
+        chosen = held_out_episodes(self.task_of_frame, episodes, held_out)
+        return [row for row, episode in enumerate(episodes) if (episode in chosen) is not learned]
 
     def batch(self, rows: list[int]) -> Sample:
         """The samples at ``rows``, collated."""

@@ -22,6 +22,7 @@ def as_document(evidence: Evidence) -> dict[str, Any]:
         "sentences": headlines(evidence),
         "remarks": [one._asdict() for one in remarks(evidence)],
         "results": {name: _results(demo.results) for name, demo in evidence.demos.items()},
+        "held_out": {name: {"losses": one.losses, "frames": one.frames} for name, one in evidence.held_out.items()},
         "rollouts": {
             name: {"policy": one.policy, "tasks": one.counts, "all": one.total} | _of_roles(one, evidence)
             for name, one in evidence.rollouts.items()

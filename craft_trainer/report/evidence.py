@@ -1,4 +1,4 @@
-"""Everything that one page is about: demos, rollouts, multiple choice and training runs, each with a name."""
+"""Everything that one page is about: demos, rollouts, held-out losses, multiple choice and training runs, by name."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from craft_trainer.report.choices import Choices, load_choices
+from craft_trainer.report.held_out import HELD_OUT_FILE, HeldOut, load_held_out
 from craft_trainer.report.history import Series, Trajectory, load_histories
 from craft_trainer.report.results import Json, Results, load_results
 from craft_trainer.report.roles import Roles, roles_of
@@ -14,7 +15,13 @@ from craft_trainer.report.rollouts import Rollout, load_rollout
 from craft_trainer.report.run import VARIANCE, Run, load_run, teachers_scale
 from craft_trainer.report.wording import shortened
 
-USUAL_NAMES = ("results", "mcq", "rollout", "report")  # of files that say nothing: their folder's name is used
+USUAL_NAMES = (
+    "results",
+    "held_out",
+    "mcq",
+    "rollout",
+    "report",
+)  # of files that say nothing: their folder's name is used
 RESULTS_FILE = "results.json"
 
 
@@ -30,6 +37,7 @@ class Evidence:
     """Everything that is reported, by name, in the order in which it was given."""
 
     demos: Mapping[str, Demo] = field(default_factory=dict)
+    held_out: Mapping[str, HeldOut] = field(default_factory=dict)
     rollouts: Mapping[str, Rollout] = field(default_factory=dict)
     choices: Mapping[str, Choices] = field(default_factory=dict)
     runs: Mapping[str, Run] = field(default_factory=dict)
@@ -72,9 +80,10 @@ class Evidence:
 
     @property
     def settings_by_kind(self) -> tuple[Mapping[str, Mapping[str, Json]], ...]:
-        """Settings by name, as they were recorded: of demos, of multiple choice, of training runs."""
+        """Settings by name, as they were recorded: of demos, of comparisons, of multiple choice, of training runs."""
         return (
             {name: demo.results.settings for name, demo in self.demos.items()},
+            {name: one.settings for name, one in self.held_out.items()},
             {name: one.settings for name, one in self.choices.items()},
             {name: run.settings for name, run in self.runs.items()},
         )
@@ -89,13 +98,14 @@ class Evidence:
         """The origin of each number: what was recorded, and every file that was read with its checksum."""
         return {
             **{name: dict(d.results.provenance) | _checksums([d.results.path]) for name, d in self.demos.items()},
+            **{name: dict(one.provenance) | _checksums([one.path]) for name, one in self.held_out.items()},
             **{name: {"policy": one.policy} | _checksums([one.path]) for name, one in self.rollouts.items()},
             **{name: one.fingerprints | _checksums([one.path]) for name, one in self.choices.items()},
             **{name: dict(run.provenance) | _checksums(run.files) for name, run in self.runs.items()},
         }
 
     def __len__(self) -> int:
-        return len(self.demos) + len(self.rollouts) + len(self.choices) + len(self.runs)
+        return len(self.demos) + len(self.held_out) + len(self.rollouts) + len(self.choices) + len(self.runs)
 
 
 def gather(
@@ -108,7 +118,9 @@ def gather(
     old: Sequence[str] = (),
     new: Sequence[str] = (),
 ) -> Evidence:
-    """Read everything; each entry is a path or NAME=path, and a folder with a results.json counts as results.
+    """Read everything; each entry is a path or NAME=path.
+
+    A folder with a results.json, or a held_out.json, counts as results.
 
     ``teacher`` is one more entry of ``rollouts``, that of the teacher; ``old`` and ``new`` are tasks in them.
 
@@ -121,22 +133,30 @@ def gather(
     given = [(kind, *_split(entry)) for kind, entries in kinds.items() for entry in entries]
     if not given:
         raise ValueError("nothing to report: name at least one of --results, --run, --rollout, --mcq")
-    found: dict[str, dict[str, Path]] = {kind: {} for kind in kinds}
+    found: dict[str, dict[str, Path]] = {kind: {} for kind in (*kinds, "held_out")}
     for name, (kind, _, path) in zip(_names([entry[1:] for entry in given]), given, strict=True):
-        is_demo = kind == "runs" and (path / RESULTS_FILE).is_file()
-        found["results" if is_demo else kind][name] = path
+        found[_kind_of(kind, path)][name] = path
     files = {name: path / RESULTS_FILE if path.is_dir() else path for name, path in found["results"].items()}
     demos = {name: load_results(path) for name, path in files.items()}
+    losses = {name: path / HELD_OUT_FILE if path.is_dir() else path for name, path in found["held_out"].items()}
     acted = {name: load_rollout(path) for name, path in found["rollouts"].items()}
     trained = {name: load_run(path) for name, path in found["runs"].items()}
     leading = None if teacher is None else next(iter(acted))
     return Evidence(
         demos={name: Demo(one, load_histories(one)) for name, one in demos.items()},
+        held_out={name: load_held_out(path) for name, path in losses.items()},
         rollouts=acted,
         choices={name: load_choices(path) for name, path in found["choices"].items()},
         runs=trained,
         roles=roles_of(acted, trained.values(), teacher=leading, old=old, new=new),
     )
+
+
+def _kind_of(kind: str, path: Path) -> str:
+    """What is at a ``path`` that was given as results or as a run, by the files that commands leave there."""
+    if kind in ("results", "runs") and (path.name == HELD_OUT_FILE or (path / HELD_OUT_FILE).is_file()):
+        return "held_out"
+    return "results" if kind == "runs" and (path / RESULTS_FILE).is_file() else kind
 
 
 def _split(entry: str) -> tuple[str, Path]:

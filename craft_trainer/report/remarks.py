@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.evidence import Demo, Evidence
+from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Trajectory, course
 from craft_trainer.report.results import GROUPS, Count, Group, Results, method_label
 from craft_trainer.report.rollouts import Rollout
@@ -34,6 +35,7 @@ def remarks(evidence: Evidence) -> list[Remark]:
     """Every remark once, warnings first; ``about`` is empty where there is only one thing to speak of."""
     said = chain(
         ((name, _of_demo(demo)) for name, demo in evidence.demos.items()),
+        ((name, _of_held_out(one)) for name, one in evidence.held_out.items()),
         ((name, _of_rollout(rollout, evidence)) for name, rollout in evidence.rollouts.items()),
         ((name, _of_choices(choices)) for name, choices in evidence.asked.items()),
         ((name, _of_run(run)) for name, run in evidence.runs.items()),
@@ -126,6 +128,33 @@ def _of_trajectory(histories: Trajectory, *, learned: bool = True, ended: bool =
     else:
         only = f"only{each}" if over.num_kept else "not"
         yield "beware", f"The constraint was {only} met at the end of training: {numbers}."
+
+
+def _of_held_out(found: HeldOut) -> Pairs:
+    """Say whether there was something to forget, how much of it was kept, and whether the new data were learned."""
+    teacher, plain, craft = ({what: found.mean(m, what) for what in GROUPS} for m in ("teacher", "plain", "craft"))
+    if teacher["old"] is not None and plain["old"] is not None and plain["old"] <= teacher["old"] * (1 + LEARNED):
+        yield "beware", "Plain fine-tuning did not raise the loss on the old data: there was nothing to keep."
+    elif (kept := found.kept()) is not None and kept > 0:
+        yield "holds", f"CRaFT kept {percent(min(kept, 1.0))} % of what plain fine-tuning lost on the old data."
+    elif kept is not None:
+        yield "beware", "CRaFT raised the loss on the old data by more than plain fine-tuning."
+    if teacher["new"] is not None and plain["new"] is not None and craft["new"] is not None:
+        fell, rival = teacher["new"] - craft["new"], teacher["new"] - plain["new"]
+        if rival <= LEARNED * teacher["new"]:
+            yield "beware", "Plain fine-tuning did not lower the loss on the new data: nothing was learned."
+        elif fell <= 0:
+            yield "beware", "CRaFT did not lower the loss on the new data. Allow more by a lower retention."
+        else:
+            kind: Kind = "holds" if fell >= rival / 2 else "beware"
+            yield kind, f"CRaFT's loss on the new data fell by {percent(fell / rival)} % of what plain's fell by."
+    if any(len(rows) == 1 for name, rows in found.losses.items() if name != "teacher"):
+        yield "beware", "One seed: how much of this is the luck of one training run was not measured."
+    frames = f"{found.frames['old']} old and {found.frames['new']} new frames"
+    yield (
+        "note",
+        f"Measured on {frames} that neither run saw. A loss is no success: only rollouts show what a robot does.",
+    )
 
 
 def _of_rollout(rollout: Rollout, evidence: Evidence) -> Pairs:

@@ -7,8 +7,9 @@ from typing import Any
 
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.evidence import Demo, Evidence
+from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Trajectory, course, history_path
-from craft_trainer.report.results import GROUPS, Count, Results
+from craft_trainer.report.results import GROUPS, Count, Results, method_label
 from craft_trainer.report.roles import Roles
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import VARIANCE, Run, teachers_scale
@@ -21,10 +22,14 @@ ENDINGS = {"craft": "", "teacher": "; no other method is in these results"}
 
 
 def headlines(evidence: Evidence) -> tuple[str, ...]:
-    """One sentence for each kind of evidence there is: demos, rollouts, multiple choice, training runs."""
+    """One sentence for each kind of evidence there is: demos, losses, rollouts, multiple choice, training runs."""
     kinds: list[tuple[Mapping[str, Any], Callable[[Any], str]]] = [
-        *((evidence.demos, demos_sentence), (evidence.rollouts, partial(rollouts_sentence, roles=evidence.roles))),
-        *((evidence.asked, choices_sentence), (evidence.runs, runs_sentence)),
+        *((evidence.demos, demos_sentence), (evidence.held_out, held_out_sentence)),
+        *(
+            (evidence.rollouts, partial(rollouts_sentence, roles=evidence.roles)),
+            (evidence.asked, choices_sentence),
+            (evidence.runs, runs_sentence),
+        ),
     ]
     return tuple(say(found) for found, say in kinds if found)
 
@@ -81,6 +86,24 @@ def demos_sentence(demos: Mapping[str, Demo]) -> str:
     clauses += [f"reached {spread(reached, percent)} % on the new tasks"] if reached else []
     aside = f"; plain fine-tuning kept {spread(plain, percent)} %" if kept and plain else ""
     return f"{len(demos)} results compared: CRaFT {' and '.join(clauses)}{aside}."
+
+
+def held_out_sentence(held_out: Mapping[str, HeldOut]) -> str:
+    """Say what each method's loss on held-out episodes is, of the old data and of the new, beside the teacher's."""
+    if len(held_out) > 1:
+        return f"{len(held_out)} comparisons on held-out episodes."
+    (found,) = held_out.values()
+    clauses = []
+    for group in GROUPS:
+        ends = [
+            f"{mean:.3g} after {SENTENCE_NAMES[method] if method == 'plain' else method_label(method)}"
+            for method in ("plain", "craft")
+            if (mean := found.mean(method, group)) is not None
+        ]
+        before = found.mean("teacher", group)
+        begin = "" if before is None else f"{before:.3g} before, "
+        clauses.append(f"on the {group} data the loss is {begin}{' and '.join(ends)}")
+    return f"Held-out episodes: {'; '.join(clauses)}."
 
 
 def rollouts_sentence(rollouts: Mapping[str, Rollout], roles: Roles | None = None) -> str:

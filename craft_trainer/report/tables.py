@@ -3,10 +3,12 @@
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import isnan
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from craft_trainer.report.choices import CHANGES, Choices
 from craft_trainer.report.evidence import Demo, Evidence
+from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Course, Trajectory, course, moments
 from craft_trainer.report.results import GROUPS, Count, Group, Json, Results, method_label
 from craft_trainer.report.roles import Roles
@@ -116,6 +118,27 @@ def demos_table(demos: Mapping[str, Demo]) -> Table:
     ]
     columns = ("results: method", "old tasks, %", "new tasks, %", "kept of the teacher, %", "seeds")
     return Table("Success of every method (95 % interval)", columns, rows)
+
+
+def held_out_table(held_out: Mapping[str, HeldOut]) -> Table:
+    """Tabulate the losses of every method on held-out episodes: the mean over seeds, and the ends where they differ."""
+    rows = [
+        (
+            method_label(method) if len(held_out) == 1 else f"{name}: {method_label(method)}",
+            *(_of_seeds([row[what] for row in rows]) for what in ("old", "new")),
+            _of_seeds([100 * row["L_retain"] for row in rows]),
+            DASH if method == "teacher" else str(len(rows)),
+        )
+        for name, found in held_out.items()
+        for method, rows in found.losses.items()
+    ]
+    columns = ("method", "task loss, old data", "task loss, new data", "L_retain, old data, %", "seeds")
+    return Table("Losses on held-out episodes (mean over seeds)", columns, rows)
+
+
+def _of_seeds(values: Sequence[float]) -> str:
+    ends = f" ({min(values):.3g} to {max(values):.3g})" if len(values) > 1 else ""
+    return f"{fmean(values):.3g}{ends}"
 
 
 def rollouts_table(rollouts: Mapping[str, Rollout], roles: Roles | None = None) -> Table:

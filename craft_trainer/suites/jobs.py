@@ -71,6 +71,7 @@ def run_jobs(
     *,
     log_dir: Path,
     num_workers: int,
+    num_threads: int = 1,
     preload: Sequence[str] = (),
     keeps_going: bool = False,
     on_done: Callable[[Collection[str], Mapping[str, float]], object] = lambda *_: None,
@@ -81,7 +82,8 @@ def run_jobs(
     ``on_done`` is called with the names of all jobs that are done and the seconds known of them, first before any is
     run, then after each. With ``keeps_going`` the others run on when a job has failed, but for those that need it.
 
-    ``num_workers`` processes run at once, each with one thread for tensors, so that they do not slow each other down.
+    ``num_workers`` processes run at once, each with ``num_threads`` for tensors, so that they need not slow each other
+    down.
     They end with this process, however it ends. Where processes can be forked from a server, it imports the modules in
     ``preload`` once for all of them. The seconds of jobs finished by an earlier, interrupted call are kept in
     ``log_dir``.
@@ -102,7 +104,7 @@ def run_jobs(
     on_done(done, seconds)
     start = _starter(execute, log_dir, preload)
     with (
-        patch_environment(OMP_NUM_THREADS=1),  # of the processes started inside
+        patch_environment(OMP_NUM_THREADS=num_threads),  # of the processes started inside
         tqdm(total=len(jobs), initial=len(done), unit="job", desc="jobs", disable=None) as progress,
     ):
         try:

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from torch import nn
+from torch.utils.data import Subset
 from transformers import ImageProcessingMixin, PreTrainedModel, TrainingArguments
 from transformers.models.auto import modeling_auto
 
@@ -40,7 +41,8 @@ def run_facts(trainer: Any) -> RunFacts:
     model, args = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False), trainer.args
     anchors, settings = trainer.anchors if trainer.retention is not None else None, trainer.settings
     processor, repo = trainer.processing_class, trainer.hub_model_id
-    dataset = getattr(trainer.train_dataset, "source", None)
+    learned = trainer.train_dataset
+    dataset = getattr(learned.dataset if isinstance(learned, Subset) else learned, "source", None)
     library, loader = _library(model)
     return RunFacts(
         method="plain" if anchors is None else settings.method,

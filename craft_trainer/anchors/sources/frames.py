@@ -32,17 +32,27 @@ class FrameSource:
     """Frames of ``dataset``, under their own instruction or under every one of ``prompts``.
 
     Input ``i`` of F frames and P prompts is frame ``i // P`` under prompt ``i % P``. ``without`` are keys that no input
-    has: the actions of the dataset, where they are not the teacher's.
+    has: the actions of the dataset, where they are not the teacher's. ``frames`` are those that may become anchors, by
+    default all: ``allowed`` lists their inputs.
     """
 
-    def __init__(self, dataset: Frames, *, prompts: Sequence[str] = (), without: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        dataset: Frames,
+        *,
+        prompts: Sequence[str] = (),
+        without: Collection[str] = (),
+        frames: Sequence[int] | None = None,
+    ) -> None:
+        count = len(prompts) or 1
+        self.allowed = frames and [frame * count + prompt for frame in frames for prompt in range(count)]
         self._dataset, self._prompts, self._without = dataset, list(prompts), frozenset(without)
         tasks, episodes = dataset.task_of_frame, dataset.episode_of_frame
-        frames = zip(tasks, phases(episodes), episodes, strict=True)
+        strata = zip(tasks, phases(episodes), episodes, strict=True)
         if prompts:
-            self.strata = [(prompt, phase, episode) for (_, phase, episode), prompt in product(frames, self._prompts)]
+            self.strata = [(prompt, phase, episode) for (_, phase, episode), prompt in product(strata, self._prompts)]
         else:
-            self.strata = list(frames)
+            self.strata = list(strata)
         self.groups = [str(task) for task, _, _ in self.strata]
 
     def __len__(self) -> int:

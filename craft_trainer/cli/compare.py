@@ -1,0 +1,250 @@
+"""``craft-trainer compare``: plain fine-tuning beside CRaFT, on a policy and datasets of your own."""
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from craft_trainer.cli.building import named_sources
+from craft_trainer.cli.demo import PRELOAD, claim_folder
+from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.sources import SOURCES
+from craft_trainer.options import json_mapping, option, refuse_idle, split_list
+
+if TYPE_CHECKING:
+    from craft_trainer.suites.comparison import Comparison
+    from craft_trainer.suites.jobs import Job
+
+PLACES = ("policy", "old_dataset", "new_dataset")
+EXAMPLE = (
+    "craft-trainer compare --policy outputs/teacher --old_dataset outputs/data/old --new_dataset outputs/data/new "
+    "--steps 800 --output outputs/compared"
+)
+MOST_ANCHORS = 1000  # unless more are asked for
+MAPPINGS = ("env_options", "env_rename", "train", "cache", "rename", "policy_options")
+OF_SIMULATORS = ("env", "env_options", "env_rename", "episodes")
+
+
+@dataclass(kw_only=True)
+class CompareArguments:
+    """Name the policy, what it knows, what it is to learn, and where that can be measured."""
+
+    policy: str = option("LeRobot checkpoint that both runs start from, and the teacher: a folder or a Hub repository")
+    old_dataset: str = option("LeRobot dataset of what it knows already: a folder or a Hub repository")
+    new_dataset: str = option("LeRobot dataset of what it is to learn: a folder or a Hub repository")
+    old_tasks: list[str] = option(
+        "tasks of a simulator that it knows already: then rollouts decide. By default held-out episodes do", []
+    )
+    new_tasks: list[str] = option("tasks of the simulator that it is to learn", [])
+    env: str | None = option(
+        "with old_tasks: one of LeRobot's own environments (metaworld, pusht, aloha, …); by default Meta-World by this "
+        "package, as in `rollout`",
+        None,
+    )
+    env_options: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
+        "with env: fields of LeRobot's configuration of it, as in `rollout` (a mapping, or JSON); by default none", None
+    )
+    env_rename: dict | str | None = option(  # type: ignore[type-arg]
+        "with env: what it shows under another name than the policy's (a mapping, or JSON); by default nothing", None
+    )
+    episodes: int = option("with old_tasks: rollouts per task, method and seed", 20)
+    held_out: float = option(
+        "without old_tasks: share of the episodes of every task, in both datasets, on which nothing is trained and the "
+        "losses are measured; in (0, 1)",
+        0.1,
+    )
+    seeds: list[str] = option("one pair of fine-tuned policies per seed", ["0"])
+    steps: int = option("optimizer steps of plain and of CRaFT fine-tuning", 5000)
+    batch_size: int = option("samples of one step", 8)
+    learning_rate: float = option("of both runs, with a cosine schedule", 1e-5)
+    retention: float = option("of CRaFT: 0.99 keeps 99 % of the policy's behaviour; in (0, 1)", 0.99)
+    anchors: int | None = option(
+        f"samples whose behaviour is held; by default {MOST_ANCHORS}, or all frames where there are fewer", None
+    )
+    source: list[str] = option("where they come from, as in `cache build`: dataset, new_task, rollouts, …", ["dataset"])
+    train: dict | str | None = option(  # type: ignore[type-arg]
+        "other settings of `train`, for both runs, e.g. bf16, peft, warmup_steps (a mapping, or JSON); by default none",
+        None,
+    )
+    cache: dict | str | None = option(  # type: ignore[type-arg]
+        "other settings of `cache build`, e.g. views, selection (a mapping, or JSON); by default none", None
+    )
+    rename: dict | str | None = option(  # type: ignore[type-arg]
+        "features that the datasets name otherwise than the policy, as in `train` (a mapping, or JSON)",
+        None,
+    )
+    policy_options: dict | str | None = option(  # type: ignore[type-arg]
+        "how the policy runs, e.g. dtype, as in `train` (a mapping, or JSON); by default as it was saved", None
+    )
+    device: str | None = option("cpu, cuda, …; by default the first accelerator", None)
+    workers: int = option("processes that run at once; one is enough for a GPU", 1)
+    output: str = option("folder of the results; a comparison that was interrupted goes on in it", "outputs/compared")
+
+    def __post_init__(self) -> None:
+        for name in MAPPINGS:
+            setattr(self, name, json_mapping(name, getattr(self, name)))
+        self.old_tasks, self.new_tasks = split_list(self.old_tasks), split_list(self.new_tasks)
+        self.source = named_sources(self.source, SOURCES)
+        if bool(self.old_tasks) is not bool(self.new_tasks):
+            raise ValueError("rollouts need tasks of both kinds: give old_tasks and new_tasks, or neither")
+        if both := set(self.old_tasks) & set(self.new_tasks):
+            raise ValueError(f"{', '.join(sorted(both))}: a task is either old or new")
+        if self.old_tasks:
+            refuse_idle(self, ["held_out"], "the verdict comes from rollouts")
+        else:
+            refuse_idle(self, OF_SIMULATORS, "it is of rollouts, and no old_tasks and new_tasks are given")
+            if "rollouts" in self.source:
+                raise ValueError("source rollouts lets the policy act in old tasks: give old_tasks and new_tasks")
+        for name in ("steps", "batch_size", "anchors", "workers", "episodes"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        self.seeds = split_list(self.seeds)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds is {self.seeds}: name at least one, and none twice")
+
+    def mapping(self, name: str) -> dict[str, Any]:
+        """One of the options that are mappings; empty where it was not given."""
+        value = getattr(self, name)
+        assert isinstance(value, dict)
+        return value
+
+
+def planned(arguments: CompareArguments) -> "Comparison":
+    """Lay out the comparison, after everything was compared that can be before any of it is run.
+
+    Raises:
+        ValueError: the policy is none of LeRobot, a dataset does not fit it or has too few episodes, or the simulator
+            has no such task.
+    """
+    from craft_trainer.models.pretrained import checkpoint_folder, is_policy
+    from craft_trainer.suites.comparison import SAVES, Comparison
+
+    policy, old, new = arguments.policy, arguments.old_dataset, arguments.new_dataset
+    if not is_policy(checkpoint_folder(policy)):
+        raise ValueError(f"{policy} is no LeRobot policy; a language model is compared by `train` and `mcq --compare`")
+    LoadArguments(rename=arguments.rename, policy_options=arguments.policy_options).require_fit(policy, [old, new])
+    check_tasks(arguments)
+    device = {} if arguments.device is None else {"device": arguments.device}
+    loading = {name: getattr(arguments, name) for name in ("rename", "policy_options") if getattr(arguments, name)}
+    of_rollouts = {"env": arguments.env, "env_options": arguments.env_options, "rename": arguments.env_rename}
+    learned = "new_task" in arguments.source and not arguments.mapping("cache").get(
+        "views"
+    )  # as in suites.demo.retention_of
+    held_out = 0.0 if arguments.old_tasks else arguments.held_out
+    num_learned, num_held_out = zip(*(frames_of(dataset, held_out) for dataset in (old, new)), strict=True)
+    anchors = arguments.anchors or most_anchors(arguments.source, num_learned)
+    return Comparison(
+        policy=policy,
+        datasets={"old": old, "new": new},
+        tasks={"old": tuple(arguments.old_tasks), "new": tuple(arguments.new_tasks)} if arguments.old_tasks else {},
+        seeds=tuple(map(int, arguments.seeds)),
+        training={
+            "max_steps": arguments.steps,
+            "per_device_train_batch_size": arguments.batch_size,
+            "learning_rate": arguments.learning_rate,
+            "lr_scheduler_type": "cosine",
+            "save_strategy": "steps",
+            "save_steps": max(1, arguments.steps // SAVES),
+            "save_total_limit": 1,
+            "logging_steps": max(1, min(50, arguments.steps // 10)),
+            "report_to": "none",
+            **({"use_cpu": True} if arguments.device == "cpu" else {}),
+            **arguments.mapping("train"),
+        },
+        retention={"retention": arguments.retention} | ({"retention_terms": ["hidden"]} if learned else {}),
+        anchoring={"source": arguments.source, "anchors": anchors, **device, **arguments.mapping("cache")},
+        rollout={name: value for name, value in of_rollouts.items() if value}
+        | {"episodes": arguments.episodes}
+        | device,
+        loading=loading,
+        device=device,
+        held_out=held_out,
+        held_out_anchors=min(MOST_ANCHORS, num_held_out[0]),
+    )
+
+
+def check_tasks(arguments: CompareArguments) -> None:
+    """Refuse, by a ValueError, tasks and options that the simulator has not."""
+    if arguments.env is not None:
+        from craft_trainer.simulation.lerobot_envs import environment_config
+
+        for task in (*arguments.old_tasks, *arguments.new_tasks):
+            environment_config(arguments.env, task, arguments.mapping("env_options"))
+        return
+    refuse_idle(arguments, ["env_options", "env_rename"], "it is of LeRobot's environments, and no env is given")
+    if arguments.old_tasks:
+        from craft_trainer.simulation.metaworld import check_task
+
+        arguments.old_tasks = [check_task(task) for task in arguments.old_tasks]
+        arguments.new_tasks = [check_task(task) for task in arguments.new_tasks]
+
+
+def frames_of(dataset: str, held_out: float) -> tuple[int, int]:
+    """Count the frames of ``dataset`` that are learned, and those of episodes that are held out."""
+    from craft_trainer.models.held_out import held_out_episodes
+    from craft_trainer.models.lerobot_dataset import load_metadata
+
+    episodes = load_metadata(dataset).episodes
+    lengths, tasks = episodes["length"], [names[0] for names in episodes["tasks"]]
+    if not held_out:
+        return sum(lengths), 0
+    try:
+        chosen = held_out_episodes(tasks, range(len(tasks)), held_out)
+    except ValueError as error:
+        raise ValueError(f"{dataset}: {error}") from error
+    number = sum(lengths[episode] for episode in chosen)
+    return sum(lengths) - number, number
+
+
+def most_anchors(sources: Sequence[str], num_learned: Sequence[int]) -> int:
+    """Choose how many anchors: as many as usual, or as there are frames that ``sources`` read in equal parts."""
+    of_data = dict(zip(("dataset", "new_task"), num_learned, strict=True))
+    return min([MOST_ANCHORS, *(of_data[source] * len(sources) for source in sources if source in of_data)])
+
+
+def refuse_unknown(jobs: "Sequence[Job]") -> None:
+    """End the process, or raise a ValueError, for a setting that a command of the comparison does not know."""
+    from craft_trainer.cli.main import understood
+
+    for job in jobs:
+        understood(job.argv[0], job.argv[1:], checks_places=False)
+
+
+def run(arguments: CompareArguments) -> None:
+    """Run what is missing, print the outcome, write the results and report.html."""
+    from craft_trainer.cli.main import main
+    from craft_trainer.files import checked, write_json
+    from craft_trainer.hub.run_folder import in_use
+    from craft_trainer.report.evidence import gather
+    from craft_trainer.report.page import report_extra, write_page
+    from craft_trainer.report.sentences import headlines
+    from craft_trainer.suites.comparison import comparison_jobs, loss_results, rollout_results
+    from craft_trainer.suites.jobs import clear_unfinished, run_jobs
+
+    with report_extra():
+        pass  # before the work, not after it
+    comparison, folder = planned(arguments), Path(arguments.output)
+    refuse_unknown(comparison_jobs(comparison, folder))
+    with in_use(folder):
+        claim_folder(folder, json.dumps({**comparison.settings(), "seeds": "any"}, indent=2) + "\n", "comparison")
+        jobs = comparison_jobs(comparison, folder)
+        clear_unfinished(jobs)
+        seconds = run_jobs(
+            jobs,
+            main,
+            log_dir=folder / "logs",
+            num_workers=arguments.workers,
+            num_threads=max(1, (os.cpu_count() or 1) // arguments.workers),
+            preload=PRELOAD[:2],
+        )
+        collect, name = (
+            (rollout_results, "results.json") if comparison.in_simulator else (loss_results, "held_out.json")
+        )
+        path = folder / name
+        write_json(path, checked(collect(comparison, folder, seconds)))
+    folders = [folder / f"seed{seed}" / method for seed in comparison.seeds for method in ("plain", "craft")]
+    evidence = gather(results=[str(path)], runs=[] if comparison.in_simulator else list(map(str, folders)))
+    print("\n" + "\n".join(headlines(evidence)))
+    print(f"\nresults: {path}\nreport:  {write_page(evidence, folder / 'report.html')}")

@@ -1,0 +1,77 @@
+"""`compare` on tiny data: plain beside CRaFT without a simulator, and what it refuses before anything is run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from craft_trainer.cli.compare import CompareArguments, planned
+from craft_trainer.cli.main import main
+
+
+@pytest.fixture
+def words(teacher: Path, tiny_dataset: Path, tmp_path: Path) -> list[str]:
+    given = {"policy": teacher, "old_dataset": tiny_dataset, "new_dataset": tiny_dataset, "output": tmp_path / "out"}
+    small = {"steps": 3, "batch_size": 4, "held_out": 0.3, "device": "cpu", "learning_rate": 1e-3}
+    allowed = json.dumps({"learned_inputs": "allow"})  # old and new are one dataset here
+    return [word for key, value in (given | small).items() for word in (f"--{key}", str(value))] + ["--train", allowed]
+
+
+@pytest.mark.slow
+def test_plain_beside_craft_without_a_simulator(words: list[str], tmp_path: Path, capsys) -> None:
+    assert main(["compare", *words]) == 0
+    found = json.loads((tmp_path / "out" / "held_out.json").read_text())
+    losses = {row["method"]: row for row in found["rows"]}
+    assert set(losses) == {"teacher", "plain", "craft"}
+    assert losses["teacher"]["L_retain"] < 1e-6 < losses["craft"]["L_retain"] < losses["plain"]["L_retain"]
+    assert all(row["old"] == row["new"] for row in losses.values())  # the same episodes are held out
+    assert len({row["old"] for row in losses.values()}) == 3
+    said = capsys.readouterr().out
+    assert "Held-out episodes: on the old data the loss is" in said
+    assert "Losses on held-out episodes" in (tmp_path / "out" / "report.html").read_text()
+    # again: nothing is left to run, except what an interruption left unfinished
+    (tmp_path / "out" / "seed0" / "loss-craft-new.json").unlink()
+    began = (tmp_path / "out" / "seed0" / "loss-craft-old.json").stat().st_mtime_ns
+    assert main(["compare", *words]) == 0
+    assert json.loads((tmp_path / "out" / "held_out.json").read_text())["rows"] == found["rows"]
+    assert (tmp_path / "out" / "seed0" / "loss-craft-old.json").stat().st_mtime_ns == began
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (("--old_tasks", "push-v3"), "rollouts need tasks of both kinds"),
+        (("--env", "pusht"), "env has no effect here"),
+        (("--old_tasks", "push-v3", "--new_tasks", "door-open-v3"), "held_out has no effect here"),
+        (("--source", "rollouts"), "give old_tasks and new_tasks"),
+        (("--held_out", "0.9"), "none would be left to learn from"),
+        (("--seeds", "1,1"), "none twice"),
+        (("--steps", "0"), "at least 1"),
+        (("--cache", '{"selection": "other", "vieuws": 1}'), "no option --vieuws"),
+        (("--train", '{"lerning_rate": 1}'), "no option --lerning_rate"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_run(changed, said, words, tmp_path, capsys) -> None:
+    try:
+        status = main(["compare", *words, *changed])
+    except SystemExit as refused:
+        status = refused.code
+    assert status != 0
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_as_many_anchors_as_there_are_frames(teacher: Path, tiny_dataset: Path) -> None:
+    data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset)}
+    plan = planned(CompareArguments(policy=str(teacher), **data, held_out=0.3))
+    frames = json.loads((tiny_dataset / "meta" / "info.json").read_text())["total_frames"]
+    assert plan.anchoring["anchors"] + plan.held_out_anchors == frames
+    plan = planned(CompareArguments(policy=str(teacher), **data, anchors=7, source=["dataset", "new_task"]))
+    assert plan.anchoring["anchors"] == 7
+
+
+def test_a_language_model_is_sent_to_its_own_commands(tiny_dataset: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset)}
+    with pytest.raises(ValueError, match="is no LeRobot policy"):
+        planned(CompareArguments(policy=str(tmp_path), **data))
