@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate.utils import DistributedDataParallelKwargs
 from peft import LoraConfig, get_peft_model
-from runs import BASE
+from runs import BASE, OwnStep
 from tiny_lm import CHECKPOINTING, TokenTask, collate, lm_anchors, old_rows, tiny_llama
 from torch import nn
 from torch.distributed.fsdp import FullyShardedDataParallel
@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from toy import HIDDEN, OUTPUTS, ToyModel, ToyTask, toy_anchors
 from transformers import TrainerCallback
 
-from craft_trainer import CraftConfig, CraftTrainer
+from craft_trainer import CraftConfig, CraftTrainer, retaining
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.anchors.live import AdapterAnchors
@@ -75,6 +75,7 @@ class Case:
     fsdp: str = ""  # how FSDP shards the model where there are several processes; by default it does not
     sharded: dict[str, Any] = field(default_factory=lambda: {"fsdp_config": {"fsdp_version": 2}})  # options of it
     loaded_once: bool = False  # the main process alone has the weights before they are sharded
+    kind: type[Any] = CraftTrainer
 
 
 LM = {"retention_terms": ["hidden", "token_kl"], "optim": "sgd", "learning_rate": 0.1}
@@ -124,6 +125,7 @@ DDP_CASES = {
     "none_lm_accumulation": Case(LM | NONE | {"gradient_accumulation_steps": 2}, tiny_llama, "lm"),
     **{f"joint_{name}": Case(JOINT | options) for name, options in JOINT_OPTIONS.items()},
     "joint_lm_accumulation": Case(LM | JOINT | {"gradient_accumulation_steps": 2}, tiny_llama, "lm"),
+    "own_step": Case(NONE | {"gradient_accumulation_steps": 2}, kind=retaining(OwnStep)),
     "lm_count_per_process": Case(LM | {"average_tokens_across_devices": False}, tiny_llama, "lm"),
 }
 FSDP_CASES = {
@@ -174,7 +176,7 @@ def train(
         options |= case.sharded | {"fsdp": case.fsdp, "fsdp_config": case.sharded["fsdp_config"] | loading}
     if case.loaded_once and rank > 0:
         forget(model)
-    trainer = CraftTrainer(
+    trainer = case.kind(
         model,
         CraftConfig(output_dir=str(output_dir), **BASE | {"max_steps": 4} | options),
         anchors=source,

@@ -41,6 +41,18 @@ def test_every_shape_of_the_common_test_is_in_the_table():
     assert [name for name in sorted(shapes) if SAID.get(name, name).lower() not in said.lower()] == []
 
 
+def test_every_engine_has_a_test_or_was_not_run():
+    """Two processes are tested by two processes."""
+    engines = [row for row in cells(DOCS / "distributed.md") if len(row) == 4]
+    assert len(engines) >= 12
+    for engine, _separate, joint, by in engines[1:]:
+        named = NAMED.findall(by)
+        assert [path for path in named if "def test_" not in _text(path)] == []
+        if "two" in engine or "the same" in engine:
+            assert "not run" in joint or any(path.startswith("tests/distributed/") for path in named), engine
+        assert named or "not run" in joint, engine
+
+
 def _text(path):
     file = ROOT / path
     return file.read_text() if file.is_file() else ""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from toy import ToyModel, ToyTask
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
 from craft_trainer import CraftConfig, CraftTrainer
 
@@ -28,6 +28,16 @@ BASE = {
 ONLY_CRAFT = {field.name for field in fields(CraftConfig)} - {field.name for field in fields(TrainingArguments)}
 
 TIMES = ("runtime", "per_second", "preparation_time", "flos")  # ends of names in the logs
+
+
+class OwnStep(Trainer):
+    """A trainer whose step does not reach Trainer's own, as TRL's Online DPO."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        model.train()
+        loss = self.compute_loss(model, self._prepare_inputs(inputs)) / self.current_gradient_accumulation_steps
+        self.accelerator.backward(loss)
+        return loss.detach()
 
 
 def run(tmp_path, anchors, *, callbacks=(), resume=None, **changes):

@@ -4,10 +4,9 @@ import logging
 
 import pytest
 import torch
-from runs import BASE, history
+from runs import BASE, OwnStep, history
 from tiny_lm import TokenTask, collate, lm_anchors, tiny_llama
 from toy import ToyModel, ToyTask, toy_anchors
-from transformers import Trainer
 
 from craft_trainer import CraftConfig, CraftTrainer, retaining
 from craft_trainer.report.figures.training import conflict_figure
@@ -32,16 +31,6 @@ CASES = {
     "ewc": {"method": "ewc", "surgery": "one_sided"},
     "unclipped_sgd": {"optim": "sgd", "max_grad_norm": 0.0},
 }
-
-
-class OwnStep(Trainer):
-    """A trainer whose step does not reach Trainer's own, as TRL's Online DPO."""
-
-    def training_step(self, model, inputs, num_items_in_batch=None):
-        model.train()
-        loss = self.compute_loss(model, self._prepare_inputs(inputs)) / self.current_gradient_accumulation_steps
-        self.accelerator.backward(loss)
-        return loss.detach()
 
 
 class NoBackward(OwnStep):

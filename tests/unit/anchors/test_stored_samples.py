@@ -16,6 +16,8 @@ from torch import Tensor
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import extract
 from craft_trainer.anchors.provenance import PROVENANCE_FILE
+from craft_trainer.anchors.relabelling import relabel_cache
+from craft_trainer.anchors.statistics import ConstantFeatureError, token_scale
 from craft_trainer.anchors.verification import deviations
 from craft_trainer.models.base import Batch
 
@@ -129,6 +131,23 @@ def test_half_precision_takes_half_the_bytes(whole: AnchorCache, tmp_path: Path)
     assert not torch.equal(ours.output, theirs.output)
     name = "hidden/ear/mean_masked"
     assert half.provenance.sizes[name] == whole.provenance.sizes[name] / 2
+
+
+def test_anchors_of_nothing_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="neither hidden features nor the output are asked for: name a layer, or keep"):
+        build(tmp_path / "cache", specs=[], output=False)
+
+
+def test_references_have_no_inputs_for_another_teacher(tmp_path: Path) -> None:
+    cache = build(tmp_path / "cache", inputs="reference")
+    with pytest.raises(ValueError, match=r"holds references to .*, not inputs: build it from there with"):
+        relabel_cache(cache, Seer(), tmp_path / "again", teacher_path="other")
+
+
+def test_a_teacher_that_never_doubts_gives_tokens_no_unit() -> None:
+    sure = [(torch.zeros(2, 3), torch.ones(2, 3, dtype=torch.bool))]
+    with pytest.raises(ConstantFeatureError, match="has a mean entropy of 0 nats at 6 valid positions"):
+        token_scale(sure)
 
 
 @pytest.mark.parametrize(("name", "value"), [("inputs", "embeded"), ("dtype", "bfloat16")])

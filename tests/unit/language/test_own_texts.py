@@ -100,6 +100,7 @@ def test_groups_and_messages_are_those_of_the_prompts(lm, prompts, lines):
     [
         ([{"prompt": "hello"}, {"prompt": ""}], "row 2: prompt is empty"),
         ([{"prompt": "hello", "image": "a.png"}], "own texts are written without any"),
+        ([{"messages": [{"role": "assistant", "content": "yes"}]}], "row 1: its messages hold nothing to answer"),
         ([{"answer": "hello"}], "has no column text, messages, or prompt"),
     ],
 )

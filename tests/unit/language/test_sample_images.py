@@ -12,6 +12,7 @@ from vlm_processors import FAMILIES, vlm_and_processor
 from craft_trainer.evaluation.choices.images import PLACEHOLDERS
 from craft_trainer.evaluation.choices.opening import reader
 from craft_trainer.evaluation.question_rows import BadRowError
+from craft_trainer.language.chat import with_images
 from craft_trainer.language.encoding import EncodingSettings
 from craft_trainer.language.images import aligned
 from craft_trainer.language.samples import TextSamples
@@ -62,6 +63,23 @@ def test_batches_learn_the_completions_whoever_is_beside_them(folder, name):
         alone = [model(**samples.batch([index])).loss.item() for index in (0, 1)]
     assert together == pytest.approx(sum(a * n for a, n in zip(alone, counts, strict=True)) / sum(counts), rel=1e-4)
     assert alone[0] != pytest.approx(alone[1], rel=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "<image> door <image>", "image": "0.png"}, "its text holds 2 times '<image>', its columns 1 images"),
+        ({"text": "door", "images": "0.png"}, "images must be a list, not text"),
+    ],
+)
+def test_pictures_that_do_not_fit_the_text_are_refused(folder, row, message):
+    with pytest.raises(ValueError, match=f"row 1: {message}"):
+        opened(folder, "smolvlm", [row])
+
+
+def test_messages_that_name_another_number_of_pictures_are_refused():
+    with pytest.raises(BadRowError, match="its messages name 1 images, its columns hold 0"):
+        with_images([{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "door"}]}], 0)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:torch.*")

@@ -232,6 +232,10 @@ def test_a_bad_row_is_named(lm, lines, tmp_path, row, reason):
     assert "1 bad row (the first is row 3: " in samples.report()
 
 
+def says(content):
+    return [{"messages": [{"role": "user", "content": content}]}]
+
+
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
@@ -251,6 +255,11 @@ def test_a_bad_row_is_named(lm, lines, tmp_path, row, reason):
         ([{"text": "a b", "image": "x.png"}], {}, "has images, but the model sees none"),
         ([{"messages": []}], {}, "messages must be a list of messages"),
         ([{"messages": [{"role": "user"}]}], {}, r"the content of messages\[0\] must be text, not null"),
+        ([{"messages": ["hello"]}], {}, r"messages\[0\] must be an object with role and content, not "),
+        (says([]), {}, r"the content of messages\[0\] is empty"),
+        (says([{"type": "image"}]), {}, r"messages\[0\] has parts that are not text, which the model does not take"),
+        (says([{"type": "sound"}]), {}, r"messages\[0\] has a part that is neither text nor image: "),
+        ([{"text": "a b"}], {"max_length": 1}, "max_length is 1: the second token is the first that can be learned"),
         (
             [{"messages": [{"role": "user", "content": "hello"}]}],
             {},
@@ -262,6 +271,20 @@ def test_a_bad_row_is_named(lm, lines, tmp_path, row, reason):
 def test_what_cannot_be_learned_is_refused(lm, lines, rows, options, message):
     with pytest.raises(ValueError, match=message):
         opened(lm, lines(rows), **options)
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (None, "the model has no chat template for messages: give text"),
+        ("{{ raise_exception('no user may speak') }}", "row 1: .*: no user may speak"),
+        (UNMARKED.replace("assistant: ", "robot: "), "the chat template writes the prompt otherwise"),
+    ],
+)
+def test_a_template_that_cannot_write_it_is_refused(lm, lines, monkeypatch, template, message):
+    monkeypatch.setattr(lm.processor, "chat_template", template)
+    with pytest.raises(ValueError, match=message):
+        opened(lm, lines([{"prompt": TALK[:1], "completion": TALK[1:2]}]))
 
 
 def test_columns_and_groups_by_other_names(lm, lines):

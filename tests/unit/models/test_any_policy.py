@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec
+from craft_trainer.models.any_policy import layers
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.policies.family import known_families
 
@@ -60,6 +62,13 @@ def test_the_layers_are_those_of_the_largest_stack(model: PolicyModel) -> None:
     assert "vqbet" not in known_families()
     where = "policy.vqbet.policy.transformer.h"
     assert [model.module_path(layer) for layer in (0, 1, 2, -1)] == [f"{where}.{index}" for index in (0, 1, 2, 2)]
+
+
+def test_a_policy_without_a_list_of_layers_is_refused() -> None:
+    policy: Any = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    policy.config = SimpleNamespace(type="own")
+    with pytest.raises(ValueError, match="own has no list of layers: name a module path"):
+        layers(policy)
 
 
 def test_what_it_gives_is_not_known(model: PolicyModel, tmp_path: Path) -> None:

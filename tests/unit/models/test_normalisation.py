@@ -156,6 +156,14 @@ def test_statistics_that_are_missing_are_refused_and_can_be_given(
         assert not torch.equal(seen[0], raw[name])
 
 
+def test_what_has_no_statistics_cannot_be_drawn_or_perturbed(policy: PolicyModel) -> None:
+    for step in policy.preprocessor.steps:
+        if hasattr(step, "stats"):
+            step.stats = {}
+    with pytest.raises(ValueError, match=r"has no statistics of observation\..*take another source, without views"):
+        policy.observed_moments()
+
+
 def test_a_dataset_without_quantiles_is_refused_by_name(tiny_policy: MakePolicy, tiny_dataset: Path) -> None:
     """Also for a new policy. It was ``KeyError: 'q01'``."""
     meta = load_metadata(str(tiny_dataset))

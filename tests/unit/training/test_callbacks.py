@@ -119,6 +119,13 @@ def test_the_multipliers_go_through_trainers_own_state_file(tmp_path: Path) -> N
     assert_same(DualState.from_state(loaded.stateful_callbacks["DualState"]), awkward_state())
 
 
+def test_multipliers_of_other_constraints_are_refused(arguments: TrainingArguments) -> None:
+    state = TrainerState(global_step=3, stateful_callbacks=[])
+    state.stateful_callbacks = {"DualState": awkward_state().state()}
+    with pytest.raises(ValueError, match=r"has multipliers for \['door', .*this run needs \['window'\]: resume with"):
+        DualState(0.5, ["window"]).on_train_begin(arguments, state, TrainerControl())
+
+
 def test_trainer_itself_restores_the_multipliers(arguments: TrainingArguments, tmp_path: Path) -> None:
     """By its own ``_load_callback_state``, which makes a new callback and sets plain values on it.
 
