@@ -15,6 +15,7 @@ from craft_trainer.training.run_record import machine
 
 SCHEMA = 1
 COMMANDS_FILE = "commands.json"
+CHANGES = "changes"  # of a comparison of two checkpoints
 Raw = dict[str, Any]
 
 
@@ -139,8 +140,19 @@ def _read(step: Step) -> Raw:
     if step.argv[0] == "rollout":
         return {"max_steps": content["max_steps"], "rows": content["rows"]}
     if step.argv[0] == "mcq":
-        return {key: value for key, value in content.items() if key not in ("items", "compare", CHECKSUM)}
+        kept = {key: value for key, value in content.items() if key not in ("items", "compare", CHECKSUM)}
+        return kept | ({CHANGES: _changes(content)} if "compare" in content else {})
     return {"eval_loss": [entry["eval_loss"] for entry in content["log_history"] if "eval_loss" in entry]}
+
+
+def _changes(content: Raw) -> Raw:
+    """How much the second model's answers differ from the first's, question by question, of those that both have."""
+    after = {item["id"]: item for item in content["compare"]["items"]}
+    pairs = [(item, after[item["id"]]) for item in content["items"] if item["id"] in after]
+    return {
+        "correct": [int(two["correct"]) - int(one["correct"]) for one, two in pairs],
+        "margin_gold": [two["margin_gold"] - one["margin_gold"] for one, two in pairs],
+    }
 
 
 def _claim(folder: Path, mine: Raw) -> None:

@@ -23,10 +23,12 @@ from craft_trainer.report.reading import (
     require_checksum,
 )
 from craft_trainer.report.results import GROUPS, LEADING_METHODS, Count
-from craft_trainer.suites.running import SCHEMA
+from craft_trainer.suites.running import CHANGES, SCHEMA
 
 WAY_OUT = "restore the file as `suite run` wrote it"
 ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": integer(0)}
+LOSSES: Schema = {"eval_loss": [number()]}
+OF_TWO: Schema = {CHANGES: {"correct": [integer(-1, 1)], "margin_gold": [number()]}}
 RAW: Mapping[str, Schema] = {
     "schema": integer(SCHEMA, SCHEMA),
     "suite": NAME,
@@ -37,7 +39,7 @@ RAW: Mapping[str, Schema] = {
     "budget": Rule("null or an integer ≥ 0", lambda value: value is None or integer(0).holds(value)),
     "seed": integer(0),
     "seconds": {ANY_KEY: number(0)},
-    "evaluations": {ANY_KEY: ANYTHING},
+    "evaluations": {ANY_KEY: {ANY_KEY: ANYTHING}},
     "commands": [[TEXT]],
 }
 
@@ -50,6 +52,9 @@ class Run:
         name: of the method, without its budget.
         words: the method in words, as the suite's ``label`` has them.
         stages: success by task, evaluation by evaluation.
+        losses: on held-out texts of what is learned, in nats a token, from one evaluation while training to the next.
+        changes: what a comparison with the start found, question by question: ``correct`` (−1, 0 or 1) and
+            ``margin_gold``, in nats.
         seconds: of the commands that fine-tune (``train`` with ``--model``) and of those that make anchors (``cache``),
             by these names; one is missing where there was no such command, or its time is not known.
     """
@@ -61,6 +66,8 @@ class Run:
     seed: int
     tasks: Mapping[str, Any]
     stages: Sequence[Mapping[str, Count]]
+    losses: Sequence[float] = ()
+    changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -118,10 +125,18 @@ def _read(path: Path) -> Run:
     content = json_object(path, WAY_OUT)
     check(content, RAW, f"{path}: ")
     require_checksum(content, path, WAY_OUT)
-    stages = []
+    stages, losses, changes = [], [], {}
     for name, evaluation in sorted(content["evaluations"].items(), key=lambda item: (len(item[0]), item[0])):
-        check(evaluation, {"rows": [ROW]}, f"{path}: evaluations.{name}.")
-        stages.append({row["task"]: Count(row["successes"], row["episodes"]) for row in evaluation["rows"]})
+        place = f"{path}: evaluations.{name}"
+        if "eval_loss" in evaluation:
+            check(evaluation, LOSSES, place)
+            losses = evaluation["eval_loss"]
+        elif "comparison" in evaluation:
+            check(evaluation, OF_TWO, place)
+            changes = evaluation[CHANGES]
+        else:
+            check(evaluation, {"rows": [ROW]}, place)
+            stages.append({row["task"]: Count(row["successes"], row["episodes"]) for row in evaluation["rows"]})
     budget = content["budget"]
     return Run(
         content["stream"],
@@ -131,6 +146,8 @@ def _read(path: Path) -> Run:
         content["seed"],
         content["tasks"],
         stages,
+        losses,
+        changes,
         _seconds(content["commands"], content["seconds"]),
     )
 

@@ -12,6 +12,7 @@ from craft_trainer.evaluation.continual import (
     backward_transfer,
     negative_backward_transfer,
 )
+from craft_trainer.evaluation.metrics.mcq_comparison.paired import mean_interval
 from craft_trainer.evaluation.replicates import (
     QUARTER,
     Difference,
@@ -28,7 +29,13 @@ HEADS = {"old": "old tasks, %", "new": "new task, %"}
 
 
 def stream_table(runs: Sequence[Run]) -> Table:
-    """Every method on one stream: success with the 95 % Wilson interval over episodes, and seed by seed."""
+    """Every method on one stream: success with the 95 % Wilson interval over episodes, and seed by seed.
+
+    Of texts it is the loss of those that are learned, and what the questions say of the rest: :func:`_texts_row`.
+    """
+    if runs[0].losses:
+        columns = ("method", "seeds", "loss of the new texts", "each seed", "gold margin, nats", "right answers, pts")
+        return Table("", columns, [_texts_row(found) for found in by_method(runs).values()])
     if runs[0].groups:
         columns = ("method", "seeds", HEADS["old"], "each seed", HEADS["new"], "each seed")
         return Table("", columns, [_groups_row(found) for found in by_method(runs).values()])
@@ -55,6 +62,20 @@ def _sequence_row(runs: Sequence[Run]) -> tuple[str, ...]:
     ]
     average, bwt, nbt, auc = (100 * float(np.mean(values)) for values in measures)
     return runs[0].label, _seeds(runs), f"{average:.1f}", signed(bwt, ".1f"), signed(nbt, ".1f"), f"{auc:.1f}"
+
+
+def _texts_row(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The last loss, in nats a token, and the changes of the questions' gold margins and right answers since the start.
+
+    A change is averaged over the seeds question by question. Its 95 % interval is a bootstrap over the questions.
+    """
+    ends = [run.losses[-1] for run in runs]
+    row = [runs[0].label, _seeds(runs), f"{np.mean(ends):.3f}", " ".join(f"{end:.3f}" for end in ends)]
+    for change, scale, digits in (("margin_gold", 1, 3), ("correct", 100, 1)):
+        changes = scale * np.mean([run.changes[change] for run in runs], axis=0)
+        mean, low, high = (signed(end, f"+.{digits}f") for end in (float(changes.mean()), *mean_interval(changes)))
+        row.append(f"{mean} ({low} to {high})")
+    return tuple(row)
 
 
 def suite_table(runs: Sequence[Run]) -> Table:

@@ -8,7 +8,7 @@ from pretending import pretend
 from test_suite import STORY
 
 from craft_trainer.suites import running
-from craft_trainer.suites.expansion import cells
+from craft_trainer.suites.expansion import Step, cells
 from craft_trainer.suites.running import open_work, run_work
 from craft_trainer.suites.suite import Suite
 
@@ -87,3 +87,13 @@ def test_a_failure_stops_what_needs_it_alone(tmp_path):
         go(suite, tmp_path)
     assert (tmp_path / "raw/story/one/plain/seed0.json").is_file()
     assert not (tmp_path / "raw/story/one/agem").exists()
+
+
+def test_of_a_comparison_every_question_keeps_its_change(tmp_path):
+    before = [{"id": "a", "correct": True, "margin_gold": 0.5}, {"id": "b", "correct": False, "margin_gold": -0.25}]
+    after = [{"id": "b", "correct": True, "margin_gold": 0.25}, {"id": "a", "correct": True, "margin_gold": 0.25}]
+    document = {"items": [*before, {"id": "c", "correct": True, "margin_gold": 1.0}], "compare": {"items": after}}
+    result = tmp_path / "asked.json"
+    result.write_text(json.dumps(document | {"comparison": {"num_items": 2}, "sha256": "of all this"}))
+    kept = running._read(Step("asked", ("mcq",), result, result, (), frozenset()))
+    assert kept == {"comparison": {"num_items": 2}, "changes": {"correct": [0, 1], "margin_gold": [-0.25, 0.5]}}

@@ -155,3 +155,31 @@ def test_the_tables_of_the_documentation_are_those_of_the_raw_results(page):
 
 def test_some_page_has_tables():
     assert DOCS / "results.md" in PAGES
+
+
+def text_cell(raw, method, seed, losses, correct, margin_gold):
+    """A raw result of texts: the losses while training, and what a comparison with the start found."""
+    content = {"schema": 1, "suite": "texts", "stream": "one", "tasks": {"start": "m"}, "method": method}
+    content |= {"label": method, "budget": None, "seed": seed, "seconds": {}, "commands": COMMANDS}
+    asked = {"comparison": {"conclusion": "…"}, "changes": {"correct": correct, "margin_gold": margin_gold}}
+    content |= {"evaluations": {"student": {"eval_loss": losses}, "asked": asked}}
+    write_json(raw / "texts" / "one" / method / f"seed{seed}.json", checked(content))
+
+
+def test_texts(tmp_path):
+    text_cell(tmp_path, "plain", 0, [2.0, 1.5], [-1, 0, 0, 0], [-0.4, 0.0, -0.2, -0.2])
+    text_cell(tmp_path, "plain", 1, [2.0, 1.0], [-1, 0, -1, 0], [-0.4, -0.2, -0.2, 0.0])
+    text_cell(tmp_path, "craft", 0, [2.0, 1.6], [0, 0, 0, 0], [0.1, 0.1, 0.1, 0.1])
+    rows = table(tmp_path, "texts/one")
+    assert rows[2][:4] == ["plain", "0, 1", "1.250", "1.500 1.000"]
+    assert rows[3] == ["craft", "0", "1.600", "1.600", "+0.100 (+0.100 to +0.100)", "+0.0 (+0.0 to +0.0)"]
+    assert rows[2][4].startswith("−0.200 (")  # by question −0.4 −0.1 −0.2 −0.1
+    assert rows[2][5].startswith("−37.5 (−")  # by question −1 0 −½ 0
+    low, high = (float(end.replace("−", "-")) for end in rows[2][4].partition("(")[2].strip(")").split(" to "))
+    assert -0.4 <= low < -0.2 < high <= -0.1
+
+
+def test_a_comparison_without_its_questions(tmp_path):
+    text_cell(tmp_path, "plain", 0, [2.0, 1.5], [], [])
+    with pytest.raises(ValueError, match=r"seed0.json: evaluations.asked.changes.correct is .* write the file again"):
+        table(tmp_path, "texts/one")
