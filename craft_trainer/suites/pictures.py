@@ -111,8 +111,10 @@ def frontier_picture(runs: Sequence[Run]) -> Picture:
         Point(mine[0].name, mine[0].label, *(average(mine, group) for group in GROUPS))
         for mine in by_method(comparable).values()
     ]
-    good = [point for point in points if min(point.old.mean, point.new.mean) >= GOOD]
-    title = f"{len(good)} of {len(points)} do the old tasks and the new one in {100 * GOOD:.0f} % of episodes or more"
+    good = [point.label for point in points if min(point.old.mean, point.new.mean) >= GOOD]
+    which = " and ".join(good) if 0 < len(good) < 3 else f"{len(good)} of {len(points)}"
+    verb = "does" if len(good) == 1 else "do"
+    title = f"{which} {verb} the old tasks and the new one in {100 * GOOD:.0f} % of the episodes or more"
     description = (
         f"Success on the old tasks against the new one in %; {_coverage(comparable)}. "
         "Lines are 95 % intervals over seeds."

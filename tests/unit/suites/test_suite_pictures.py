@@ -48,8 +48,11 @@ def test_averages_are_of_the_same_streams():
         frontier_picture([run("plain", 1), run("slow", 1, stream="two")])
 
 
-def test_frontier_counts_what_does_both():
-    assert frontier_picture(RUNS).title.startswith("2 of 5 do the old tasks and the new one in 95 %")
+def test_frontier_names_what_does_both():
+    both = "words of replay, 200 anchors and words of views, 200 anchors do the old tasks and the new one in 95 %"
+    assert frontier_picture(RUNS).title.startswith(both)
+    assert frontier_picture([*RUNS, run("third", 10)]).title.startswith("3 of 6 do the old tasks and the new one")
+    assert frontier_picture([run("plain", 1), run("third", 10)]).title.startswith("words of third does the old tasks")
     assert "words of views, 20 anchors" in text(frontier_picture(RUNS).svg("name"))
 
 
