@@ -68,6 +68,7 @@ QUICK = {  # of every folder a file whose tests take seconds: what --quick runs
     "unit/cli": "test_arguments.py",
     "unit/costs": "test_mcq_bench.py",
     "unit/evaluation": "test_prompts.py",
+    "unit/files": "test_leftovers.py",
     "unit/hub": "test_facts.py",
     "unit/language": "test_one_text.py",
     "unit/losses": "test_hidden.py",

@@ -8,6 +8,7 @@ from accelerate.utils import send_to_device
 
 from craft_trainer.anchors.features import Features, FeatureSpec, extract
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.models.noise import forked_rng
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-6}  # of the largest number of a feature
 HALF_TOLERANCE = 5e-2
@@ -50,7 +51,6 @@ def require_held(
 
 @torch.no_grad()
 def _features(model: AnchoredModel, batch: Mapping[str, Any], specs: Sequence[FeatureSpec], seed: int) -> Features:
-    device = next(model.network.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(next(model.network.parameters()).device):
         torch.manual_seed(seed)
         return extract(model, batch, specs, output=False)

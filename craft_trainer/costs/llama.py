@@ -43,33 +43,24 @@ QUICK = Size(hidden=32, intermediate=64, layers=2, heads=2, vocabulary=64, large
 def language_model(size: Size) -> Any:
     """A Llama with random weights."""
     return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=size.vocabulary,
-            hidden_size=size.hidden,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            num_key_value_heads=size.kv_heads or size.heads,
-            max_position_embeddings=size.tokens,
-            tie_word_embeddings=True,
-        )
+        LlamaConfig(**_sizes(size), num_key_value_heads=size.kv_heads or size.heads, tie_word_embeddings=True)
     )
 
 
 def encoder(size: Size) -> Any:
     """A BERT of that size with random weights, which predicts words; without dropout."""
-    return BertForMaskedLM(
-        BertConfig(
-            vocab_size=size.vocabulary,
-            hidden_size=size.hidden,
-            intermediate_size=size.intermediate,
-            num_hidden_layers=size.layers,
-            num_attention_heads=size.heads,
-            max_position_embeddings=size.tokens,
-            hidden_dropout_prob=0.0,
-            attention_probs_dropout_prob=0.0,
-        )
-    )
+    return BertForMaskedLM(BertConfig(**_sizes(size), hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+
+
+def _sizes(size: Size) -> dict[str, int]:
+    return {
+        "vocab_size": size.vocabulary,
+        "hidden_size": size.hidden,
+        "intermediate_size": size.intermediate,
+        "num_hidden_layers": size.layers,
+        "num_attention_heads": size.heads,
+        "max_position_embeddings": size.tokens,
+    }
 
 
 def token_batch(size: Size, num_samples: int) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor, nn
 
 from craft_trainer.models.base import Batch, TokenLayout
+from craft_trainer.models.noise import forked_rng
 from craft_trainer.models.policies.family import PolicyFamily
 
 UNLIKE = {  # policy types that are not trained on demonstrations alone
@@ -34,8 +35,7 @@ def predict(policy: PreTrainedPolicy, inputs: Batch) -> Tensor:
     Raises:
         ValueError: the pass ended, so it was its output that was asked for.
     """
-    device = next(policy.parameters()).device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+    with forked_rng(next(policy.parameters()).device):
         policy.forward(dict(inputs))
     raise ValueError(
         f"what a {policy.config.type} gives beside its loss is not known, and no layer ended the pass: hold hidden "

@@ -37,6 +37,22 @@ class TokenLayout:
     image: Bool[Tensor, "batch tokens"] | None = None
 
 
+class PlainInputs:
+    """Inputs of which every tensor has an entry per sample, no image has 8 bits a colour, and nothing is random."""
+
+    def image_keys(self) -> list[str]:
+        """None: pixels are numbers, of any scale."""
+        return []
+
+    def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
+        """Nothing random goes into it."""
+        return {}
+
+    def packed(self, batch: Batch) -> dict[str, list[int]]:
+        """Every tensor has one entry per sample."""
+        return {}
+
+
 @runtime_checkable
 class AnchoredModel(Protocol):
     """A trainable module whose behaviour on anchors can be compared with its teacher's.

@@ -1,7 +1,6 @@
 """HuggingFace models of most shapes, as the anchors see them: encoders, encoder–decoders, SentenceTransformers."""
 
 import re
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.models.auto import modeling_auto
 from transformers.utils.generic import find_labels
 
-from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest
+from craft_trainer.models.base import AT_INPUT, Batch, PlainInputs, TokenLayout, weights_digest
 from craft_trainer.models.configuration import configuration_digest, module_configurations
 from craft_trainer.models.pooling import pool
 from craft_trainer.models.quantization import keep_layout, method_of
@@ -40,7 +39,7 @@ LABELS_IN_PLACE = {
 }
 
 
-class GeneralModel:
+class GeneralModel(PlainInputs):
     """A view of a HuggingFace model; the model itself is what Trainer trains and saves.
 
     A batch holds arguments of the model's ``forward``: tokens with their ``attention_mask``, or pixels, and for a
@@ -145,18 +144,6 @@ class GeneralModel:
         """Arguments of the model's ``forward`` that it computes a loss from."""
         named: list[str] = find_labels(type(self._encoder))
         return named
-
-    def image_keys(self) -> list[str]:
-        """Pixels have gone through the processor: they are numbers, no longer images of 8 bits a colour."""
-        return []
-
-    def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Nothing random goes into it."""
-        return {}
-
-    def packed(self, batch: Batch) -> dict[str, list[int]]:
-        """Every tensor has one entry per sample."""
-        return {}
 
     @property
     def task_loss(self) -> TaskLoss | None:

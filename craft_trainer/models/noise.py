@@ -1,6 +1,7 @@
 """Noise that a policy starts to denoise from: drawn for each row of a dataset, then an input like others."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
@@ -9,6 +10,11 @@ from craft_trainer.models.base import Batch
 
 OWN_ACTIONS = 2**32  # added to a row: what its own actions start from is not what is added to them afterwards
 NOISE = "noise/"  # prefix of the keys of a batch that hold what a policy denoises
+
+
+def forked_rng(device: torch.device) -> AbstractContextManager[None]:
+    """Inside, draws of torch's generators, of the CPU and of ``device``, are undone at the end."""
+    return torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
 
 
 def noise_of_rows(rows: Sequence[int], draw: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from lerobot.utils.constants import ACTION
 from torch import Tensor
 
 from craft_trainer.models.base import Batch
-from craft_trainer.models.noise import OWN_ACTIONS
+from craft_trainer.models.noise import OWN_ACTIONS, forked_rng
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
@@ -32,7 +32,7 @@ def own_actions(
         )
     seen = set(model.input_keys()) - set(model.target_keys())
     chunks = []
-    with torch.random.fork_rng(devices=[model.device] if model.device.type == "cuda" else []):
+    with forked_rng(model.device):
         for place, row in enumerate(rows):
             torch.manual_seed(OWN_ACTIONS + row)
             sample = {key: value[place : place + 1] for key, value in batch.items() if key in seen}

@@ -11,12 +11,12 @@ from jaxtyping import Float
 from safetensors.torch import load_model
 from torch import Tensor, nn
 
-from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout, weights_digest, without_padding
+from craft_trainer.models.base import AT_INPUT, Batch, PlainInputs, TokenLayout, weights_digest, without_padding
 from craft_trainer.models.general import base_model
 from craft_trainer.models.pretrained import WEIGHTS_FILE
 
 
-class TorchModel(nn.Module):
+class TorchModel(PlainInputs, nn.Module):
     """A network of your own (or of timm, torchvision, …) with its loss, as Trainer takes it and as anchors see it.
 
     ``forward(**batch)`` gives ``{"loss": loss(output, batch)}``, output = network(*inputs). Checkpoints hold the
@@ -108,18 +108,6 @@ class TorchModel(nn.Module):
     def label_keys(self) -> list[str]:
         """The keys that the loss alone reads."""
         return self._labels
-
-    def image_keys(self) -> list[str]:
-        """None: pixels are numbers, of any scale."""
-        return []
-
-    def noise(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Nothing random goes into it."""
-        return {}
-
-    def packed(self, batch: Batch) -> dict[str, list[int]]:
-        """Every tensor has one entry per sample."""
-        return {}
 
     def fingerprint(self) -> dict[str, str]:
         """SHA-256 of the weights: what else decides the output of a module is not known."""

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from torch import nn
 from torch.utils.data import Subset
@@ -12,26 +11,17 @@ from transformers import TrainingArguments
 
 from craft_trainer.anchors import auto
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec, feature_specs, layer_paths
+from craft_trainer.anchors.features import DEFAULT_TOP_K, feature_specs, layer_paths
 from craft_trainer.anchors.processes import Processes
 from craft_trainer.anchors.sources.frames import Frames
-from craft_trainer.language.anchoring import by_length, own_texts
+from craft_trainer.language.auto import auto_texts
 from craft_trainer.language.checkpoints import Checkpoint
-from craft_trainer.language.source import QUANTIZATION, TEACHER_DTYPE
-from craft_trainer.models.base import AnchoredModel
 from craft_trainer.models.causal_lm import CausalLM
-from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.general import base_model
-from craft_trainer.models.quantization import quantised_when_loaded
 from craft_trainer.models.vision_language import VisionLanguage
 from craft_trainer.training.distribution import require_whole
 from craft_trainer.training.drift import preserve_rng_state
-
-NUM_TEXTS = 512  # that a language model writes itself, as in configs/anchors/lm.yaml
-NUM_TOKENS = 128  # of a text, at most; fewer if the model has fewer positions
-TEXT_BATCH = 16
-SEED = 0
 
 
 def own_anchors(
@@ -74,16 +64,8 @@ def own_anchors(
             taken = f"{counts} ({views}), which {path} labels itself"
         elif isinstance(view, CausalLM | VisionLanguage):
             specs = feature_specs(layer_paths(view, layers).values(), pooling)
-            cache = text_anchors(
-                Checkpoint(model, with_tokens(processor)),
-                view,
-                folder,
-                processes,
-                specs=specs,
-                num_tokens=num_tokens,
-                path=path,
-                device=args.device,
-            )
+            building = {"specs": specs, "num_tokens": num_tokens, "path": path, "device": args.device}
+            cache = auto_texts(Checkpoint(model, processor), view, folder, processes, **building)
             most = cache.provenance.data["own_tokens"]
             taken = f"{len(cache)} texts that {path} writes itself, each of at most {most} tokens"
         else:
@@ -106,57 +88,3 @@ def frames_of(dataset: Any) -> Frames:
             "craft_trainer.anchors.auto.auto_anchors(model, dataset, folder)"
         )
     return whole
-
-
-def with_tokens(processor: Any) -> Any:
-    """``processor``, if texts can be written with it; a ValueError otherwise."""
-    if not hasattr(getattr(processor, "tokenizer", processor), "eos_token_id"):
-        raise ValueError(
-            "anchors: auto lets the model write texts, and needs its tokenizer for that: give it as processing_class, "
-            "or build a cache with craft_trainer.anchors.building.build_anchor_cache"
-        )
-    return processor
-
-
-def text_anchors(
-    checkpoint: Checkpoint,
-    teacher: AnchoredModel,
-    folder: Path,
-    processes: Processes,
-    *,
-    specs: Sequence[FeatureSpec],
-    num_tokens: int,
-    path: str,
-    device: torch.device,
-) -> AnchorCache:
-    """Texts that the model writes from nothing on ``device``, in the cache ``folder``, or those of an earlier start."""
-    positions = Embeddings.of(checkpoint.model).positions
-    new_tokens = NUM_TOKENS if positions is None else min(NUM_TOKENS, positions - 1)  # a text begins with one more
-    made = {"source": "own_texts", "frames": NUM_TEXTS, "own_tokens": new_tokens, "num_tokens": num_tokens}
-    if found := auto.made_before(folder, teacher, specs, made):
-        return found
-    before = next(checkpoint.model.parameters()).device
-    if before != device:
-        checkpoint.model.to(device)
-    writing = {"new_tokens": new_tokens, "batch_size": TEXT_BATCH, "seed": SEED}
-    texts = processes.once(lambda: own_texts(checkpoint, None, NUM_TEXTS, **writing))
-    rows = by_length(texts.lengths, range(len(texts)))
-    told = {"dataset": "written by the teacher", TEACHER_DTYPE: str(checkpoint.model.dtype).removeprefix("torch.")}
-    if quantization := quantised_when_loaded(base_model(checkpoint.model)):
-        told[QUANTIZATION] = quantization
-    cache = auto.build_auto(
-        teacher,
-        texts.batch,
-        folder,
-        rows=rows,
-        groups=[texts.groups[row] for row in rows],
-        specs=specs,
-        source={**told, **made, "fingerprint": texts.fingerprint()},
-        teacher_path=path,
-        batch_size=TEXT_BATCH,
-        num_tokens=num_tokens,
-        processes=processes,
-    )
-    if before != device:
-        checkpoint.model.to(before)
-    return cache

@@ -4,17 +4,15 @@ import logging
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from craft_trainer.training.callbacks import RetentionHistory
 from craft_trainer.training.config import RetentionArguments, retention_settings
 from craft_trainer.training.distribution import engine_that_hides, hidden_by
-from craft_trainer.training.guards import GradientGuard, own_step
+from craft_trainer.training.guards import own_step
 from craft_trainer.training.step import joint_step, joint_weight
 
 VISIBLE = "use DDP (`accelerate launch --multi_gpu`) or FSDP version 2 (`fsdp_version: 2`)"
@@ -115,20 +113,14 @@ def joined_loss(trainer: Any, model: nn.Module, loss: Tensor) -> Tensor:
     Raises:
         FloatingPointError: either is not finite, and there is no fp16 scaler to skip the step.
     """
-    history, step = trainer.callback_of(RetentionHistory), trainer.state.global_step
-    history.add_task_loss(loss.detach())
-    if not trainer.accelerator.sync_gradients:
-        return loss
-    task_loss = history.take_task_loss()
-    trainer.callback_of(GradientGuard).follow(trainer.model)
-    if not trainer.retention.is_due(step):
+    task_loss = trainer.task_loss_beside(loss.detach())
+    if task_loss is None:
         return loss
     retention_pass = trainer.retention_pass(trainer.retention, task_loss)
-    done = joint_step(retention_pass, step=step + 1)
+    done = joint_step(retention_pass, step=trainer.state.global_step + 1)
     finite = math.isfinite(done.task_loss) and math.isfinite(done.retention_loss)
     trainer.require_finite({"the task loss": done.task_loss, "L_retain": done.retention_loss})
-    trainer.dual.step_with_optimizer(partial(trainer.retention.step, trainer.dual, retention_pass, finite=finite))
-    history.add(done, None, retention_pass.group_states)
+    trainer.end_step(trainer.retention, retention_pass, done, None, finite=finite)
     joined: Tensor = loss + joint_weight(trainer.settings, retention_pass) * retention_pass.loss
     if isinstance(model, DistributedDataParallel) and model.find_unused_parameters and not model.static_graph:
         model.reducer.prepare_for_backward([joined])  # DDP has seen what the task's output reaches, alone

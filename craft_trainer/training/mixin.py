@@ -26,7 +26,7 @@ from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import Merge
 from craft_trainer.training.auto import own_anchors
-from craft_trainer.training.callbacks import TASK_KL, DualState, RetentionHistory
+from craft_trainer.training.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
 from craft_trainer.training.config import retention_settings
 from craft_trainer.training.console import write_short_lines
 from craft_trainer.training.distribution import (
@@ -148,15 +148,21 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         cost = self.callback_of(PassCost)
         with cost.task_pass():
             loss: Tensor = super().training_step(model, inputs, num_items_in_batch)
+        task_loss = self.task_loss_beside(loss)
+        if task_loss is not None:
+            with cost.retention_pass():
+                self._retention_step(self.retention, task_loss)
+        return loss
+
+    def task_loss_beside(self, loss: Tensor) -> Tensor | None:
+        """Add the ``loss`` of a micro-batch to its step's; L_task of the step that ends, if a retention pass is due."""
         history = self.callback_of(RetentionHistory)
         history.add_task_loss(loss)
-        if self.accelerator.sync_gradients:
-            task_loss = history.take_task_loss()
-            self.callback_of(GradientGuard).follow(self.model)
-            if self.retention.is_due(self.state.global_step):
-                with cost.retention_pass():
-                    self._retention_step(self.retention, task_loss)
-        return loss
+        if not self.accelerator.sync_gradients:
+            return None
+        task_loss: Tensor = history.take_task_loss()
+        self.callback_of(GradientGuard).follow(self.model)
+        return task_loss if self.retention is not None and self.retention.is_due(self.state.global_step) else None
 
     def _retention_step(self, retention: Retention, task_loss: Tensor) -> None:
         """g_task and g_retain become one gradient; λ takes its step."""
@@ -176,11 +182,16 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             merged = merge.finish(average=retention.averages_gradients)  # surgery
         norms = {"|g_task|²": float(merged.gram[0, 0]), "|g_retain|²": float(merged.gram[1, 1])}
         self.require_finite({"L_retain": retention_pass.constraint.retention_loss, **norms})
-        self.dual.step_with_optimizer(partial(retention.step, self.dual, retention_pass, finite=merged.finite))  # dual
-
         scale = 1.0 if scaler is None else float(scaler.get_scale())
         done = craft_step(settings, retention_pass, merged, scale=scale, step=step + 1)
-        self.callback_of(RetentionHistory).add(done, angle, retention_pass.group_states)
+        self.end_step(retention, retention_pass, done, angle, finite=merged.finite)
+
+    def end_step(
+        self, retention: Retention, found: RetentionPass, done: CraftStep, angle: UpdateAngle | None, *, finite: bool
+    ) -> None:
+        """Let λ take its step with the optimizer, unless losses or gradients are not ``finite``; write the history."""
+        self.dual.step_with_optimizer(partial(retention.step, self.dual, found, finite=finite))
+        self.callback_of(RetentionHistory).add(done, angle, found.group_states)
 
     def retention_pass(self, retention: Retention, task_loss: Tensor) -> RetentionPass:
         """L_retain on this step's anchors; before the first step the student must equal its teacher."""

@@ -16,11 +16,11 @@ from transformers import BertConfig, BertForSequenceClassification, set_seed
 from craft_trainer.anchors import auto, building
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.cli.main import main
+from craft_trainer.language import auto as of_texts
 from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.lerobot_dataset import PolicyDataset, collate
-from craft_trainer.training import auto as of_runs
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
 from craft_trainer.training.trainer import CraftTrainer
@@ -37,7 +37,7 @@ def few(monkeypatch):
     monkeypatch.setattr(auto, "NUM_FRAMES", FRAMES)
     monkeypatch.setattr(auto, "NUM_STATES", STATES)
     monkeypatch.setattr(auto, "NUM_VIEWS", VIEWS)
-    monkeypatch.setattr(of_runs, "NUM_TEXTS", TEXTS)
+    monkeypatch.setattr(of_texts, "NUM_TEXTS", TEXTS)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +195,7 @@ def test_a_language_model_is_held_on_its_own_texts(train_texts, texts, tmp_path,
 def test_a_resumed_language_model_is_held_by_what_it_wrote_at_the_start(train_texts, tmp_path, monkeypatch):
     assert train_texts(tmp_path / "whole", **SAVED) == 0
     assert train_texts(tmp_path / "run", **SAVED, max_steps=2) == 0
-    monkeypatch.setattr(of_runs, "own_texts", None)
+    monkeypatch.setattr(of_texts, "own_texts", None)
     assert train_texts(tmp_path / "run", **SAVED, resume_from_checkpoint="last") == 0
     assert_same_weights(tmp_path / "whole", tmp_path / "run")
 

@@ -14,12 +14,12 @@ from vlm_processors import vlm_and_processor
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.cli.main import main
+from craft_trainer.language import auto
 from craft_trainer.language.anchoring import adapter_anchors
 from craft_trainer.language.checkpoints import Lora, load_checkpoint
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.pretrained import load_model
-from craft_trainer.training import auto
 
 pytest.importorskip("bitsandbytes")
 
