@@ -50,6 +50,20 @@ class Help(argparse.Action):
         parser.exit()
 
 
+class WithDefaults(argparse.HelpFormatter):
+    """Writes the default of an option behind its help, as one would type it; none where the help says what happens."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        told, default = action.help, action.default
+        if action.required and told:
+            return f"{told} (must be given)"
+        if told is None or default is argparse.SUPPRESS or default is None or default == []:
+            return told
+        typed = " ".join(map(str, default)) if isinstance(default, list) else default
+        shown = str(typed).lower() if isinstance(typed, bool) else str(typed)
+        return f"{told} (default: {shown.replace('%', '%%')})"
+
+
 class CommandParser(argparse.ArgumentParser):
     """The parser of a command. Its help lists options below the headings of their classes.
 
@@ -71,7 +85,7 @@ class CommandParser(argparse.ArgumentParser):
             prog=f"craft-trainer {command}",
             usage="%(prog)s [--config FILE.yaml] [--key value ...]",
             epilog=f"example: {example}",
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=WithDefaults,
             allow_abbrev=False,
             add_help=False,
         )

@@ -16,7 +16,7 @@ class PullArguments:
 
     repo: str = option("dataset repository of the Hub, owner/name or owner/name@revision")
     output_dir: str = option("folder of the cache; it must not exist")
-    revision: str | None = option("branch, tag or commit", None)
+    revision: str | None = option("branch, tag or commit; by default that of repo, else main", None)
 
 
 def run(arguments: PullArguments) -> None:

@@ -17,7 +17,7 @@ class PushArguments:
     cache: str = option("folder of an anchor cache")
     repo: str = option("dataset repository of the Hub, owner/name; it is made if it is not there")
     private: bool = option("a repository that is made is private", False)
-    revision: str | None = option("branch to push to; it is made if it is not there", None)
+    revision: str | None = option("branch to push to, by default main; it is made if it is not there", None)
 
 
 def run(arguments: PushArguments) -> None:

@@ -20,14 +20,14 @@ class McqArguments:
     data: str = option("JSON lines, the folder of a dataset, or a dataset of the Hub")
     output: str = option("JSON file for the result; what is done is kept beside it until then", "mcq.json")
     compare: str | None = option("a second checkpoint on the same questions; differences are compare − model", None)
-    split: str | None = option("of a dataset", None)
-    data_revision: str | None = option("branch, tag or commit of a dataset of the Hub", None)
+    split: str | None = option("of a dataset; by default its only one", None)
+    data_revision: str | None = option("branch, tag or commit of a dataset of the Hub; by default main", None)
     data_config: str | None = option("configuration of a dataset that has several", None)
     columns: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
         "our names to those of the data: question=prompt,answer_index=gold (or JSON)", None
     )
     on_bad_row: str = option("error, or skip: leave bad rows out and list them in the result", "error")
-    limit: int | None = option("only so many questions, from the start", None)
+    limit: int | None = option("only so many questions, from the start; by default all", None)
     template: str | None = option(
         "prompt with {question}, {image}, {choices}; by default lm-evaluation-harness's", None
     )

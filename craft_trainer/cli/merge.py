@@ -32,7 +32,8 @@ class MergeArguments(LoadArguments, TextArguments):
     anchors: str = option("anchor cache of the teacher: a folder or a Hub repository")
     output_dir: str = option("folder for the merged checkpoint, with the curve as merge.json and merge.svg")
     retention: float | None = option(
-        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention; in (0, 1)",
+        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention; in (0, 1); by "
+        "default epsilon is as it is given",
         None,
     )
     epsilon: float = option("largest L_retain allowed, in units of the teacher's variance or entropy; > 0", 0.01)

@@ -23,7 +23,7 @@ class PushArguments:
         None,
     )
     private: bool | None = option("a repository that is made is private; by default what its owner has set", None)
-    revision: str | None = option("branch to push to; it is made if it is not there", None)
+    revision: str | None = option("branch to push to, by default main; it is made if it is not there", None)
     results: str | None = option("results.json whose table and figure the card shows; by default that in the run", None)
     checkpoints: bool = option("the checkpoints as well, with the state to resume from", False)
 

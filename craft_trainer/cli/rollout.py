@@ -43,7 +43,7 @@ class RolloutArguments:
         "with env: fields of LeRobot's configuration of it, e.g. episode_length, obs_type (a mapping, or JSON)", None
     )
     device: str | None = option("cpu, cuda, …; by default the policy's own", None)
-    output: str | None = option("JSON file for the result", None)
+    output: str | None = option("JSON file for the result; by default it is only printed", None)
 
     def __post_init__(self) -> None:
         self.rename = json_mapping("rename", self.rename)

@@ -40,7 +40,7 @@ class TextArguments:
         False,
     )
     on_bad_row: str = option("error, or skip: leave bad rows out and count them", "error")
-    dataset_num_proc: int | None = option("processes that turn texts into tokens", None)
+    dataset_num_proc: int | None = option("processes that turn texts into tokens; by default this one alone", None)
 
     def __post_init__(self) -> None:
         self.columns = pairs_or_json("columns", self.columns)

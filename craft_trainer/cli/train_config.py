@@ -12,7 +12,8 @@ def _by_family(name: str) -> Any:
     """Make the field ``name`` of a configuration without a default; its help names that of each family."""
     usual, of_texts = (kind.__dataclass_fields__[name] for kind in (CraftConfig, LanguageConfig))
     return option(
-        f"{help_of(usual)}; by default {_shown(usual)} of a policy, {_shown(of_texts)} of a language model", None
+        f"{help_of(usual).rstrip('.')}; by default {_shown(usual)} of a policy, {_shown(of_texts)} of a language model",
+        None,
     )
 
 

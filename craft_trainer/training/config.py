@@ -58,6 +58,11 @@ class CraftConfig(RetentionArguments, TrainingArguments):  # type: ignore[misc] 
     """
 
     remove_unused_columns: bool | None = option("policies read columns by name, so none is removed", False)
+    resume_from_checkpoint: str | None = option(
+        "of the command, to go on with an interrupted run: last (the newest whole checkpoint in output_dir), or a "
+        "checkpoint's folder; by default the run begins anew",
+        None,
+    )
 
 
 def retention_settings(args: TrainingArguments) -> RetentionSettings:

@@ -71,7 +71,8 @@ class RetentionSettings:
         "craft",
     )
     retention: float | None = option(
-        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention; in (0, 1)",
+        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention; in (0, 1); by "
+        "default epsilon is as it is given",
         None,
     )
     retention_terms: list[str] = option(

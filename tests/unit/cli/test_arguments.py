@@ -8,6 +8,7 @@ import pytest
 
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.hints import nearest
+from craft_trainer.cli.main import main
 from craft_trainer.options import json_mapping, option, split_list
 from craft_trainer.training.config import CraftConfig
 
@@ -267,6 +268,42 @@ def test_help_shows_every_option_its_default_and_the_example(capsys: pytest.Capt
     assert "example: craft-trainer cook --dish soup" in text
     for word in ("--dish", "--minutes", "how long (default: 10)", "--config", "--herbs"):
         assert word in text
+
+
+def test_help_says_none_of_no_option_and_writes_defaults_as_one_types_them(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail with argparse's own formatter: `(default: None)`, `(default: ['salt'])`."""
+
+    @dataclass
+    class Served:
+        guests: int = option("how many")
+        oven: str | None = option("where; by default on the fire", None)
+        spices: list[str] = option("what is in it", ["salt", "thyme"])
+        herbs: list[str] = option("what else", [])
+        vegan: bool = option("without meat", False)
+
+    with pytest.raises(SystemExit):
+        parse_all("cook", "", [Served], ["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for said in (
+        "how many (must be given)",
+        "on the fire --",
+        "in it (default: salt thyme)",
+        "else --",
+        "(default: false)",
+    ):
+        assert said in text
+    assert "None" not in text
+
+
+@pytest.mark.parametrize("word", [[], ["all"]])
+def test_help_of_train_names_what_happens_without_an_option(word: list[str], capsys) -> None:
+    """Seen to fail: `--retention` said `(default: None)`, and `--resume_from_checkpoint` not that it takes `last`."""
+    with pytest.raises(SystemExit):
+        main(["train", "--help", *word])
+    text = " ".join(capsys.readouterr().out.split())
+    assert "(default: None)" not in text
+    assert "by default epsilon is as it is given" in text
+    assert "last (the newest whole checkpoint in output_dir)" in text
 
 
 def test_several_dataclasses_share_one_file(recipe: Any) -> None:
