@@ -12,7 +12,7 @@ from craft_trainer.evaluation.continual import (
     backward_transfer,
     negative_backward_transfer,
 )
-from craft_trainer.evaluation.metrics.mcq_comparison.paired import mean_interval
+from craft_trainer.evaluation.metrics.mcq_comparison.intervals import mean_interval
 from craft_trainer.evaluation.replicates import (
     QUARTER,
     Difference,

@@ -10,15 +10,17 @@ import pytest
 stats = pytest.importorskip("scipy.stats", reason="pip install 'craft-trainer[mcq]': the statistics are scipy's")
 pytest.importorskip("statsmodels", reason="pip install 'craft-trainer[mcq]': the McNemar test is statsmodels'")
 
+from craft_trainer.evaluation.metrics.mcq_comparison.intervals import (  # noqa: E402
+    items_needed,
+    mcnemar_p,
+    mean_interval,
+)
 from craft_trainer.evaluation.metrics.mcq_comparison.paired import (  # noqa: E402
     VERDICTS,
     accuracy_verdict,
     compare,
     conclude,
-    items_needed,
     margin_verdict,
-    mcnemar_p,
-    mean_interval,
 )
 
 
@@ -81,11 +83,11 @@ def test_the_interval_is_near_the_paired_normal_one():
 
 
 def test_both_kinds_of_interval_agree_where_one_takes_over(monkeypatch):
-    from craft_trainer.evaluation.metrics.mcq_comparison import paired
+    from craft_trainer.evaluation.metrics.mcq_comparison import intervals
 
     changes = np.random.default_rng(3).exponential(2, 2000) - 2.1
     accelerated = mean_interval(changes, num_resamples=1999)
-    monkeypatch.setattr(paired, "MOST_ITEMS_FOR_BCA", 0)
+    monkeypatch.setattr(intervals, "MOST_ITEMS_FOR_BCA", 0)
     assert mean_interval(changes, num_resamples=1999) == pytest.approx(accelerated, abs=0.02)
 
 

@@ -7,7 +7,9 @@ import datasets
 import evaluate
 import numpy as np
 
-from .paired import NUM_RESAMPLES, compare
+# `evaluate` brings the files that are named in this one, and paired.py needs the first of them.
+from .intervals import NUM_RESAMPLES
+from .paired import compare
 
 DESCRIPTION = """Did the second model lose or gain on these multiple-choice items? Takes the log-likelihoods that two
 models give to the choices of the same questions. Gives both accuracies, their difference with a paired bootstrap
