@@ -100,7 +100,7 @@ def whole(toys):
 
 
 def test_without_anchors_it_is_trainer(toys):
-    """Bit for bit: weights, and every number that is logged."""
+    """Bit for bit: weights, and every number that is logged. Seen to fail with one random number drawn before."""
     plain, ours = toys.trained("plain", plain=True), toys.trained("craft")
     assert_same_weights(weights(plain), weights(ours))
     assert logs(plain) == logs(ours)
@@ -115,6 +115,7 @@ def test_an_untouched_student_has_lost_nothing(toys, whole):
 
 
 def test_a_run_resumes_bit_for_bit(toys, whole):
+    """Weights, λ and the history. Seen to fail with λ left as it begins."""
     resumed = toys.trained("again", anchors=toys.anchors, resume=str(toys.folder / "whole" / "checkpoint-2"), **SAVING)
     assert_same_weights(weights(whole), weights(resumed))
     assert whole.dual.state() == resumed.dual.state()
@@ -122,7 +123,10 @@ def test_a_run_resumes_bit_for_bit(toys, whole):
 
 
 def test_what_was_lost_comes_back(toys):
-    """L_retain falls from a student that has forgotten, where λ makes it count a hundred times the task."""
+    """L_retain falls from a student that has forgotten, where λ makes it count a hundred times the task.
+
+    Seen to fail with a gradient of retention that is 0.
+    """
     student, generator = toys.student(), torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in student.parameters():
@@ -145,7 +149,10 @@ def test_what_was_lost_comes_back(toys):
 
 
 def test_a_cache_holds_what_a_live_teacher_does(toys):
-    """The base of an adapter, asked beforehand or at every step; where no adapter is, the model in other batches."""
+    """The base of an adapter, asked beforehand or at every step; where no adapter is, the model in other batches.
+
+    Seen to fail with the teacher asked with its adapter on.
+    """
     teacher = as_anchored_model(toys.make())
     assert max(deviations(toys.anchors, teacher, num_rows=NUM_ANCHORS, batch_size=5).values()) < 1e-4
     if not toys.family.adapted:
