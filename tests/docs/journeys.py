@@ -68,6 +68,7 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r"scripts/policy_memory\.py": "scripts/policy_memory.py",  # minutes at full width, by hand
     r"lerobot-edit-dataset": "tests/docs/command_line.py",  # parsed by LeRobot's own parser
     r"scripts/instructions\.py": "scripts/instructions.py",  # three seeds of training, by hand
+    r"scripts/spaces\.py": "tests/hub/test_questions_and_metrics.py",  # to a double of the Hub
     r"scripts/digits\.py": "scripts/digits.py",  # where Avalanche is installed, by hand
     r"python tests/reliability/": "tests/reliability/test_kills.py",  # hours; this is the short form
     r"-m full_size": "tests/integration/test_full_size.py",  # 20 GB

@@ -7,22 +7,22 @@ import ast
 import io
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy import stats
-from spaces import KINDS, METRICS
 from test_mcq import by_hand, rows, tiny_model
 
 from craft_trainer.simulation.question_folder import QUESTIONS, write
 
+SCRIPT = Path(__file__).parents[2] / "scripts/spaces.py"
+KINDS = {"mcq_likelihood": "metric", "mcq_comparison": "comparison"}
 PUSH = """\
-import sys
-sys.path.insert(0, {folder!r})
-from huggingface_hub import HfApi
-from spaces import push_space
-assert push_space(HfApi(), {name!r}, "org") == "org/{name}"
+import runpy, sys
+sys.argv = ["spaces.py", "org"]
+runpy.run_path({script!r}, run_name="__main__")
 """
 COMPUTE = """\
 import evaluate
@@ -32,10 +32,10 @@ print(module.compute(**{inputs!r}))
 
 
 def computed(client, name, inputs):
-    """What the module ``name`` computes, pushed as a Space and loaded from it."""
-    folder = str(METRICS.parents[2] / "tests/integration")
-    pushed = client.python(PUSH.format(folder=folder, name=name))
+    """What the module ``name`` computes, pushed as a Space by ``scripts/spaces.py`` and loaded from it."""
+    pushed = client.python(PUSH.format(script=str(SCRIPT)))
     assert pushed.status == 0, pushed.err
+    assert f'evaluate.load("org/{name}", module_type="{KINDS[name]}")' in pushed.out
     result = client.python(COMPUTE.format(name=name, kind=KINDS[name], inputs=inputs))
     assert result.status == 0, result.err
     return ast.literal_eval(result.out.splitlines()[-1])
