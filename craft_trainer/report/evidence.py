@@ -153,7 +153,7 @@ def gather(
 
 
 def _kind_of(kind: str, path: Path) -> str:
-    """What is at a ``path`` that was given as results or as a run, by the files that commands leave there."""
+    """Tell results, held-out losses and runs apart, by the files that commands leave at a ``path``."""
     if kind in ("results", "runs") and (path.name == HELD_OUT_FILE or (path / HELD_OUT_FILE).is_file()):
         return "held_out"
     return "results" if kind == "runs" and (path / RESULTS_FILE).is_file() else kind

@@ -68,12 +68,12 @@ def comparison_jobs(comparison: Comparison, folder: Path) -> list[Job]:
 
 
 def loss_file(folder: Path, method: str, seed: int | None, group: str) -> Path:
-    """Where the loss of a method on held-out episodes goes; that of the teacher has no seed."""
+    """Name the file for the loss of a method on held-out episodes; that of the teacher has no seed."""
     return (folder if seed is None else folder / f"seed{seed}") / f"loss-{method}-{group}.json"
 
 
 def rollout_file(folder: Path, method: str, seed: int, group: str) -> Path:
-    """Where the rollouts of a method on a group of tasks go."""
+    """Name the file for the rollouts of a method on a group of tasks."""
     return folder / f"seed{seed}" / f"rollout-{method}-{group}.json"
 
 

@@ -42,6 +42,19 @@ def test_contributing_is_the_same_on_the_site():
     assert (DOCS / "contributing.md").read_text() == own
 
 
+LONG = 1500  # words, above which a page needs a reason
+
+
+def test_every_page_has_a_reader_and_a_long_one_a_reason():
+    """The tables of the page for contributors. Seen to fail without a row, and without a reason."""
+    said = (ROOT / "CONTRIBUTING.md").read_text().split("## The pages")[1].split("\n## ")[0]
+    for_whom, reasons = said.split("These pages have more than")
+    pages = {page.name: page for page in DOCS.glob("*.md")}
+    assert sorted(re.findall(r"`docs/([\w.]+)`", for_whom)) == sorted(pages)
+    long = {name.removesuffix(".md") for name, page in pages.items() if len(page.read_text().split()) > LONG}
+    assert long <= set(re.findall(r"`(\w+)`", reasons)) <= {name.removesuffix(".md") for name in pages}
+
+
 def cells(page):
     """The rows of a page's tables, as lists of Markdown texts."""
     rows, row = [], []
