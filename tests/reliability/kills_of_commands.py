@@ -4,10 +4,12 @@
 
 Each child runs a command and gets SIGKILL after a random fraction of the time that the command takes. The same command
 is then given again (a suite goes on by it as well). Every file that it leaves must be the one that the undisturbed
-command has left, bit for bit, apart from times, process numbers and the name of the folder itself.
+command has left, bit for bit, apart from times, process numbers and the name of the folder itself. What a suite had
+finished before the kill is not touched again.
 """
 
 import argparse
+import json
 import os
 import random
 import re
@@ -18,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +42,23 @@ TINY_ACT |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "use_vae": False, "dr
 TRAIN = {"max_steps": 2, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
 TIMES = (  # and the checksum of a document that has some
     rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d[.+:\d]*|"
-    rb"\"\w*(?:seconds|runtime|per_second|time)\": [\d.e+-]+|\"sha256\": \"\w+\""
+    rb"\"\w*(?:seconds|runtime|per_second|time)\": [\d.e+-]+|\"sha256\": \"\w+\"|"
+    rb"\"seconds\": \{[^}]*\}"
 )
+NOT_COMPARED = ("logs/*", "*/training_args.bin")  # progress and times; a name with a time
+SUITE = """
+streams: {one: {start: FOLDER/teacher, old: FOLDER/old.jsonl, new: FOLDER/new.jsonl, questions: FOLDER/q.jsonl}}
+seeds: [0, 1]
+commands:
+  anchors: {run: cache build, teacher: "{start}", dataset: "{old}", anchors: 16, num_tokens: 8, seed: "{seed}"}
+  student: {run: train, model: "{start}", dataset: "{new}", max_steps: 4, seed: "{seed}", use_cpu: true,
+    report_to: none, save_strategy: "no", disable_tqdm: true}
+  asked: {run: mcq, model: "{start}", compare: "{student}", data: "{questions}", device: cpu}
+evaluations: [asked]
+methods:
+  plain: {}
+  craft: {student: {anchors: "{anchors}"}}
+"""
 Write = Callable[[Path], Any]
 
 
@@ -51,6 +69,8 @@ class Command:
     make: Write
     words: Callable[[Path, Path], list[str]]
     kills: int = 20
+    warms_up: bool = True  # not what starts a server of processes, which children would take for theirs
+    finished: Callable[[Path], dict[str, int]] = lambda _: {}  # files that no later run may touch, with their times
 
 
 def run(*words: str) -> None:
@@ -70,6 +90,21 @@ def make_texts(folder: Path) -> None:
     save_lines(folder / "q.jsonl", questions)
     given = {"teacher": folder / "teacher", "dataset": folder / "old.jsonl", "output_dir": folder / "anchors"}
     run("cache", "build", *flags(**given, anchors=16, num_tokens=8))
+
+
+def make_suite(folder: Path) -> None:
+    """A suite of four cells over these, and two caches."""
+    make_texts(folder)
+    save_lines(folder / "new.jsonl", [{"text": f"no {n}"} for n in range(16)])
+    (folder / "toy.yaml").write_text(SUITE.replace("FOLDER", str(folder)))
+
+
+def finished_of_suite(output: Path) -> dict[str, int]:
+    """Raw results, and the logs of the commands that have ended well."""
+    timed = output / "logs/seconds.json"
+    names = json.loads(timed.read_text()) if timed.is_file() else {}
+    logs = [output / f"logs/{name}.log" for name in names if name != "total"]
+    return {str(file): file.stat().st_mtime_ns for file in (*(output / "raw").rglob("*.json"), *logs)}
 
 
 def make_policy(folder: Path) -> None:
@@ -101,6 +136,8 @@ COMMANDS = {
     "merge": Command(make_texts, lambda at, to: [
         "merge", *flags(teacher=at / "teacher", tuned=at / "tuned", anchors=at / "anchors", output_dir=to / "merged",
                         points=5, device="cpu")]),
+    "suite run": Command(make_suite, warms_up=False, finished=finished_of_suite, words=lambda at, to: [
+        "suite", "run", str(at / "toy.yaml"), *flags(output=to, jobs=2)]),
     "report": Command(make_evidence, report_words),
     "record": Command(lambda _: None, lambda _, to: [
         "record", *flags(tasks="push-v3", episodes=2, output_dir=to / "data")]),
@@ -112,7 +149,8 @@ COMMANDS = {
 
 def left(folder: Path, output: Path) -> dict[str, bytes]:
     """Every file that is no lock, without times and without the name of ``output``."""
-    names = {name: file for name, file in all_files(output).items() if not Path(name).name.startswith(".")}
+    files = {name: file for name, file in all_files(output).items() if not Path(name).name.startswith(".")}
+    names = {name: file for name, file in files.items() if not any(fnmatch(name, one) for one in NOT_COMPARED)}
     words = {str(output).encode(): b"OUTPUT", str(folder).encode(): b"FOLDER"}
     return {name: _without(file.read_bytes(), words) for name, file in names.items()}
 
@@ -146,7 +184,11 @@ def try_kills(command: Command, folder: Path, kills: int, seed: int) -> tuple[in
     first, whole = folder / "first", folder / "whole"
     first.mkdir()
     whole.mkdir()
-    run(*words(first))  # modules are imported in this process, once: the second one is as the children are
+    if command.warms_up:
+        run(*words(first))  # modules are imported in this process, once: the second one is as the children are
+    else:
+        status, _ = child(lambda _: run(*words(first)), first)
+        assert status == 0, text_of(first)
     begin = time.perf_counter()
     status, _ = child(lambda _: run(*words(whole)), whole)
     assert status == 0, text_of(whole)
@@ -161,10 +203,13 @@ def try_kills(command: Command, folder: Path, kills: int, seed: int) -> tuple[in
         if status == 0:
             continue
         count += 1
+        finished = command.finished(output)
         status, _ = child(lambda _, output=output: run(*words(output)), output)
         said = text_of(output)
         assert status == 0 or "exists" in said, said  # it was complete already
         assert_same(left(folder, output), expected, f"{output}")
+        again = {name for name, time_ns in command.finished(output).items() if finished.get(name, time_ns) != time_ns}
+        assert not again, f"{output}: {sorted(again)} were made again"
         shutil.rmtree(output)
     return count, tries
 
