@@ -16,6 +16,7 @@ from torch import Tensor
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, AnchorBatch, Features, FeatureSpec, TokenTargets
 from craft_trainer.anchors.integrity import (
+    AGAIN,
     check_columns,
     check_files,
     check_names,
@@ -236,7 +237,10 @@ class AnchorCache:
 
     def _joined(self, column: str, rows: Sequence[int]) -> Any:
         """The values of ``column`` as a batch: stacked, padded on the right, or one sample's after the other."""
-        values = self._columns[column].gather(rows)
+        try:
+            values = self._columns[column].gather(rows)
+        except ValueError as error:
+            raise ValueError(f"{self.folder}: column {column} is damaged: {error}; {AGAIN}") from error
         if column.startswith(PACKED_PREFIX):
             return torch.from_numpy(np.concatenate(list(values)))
         if isinstance(values, np.ndarray):

@@ -1,6 +1,8 @@
 """Columns of a memory-mapped Arrow dataset as arrays: rows are gathered without decoding the rest."""
 
 import io
+import struct
+import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from PIL import Image
+
+NO_IMAGE = (OSError, ValueError, SyntaxError, TypeError, EOFError, IndexError, struct.error, zlib.error)  # by Pillow
 
 
 class ArrayColumn:
@@ -62,8 +66,15 @@ class ImageColumn(StringColumn):
     """A column of encoded images, one or a list of them in every row."""
 
     def gather(self, rows: Sequence[int]) -> Any:
-        """The images at ``rows``: (rows, 3, height, width), or (rows, images, 3, height, width), in [0, 1]."""
-        return np.stack([_decoded(value) for value in super().gather(rows)])
+        """The images at ``rows``: (rows, 3, height, width), or (rows, images, 3, height, width), in [0, 1].
+
+        Raises:
+            ValueError: one cannot be read, or they differ in size.
+        """
+        try:
+            return np.stack([_decoded(value) for value in super().gather(rows)])
+        except (*NO_IMAGE, Image.DecompressionBombError) as error:
+            raise ValueError(f"an image of the rows {list(rows)[:8]} cannot be read ({error})") from error
 
 
 type Column = ArrayColumn | RaggedColumn | StringColumn

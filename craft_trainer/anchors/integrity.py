@@ -6,12 +6,12 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import datasets
-import pyarrow as pa
 import torch
 from torch import Tensor
 
 from craft_trainer.anchors.columns import Column
 from craft_trainer.anchors.provenance import BUILD
+from craft_trainer.hub.saved_datasets import open_saved
 from craft_trainer.report.reading import (
     ANY_KEY,
     ANYTHING,
@@ -82,11 +82,7 @@ def check_files(folder: Path, files: Mapping[str, str], needed: Sequence[str]) -
 
 def open_dataset(folder: Path) -> datasets.Dataset:
     """Open the dataset in ``folder``; a ValueError that names it for whatever is wrong with its description."""
-    try:
-        dataset = datasets.load_from_disk(str(folder))
-        dataset.data.table.validate()
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OSError, pa.ArrowException) as error:
-        raise ValueError(f"{folder} cannot be opened as a dataset ({error}); {AGAIN}") from error
+    dataset = open_saved(folder, AGAIN)
     if not isinstance(dataset, datasets.Dataset) or len(dataset) == 0:
         raise ValueError(f"{folder} holds no anchors; {AGAIN}")
     for name, column in zip(dataset.column_names, dataset.data.table.columns, strict=True):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -21,18 +22,21 @@ from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.lease import leased
 from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance, file_digest
 from craft_trainer.anchors.statistics import BYTES_AT_ONCE, ConstantFeatureError, cache_statistics
+from craft_trainer.hub.saved_datasets import open_saved
 from craft_trainer.hub.storage import copy_here
 
 PLAN_FILE = "plan.json"
 LOCK_FILE = "lock"
+SAME_CALL = "delete that folder: the same call makes it again"
 DONE = ".done"
+logger = logging.getLogger(__name__)
 
 
 class Shards:
     """A folder of finished shards; what is in it counts, however often the work was interrupted.
 
     It is beside the cache, at any place that fsspec knows. A shard is a folder, and finished when there is a file of
-    its name that ends in ``.done``: such places cannot rename a folder in one step.
+    its name that ends in ``.done``, with the checksums of its files: such places cannot rename a folder in one step.
     """
 
     def __init__(self, output: Path | str, num_rows: int, size: int) -> None:
@@ -75,17 +79,24 @@ class Shards:
             raise
 
     def begin(self, provenance: Provenance, groups: Sequence[str], first_samples: Mapping[str, Any]) -> None:
-        """Make the folder, or make sure that what is in it belongs to the same cache, of the same samples."""
+        """Make the folder, or make sure that what is in it belongs to the same cache, of the same samples.
+
+        A shard that is no longer as it was written is removed, and a warning names it.
+        """
         more = {"shard_size": self.size, "versions": provenance.versions}
         more |= {"group_of_each": _digest({"groups": list(groups)}), "first_samples": _digest(first_samples)}
         plan = json.loads(json.dumps(provenance.plan() | more))
         if self.done() and self._files.exists(self._path(PLAN_FILE)):
-            for key, value in json.loads(self._files.cat_file(self._path(PLAN_FILE))).items():
+            for key, value in self._plan().items():
                 if value != plan.get(key):
                     raise ValueError(
                         f"{self.folder} holds part of a cache with {key} {json.dumps(value)}, but this one has "
                         f"{json.dumps(plan.get(key))}: delete that folder, or go on with what it was begun with"
                     )
+            for number in sorted(self._finished()):
+                if not self._is_whole(number):
+                    logger.warning("%s is damaged: it is made again", self._path(_name(number)))
+                    self._remove(_name(number) + DONE)
             return
         for name in self._contents():
             self._remove(name)
@@ -112,19 +123,22 @@ class Shards:
         """Add a shard; it is there wholly or not at all."""
         self._remove(_name(number))
         shard.save_to_disk(f"{self.folder}/{_name(number)}")
-        self._files.touch(self._path(_name(number) + DONE))
+        self._files.pipe_file(self._path(_name(number) + DONE), json.dumps(self._digests(number)).encode())
 
     def finish(self, provenance: Provenance) -> None:
         """Join the shards, measure and describe them, and move the whole to where the cache is to be.
 
         Of a place that is not local this happens in a temporary folder of this machine.
+
+        Raises:
+            ValueError: a shard cannot be read; the same call makes it again.
         """
         with TemporaryDirectory() if not self._is_local else nullcontext(self._root) as here:
             if not self._is_local:
                 copy_here(self._files, self._root, Path(here))
             joined = Path(here) / "joined"
             shutil.rmtree(joined, ignore_errors=True)
-            parts = [datasets.load_from_disk(f"{here}/{_name(number)}") for number in range(self._number())]
+            parts = [open_saved(Path(here) / _name(number), SAME_CALL) for number in range(self._number())]
             try:
                 write_cache(datasets.concatenate_datasets(parts), joined, provenance)
             except ConstantFeatureError:
@@ -147,6 +161,28 @@ class Shards:
         """Remove what is called ``name``, if it is there; the whole folder without a name."""
         if self._files.exists(path := self._path(name).rstrip("/")):
             self._files.rm(path, recursive=True)
+
+    def _plan(self) -> dict[str, Any]:
+        place = self._path(PLAN_FILE)
+        try:
+            return dict(json.loads(self._files.cat_file(place)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{place} is damaged ({error}): delete that folder, and build the cache anew") from error
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            noted = json.loads(self._files.cat_file(self._path(_name(number) + DONE)) or "null")
+        except ValueError:
+            return False
+        return noted is None or noted == self._digests(number)  # earlier versions noted nothing
+
+    def _digests(self, number: int) -> dict[str, str]:
+        """SHA-256 of every file of a shard."""
+        found = {}
+        for place in self._files.find(self._path(_name(number))):
+            with self._files.open(place, "rb") as file:
+                found[PurePosixPath(place).name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
 
     def _finished(self) -> set[int]:
         names = set(self._contents())

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from craft_trainer.cli.hints import nearest
+from craft_trainer.cli.reader import is_unread, while_it_is_read
 from craft_trainer.version import __version__
 
 COMMANDS = {
@@ -80,7 +81,11 @@ OUTSIDE = ("wandb", "trackio", "safetensors")  # whose own errors are of use as 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 failed, 2 not understood, 130 interrupted)."""
+    """Run one command; returns the exit status (0 done, 1 failed, 2 not understood, 130 interrupted, 141 unread)."""
+    return while_it_is_read(lambda: _status_of(argv))
+
+
+def _status_of(argv: Sequence[str] | None) -> int:
     if argv is None and not sys.stderr.isatty():
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
@@ -103,6 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join([f"craft-trainer {command}: interrupted", *notes]), file=sys.stderr)
         return 130  # what a shell reports for SIGINT
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and is_unread():
+            raise
         is_of_use = isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in OUTSIDE
         if os.environ.get(TRACEBACK_VARIABLE) or not is_of_use:
             raise

@@ -12,6 +12,7 @@ from typing import Any
 from craft_trainer.evaluation.question_rows import BadRowError, shown
 from craft_trainer.hub.errors import plain_errors
 from craft_trainer.hub.resolve_path import HubPlace, parse
+from craft_trainer.hub.saved_datasets import open_saved
 
 Row = tuple[int, Any]  # its number from 1, and its value or the BadRowError that says why it has none
 
@@ -192,7 +193,7 @@ def load_any(
     import datasets
 
     if place is not None and any((place / file).exists() for file in SAVED):
-        return datasets.load_from_disk(str(place))
+        return open_saved(place, "save it again")
     try:  # absolute: `text`, like other names of builders, is a builder before it is a folder
         called = str(place.absolute() if place else name)
         return datasets.load_dataset(called, config, revision=revision, streaming=streaming)

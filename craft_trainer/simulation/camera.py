@@ -9,11 +9,21 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import mujoco
 import numpy as np
 from jaxtyping import Float32, Float64, UInt8
 
 VARIABLE = "MUJOCO_GL"
+DRIVERS = (
+    "Mesa's off-screen drivers (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri for egl, libosmesa6 for osmesa)"
+)
+try:
+    import mujoco
+except (AttributeError, RuntimeError, OSError) as error:  # PyOpenGL finds no library, or there is no such backend
+    raise RuntimeError(
+        f"MuJoCo fails with {VARIABLE}={os.environ.get(VARIABLE, '')} here ({error}): unset it, and what works is "
+        f"chosen, or install {DRIVERS}"
+    ) from error
+
 HEADLESS = ("egl", "osmesa")  # in the order in which they are tried
 NAME = "corner2"
 POSITION = (0.75, 0.075, 0.7)  # where LeRobot puts this camera
@@ -104,8 +114,7 @@ def choose_backend() -> str:
         if _renders(backend):
             return backend
     raise RuntimeError(
-        f"no image can be rendered: {VARIABLE}={' and '.join(candidates)} fails here. Install Mesa's off-screen "
-        "drivers (Debian, Ubuntu: apt-get install libegl1 libgl1-mesa-dri for egl, libosmesa6 for osmesa), set "
+        f"no image can be rendered: {VARIABLE}={' and '.join(candidates)} fails here. Install {DRIVERS}, set "
         f"{VARIABLE} to egl, osmesa or glfw, or record and roll out without images"
     )
 

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 try:
+    from craft_trainer.simulation import camera  # isort: skip  # before MuJoCo, of which it says why it fails
     import metaworld
     from lerobot.envs.metaworld import TASK_DESCRIPTIONS
     from metaworld.policies import ENV_POLICY_MAP
@@ -21,8 +22,6 @@ except ImportError as error:
     raise ImportError(
         f"Meta-World is not installed ({error}): pip install 'craft-trainer[lerobot,metaworld]'"
     ) from error
-
-from craft_trainer.simulation import camera
 
 type Goal = Task  # what Meta-World calls a task: one goal of one task
 Observation = dict[str, Float32[np.ndarray[Any, Any], "envs dim"] | UInt8[np.ndarray[Any, Any], "envs size size 3"]]

@@ -19,10 +19,12 @@ from accelerate.utils import patch_environment
 from tqdm.auto import tqdm
 
 from craft_trainer.files import write_json
+from craft_trainer.suites.preloading import VARIABLE as PRELOAD_VARIABLE
 
 Execute = Callable[[Sequence[str]], int]
 LOG_TAIL_LINES = 12
 SECONDS_FILE = "seconds.json"
+PRELOADING = "craft_trainer.suites.preloading"
 TOTAL = "total"  # from the first start to the last end, pauses between interrupted calls left out
 
 
@@ -85,8 +87,8 @@ def run_jobs(
     ``num_workers`` processes run at once, each with ``num_threads`` for tensors, so that they need not slow each other
     down.
     They end with this process, however it ends. Where processes can be forked from a server, it imports the modules in
-    ``preload`` once for all of them. The seconds of jobs finished by an earlier, interrupted call are kept in
-    ``log_dir``.
+    ``preload`` once for all of them; a module that fails is left to the jobs that need it. The seconds of jobs finished
+    by an earlier, interrupted call are kept in ``log_dir``.
 
     Raises:
         ValueError: a job needs one that is not there, or itself.
@@ -102,9 +104,9 @@ def run_jobs(
     running: dict[str, tuple[Job, BaseProcess, float]] = {}
     failures: list[str] = []
     on_done(done, seconds)
-    start = _starter(execute, log_dir, preload)
+    start = _starter(execute, log_dir)
     with (
-        patch_environment(OMP_NUM_THREADS=num_threads),  # of the processes started inside
+        patch_environment(OMP_NUM_THREADS=num_threads, **{PRELOAD_VARIABLE: " ".join(preload)}),  # of those processes
         tqdm(total=len(jobs), initial=len(done), unit="job", desc="jobs", disable=None) as progress,
     ):
         try:
@@ -140,9 +142,9 @@ def run_jobs(
     return seconds
 
 
-def _starter(execute: Execute, log_dir: Path, preload: Sequence[str]) -> Callable[[Job], BaseProcess]:
+def _starter(execute: Execute, log_dir: Path) -> Callable[[Job], BaseProcess]:
     context: ForkServerContext | SpawnContext = ForkServerContext() if sys.platform == "linux" else SpawnContext()
-    context.set_forkserver_preload([__name__, *preload])  # with what this module imports itself: torch
+    context.set_forkserver_preload([__name__, PRELOADING])  # with what this module imports itself: torch
 
     def start(job: Job) -> BaseProcess:
         arguments = (execute, job.argv, log_dir / f"{job.name}.log")

@@ -1,6 +1,8 @@
 """Rendered observations: LeRobot's own picture, the same recorded and rolled out, and no trace without them."""
 
 import os
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -109,3 +111,14 @@ def test_a_backend_that_does_not_exist_is_found_out() -> None:
 def test_images_have_pixels(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="image_size is 0"):
         record_demonstrations([TASK], tmp_path / "x", num_episodes=1, seed=0, action_noise=0.1, image_size=0)
+
+
+@pytest.mark.parametrize("backend", ["osmesa", "nonsense"])
+def test_a_backend_with_which_mujoco_is_not_imported_is_named(backend, tmp_path):
+    """Seen to fail: `'NoneType' object has no attribute 'glGetError'`, as a traceback."""
+    (tmp_path / "mujoco.py").write_text("raise AttributeError('no glGetError')")
+    places = [str(tmp_path), *sys.path]
+    code = f"import sys; sys.path[:0] = {places}; import craft_trainer.simulation.metaworld"
+    environment = os.environ | {"MUJOCO_GL": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert f"RuntimeError: MuJoCo fails with MUJOCO_GL={backend} here (no glGetError): unset it" in done.stderr

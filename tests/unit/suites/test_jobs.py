@@ -154,3 +154,21 @@ def test_a_failure_ends_the_other_jobs_at_once(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="stop ended with status 2"):
         run_jobs(jobs, stop_or_sleep, log_dir=tmp_path / "logs", num_workers=2)
     assert time.monotonic() - start < 30
+
+
+def test_a_module_that_fails_at_import_is_left_to_the_jobs_that_need_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As MuJoCo does where its driver is missing. Seen to fail: `EOFError: unexpected EOF`, of every job."""
+    (tmp_path / "no_driver.py").write_text("raise AttributeError('no driver')")
+    monkeypatch.syspath_prepend(tmp_path)
+    jobs = make_jobs(tmp_path, {"only": ()})
+    in_fresh_process = multiprocessing.get_context("spawn").Process(target=_run_preloading, args=(jobs, tmp_path))
+    in_fresh_process.start()  # whose server of processes has not been started
+    in_fresh_process.join()
+    assert in_fresh_process.exitcode == 0
+    assert started(tmp_path) == ["only"]
+
+
+def _run_preloading(jobs: list[Job], folder: Path) -> None:
+    run_jobs(jobs, touch, log_dir=folder / "logs", num_workers=1, preload=["no_driver"])
