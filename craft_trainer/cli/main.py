@@ -140,6 +140,10 @@ def run(command: str, options: Sequence[str]) -> None:
         print(_listed(f"{command} {noun.upper()}", noun, texts, f" example: {example}"))
         return
     module, filled = understood(command, options)
+    from craft_trainer.cli.places import require_writable
+
+    for arguments in filled:
+        require_writable(arguments)
     with spelled_as_options({name for arguments in filled for name in vars(arguments)}):
         module.run(*filled)
 
