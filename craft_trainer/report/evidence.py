@@ -167,11 +167,13 @@ def _split(entry: str) -> tuple[str, Path]:
 
 def _names(given: Sequence[tuple[str, Path]]) -> list[str]:
     """The name of each (name, path): the given one, or the shortest end of its path that no other shares."""
-    parts = [_telling(path) for _, path in given]
-    depth = next((n for n in range(1, 1 + max(map(len, parts))) if len({p[-n:] for p in parts}) == len(parts)), None)
-    if depth is None:
-        twice = next(str(path) for (_, path), own in zip(given, parts, strict=True) if parts.count(own) > 1)
+    whole = [path.resolve() for _, path in given]
+    if twice := next((str(path) for (_, path), own in zip(given, whole, strict=True) if whole.count(own) > 1), ""):
         raise ValueError(f"{twice} is given twice: name it once")
+    telling = [_telling(path) for path in whole]  # a run and its rollout may be craft and craft.json
+    parts = [path.parts[1:] if telling.count(own) > 1 else own for path, own in zip(whole, telling, strict=True)]
+    depths = range(1, 1 + max(map(len, parts)))
+    depth = next(n for n in depths if len({own[-n:] for own in parts}) == len(parts))
     names = [name or "/".join(own[-depth:]) for (name, _), own in zip(given, parts, strict=True)]
     for name in names:
         if names.count(name) > 1:
@@ -180,10 +182,9 @@ def _names(given: Sequence[tuple[str, Path]]) -> list[str]:
 
 
 def _telling(path: Path) -> tuple[str, ...]:
-    """The parts of a path that tell it from others: no ending, and no file name that every run has."""
-    whole = path.resolve()
-    named = whole.with_suffix("") if whole.suffix == ".json" else whole
-    return (named.parts[1:-1] if named.name in USUAL_NAMES and whole.suffix else named.parts[1:]) or (named.name,)
+    """The parts of a whole path that tell it from others: no ending, and no file name that every run has."""
+    named = path.with_suffix("") if path.suffix == ".json" else path
+    return (named.parts[1:-1] if named.name in USUAL_NAMES and path.suffix else named.parts[1:]) or (named.name,)
 
 
 def _checksums(paths: Sequence[Path]) -> dict[str, Json]:

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
+import torch
 from accelerate.utils import patch_environment
 from tqdm.auto import tqdm
 
@@ -104,7 +105,7 @@ def run_jobs(
     running: dict[str, tuple[Job, BaseProcess, float]] = {}
     failures: list[str] = []
     on_done(done, seconds)
-    start = _starter(execute, log_dir)
+    start = _starter(execute, log_dir, num_threads)
     with (
         patch_environment(OMP_NUM_THREADS=num_threads, **{PRELOAD_VARIABLE: " ".join(preload)}),  # of those processes
         tqdm(total=len(jobs), initial=len(done), unit="job", desc="jobs", disable=None) as progress,
@@ -142,12 +143,12 @@ def run_jobs(
     return seconds
 
 
-def _starter(execute: Execute, log_dir: Path) -> Callable[[Job], BaseProcess]:
+def _starter(execute: Execute, log_dir: Path, num_threads: int) -> Callable[[Job], BaseProcess]:
     context: ForkServerContext | SpawnContext = ForkServerContext() if sys.platform == "linux" else SpawnContext()
     context.set_forkserver_preload([__name__, PRELOADING])  # with what this module imports itself: torch
 
     def start(job: Job) -> BaseProcess:
-        arguments = (execute, job.argv, log_dir / f"{job.name}.log")
+        arguments = (execute, job.argv, log_dir / f"{job.name}.log", num_threads)
         process: BaseProcess = context.Process(target=_run_logged, args=arguments)
         process.start()
         return process
@@ -155,8 +156,13 @@ def _starter(execute: Execute, log_dir: Path) -> Callable[[Job], BaseProcess]:
     return start
 
 
-def _run_logged(execute: Execute, argv: Sequence[str], log: Path) -> None:
-    """Run one command with everything it prints in a file, and end the process with its status."""
+def _run_logged(execute: Execute, argv: Sequence[str], log: Path, num_threads: int) -> None:
+    """Run one command with everything it prints in a file, and end the process with its status.
+
+    A server that was started before, for jobs of other threads, has loaded torch with their number.
+    """
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    torch.set_num_threads(num_threads)
     Thread(target=_end_with_parent, daemon=True).start()
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)

@@ -81,7 +81,9 @@ def _prepare(environment):
     for name in UNSET:
         os.environ.pop(name, None)
     os.environ.update(environment)
-    sys.path[:] = [place for place in sys.path if not Path(place, "evaluate_modules").is_dir()]  # the parent's metrics
+    # the parent's folder of modules from the Hub, into which another process may write metrics later
+    theirs = ("evaluate_modules", "transformers_modules", "datasets_modules")
+    sys.path[:] = [place for place in sys.path if not any(Path(place, name).is_dir() for name in theirs)]
     sleep = time.sleep
     time.sleep = lambda seconds: sleep(min(seconds, LONGEST_WAIT))
 

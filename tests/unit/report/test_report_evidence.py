@@ -109,6 +109,15 @@ def test_names_are_the_shortest_ends_that_differ(tmp_path):
     assert list(alone.runs) == ["seed0/craft", "seed1/craft"]
 
 
+def test_a_rollout_beside_its_run_is_told_from_it(tmp_path):
+    """The layout of the guides: craft.json beside craft. Seen to fail as given twice."""
+    run, plain = write_run(tmp_path / "craft"), write_run(tmp_path / "plain")
+    rollouts = [write_rollout(tmp_path / f"{name}.json") for name in ("craft", "plain")]
+    found = gather(runs=[str(run), str(plain)], rollouts=[str(path) for path in rollouts])
+    assert list(found.runs) == ["craft", "plain"]
+    assert list(found.rollouts) == ["craft.json", "plain.json"]
+
+
 def test_a_folder_with_results_is_a_demo(tmp_path):
     write_demo(tmp_path / "demo", seeds=(0, 3))
     evidence = gather(runs=[str(tmp_path / "demo")])

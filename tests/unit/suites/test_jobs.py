@@ -56,6 +56,16 @@ def test_a_job_runs_after_those_it_needs_and_else_in_the_order_given(tmp_path: P
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
+def test_every_call_has_its_number_of_threads(tmp_path: Path) -> None:
+    """The first call starts the server that the second one uses. Seen to fail with the environment of the server."""
+    for threads in (2, 3):
+        folder = tmp_path / str(threads)
+        folder.mkdir()
+        graph: dict[str, tuple[str, ...]] = {"only": ()}
+        run_jobs(make_jobs(folder, graph), touch, log_dir=folder / "logs", num_workers=1, num_threads=threads)
+        assert (folder / "order").read_text() == f"only {threads}\n"
+
+
 def test_jobs_whose_result_exists_are_not_run_again(tmp_path: Path) -> None:
     (tmp_path / "first").touch()
     (tmp_path / "alone").touch()
