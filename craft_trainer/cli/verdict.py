@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from craft_trainer.report.run import Run
 
 GROUPS_FILE = "lambda_history_groups.csv"
-LOOSER = "allow more by a lower retention (a larger epsilon), raise multiplier_lr, or lower learning_rate"
+LOOSER = (
+    "allow more by a lower retention (a larger epsilon), raise multiplier_lr, or lower learning_rate (which slows what "
+    "is learned, too)"
+)
 
 
 def verdict(folder: Path) -> list[str]:
@@ -30,6 +33,8 @@ def verdict(folder: Path) -> list[str]:
     if fell is not None:
         moved = f"the task loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
         lines.append(f"learned: {moved}" if fell >= LEARNED else f"little or nothing was learned: {moved}")
+    else:
+        lines.append("whether anything was learned is not told: too few task losses were logged (lower logging_steps)")
     return lines
 
 

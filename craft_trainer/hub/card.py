@@ -171,7 +171,7 @@ def _lead(facts: RunFacts) -> Iterator[str]:
     else:
         yield (
             f"Fine-tuned with craft_trainer by the method {method}: a new task is learned while what the teacher did "
-            f"on {sum(facts.retained.groups.values()):,} samples of old tasks (anchors) is retained."
+            f"on {sum(facts.retained.groups.values()):,} anchors is retained."
         )
     yield ""
 

@@ -11,6 +11,7 @@ from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE
 from craft_trainer.anchors.joining import data_parts
 from craft_trainer.anchors.live import AdapterAnchors
+from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.losses.distillation import DistillationLoss
 from craft_trainer.losses.term import Need
 from craft_trainer.losses.terms import TERMS
@@ -85,6 +86,12 @@ def answers_held(settings: RetentionSettings) -> dict[str, float]:
         return {}
     answers = Need.OUTPUT | Need.TOKENS
     return {name: weight for name, weight in settings.term_weights.items() if weight and TERMS[name].needs & answers}
+
+
+def may_hold_what_is_learned(anchors: object, settings: RetentionSettings) -> bool:
+    """True if answers are held and somebody chose the anchors: those of ``auto`` are never inputs that are learned."""
+    chosen = anchors.provenance.data.get("chosen") if isinstance(anchors, AnchorCache) else None
+    return chosen != AUTO and bool(answers_held(settings))
 
 
 def _share(anchors: AnchorCache | AdapterAnchors, rows: Sequence[int], settings: RetentionSettings) -> float:

@@ -35,7 +35,7 @@ from craft_trainer.training.distribution import (
     splits_parameters,
     sums_over_processes,
 )
-from craft_trainer.training.learned_inputs import OTHER_ANCHORS, answers_held
+from craft_trainer.training.learned_inputs import OTHER_ANCHORS, may_hold_what_is_learned
 from craft_trainer.training.settings import RetentionSettings
 
 PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
@@ -235,7 +235,7 @@ class Retention:
         return (
             f"{worst.group}: {seen} and L_retain = {worst.retention_loss:.3g} is still above ε = {worst.epsilon:.3g}, "
             f"so the constraint cannot be met like this: raise epsilon or {faster}, lower learning_rate, or hold less "
-            f"(retention_terms){cause if answers_held(self._settings) else ''}"
+            f"(retention_terms){cause if may_hold_what_is_learned(self._anchors, self._settings) else ''}"
         )
 
     def _rows(self, step: int) -> list[int]:

@@ -44,6 +44,15 @@ def test_the_old_task_that_was_not_kept_is_named(tmp_path):
     assert "met for all 2 old tasks: " in said(with_groups(tmp_path, push=0.5, door=0.9))
 
 
+def test_too_few_losses_are_said(tmp_path):
+    """An absent line looked like any other run. Seen to fail with nothing said."""
+    folder = write_run(tmp_path)
+    state = json.loads((folder / "trainer_state.json").read_text())
+    state["log_history"] = [one for one in state["log_history"] if "loss" in one][:1]
+    (folder / "trainer_state.json").write_text(json.dumps(state))
+    assert verdict(folder)[-1].startswith("whether anything was learned is not told")
+
+
 def test_nothing_learned_is_said(tmp_path):
     folder = write_run(tmp_path)
     state = json.loads((folder / "trainer_state.json").read_text())

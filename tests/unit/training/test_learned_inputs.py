@@ -13,7 +13,7 @@ from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.anchors.joining import join_caches
 from craft_trainer.models.lerobot_dataset import PolicyDataset
 from craft_trainer.training.config import CraftConfig
-from craft_trainer.training.learned_inputs import learned_rows, refuse_learned_inputs
+from craft_trainer.training.learned_inputs import learned_rows, may_hold_what_is_learned, refuse_learned_inputs
 
 REFUSED = r"anchors have the inputs that are to be learned, so holding the teacher's answers to them \(output\) forbids"
 
@@ -100,6 +100,14 @@ def test_what_holds_no_answers_passes(
     build: Build, data: PolicyDataset, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
     refuse_learned_inputs(build(known=True), data, settings(tmp_path, **changes))
+
+
+def test_anchors_that_nobody_chose_are_never_what_is_learned(build: Build, tmp_path: Path) -> None:
+    """A run whose constraint is not met names that cause, but not where `anchors: auto` made them."""
+    chosen, own = build(), build(prompts={"chosen": "auto"})
+    assert may_hold_what_is_learned(chosen, settings(tmp_path))
+    assert not may_hold_what_is_learned(own, settings(tmp_path))
+    assert not may_hold_what_is_learned(chosen, settings(tmp_path, retention_terms=["hidden"]))
 
 
 def test_data_that_cannot_be_compared_passes(build: Build, tmp_path: Path) -> None:
