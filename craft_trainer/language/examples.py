@@ -82,7 +82,8 @@ class Columns:
         if not there:
             raise ValueError(
                 f"{rows.place} has no column text, messages, or prompt and completion. Its columns are "
-                f"{', '.join(rows.columns)}: say which one is meant, like --columns text=NAME"
+                f"{', '.join(rows.columns)}: say which are meant, like --columns text=NAME or "
+                "prompt=NAME,completion=NAME"
             )
         if answers and there[0] == "prompt" and names["completion"] not in rows.columns:
             raise ValueError(

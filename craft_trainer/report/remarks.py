@@ -172,6 +172,8 @@ def _of_rollout(rollout: Rollout, evidence: Evidence) -> Pairs:
     before = roles.count(teacher, "new")
     if teacher is rollout:
         yield from _of_teacher(*(None if one is None else one.rate for one in (old, new)))
+        if len(evidence.rollouts) > 1:
+            yield "note", "The intervals are of episodes. They do not cover the luck of the run that trained a policy."
     elif new is not None and before is not None and before.rate < LITTLE:
         yield from _of_learning(new, before)
 

@@ -246,7 +246,7 @@ def says(content):
         ),
         ([{"prompt": "a", "completion": ""}], {}, "row 1: completion is empty"),
         ([{"prompt": "a"}], {}, "none of completions: --columns completion=NAME"),
-        ([{"txt": "a"}], {}, "say which one is meant, like --columns text=NAME"),
+        ([{"txt": "a"}], {}, "say which are meant, like --columns text=NAME or prompt=NAME,completion=NAME"),
         ([{"text": "a b"}], {"columns": {"text": "tetx"}}, "has no column 'tetx'"),
         ([{"text": "a b"}], {"columns": {"texts": "text"}}, "it can name text, prompt"),
         ([{"text": "a b"}], {"group_column": "topic"}, "has no column 'topic'"),

@@ -173,3 +173,10 @@ def test_a_run_that_was_cut_off_says_so(tmp_path):
     assert any("had not ended" in text for text in said)
     assert any("So far the constraint is " in text for text in said)
     assert not any("at the end of training" in text for text in said)
+
+
+def test_rollouts_say_that_training_has_luck_too(tmp_path):
+    """A page of a teacher and its students had nothing under "May I believe it?". Seen to fail without the note."""
+    teacher = write_rollout(tmp_path / "teacher.json", policy="outputs/teacher")
+    found = gather(rollouts=[str(write_rollout(tmp_path / "craft.json"))], teacher=str(teacher), new=["reach-v3"])
+    assert "the luck of the run that trained" in " ".join(one.text for one in remarks(found))
