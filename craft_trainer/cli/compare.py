@@ -1,6 +1,5 @@
 """``craft-trainer compare``: plain fine-tuning beside CRaFT, on a policy and datasets of your own."""
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.building import named_sources
-from craft_trainer.cli.demo import PRELOAD, claim_folder
+from craft_trainer.cli.demo import PRELOAD, run_claimed
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SOURCES
 from craft_trainer.options import json_mapping, option, refuse_idle, split_list
@@ -63,7 +62,11 @@ class CompareArguments:
     anchors: int | None = option(
         f"samples whose behaviour is held; by default {MOST_ANCHORS}, or all frames where there are fewer", None
     )
-    source: list[str] = option("where they come from, as in `cache build`: dataset, new_task, rollouts, …", ["dataset"])
+    source: list[str] = option(
+        "where they come from, as in `cache build`: dataset, rollouts, new_task (without views in cache, hidden "
+        "features alone are held), …",
+        ["dataset"],
+    )
     train: dict | str | None = option(  # type: ignore[type-arg]
         "other settings of `train`, for both runs, e.g. bf16, peft, warmup_steps (a mapping, or JSON); by default none",
         None,
@@ -120,6 +123,7 @@ def planned(arguments: CompareArguments) -> "Comparison":
     """
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
     from craft_trainer.suites.comparison import SAVES, Comparison
+    from craft_trainer.suites.demo import terms_of
 
     policy, old, new = arguments.policy, arguments.old_dataset, arguments.new_dataset
     if not is_policy(checkpoint_folder(policy)):
@@ -129,9 +133,7 @@ def planned(arguments: CompareArguments) -> "Comparison":
     device = {} if arguments.device is None else {"device": arguments.device}
     loading = {name: getattr(arguments, name) for name in ("rename", "policy_options") if getattr(arguments, name)}
     of_rollouts = {"env": arguments.env, "env_options": arguments.env_options, "rename": arguments.env_rename}
-    learned = "new_task" in arguments.source and not arguments.mapping("cache").get(
-        "views"
-    )  # as in suites.demo.retention_of
+    anchoring = {"source": arguments.source} | arguments.mapping("cache")
     held_out = 0.0 if arguments.old_tasks else arguments.held_out
     num_learned, num_held_out = zip(*(frames_of(dataset, held_out) for dataset in (old, new)), strict=True)
     anchors = arguments.anchors or most_anchors(arguments.source, num_learned)
@@ -153,8 +155,8 @@ def planned(arguments: CompareArguments) -> "Comparison":
             **({"use_cpu": True} if arguments.device == "cpu" else {}),
             **arguments.mapping("train"),
         },
-        retention={"retention": arguments.retention} | ({"retention_terms": ["hidden"]} if learned else {}),
-        anchoring={"source": arguments.source, "anchors": anchors, **device, **arguments.mapping("cache")},
+        retention={"retention": arguments.retention} | terms_of(anchoring),
+        anchoring={"anchors": anchors, **device, **anchoring},
         rollout={name: value for name, value in of_rollouts.items() if value}
         | {"episodes": arguments.episodes}
         | device,
@@ -214,27 +216,23 @@ def refuse_unknown(jobs: "Sequence[Job]") -> None:
 
 def run(arguments: CompareArguments) -> None:
     """Run what is missing, print the outcome, write the results and report.html."""
-    from craft_trainer.cli.main import main
     from craft_trainer.files import checked, write_json
     from craft_trainer.hub.run_folder import in_use
     from craft_trainer.report.evidence import gather
     from craft_trainer.report.page import report_extra, write_page
     from craft_trainer.report.sentences import headlines
     from craft_trainer.suites.comparison import comparison_jobs, loss_results, rollout_results
-    from craft_trainer.suites.jobs import clear_unfinished, run_jobs
 
     with report_extra():
         pass  # before the work, not after it
     comparison, folder = planned(arguments), Path(arguments.output)
     refuse_unknown(comparison_jobs(comparison, folder))
     with in_use(folder):
-        claim_folder(folder, json.dumps({**comparison.settings(), "seeds": "any"}, indent=2) + "\n", "comparison")
-        jobs = comparison_jobs(comparison, folder)
-        clear_unfinished(jobs)
-        seconds = run_jobs(
-            jobs,
-            main,
-            log_dir=folder / "logs",
+        seconds = run_claimed(
+            folder,
+            comparison.settings(),
+            "comparison",
+            lambda: comparison_jobs(comparison, folder),
             num_workers=arguments.workers,
             num_threads=max(1, (os.cpu_count() or 1) // arguments.workers),
             preload=PRELOAD[:2],

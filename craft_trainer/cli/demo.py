@@ -2,13 +2,16 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from craft_trainer.files import write_atomically
 from craft_trainer.options import option, split_list
+
+if TYPE_CHECKING:
+    from craft_trainer.suites.jobs import Job
 
 EXAMPLE = "craft-trainer demo --old push-v3,door-open-v3 --new faucet-open-v3 --seeds 0,1,2 --output outputs/mine"
 PRELOAD = (
@@ -44,7 +47,6 @@ class DemoArguments:
 
 def run(arguments: DemoArguments) -> None:
     """Run the experiment, print the table, write results.json and report.html."""
-    from craft_trainer.cli.main import main
     from craft_trainer.files import checked, write_json
     from craft_trainer.hub.run_folder import in_use
     from craft_trainer.report import format_table, load_results, verdict, write_report
@@ -57,7 +59,6 @@ def run(arguments: DemoArguments) -> None:
         experiment_jobs,
         retention_of,
     )
-    from craft_trainer.suites.jobs import clear_unfinished, run_jobs
 
     sources: dict[str, Any] = {"source": split_list(arguments.source)}
     if arguments.views:
@@ -78,13 +79,11 @@ def run(arguments: DemoArguments) -> None:
     )
     folder = Path(arguments.output)
     with in_use(folder):
-        claim_folder(folder, json.dumps({**experiment.settings(), "seeds": "any"}, indent=2) + "\n", "demo")
-        jobs = experiment_jobs(experiment, folder)
-        clear_unfinished(jobs)
-        seconds = run_jobs(
-            jobs,
-            main,
-            log_dir=folder / "logs",
+        seconds = run_claimed(
+            folder,
+            experiment.settings(),
+            "demo",
+            lambda: experiment_jobs(experiment, folder),
             num_workers=arguments.workers,
             preload=PRELOAD,
         )
@@ -102,6 +101,28 @@ def check_sources(sources: Mapping[str, Any]) -> None:
     from craft_trainer.suites.demo import places
 
     SourceArguments(**sources, **places(sources["source"], "old", "new", ["old"]))
+
+
+def run_claimed(
+    folder: Path, settings: Mapping[str, Any], kind: str, make_jobs: Callable[[], Sequence["Job"]], **how: Any
+) -> dict[str, float]:
+    """Claim ``folder`` for these ``settings``, run what is missing of its jobs, and say how many seconds each took.
+
+    Args:
+        make_jobs: lists the jobs, once the folder is claimed: what an interrupted run left may change them.
+        how: of :func:`craft_trainer.suites.jobs.run_jobs`.
+
+    Raises:
+        FileExistsError: the folder holds a ``kind`` of run with other settings.
+        RuntimeError: a job failed.
+    """
+    from craft_trainer.cli.main import main
+    from craft_trainer.suites.jobs import clear_unfinished, run_jobs
+
+    claim_folder(folder, json.dumps({**settings, "seeds": "any"}, indent=2) + "\n", kind)
+    jobs = make_jobs()
+    clear_unfinished(jobs)
+    return run_jobs(jobs, main, log_dir=folder / "logs", **how)
 
 
 def claim_folder(folder: Path, settings: str, kind: str) -> None:

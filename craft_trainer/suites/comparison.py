@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from craft_trainer.hub.manifest import newest_whole
+from craft_trainer.report.results import GROUPS
 from craft_trainer.suites.demo import DONE, METHODS, Row, Settings, places, summarize
 from craft_trainer.suites.jobs import Job, command_line
 from craft_trainer.training.run_record import machine
 
 SAVES = 5  # checkpoints of a run, of which the latest stays: an interrupted one goes on
-GROUPS = ("old", "new")
 
 
 @dataclass(frozen=True)

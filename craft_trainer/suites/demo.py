@@ -52,9 +52,14 @@ RETENTION: Settings = {
 
 
 def retention_of(sources: Mapping[str, Any]) -> Settings:
-    """The settings of retention on anchors from ``sources``: hidden features alone on the inputs that are learned."""
+    """The settings of retention on anchors from ``sources``."""
+    return RETENTION | terms_of(sources)
+
+
+def terms_of(sources: Mapping[str, Any]) -> Settings:
+    """The setting that holds hidden features alone on inputs that are learned; nothing for other ``sources``."""
     learned = "new_task" in sources["source"] and not sources.get("views")  # views do not keep the input itself
-    return RETENTION | ({"retention_terms": ["hidden"]} if learned else {})
+    return {"retention_terms": ["hidden"]} if learned else {}
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,8 @@ import argparse
 import hashlib
 import multiprocessing
 import random
-import shutil
 import signal
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -33,7 +31,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "unit/anchors"), str(Path(__file
 import datasets  # noqa: E402
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
-from mutations import DOCUMENTED, forge_cache  # noqa: E402
+from mutations import DOCUMENTED, copies, forge_cache  # noqa: E402
 from seer import BATCH, Seer, build  # noqa: E402
 
 from craft_trainer.anchors.cache import AnchorCache  # noqa: E402
@@ -208,24 +206,18 @@ def count(kind: Kind, number: int, seed: str) -> tuple[Counter[str], list[str]]:
     """Outcomes of ``number`` changes, and what is to be repaired."""
     counts: Counter[str] = Counter()
     faults = []
-    with tempfile.TemporaryDirectory() as place:
-        whole, folder = Path(place) / "whole", Path(place) / "changed"
-        whole.mkdir()
-        kind.make(whole)
-        shutil.copytree(whole, folder)
-        expected = kind.read(folder)
-        for index in range(number):
-            shutil.rmtree(folder)
-            shutil.copytree(whole, folder)
-            rng = random.Random(f"{seed} {index}")
-            file = rng.choice(sorted(folder.rglob("*.arrow")))
-            file.write_bytes(changed(file, rng))
-            if kind.forge is not None:
-                kind.forge(folder)
-            found = outcome(kind, folder, expected)
-            counts[found.partition(":")[0]] += 1
-            if found.startswith(FAULTS):
-                faults.append(f"change {index} of {file.name}: {found}"[:300])
+    fresh = copies(kind.make, number)
+    expected = kind.read(next(fresh))
+    for index, folder in enumerate(fresh):
+        rng = random.Random(f"{seed} {index}")
+        file = rng.choice(sorted(folder.rglob("*.arrow")))
+        file.write_bytes(changed(file, rng))
+        if kind.forge is not None:
+            kind.forge(folder)
+        found = outcome(kind, folder, expected)
+        counts[found.partition(":")[0]] += 1
+        if found.startswith(FAULTS):
+            faults.append(f"change {index} of {file.name}: {found}"[:300])
     return counts, faults
 
 

@@ -246,24 +246,30 @@ FREE = {
 }  # fmt: skip
 
 
+def copies(make: Callable[[Path], object], number: int) -> Iterator[Path]:
+    """One folder as ``make`` fills it, first untouched and then ``number`` times to be changed."""
+    with tempfile.TemporaryDirectory() as place:
+        whole, folder = Path(place) / "whole", Path(place) / "changed"
+        whole.mkdir()
+        make(whole)
+        for _ in range(1 + number):
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(whole, folder)
+            yield folder
+
+
 def count(kind: Kind, number: int, seed: str) -> tuple[Counter[str], list[str]]:
     """Outcomes of ``number`` changes, and what is to be repaired."""
     counts: Counter[str] = Counter()
     faults = []
-    with tempfile.TemporaryDirectory() as place:
-        whole, folder = Path(place) / "whole", Path(place) / "changed"
-        whole.mkdir()
-        kind.make(whole)
-        shutil.copytree(whole, folder)
-        expected = kind.read(folder)
-        for index in range(number):
-            shutil.rmtree(folder)
-            shutil.copytree(whole, folder)
-            is_forged = mutate(kind, folder, random.Random(f"{seed} {index}"))
-            found = outcome(kind, folder, expected, is_forged=is_forged)
-            counts[found.partition(":")[0]] += 1
-            if found.startswith(("accepted", "traceback")):
-                faults.append(f"change {index}: {found}"[:300])
+    fresh = copies(kind.make, number)
+    expected = kind.read(next(fresh))
+    for index, folder in enumerate(fresh):
+        is_forged = mutate(kind, folder, random.Random(f"{seed} {index}"))
+        found = outcome(kind, folder, expected, is_forged=is_forged)
+        counts[found.partition(":")[0]] += 1
+        if found.startswith(("accepted", "traceback")):
+            faults.append(f"change {index}: {found}"[:300])
     return counts, faults
 
 
