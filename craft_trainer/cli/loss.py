@@ -1,56 +1,105 @@
-"""``craft-trainer loss``: a policy's loss on demonstrations, and L_retain on anchors, without a simulator."""
+"""``craft-trainer loss``: the loss on demonstrations or texts, and L_retain on anchors, without a simulator."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from craft_trainer.cli.loading import LoadArguments
+from craft_trainer.cli.texts import TextArguments
 from craft_trainer.files import checked, write_json
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option, refuse_idle, split_list
 
-PLACES = ("policy", "dataset", "anchors", "adapt_to")
-EXAMPLE = "craft-trainer loss --policy outputs/craft --dataset outputs/data/old --held_out 0.1"
+PLACES = ("policy", "model", "compare", "dataset", "anchors", "adapt_to")
+EXAMPLE = "craft-trainer loss --model org/model --compare outputs/lm/craft --dataset texts.jsonl --output loss.json"
+USUAL_BATCH = 64  # frames of one forward pass
+OF_TEXTS = ("compare", "dtype", "quantization")
 
 
 @dataclass(kw_only=True)
-class LossArguments(LoadArguments):
-    """Name the policy and what it is measured on."""
+class LossArguments(LoadArguments, TextArguments):
+    """Name a policy or a language model, and what it is measured on."""
 
-    policy: str = option("LeRobot checkpoint: a folder or a Hub repository")
-    dataset: str = option("LeRobot dataset on whose frames the loss is measured: a folder or a Hub repository")
+    policy: str | None = option("LeRobot checkpoint: a folder or a Hub repository", None)
+    model: str | None = option(
+        "language or vision-language model, or a PEFT adapter: a folder or a Hub repository", None
+    )
+    compare: str | None = option(
+        "a second language model on the same texts; the difference is compare − model, row by row", None
+    )
+    dataset: str = option(
+        "what the loss is measured on: of a policy a LeRobot dataset; of a language model JSON lines, a folder, or a "
+        "dataset of the Hub, as `train` takes them"
+    )
     held_out: float = option(
-        "measure only on the episodes that `train` and `cache build` left out under the same share; 0 measures on all",
+        "of a policy: measure only on the episodes that `train` and `cache build` left out under the same share; 0 "
+        "measures on all",
         0.0,
     )
     anchors: str | None = option("anchor cache on which L_retain is measured as well; by default it is not", None)
-    retention_terms: list[str] = option("of L_retain: what is held, as in training", ["hidden", "output"])
-    samples: int = option("frames, spread over all, on which the loss is measured", 2000)
-    batch_size: int = option("frames, or anchors, of one forward pass", 64)
-    device: str | None = option("cpu, cuda, …; by default the policy's own", None)
+    retention_terms: list[str] | None = option(
+        "of L_retain: what is held, as in training; by default hidden and output of a policy, token_kl of a language "
+        "model",
+        None,
+    )
+    samples: int = option("frames, or texts, spread over all, on which the loss is measured", 2000)
+    batch_size: int | None = option(
+        "frames, texts or anchors of one forward pass; by default 64 of a policy and 8 of a language model", None
+    )
+    dtype: str | None = option("of a language model's weights; by default as they were saved", None)
+    quantization: str | None = option(
+        "of a language model's weights, by bitsandbytes: 4bit or 8bit; by default as saved, or as the base of an "
+        "adapter was when that was trained",
+        None,
+    )
+    device: str | None = option("cpu, cuda, …; by default the policy's own, or the first accelerator", None)
     output: str | None = option("JSON file for the result; by default it is only printed", None)
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        LoadArguments.__post_init__(self)
+        TextArguments.__post_init__(self)
+        if (self.policy is None) == (self.model is None):
+            raise ValueError("name one of policy (a LeRobot policy) and model (a language model)")
         for name in ("samples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if self.policy is not None:
+            names = [field.name for field in fields(TextArguments) if field.name != "dataset"]
+            refuse_idle(self, [*names, *OF_TEXTS], "it is an option of language models")
+        else:
+            names = [field.name for field in fields(LoadArguments)]
+            refuse_idle(self, [*names, "held_out"], "it is an option of policies")
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Everything that decides the result but how it is computed."""
+        names = ["dataset", "anchors", "retention_terms", "samples"]
+        if self.policy is not None:
+            return {name: getattr(self, name) for name in ("policy", *names, "held_out")}
+        texts = [field.name for field in fields(TextArguments) if field.name not in ("dataset", "dataset_num_proc")]
+        return {name: getattr(self, name) for name in ("model", "compare", *names, *texts, "dtype", "quantization")}
 
 
 def run(arguments: LossArguments) -> None:
     """Measure, print, write the JSON file."""
+    from craft_trainer.cli.text_loss import measure as measure_texts
+    from craft_trainer.cli.text_loss import sentences
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
-    if not is_policy(checkpoint_folder(arguments.policy)):
-        raise ValueError(
-            f"{arguments.policy} is no LeRobot policy: a language model is measured by `mcq`, or by `train "
-            "--eval_dataset`"
-        )
-    measured = measure(arguments)
-    print("  ".join(f"{name} {value:.6g}" for name, value in measured.items()))
+    if arguments.policy is not None:
+        if not is_policy(checkpoint_folder(arguments.policy)):
+            raise ValueError(f"{arguments.policy} is no LeRobot policy: name a language model with model")
+        measured = measure(arguments)
+        print("  ".join(f"{name} {value:.6g}" for name, value in measured.items()))
+    else:
+        for path in filter(None, (arguments.model, arguments.compare)):
+            if is_policy(checkpoint_folder(path)):
+                raise ValueError(f"{path} is a LeRobot policy: name it with policy")
+        measured = measure_texts(arguments)
+        print(sentences(measured))
     if arguments.output is not None:
-        given = {name: getattr(arguments, name) for name in ("policy", "dataset", "held_out", "anchors")}
         Path(arguments.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(Path(arguments.output), checked(given | measured))
+        write_json(Path(arguments.output), checked(arguments.given | measured))
 
 
 def measure(arguments: LossArguments) -> dict[str, Any]:
@@ -60,16 +109,18 @@ def measure(arguments: LossArguments) -> dict[str, Any]:
     from craft_trainer.training.crossing import retention_measure, task_measure
     from craft_trainer.training.settings import RetentionSettings
 
+    assert arguments.policy is not None
     arguments.require_fit(arguments.policy, [arguments.dataset])
     policy = arguments.load(arguments.policy, arguments.device)
+    batch_size = arguments.batch_size or USUAL_BATCH
     data = PolicyDataset.of(policy, arguments.dataset)
     samples = data.without_last_frames(data.rows_of(arguments.held_out, learned=False))
-    task = task_measure(policy, samples, collate, arguments.batch_size, arguments.samples)
+    task = task_measure(policy, samples, collate, batch_size, arguments.samples)
     count = min(arguments.samples, len(samples))  # type: ignore[arg-type]  # ours have a length
     measured = {"loss": task(), "frames": count}
     if arguments.anchors is not None:
         cache = open_cache(arguments.anchors, policy)
-        settings = RetentionSettings(retention_terms=split_list(arguments.retention_terms))
-        measured["L_retain"] = retention_measure(policy, cache, settings, arguments.batch_size)()
+        settings = RetentionSettings(retention_terms=split_list(arguments.retention_terms or ["hidden", "output"]))
+        measured["L_retain"] = retention_measure(policy, cache, settings, batch_size)()
         measured["anchors"] = len(cache)
     return measured

@@ -20,7 +20,7 @@ COMMANDS = {
     "cache": "anchors: build them from a teacher, verify them, show what they hold, push and pull them",
     "train": "train a LeRobot policy, or a language or vision-language model, with or without anchors",
     "merge": "a teacher's weights moved towards a tuned checkpoint's, as far as L_retain ≤ ε allows",
-    "loss": "a policy's loss on demonstrations, held out or not, and L_retain on anchors",
+    "loss": "the loss on demonstrations or texts, of two language models row by row, and L_retain on anchors",
     "rollout": "closed-loop success of policies, on Meta-World tasks or in LeRobot's own environments",
     "film": "policies side by side in one episode of Meta-World, as an animated picture",
     "push": "a finished run to the Hub, with its card",

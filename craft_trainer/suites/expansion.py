@@ -10,7 +10,7 @@ from craft_trainer.suites.jobs import command_line
 from craft_trainer.suites.suite import OF_A_METHOD, Cell, Suite, known
 
 REFERENCE = re.compile(r"\{(\w+?)(-1)?(?:\|(\w+))?\}")  # {name}; {name-1|first}: of the stage before, before all first
-JSON_FILE = ("rollout", "mcq")  # what they write by --output; the others make a folder by --output_dir
+JSON_FILE = ("rollout", "mcq", "loss")  # what they write by --output; the others make a folder by --output_dir
 WRITTEN_LAST = {"train": "trainer_state.json", "merge": "merge.json"}  # in folders that do not appear whole
 
 

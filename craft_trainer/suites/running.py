@@ -142,6 +142,8 @@ def _read(step: Step) -> Raw:
     if step.argv[0] == "mcq":
         kept = {key: value for key, value in content.items() if key not in ("items", "compare", CHECKSUM)}
         return kept | ({CHANGES: _changes(content)} if "compare" in content else {})
+    if step.argv[0] == "loss":
+        return {key: value for key, value in content.items() if key != CHECKSUM}
     return {"eval_loss": [entry["eval_loss"] for entry in content["log_history"] if "eval_loss" in entry]}
 
 

@@ -29,6 +29,8 @@ WAY_OUT = "restore the file as `suite run` wrote it"
 ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": integer(0)}
 LOSSES: Schema = {"eval_loss": [number()]}
 OF_TWO: Schema = {CHANGES: {"correct": [integer(-1, 1)], "margin_gold": [number()]}}
+MEASURED: Schema = {"loss": number()}
+OF_ROWS: Schema = {"row_losses": [number(0)], "compare_row_losses": [number(0)], "row_tokens": [number(0)]}
 RAW: Mapping[str, Schema] = {
     "schema": integer(SCHEMA, SCHEMA),
     "suite": NAME,
@@ -45,6 +47,31 @@ RAW: Mapping[str, Schema] = {
 
 
 @dataclass(frozen=True)
+class Measured:
+    """The loss that the command ``loss`` measured.
+
+    Attributes:
+        loss: of the one model, or of the second of two.
+        changes: of two language models: the second's mean loss per token less the first's, row by row, in nats.
+        tokens: of every row, by which it is weighted.
+    """
+
+    loss: float
+    changes: Sequence[float] = ()
+    tokens: Sequence[int] = ()
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], place: str) -> "Measured":
+        """Read what the command wrote, or refuse it by a ValueError that names the ``place``."""
+        check(content, MEASURED, place)
+        if "compare_loss" not in content:
+            return cls(content["loss"])
+        check(content, OF_ROWS, place)
+        before, after = (np.array(content[f"{which}row_losses"]) for which in ("", "compare_"))
+        return cls(content["compare_loss"], (after - before).tolist(), content["row_tokens"])
+
+
+@dataclass(frozen=True)
 class Run:
     """The raw result of one cell.
 
@@ -55,6 +82,7 @@ class Run:
         losses: on held-out texts of what is learned, in nats a token, from one evaluation while training to the next.
         changes: what a comparison with the start found, question by question: ``correct`` (−1, 0 or 1) and
             ``margin_gold``, in nats.
+        measured: what ``loss`` found, by the name of the evaluation.
         seconds: of the commands that fine-tune (``train`` with ``--model``) and of those that make anchors (``cache``),
             by these names; one is missing where there was no such command, or its time is not known.
     """
@@ -68,6 +96,7 @@ class Run:
     stages: Sequence[Mapping[str, Count]]
     losses: Sequence[float] = ()
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    measured: Mapping[str, Measured] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
 
     @property
@@ -125,7 +154,7 @@ def _read(path: Path) -> Run:
     content = json_object(path, WAY_OUT)
     check(content, RAW, f"{path}: ")
     require_checksum(content, path, WAY_OUT)
-    stages, losses, changes = [], [], {}
+    stages, losses, changes, measured = [], [], {}, {}
     for name, evaluation in sorted(content["evaluations"].items(), key=lambda item: (len(item[0]), item[0])):
         place = f"{path}: evaluations.{name}"
         if "eval_loss" in evaluation:
@@ -134,6 +163,8 @@ def _read(path: Path) -> Run:
         elif "comparison" in evaluation:
             check(evaluation, OF_TWO, place)
             changes = evaluation[CHANGES]
+        elif "loss" in evaluation:
+            measured[name] = Measured.of(evaluation, place)
         else:
             check(evaluation, {"rows": [ROW]}, place)
             stages.append({row["task"]: Count(row["successes"], row["episodes"]) for row in evaluation["rows"]})
@@ -148,6 +179,7 @@ def _read(path: Path) -> Run:
         stages,
         losses,
         changes,
+        measured,
         _seconds(content["commands"], content["seconds"]),
     )
 

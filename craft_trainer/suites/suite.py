@@ -10,7 +10,7 @@ KEYS = ("streams", "seeds", "budgets", "blocks", "commands", "evaluations", "met
 OPTIONAL = ("budgets", "blocks")
 OF_A_METHOD = ("label", "streams", "seeds", "budgets")  # beside the commands that it changes
 AXES = ("stream", "seed", "budget", "item")
-EVALUATES = ("rollout", "mcq", "train")
+EVALUATES = ("rollout", "mcq", "loss", "train")
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from craft_trainer.evaluation.replicates import (
     stratified_interval,
     trimmed_mean,
 )
+from craft_trainer.evaluation.token_mean import mean_over_tokens
 from craft_trainer.report.results import GROUPS, pooled
 from craft_trainer.report.tables import Table
 from craft_trainer.report.wording import DASH, percent, rate, signed
@@ -33,9 +34,8 @@ def stream_table(runs: Sequence[Run]) -> Table:
 
     Of texts it is the loss of those that are learned, and what the questions say of the rest: :func:`_texts_row`.
     """
-    if runs[0].losses:
-        columns = ("method", "seeds", "loss of the new texts", "each seed", "gold margin, nats", "right answers, pts")
-        return Table("", columns, [_texts_row(found) for found in by_method(runs).values()])
+    if runs[0].losses or not runs[0].stages:
+        return Table("", _texts_columns(runs[0]), [_texts_row(found) for found in by_method(runs).values()])
     if runs[0].groups:
         columns = ("method", "seeds", HEADS["old"], "each seed", HEADS["new"], "each seed")
         return Table("", columns, [_groups_row(found) for found in by_method(runs).values()])
@@ -64,18 +64,39 @@ def _sequence_row(runs: Sequence[Run]) -> tuple[str, ...]:
     return runs[0].label, _seeds(runs), f"{average:.1f}", signed(bwt, ".1f"), signed(nbt, ".1f"), f"{auc:.1f}"
 
 
-def _texts_row(runs: Sequence[Run]) -> tuple[str, ...]:
-    """The last loss, in nats a token, and the changes of the questions' gold margins and right answers since the start.
+def _texts_columns(run: Run) -> tuple[str, ...]:
+    columns = ["method", "seeds", *(("loss of the new texts", "each seed") if run.losses else ())]
+    for name, found in run.measured.items():
+        columns.append(f"{name}: change of the loss, nats" if found.tokens else f"{name}: loss")
+    return (*columns, *(("gold margin, nats", "right answers, pts") if run.changes else ()))
 
-    A change is averaged over the seeds question by question. Its 95 % interval is a bootstrap over the questions.
+
+def _texts_row(runs: Sequence[Run]) -> tuple[str, ...]:
+    """The last loss, in nats a token, and what changed since the start: other losses, gold margins, right answers.
+
+    A change is averaged over the seeds row by row, or question by question. Its 95 % interval is a bootstrap over the
+    rows or questions.
     """
-    ends = [run.losses[-1] for run in runs]
-    row = [runs[0].label, _seeds(runs), f"{np.mean(ends):.3f}", " ".join(f"{end:.3f}" for end in ends)]
-    for change, scale, digits in (("margin_gold", 1, 3), ("correct", 100, 1)):
+    row = [runs[0].label, _seeds(runs)]
+    if runs[0].losses:
+        ends = [run.losses[-1] for run in runs]
+        row += [f"{np.mean(ends):.3f}", " ".join(f"{end:.3f}" for end in ends)]
+    for name, first in runs[0].measured.items():
+        found = [run.measured[name] for run in runs]
+        if not first.tokens:
+            row.append(f"{np.mean([one.loss for one in found]):.3f}")
+            continue
+        changes = np.mean([one.changes for one in found], axis=0)
+        row.append(_with_ends(mean_over_tokens(changes, np.array(first.tokens, dtype=np.float64)), 3))
+    for change, scale, digits in (("margin_gold", 1, 3), ("correct", 100, 1)) if runs[0].changes else ():
         changes = scale * np.mean([run.changes[change] for run in runs], axis=0)
-        mean, low, high = (signed(end, f"+.{digits}f") for end in (float(changes.mean()), *mean_interval(changes)))
-        row.append(f"{mean} ({low} to {high})")
+        row.append(_with_ends((float(changes.mean()), *mean_interval(changes)), digits))
     return tuple(row)
+
+
+def _with_ends(found: tuple[float, float, float], digits: int) -> str:
+    mean, low, high = (signed(end, f"+.{digits}f") for end in found)
+    return f"{mean} ({low} to {high})"
 
 
 def suite_table(runs: Sequence[Run]) -> Table:

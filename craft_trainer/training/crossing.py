@@ -1,6 +1,6 @@
 """Find how far a teacher's weights may move towards a tuned model's until L_retain reaches ε."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -101,8 +101,7 @@ def task_measure(
     """
     device = next(model.network.parameters()).device
     size = len(samples)  # type: ignore[arg-type]  # ours have a length
-    rows: Sequence[int] = torch.linspace(0, size - 1, min(num_samples, size)).long().tolist()
-    loader = DataLoader(Subset(samples, rows), batch_size, collate_fn=collate)
+    loader = DataLoader(Subset(samples, spread(size, num_samples)), batch_size, collate_fn=collate)
 
     @torch.no_grad()
     def measure() -> float:
@@ -117,6 +116,12 @@ def task_measure(
         return total / weight
 
     return measure
+
+
+def spread(size: int, count: int) -> list[int]:
+    """Choose at most ``count`` of ``size`` rows, evenly spread over them."""
+    rows: list[int] = torch.linspace(0, size - 1, min(count, size)).long().tolist()
+    return rows
 
 
 def _weight(inputs: Any) -> int:

@@ -52,6 +52,7 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": bash scripts/test\.sh( --quick)?$": ".ci/run",
     r"train_craft_hidden_dryrun\.sh": ".ci/run",
     r"--config_file configs/accelerate/": "tests/distributed/test_accelerate_configs.py",  # two processes, not four
+    r": craft-trainer loss --model ": "tests/integration/test_text_loss.py",
     r": craft-trainer (compare|loss) ": "tests/integration/test_compare.py",  # recordings of several episodes
     r": craft-trainer film ": "tests/unit/simulation/test_film.py",
     r": craft-trainer suite report ": "tests/unit/suites/test_tables.py",

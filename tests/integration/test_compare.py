@@ -75,3 +75,13 @@ def test_a_language_model_is_sent_to_its_own_commands(tiny_dataset: Path, tmp_pa
     data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset)}
     with pytest.raises(ValueError, match="is no LeRobot policy"):
         planned(CompareArguments(policy=str(tmp_path), **data))
+
+
+def test_the_loss_of_a_policy_is_of_all_frames(teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    found = []
+    for size in ("64", "3"):
+        given = {"policy": teacher, "dataset": tiny_dataset, "batch_size": size, "output": tmp_path / f"{size}.json"}
+        assert main(["loss", *(word for key, value in given.items() for word in (f"--{key}", str(value)))]) == 0
+        found.append(json.loads((tmp_path / f"{size}.json").read_text()))
+    assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=0.01)  # chunks end at an episode's end
+    assert found[0]["frames"] == json.loads((tiny_dataset / "meta" / "info.json").read_text())["total_frames"]

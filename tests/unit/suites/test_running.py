@@ -97,3 +97,10 @@ def test_of_a_comparison_every_question_keeps_its_change(tmp_path):
     result.write_text(json.dumps(document | {"comparison": {"num_items": 2}, "sha256": "of all this"}))
     kept = running._read(Step("asked", ("mcq",), result, result, (), frozenset()))
     assert kept == {"comparison": {"num_items": 2}, "changes": {"correct": [0, 1], "margin_gold": [-0.25, 0.5]}}
+
+
+def test_of_a_loss_every_row_is_kept(tmp_path):
+    result = tmp_path / "general.json"
+    found = {"model": "m", "loss": 1.0, "row_losses": [1.0], "row_tokens": [3]}
+    result.write_text(json.dumps(found | {"sha256": "of all this"}))
+    assert running._read(Step("general", ("loss",), result, result, (), frozenset())) == found

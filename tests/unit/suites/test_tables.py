@@ -184,6 +184,27 @@ def test_texts(tmp_path):
     assert -0.4 <= low < -0.2 < high <= -0.1
 
 
+def test_texts_whose_loss_was_measured(tmp_path):
+    """Rows count by their tokens, after the seeds are averaged. A single model's loss has no change. Seen to fail with
+    rows that count alike."""
+    for seed, after in ((0, [2.0, 1.0, 1.0]), (1, [4.0, 1.0, 1.0])):
+        content = {"schema": 1, "suite": "texts", "stream": "one", "tasks": {}, "method": "plain", "label": "plain"}
+        content |= {"budget": None, "seed": seed, "seconds": {}, "commands": COMMANDS}
+        rows = {"row_losses": [1.0, 1.0, 1.0], "compare_row_losses": after, "row_tokens": [2, 3, 3]}
+        two = {"loss": 1.0, "compare_loss": 1.25 + seed / 2, "rows": 3, **rows}
+        content |= {"evaluations": {"general": two, "held": {"loss": 0.5 + seed, "frames": 7}}}
+        write_json(tmp_path / f"texts/one/plain/seed{seed}.json", checked(content))
+    rows = table(tmp_path, "texts/one")
+    assert rows[0] == ["method", "seeds", "held: loss", "general: change of the loss, nats"]
+    assert rows[2][:2] == ["plain", "0, 1"]
+    assert rows[2][3].startswith("+0.500 (")  # (2 · (1 + 3) / 2 + 0 + 0) / 8
+    assert rows[2][2] == "1.000"
+    content["evaluations"]["general"].pop("row_tokens")
+    write_json(tmp_path / "texts/one/plain/seed1.json", checked(content))
+    with pytest.raises(ValueError, match=r"seed1.json: evaluations.general.row_tokens is missing"):
+        table(tmp_path, "texts/one")
+
+
 def test_a_comparison_without_its_questions(tmp_path):
     text_cell(tmp_path, "plain", 0, [2.0, 1.5], [], [])
     with pytest.raises(ValueError, match=r"seed0.json: evaluations.asked.changes.correct is .* write the file again"):
