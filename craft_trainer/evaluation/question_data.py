@@ -3,8 +3,9 @@
 import difflib
 import hashlib
 import json
+import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -215,7 +216,26 @@ def _one_split(loaded: Any, split: str | None, name: str) -> Any:
         return loaded
     if split is None and len(splits) == 1:
         return next(iter(splits.values()))
-    if split not in splits:
+    if split in splits:
+        return splits[split]
+    if split is None or re.split(r"[\[+]", split)[0] not in splits:
         given = "which one is meant must be said" if split is None else f"there is no split {split!r}"
         raise ValueError(f"{name}: {given}; its splits are {', '.join(splits)} (--split)")
-    return splits[split]
+    return _part(splits, split, name)
+
+
+def _part(splits: Mapping[str, Any], split: str, name: str) -> Any:
+    """The rows that ``split`` names in datasets' own words: ``train[:100]``, ``train[10%:]``, ``train[:9]+test``."""
+    import datasets
+
+    if not all(isinstance(dataset, datasets.Dataset) for dataset in splits.values()):
+        raise ValueError(f"{name}: {split!r} is a part of a split, and streamed rows have no numbers: name a whole one")
+    try:
+        ranges = datasets.ReadInstruction.from_spec(split).to_absolute({key: len(splits[key]) for key in splits})
+    except (AssertionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: split {split!r} cannot be read: {reason}. Write e.g. train[:100]") from error
+    parts = [splits[one.splitname].select(range(one.from_, one.to)) for one in ranges]
+    if not sum(map(len, parts)):
+        raise ValueError(f"{name}: split {split!r} has no rows")
+    return parts[0] if len(parts) == 1 else datasets.concatenate_datasets(parts)

@@ -360,6 +360,43 @@ def test_a_folder_of_a_dataset_is_read(dataset, tmp_path, kind, monkeypatch):
     assert len(one.items) == 1
 
 
+@pytest.mark.parametrize(
+    ("split", "ids"),
+    [("train[:2]", "0 1"), ("train[-1:]", "3"), ("train[50%:75%]", "2"), ("train[3:]+test[:1]", "3 9")],
+)
+def test_a_part_of_a_split(tmp_path, split, ids):
+    """By datasets' own words. Seen to fail where a split had to be whole."""
+    import datasets
+
+    parts = {"train": [0, 1, 2, 3], "test": [9]}
+    two = {
+        name: datasets.Dataset.from_list(
+            [{"question": str(n), "choices": ["a", "b"], "answer_index": 0} for n in found]
+        )
+        for name, found in parts.items()
+    }
+    datasets.DatasetDict(two).save_to_disk(tmp_path / "two")
+    assert [item.question for item in read_questions(tmp_path / "two", split=split).items] == ids.split()
+
+
+@pytest.mark.parametrize(
+    ("split", "reason"),
+    [
+        ("train[:2", r"split 'train\[:2' cannot be read: .*Write e.g. train\[:100\]"),
+        ("train[2:1]", "has no rows"),
+        ("train[:1]+tset", "cannot be read: Unknown split"),
+        ("tset[:1]", "there is no split .*; its splits are train"),
+    ],
+)
+def test_a_part_that_is_not_there(tmp_path, split, reason):
+    import datasets
+
+    rows = [{"question": "q", "choices": ["a", "b"], "answer_index": 0}] * 3
+    datasets.DatasetDict({"train": datasets.Dataset.from_list(rows)}).save_to_disk(tmp_path / "one")
+    with pytest.raises(ValueError, match=reason):
+        read_questions(tmp_path / "one", split=split)
+
+
 def test_which_split_must_be_said(dataset, tmp_path):
     import datasets
 

@@ -61,3 +61,11 @@ def test_the_rows_are_in_a_file_and_not_in_memory(folder: Path) -> None:
 def test_a_file_of_lines_is_refused(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"0.jsonl is a file of JSON lines, which is read whole"):
         open_rows(str(folder / "0.jsonl"), streamed=5)
+
+
+def test_a_part_of_a_stream_is_refused(folder: Path) -> None:
+    """Nobody knows how many rows it has."""
+    with pytest.raises(ValueError, match="streamed rows have no numbers: name a whole one"):
+        open_rows(str(folder), streamed=5, split="train[:10]")
+    assert len(open_rows(str(folder / "0.jsonl")).source) == 10
+    assert len(open_rows(str(folder), split="train[5:15]").source) == 10

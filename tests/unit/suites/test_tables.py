@@ -156,7 +156,7 @@ def test_the_tables_of_the_documentation_are_those_of_the_raw_results(page):
 
 @pytest.mark.parametrize("name", ["results.md", "few_old_frames.md"])
 def test_no_table_of_the_results_is_typed_by_hand(name):
-    """Every table of these pages is between the marks of a suite. Seen to fail with the tables of earlier_results.md."""
+    """They are between the marks of a suite. Seen to fail with the tables of earlier_results.md."""
     assert DOCS / name in PAGES
     outside = re.sub(r"<!-- suite:.*?<!-- end of suite -->", "", (DOCS / name).read_text(), flags=re.DOTALL)
     assert [line for line in outside.splitlines() if line.startswith("|")] == []
