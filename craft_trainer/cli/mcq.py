@@ -20,7 +20,7 @@ class McqArguments:
     data: str = option("JSON lines, the folder of a dataset, or a dataset of the Hub")
     output: str = option("JSON file for the result; what is done is kept beside it until then", "mcq.json")
     compare: str | None = option("a second checkpoint on the same questions; differences are compare − model", None)
-    split: str | None = option("of a dataset; by default its only one", None)
+    split: str | None = option("of a dataset, or a part, e.g. test[:1000]; by default its only one", None)
     data_revision: str | None = option("branch, tag or commit of a dataset of the Hub; by default main", None)
     data_config: str | None = option("configuration of a dataset that has several", None)
     columns: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare

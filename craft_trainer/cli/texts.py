@@ -25,7 +25,7 @@ class TextArguments:
         "prompt and completion, or a column messages; image or images for a vision-language model"
     )
     dataset_config: str | None = option("configuration of a dataset that has several", None)
-    split: str | None = option("of a dataset; by default train, or the only one", None)
+    split: str | None = option("of a dataset, or a part, e.g. train[:1000]; by default train, or the only one", None)
     columns: dict | str | None = option(COLUMNS_HELP, None)  # type: ignore[type-arg]  # argparse wants it bare
     max_length: int = option("tokens of a sample at most, the rest is cut off (and counted); 0 for no limit", 1024)
     completion_only_loss: bool = option("of a prompt with its completion learn the completion alone", True)
