@@ -69,9 +69,11 @@ def _block(begins: re.Match[str], raw: Path, folder: str, drawn: dict[str, bytes
     if begins["what"] is None:
         return (stream_table(runs) if stream else suite_table(runs)).markdown()
     from craft_trainer.suites.pictures import DRAWN  # matplotlib only where a page has a picture
+    from craft_trainer.suites.text_pictures import text_frontier_picture
 
+    draws = DRAWN | ({"frontier": text_frontier_picture} if runs[0].losses else {})
     name = "-".join(filter(None, (begins["suite"], stream, begins["what"])))
-    picture = DRAWN[begins["what"]](runs)
+    picture = draws[begins["what"]](runs)
     svg = picture.svg(name)
     if drawn.setdefault(f"{name}.svg", svg) != svg:
         raise ValueError(f"{begins[0].strip()}: a picture {name}.svg of other methods is on this page already")

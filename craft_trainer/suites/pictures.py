@@ -174,7 +174,7 @@ def _listed(words: Mapping[str, str], levels: Mapping[str, Average]) -> str:
     return ", ".join(f"{words[name]} {100 * level.mean:.0f} %" for name, level in levels.items()) or "none"
 
 
-def _looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """A colour and a mark for every method."""
     others = [name for name in dict.fromkeys(names) if name not in REFERENCES]
     found = {name: (COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]) for i, name in enumerate(others)}
@@ -186,23 +186,23 @@ def _budgets_figure(
 ) -> Figure:
     figure = blank_figure(5.2)
     axes = figure.subplots()
-    looks = _looks([*lines, *levels])
+    shown = looks([*lines, *levels])
     budgets = sorted({budget for line in lines.values() for budget in line})
     first, last = budgets[0], budgets[-1]
     starts: dict[str, float] = {}
     for name, level in levels.items():
-        colour, dashes = looks[name][0], (5, 2.5) if name in REFERENCES else (1, 0)
+        colour, dashes = shown[name][0], (5, 2.5) if name in REFERENCES else (1, 0)
         axes.plot((first, last), (level.mean, level.mean), color=colour, lw=2.2, dashes=dashes, zorder=2)
         if name not in REFERENCES:
             axes.fill_between((first, last), level.low, level.high, color=colour, alpha=0.16, lw=0, zorder=1)
         starts[name] = level.mean
     for name, line in lines.items():
         x, (mean, low, high) = sorted(line), np.array([line[budget] for budget in sorted(line)]).T
-        colour, marker = looks[name]
+        colour, marker = shown[name]
         axes.fill_between(x, low, high, color=colour, alpha=0.16, lw=0, zorder=1)
         axes.plot(x, mean, color=colour, marker=marker, lw=2.8, ms=8, zorder=3, clip_on=False)
         starts[name] = mean[0]
-    _write_beside(axes, words, starts, looks, first)
+    _write_beside(axes, words, starts, shown, first)
     axes.set_xscale("log")
     axes.set_xlim(first / (last / first) ** 0.85, last * 1.03)
     axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
@@ -212,12 +212,12 @@ def _budgets_figure(
     axes.set_xlabel("anchors from the old tasks", fontsize=LABEL, loc="right")
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_title("success on the old tasks, %", fontsize=LABEL, fontweight="normal")
-    figure.suptitle(_wrapped(title, 62), x=0.01, ha="left", fontsize=15, fontweight="bold")
+    figure.suptitle(in_lines(title, 62), x=0.01, ha="left", fontsize=15, fontweight="bold")
     return figure
 
 
 def _write_beside(
-    axes: Axes, words: Mapping[str, str], starts: Mapping[str, float], looks: Mapping[str, tuple[str, str]], first: int
+    axes: Axes, words: Mapping[str, str], starts: Mapping[str, float], shown: Mapping[str, tuple[str, str]], first: int
 ) -> None:
     """Name every line left of where it begins, with its success there."""
     moved = spread(list(starts.values()), LINE * 1.15, 0.0, 1.07)
@@ -231,7 +231,7 @@ def _write_beside(
             "va": "center",
             "fontsize": LABEL,
         }
-        axes.annotate(text, (first, place), color=looks[name][0], annotation_clip=False, **left)
+        axes.annotate(text, (first, place), color=shown[name][0], annotation_clip=False, **left)
 
 
 def _rates(axis: Any, limit: Callable[[float, float], Any]) -> None:
@@ -245,11 +245,11 @@ def _rates(axis: Any, limit: Callable[[float, float], Any]) -> None:
 def _frontier_figure(title: str, points: Sequence[Point]) -> Figure:
     figure = blank_figure(max(5.0, 1.2 + 0.25 * len(points)))
     axes = figure.subplots()
-    looks = _looks([point.name for point in points])
+    shown = looks([point.name for point in points])
     gap = 1.15 / max(20.0, 1.05 * len(points))
     places = spread([point.old.mean for point in points], gap, -0.02, 1.08)
     for (name, label, old, new), place in zip(points, places, strict=True):
-        colour, marker = looks[name]
+        colour, marker = shown[name]
         axes.plot((new.low, new.high), (old.mean, old.mean), color=colour, lw=1.6, clip_on=False)
         axes.plot((new.mean, new.mean), (old.low, old.high), color=colour, lw=1.6, clip_on=False)
         axes.plot(new.mean, old.mean, marker, color=colour, ms=7, clip_on=False)
@@ -262,7 +262,7 @@ def _frontier_figure(title: str, points: Sequence[Point]) -> Figure:
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.set_xlabel("success on the new task, %", fontsize=LABEL, loc="left")
     axes.set_title("success on the old tasks, %", fontsize=LABEL, fontweight="normal")
-    figure.suptitle(_wrapped(title, 62), x=0.01, ha="left", fontsize=15, fontweight="bold")
+    figure.suptitle(in_lines(title, 62), x=0.01, ha="left", fontsize=15, fontweight="bold")
     return figure
 
 
@@ -290,5 +290,6 @@ def _matrix_figure(matrices: Mapping[str, Float[np.ndarray[Any, Any], "stages ta
     return figure
 
 
-def _wrapped(text: str, width: int) -> str:
+def in_lines(text: str, width: int) -> str:
+    """``text`` in lines of at most ``width`` characters."""
     return "\n".join(wrap(text, width))

@@ -7,7 +7,8 @@ import pytest
 
 from craft_trainer.report.results import Count
 from craft_trainer.suites.pictures import budgets_picture, frontier_picture, matrix_picture, spread
-from craft_trainer.suites.runs import Run
+from craft_trainer.suites.runs import Measured, Run
+from craft_trainer.suites.text_pictures import text_frontier_picture
 
 TASKS = {"old": ["a", "b"], "new": ["c"]}
 
@@ -80,3 +81,23 @@ def test_labels_move_as_little_as_possible():
     np.testing.assert_allclose(spread([0.5, 0.5, 0.1], 0.1, 0, 1), [0.45, 0.55, 0.1], atol=1e-12)
     np.testing.assert_allclose(spread([1.0, 1.0], 0.1, 0, 1), [0.9, 1.0], atol=1e-12)
     np.testing.assert_allclose(spread([0.0, 0.3, 0.0], 0.1, 0, 1), [0.0, 0.3, 0.1], atol=1e-12)
+
+
+def text_run(name, new, rise, *, seed=0):
+    """A run that ends at the loss ``new``, and whose two other texts rose by 0 and 2 · ``rise`` nats."""
+    measured = {"general": Measured(3.0, [0.0, 2 * rise], [10, 10])}
+    return Run("one", name, None, f"words of {name}", seed, {}, [], [2.0, new], {}, measured)
+
+
+def test_text_frontier_names_what_loses_least():
+    runs = [
+        text_run("plain", 1.0, 0.3),
+        *(text_run("craft", 1.1, rise, seed=seed) for seed, rise in ((0, 0.1), (1, 0.2))),
+    ]
+    picture = text_frontier_picture(runs)
+    assert picture.title == "words of craft loses least of other texts: +0.150 nats a token"
+    assert "up to 2 seeds" in picture.description
+    shown = text(picture.svg("name"))
+    assert {"words of craft", "words of plain"} <= set(shown)
+    with pytest.raises(ValueError, match="evaluate by `run: loss` with compare"):
+        text_frontier_picture([run("plain", 1)])
