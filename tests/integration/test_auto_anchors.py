@@ -248,6 +248,12 @@ def test_a_script_says_the_same_word(train, teacher, tiny_dataset, tmp_path, cap
     assert again.anchors.provenance.fingerprint == made
 
 
+@pytest.mark.parametrize(("dataset", "found"), [(None, "there is none"), ([1, 2], "a list has none that it can read")])
+def test_a_dataset_without_frames_is_refused(teacher, tmp_path, dataset, found):
+    with pytest.raises(ValueError, match=rf"perturbs the frames of train_dataset, and {found}: give PolicyDataset"):
+        script(PolicyModel.from_pretrained(teacher), tmp_path / "run", dataset)
+
+
 @pytest.mark.parametrize("adapted", [False, True])
 def test_a_script_with_a_language_model_says_the_same_word(texts, tmp_path, adapted, capsys):
     """The teacher of a fresh adapter is its base."""

@@ -112,6 +112,8 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "statistics", "failed": "keep"}, "failed has no effect"),
         ({"source": "new_task"}, "about to be learned: give it by --dataset"),
         ({"source": "statistics", "views": 2, "view_noise": 0}, "are copies"),
+        ({"source": "dataset", "dataset": "DATA", "held_out_only": True}, "give their share by held_out"),
+        ({"source": "rollouts", "tasks": "push-v3", "failed": "repeat"}, "failed must be drop or keep"),
         ({"source": "statistics", "inputs": "reference"}, "source dataset or corpus alone"),
         ({"source": "statistics,new_task", "dataset": "DATA", "anchors": 1}, "at least one of each"),
     ],

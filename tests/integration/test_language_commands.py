@@ -431,6 +431,11 @@ def test_options_of_texts_are_refused_of_a_policy(tmp_path, tiny_policy, capsys)
     assert "holds no config.json: it is not a LeRobot checkpoint, nor a language model" in capsys.readouterr().err
 
 
+def test_old_texts_are_asked_for(place, tmp_path, capsys):
+    assert main(["cache", "build", *flags(teacher=place / "model", output_dir=tmp_path / "out")]) == 1
+    assert "source dataset reads old texts: give them by --dataset, or take source own_texts" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("command", "options", "message"),
     [

@@ -5,7 +5,9 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -13,10 +15,11 @@ import pytest
 import torch
 from seer import GROUPS, NUM_ROWS, Seer, build, contents, samples
 from together import FRESH, build_together
+from torch.distributed import TCPStore
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec
-from craft_trainer.anchors.processes import GO_ON
+from craft_trainer.anchors.processes import GO_ON, Processes
 
 
 def build_slowly(folder: Path, begun: Any) -> None:
@@ -137,6 +140,33 @@ def test_a_process_that_ends_ends_the_others(whole: AnchorCache, tmp_path: Path,
     again = build_together(tmp_path / "cache", tmp_path / "again")
     assert again[1]["passes"] == 8
     assert contents(tmp_path / "cache") == contents(whole.folder)
+
+
+def serve(told: Connection) -> None:
+    """Hold the store of a launcher until it is killed."""
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told.send(store.port)
+    signal.pause()
+
+
+def test_a_launcher_that_is_killed_ends_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It holds the store where they meet: torch's own error says that a connection was reset."""
+    ours, theirs = FRESH.Pipe()
+    launcher = FRESH.Process(target=serve, args=(theirs,))
+    launcher.start()
+    store = TCPStore("127.0.0.1", ours.recv(), is_master=False)
+    monkeypatch.setattr("craft_trainer.anchors.processes._store", lambda _prefix: store)
+    state: Any = SimpleNamespace(process_index=1, num_processes=2, device=torch.device("cpu"))
+
+    def work() -> None:
+        with Processes(state) as processes:
+            processes.check()
+            os.kill(launcher.pid, signal.SIGKILL)
+            launcher.join()
+            processes.wait_for_everyone()
+
+    with pytest.raises(RuntimeError, match=f"the launcher where the others meet, is gone. {GO_ON}"):
+        work()
 
 
 def test_workers_load_the_same_samples(whole: AnchorCache, tmp_path: Path) -> None:

@@ -9,6 +9,17 @@ from craft_trainer.cli import rollout
 from craft_trainer.cli.main import main
 
 
+@pytest.mark.parametrize("max_steps", ["0", "501"])
+@pytest.mark.parametrize("command", ["rollout --policy org/policy --tasks", "film --policies org/policy --task"])
+def test_more_actions_than_an_episode_has_are_refused(
+    command: str, max_steps: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the policy is loaded, which is not there."""
+    given = ["push-v3", "--max_steps", max_steps, "--output", str(tmp_path / "out.webp")]
+    assert main([*command.split(), *given]) == 1
+    assert f"max_steps is {max_steps}: Meta-World episodes have 1 to 500 actions" in capsys.readouterr().err
+
+
 def test_the_result_is_written_into_a_new_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Seen to fail after all episodes, with their result lost."""
     monkeypatch.setattr(rollout, "on_stream", lambda arguments: {"rows": [{"task": arguments.tasks[0]}]})

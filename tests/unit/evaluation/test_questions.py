@@ -112,6 +112,7 @@ BAD_ROWS = {
     "id true": (GOOD | {"id": True}, "id must be text"),
     "id blank": (GOOD | {"id": " "}, "id is blank"),
     "image number": (GOOD | {"image_path": 0}, "image_path must be text"),
+    "image empty": (GOOD | {"image_path": {"name": "red"}}, "image has neither bytes nor a path"),
     "image list": (GOOD | {"image_path": []}, "image_path must be text"),
     "image missing": (GOOD | {"image_path": "images/none.png"}, "no image"),
     "image absolute": (GOOD | {"image_path": "/etc/hostname"}, "stay inside"),

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from tiny_vlm import FAMILIES, tiny_vlm
 from transformers import AutoConfig, AutoModel
 
+from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.models.pretrained import load_adapter, load_model, load_processor, restore
 
 UP = "model.layers.1.mlp.up_proj.weight"
@@ -58,8 +59,11 @@ def test_a_model_that_is_not_whole_is_refused(folder, fields, edit, fault):
 def test_a_model_of_another_shape_is_refused_by_its_name(kind, tmp_path):
     """BART's configuration is also that of a causal language model: its decoder alone."""
     AutoConfig.for_model(kind).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match=rf"holds a {kind}, and commands take causal language models, .* in a script"):
+    fault = f"holds a {kind}, and commands take causal language models, .* in a script"
+    with pytest.raises(ValueError, match=rf"^{tmp_path} {fault}"):
         load_model(tmp_path, None)
+    with pytest.raises(ValueError, match=rf"is no language or .* model of HuggingFace, and no policy is .* {fault}"):
+        load_checkpoint(str(tmp_path), dtype=None)
 
 
 def test_what_a_model_does_without_may_be_missing(folder, tmp_path):

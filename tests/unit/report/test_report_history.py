@@ -28,6 +28,7 @@ def test_columns(write_history: WriteHistory) -> None:
         ("0.02", "lots", "line 2, column multiplier is 'lots', expected a number"),
         ("0.02", "", "line 2, column multiplier is '', expected a number"),
         ("0.02", "nan", "column multiplier has values that are not finite"),
+        ("0.02", "9" * 200_000, "line 1 is not CSV (field larger than field limit"),
         ("\n3,", "\n2,", "column step does not ascend"),
         ("-0.3,1,", "-0.3,1.5,", "column conflict has values outside"),
     ],

@@ -96,6 +96,14 @@ def test_what_the_environment_does_not_show_is_refused(tiny_policy: Callable[...
         observed(tiny_policy(), ["observation.state"], "PushT")
 
 
+def test_actions_of_another_robot_are_refused(tiny_policy: Callable[..., PolicyModel], tmp_path: Path) -> None:
+    policy = tiny_policy()
+    policy.policy_config.output_features["action"].shape = (7,)
+    with pytest.raises(ValueError, match=r"the policy's action has shape \(7,\), Meta-World's has 4 numbers"):
+        record_policy(policy, [TASK], tmp_path / "data", num_episodes=1, seed=0, failed=True, num_envs=1)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [

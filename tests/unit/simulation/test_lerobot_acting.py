@@ -198,6 +198,13 @@ def test_an_unknown_environment_or_field_is_refused(policy: PolicyModel, tmp_pat
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("max_steps", [0, LENGTH + 1])
+def test_more_actions_than_an_episode_has_are_refused(policy: PolicyModel, max_steps: int) -> None:
+    rows = roll_out(policy, "craft_line", [], num_episodes=1, num_envs=1, seed=0, max_steps=max_steps)
+    with pytest.raises(ValueError, match=f"max_steps is {max_steps}: .* of this environment have 1 to {LENGTH} act"):
+        next(rows)
+
+
 def test_a_policy_that_never_succeeds_is_told_what_to_do(policy: PolicyModel, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"only 0 of 12 attempts succeeded.*of Line-v0, .*--failed keep"):
         recorded(policy, tmp_path / "x", options={"reach": LENGTH + 1})

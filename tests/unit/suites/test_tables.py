@@ -121,6 +121,9 @@ def test_what_is_not_there_or_was_changed_is_refused(raw):
             table(raw, head)
     with pytest.raises(ValueError, match="has no <!-- end of suite -->"):
         written("<!-- suite: tiny -->\n<!-- suite: tiny/one -->\n<!-- end of suite -->", raw, "images")
+    two = [f"<!-- suite: tiny budgets{of} -->\n<!-- end of suite -->\n" for of in ("", " of replay")]
+    with pytest.raises(ValueError, match=r"a picture tiny-budgets\.svg of other methods is on this page already"):
+        written("".join(two), raw, "images")
     path = raw / "tiny/one/plain/seed0.json"
     path.write_text(path.read_text().replace('"successes": 4', '"successes": 3'))
     with pytest.raises(ValueError, match=r"seed0.json: sha256 does not fit"):
