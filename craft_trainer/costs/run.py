@@ -84,7 +84,7 @@ class RunBenchArguments:
     training: str | None = option("YAML file with the settings of every run, as `train --config` takes it", None)
     steps: int | None = option("optimizer steps of every run; by default what training says", None)
     every: list[str] = option("values of retention_every", ["1", "5"])
-    sizes: list[str] = option("values of retention_batch_size", ["8"])
+    sizes: list[str] = option("values of retention_batch_size", ["4", "16"])
     held_out: str | None = option(
         "anchor cache of the same model on which L_retain is measured after every run; no run should have seen its "
         "anchors, so build it with another seed",

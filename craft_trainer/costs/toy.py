@@ -1,4 +1,4 @@
-"""A toy for `bench run`: a small language model, texts to learn, and anchors with and without old texts."""
+"""A toy for `bench run`: a small language model that has learned old texts, new ones, anchors with and without old."""
 
 import json
 from dataclasses import replace
@@ -36,15 +36,19 @@ class Toy(NamedTuple):
 
 
 def make_toy(folder: Path) -> Toy:
-    """Write a model with random weights, old and new texts of different words, and the settings of its training."""
+    """Write a model with random weights, old and new texts of different words, and the settings of its training.
+
+    The first of the commands trains it on the old texts: one that knows nothing has nothing to forget.
+    """
     folder.mkdir(parents=True)
     tokenizer = word_tokenizer()
     torch.manual_seed(0)
     model = language_model(replace(SIZE, vocabulary=len(tokenizer)))
-    model.save_pretrained(folder / "model")
-    tokenizer.save_pretrained(folder / "model")
+    model.save_pretrained(folder / "untrained")
+    tokenizer.save_pretrained(folder / "untrained")
     half = NUM_WORDS // 2
     for name, words, num_texts in (
+        ("learned", range(half), NUM_TEXTS),
         ("old", range(half), NUM_ANCHORS),
         ("held_out", range(half), NUM_ANCHORS),
         ("new", range(half, NUM_WORDS), NUM_TEXTS),
@@ -52,14 +56,17 @@ def make_toy(folder: Path) -> Toy:
         write_texts(folder / f"{name}.jsonl", words, num_texts)
     write_atomically(folder / "training.yaml", TRAINING)
     held_out, old, own = (str(folder / name) for name in ("held_out_texts", "old_texts", "own_texts"))
-    build = ("cache", "build", "--teacher", str(folder / "model"), "--anchors", str(NUM_ANCHORS))
+    teacher, training = str(folder / "model"), str(folder / "training.yaml")
+    learn = ("train", "--config", training, "--method", "plain", "--model", str(folder / "untrained"))
+    build = ("cache", "build", "--teacher", teacher, "--anchors", str(NUM_ANCHORS))
     return Toy(
-        str(folder / "model"),
+        teacher,
         str(folder / "new.jsonl"),
-        str(folder / "training.yaml"),
+        training,
         [old, own],
         held_out,
         [
+            (*learn, "--dataset", str(folder / "learned.jsonl"), "--output_dir", teacher),
             (*build, "--dataset", str(folder / "old.jsonl"), "--output_dir", old),
             (*build, "--source", "own_texts", "--own_tokens", str(TEXT_WORDS), "--output_dir", own),
             (*build, "--dataset", str(folder / "held_out.jsonl"), "--output_dir", held_out),

@@ -130,10 +130,18 @@ def way_back(args: TrainingArguments) -> str:
 def _tensors_of(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            yield name, getattr(parameter, "ds_tensor", parameter)  # its part, in ZeRO 3
+            yield name, _own_part(parameter)
     for name, buffer in model.named_buffers():
         if ".running_" in f".{name}":
             yield name, buffer
+
+
+def _own_part(parameter: Any) -> Tensor:
+    """The weights that this process has: in ZeRO 3 its part, without the padding, which DeepSpeed does not write."""
+    part: Tensor = getattr(parameter, "ds_tensor", parameter)
+    if part is parameter:
+        return part
+    return part[: max(0, parameter.ds_numel - part.numel() * parameter.ds_zero_partition_rank)]
 
 
 def _tensors_of_optimizer(optimizer: Any) -> Iterable[tuple[str, Tensor]]:

@@ -81,7 +81,7 @@ def test_success_is_read_for_every_task(tmp_path: Path, monkeypatch: pytest.Monk
         (OWN | {"anchors": []}, "model needs anchors as well"),
         (OWN | {"held_out": None}, "give either tasks"),
         (OWN | {"tasks": ["push-v3"]}, "give either tasks"),
-        (OWN | {"every": ["1,0"]}, "are 1, 1, 0, 8: each must be a whole number ≥ 1"),
+        (OWN | {"every": ["1,0"]}, "are 1, 1, 0, 4, 16: each must be a whole number ≥ 1"),
         (OWN | {"sizes": ["half"]}, "each must be a whole number"),
         ({"repeats": 0}, "each must be a whole number"),
     ],
@@ -109,10 +109,10 @@ def test_the_toy_is_built_trained_and_measured(
     monkeypatch.setattr(bench, "execute", fake)
     file, runs = tmp_path / "new" / "figures.json", tmp_path / "runs"
     assert main(["bench", "run", "--every", "1,5", "--output_dir", str(runs), "--json", str(file)]) == 0
-    assert [words[0] for words in asked] == ["cache"] * 3 + ["train", "merge"] * 5
+    assert [words[0] for words in asked] == ["train"] + ["cache"] * 3 + ["train", "merge"] * 9
     rows = json.loads(file.read_text())
-    assert [row["arm"]["every"] for row in rows] == [1, 1, 5, 1, 5]
+    assert [row["arm"]["every"] for row in rows] == [1, 1, 1, 5, 5, 1, 1, 5, 5]
     assert all(row["kept"] == {"L_retain": 0.25, "task loss": 1.5} and row["cost"] == [1.0, 1.0] for row in rows)
-    assert "own_texts, every 5, 8" in capsys.readouterr().out
+    assert "own_texts, every 5, 16" in capsys.readouterr().out
     told = (runs / "toy/old.jsonl").read_text().splitlines()
     assert len(told) == len(set(told)) == 128

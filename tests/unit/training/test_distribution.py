@@ -163,11 +163,27 @@ def test_a_part_of_a_weight_that_is_not_finite_is_seen():
     """DeepSpeed ZeRO 3 leaves the parameter empty and its part beside it. Seen to fail when the parameter is asked."""
     network = nn.Linear(1, 1)
     network.weight.data, network.weight.ds_tensor = torch.empty(0), torch.tensor([1.0])
+    network.weight.ds_numel, network.weight.ds_zero_partition_rank = 1, 0
     run = SimpleNamespace(output_dir="none"), SimpleNamespace(global_step=1)
     require_finite_run(*run, model=network)
     network.weight.ds_tensor[0] = torch.nan
     with pytest.raises(FloatingPointError, match="weight is not finite any more"):
         require_finite_run(*run, model=network)
+
+
+@pytest.mark.parametrize(("rank", "num_own"), [(0, 2), (1, 1), (2, 0)])
+def test_what_pads_a_part_of_a_weight_is_not_asked(rank, num_own):
+    """Three numbers in parts of two: DeepSpeed leaves the rest as the memory was. Seen to fail in a run of ZeRO 3."""
+    network = nn.Linear(3, 1, bias=False)
+    part = torch.tensor([1.0] * num_own + [torch.nan] * (2 - num_own))
+    network.weight.data, network.weight.ds_tensor = torch.empty(0), part
+    network.weight.ds_numel, network.weight.ds_zero_partition_rank = 3, rank
+    run = SimpleNamespace(output_dir="none"), SimpleNamespace(global_step=1)
+    require_finite_run(*run, model=network)
+    part[:num_own] = torch.nan
+    if num_own:
+        with pytest.raises(FloatingPointError, match="weight is not finite any more"):
+            require_finite_run(*run, model=network)
 
 
 @pytest.mark.parametrize(("mode", "expected"), [("DEEPSPEED", torch.bfloat16), ("MULTI_CPU", torch.float32)])
