@@ -136,12 +136,13 @@ def _tensors_of(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
             yield name, buffer
 
 
-def _own_part(parameter: Any) -> Tensor:
+def _own_part(parameter: Tensor) -> Tensor:
     """The weights that this process has: in ZeRO 3 its part, without the padding, which DeepSpeed does not write."""
-    part: Tensor = getattr(parameter, "ds_tensor", parameter)
-    if part is parameter:
-        return part
-    return part[: max(0, parameter.ds_numel - part.numel() * parameter.ds_zero_partition_rank)]
+    if not hasattr(parameter, "ds_tensor"):
+        return parameter
+    split: Any = parameter
+    part: Tensor = split.ds_tensor
+    return part[: max(0, split.ds_numel - part.numel() * split.ds_zero_partition_rank)]
 
 
 def _tensors_of_optimizer(optimizer: Any) -> Iterable[tuple[str, Tensor]]:
