@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import AnchorCache, LoadBatch
 from craft_trainer.anchors.constant_features import ConstantFeatureCheck
@@ -21,6 +20,7 @@ from craft_trainer.anchors.trial import require_held
 from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.hub.storage import exists, place_of
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.progress import progress
 from craft_trainer.version import __version__
 
 SHARD_BATCHES = 8
@@ -106,7 +106,7 @@ def build_anchor_cache(
         with (
             work.kept_once_begun(alone=world == 1),
             _quiet_datasets(),
-            tqdm(total=len(rows), initial=work.done(), unit="anchor", desc="anchors", disable=None) as bar,
+            progress(total=len(rows), initial=work.done(), unit="anchor", desc="anchors") as bar,
         ):
             for number in work.missing(rank, world):
                 processes.check()

@@ -12,7 +12,6 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import GROUP_COLUMN as GROUP
 from craft_trainer.anchors.cache import (
@@ -27,6 +26,7 @@ from craft_trainer.anchors.cache import ROW_COLUMN as ROW
 from craft_trainer.anchors.columns import encoded
 from craft_trainer.anchors.features import Features, FeatureSpec, evaluating, extract, teacher_features
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.progress import progress
 
 
 class TeacherPass:
@@ -46,7 +46,7 @@ class TeacherPass:
         self._images = set(teacher.image_keys())
         self._types: dict[str, Any] = {}
 
-    def run(self, rows: list[int], groups: list[str], progress: Any) -> datasets.Dataset:
+    def run(self, rows: list[int], groups: list[str], bar: Any) -> datasets.Dataset:
         """The anchors of ``rows``."""
         index = datasets.Dataset.from_dict({ROW: rows, GROUP: groups})
         size = self._storage["batch_size"]
@@ -65,7 +65,7 @@ class TeacherPass:
             made = first.pop() if first else self._columns(next(loaded), columns[ROW])
             self._check_types(made)
             _check_numbers(made, columns[ROW])
-            progress.update(len(columns[ROW]))
+            bar.update(len(columns[ROW]))
             return made
 
         return index.map(
@@ -186,7 +186,7 @@ def candidate_features(
     """The last layer's mean over the tokens of every sample of a dataset, on the CPU."""
     spec = FeatureSpec(teacher.module_path(-1), "mean_masked")
     load, device, parts = raw_inputs(teacher, load_batch), next(teacher.network.parameters()).device, []
-    for start in tqdm(range(0, num_rows, batch_size), desc="candidates", unit="batch", disable=None):
+    for start in progress(range(0, num_rows, batch_size), desc="candidates", unit="batch"):
         rows = list(range(start, min(start + batch_size, num_rows)))
         raw = with_own_actions(teacher, send_to_device(load(rows), device), rows)
         features = extract(teacher, raw, [spec], output=False)

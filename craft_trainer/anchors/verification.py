@@ -4,7 +4,6 @@ import torch
 from accelerate.utils import send_to_device
 from safetensors.torch import load_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import (
     OUTPUT_COLUMN,
@@ -20,6 +19,7 @@ from craft_trainer.anchors.integrity import AGAIN
 from craft_trainer.anchors.statistics import cache_statistics
 from craft_trainer.anchors.teacher_pass import rows_digest
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.progress import progress
 
 TOKENS = "tokens"
 HALF_ROUNDING = 2.0**-10  # of a number stored in float16
@@ -37,7 +37,7 @@ def deviations(cache: AnchorCache, teacher: AnchoredModel, *, num_rows: int, bat
     rows = [own[place] for place in torch.linspace(0, len(own) - 1, min(num_rows, len(own))).long()]
     device = next(teacher.network.parameters()).device
     largest: dict[str, Tensor] = {}
-    for start in tqdm(range(0, len(rows), batch_size), desc="verify", unit="batch", disable=None):
+    for start in progress(range(0, len(rows), batch_size), desc="verify", unit="batch"):
         batch = cache.batch(rows[start : start + batch_size])
         live = teacher_features(
             teacher,

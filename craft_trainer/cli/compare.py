@@ -1,7 +1,7 @@
 """``craft-trainer compare``: plain fine-tuning beside CRaFT, on a policy and datasets of your own."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PLACES = ("policy", "old_dataset", "new_dataset")
 EXAMPLE = (
     "craft-trainer compare --policy outputs/teacher --old_dataset outputs/data/old --new_dataset outputs/data/new "
-    "--steps 800 --output outputs/compared"
+    "--learning_rate 5e-4 --steps 800 --output outputs/compared"
 )
 MOST_ANCHORS = 1000  # unless more are asked for
 MAPPINGS = ("env_options", "env_rename", "train", "cache", "rename", "policy_options")
@@ -31,7 +31,11 @@ class CompareArguments:
     """Name the policy, what it knows, what it is to learn, and where that can be measured."""
 
     policy: str = option("LeRobot checkpoint that both runs start from, and the teacher: a folder or a Hub repository")
-    old_dataset: str = option("LeRobot dataset of what it knows already: a folder or a Hub repository")
+    old_dataset: str | None = option(
+        "LeRobot dataset of what it knows already: a folder or a Hub repository. With old_tasks you can leave it out "
+        "where no source reads it, e.g. with source rollouts",
+        None,
+    )
     new_dataset: str = option("LeRobot dataset of what it is to learn: a folder or a Hub repository")
     old_tasks: list[str] = option(
         "tasks of a simulator that it knows already: then rollouts decide. By default held-out episodes do", []
@@ -57,7 +61,10 @@ class CompareArguments:
     seeds: list[str] = option("one pair of fine-tuned policies per seed", ["0"])
     steps: int = option("optimizer steps of plain and of CRaFT fine-tuning", 5000)
     batch_size: int = option("samples of one step", 8)
-    learning_rate: float = option("of both runs, with a cosine schedule", 1e-5)
+    learning_rate: float = option(
+        "of both runs, with a cosine schedule. LeRobot's presets, for policies of full size: 1e-5 for ACT, 2.5e-5 for "
+        "π0 and π0.5, 1e-4 for SmolVLA and Diffusion; a small policy needs more, the demo's ACT 5e-4"
+    )
     retention: float = option("of CRaFT: 0.99 keeps 99 % of the policy's behaviour; in (0, 1)", 0.99)
     anchors: int | None = option(
         f"samples whose behaviour is held; by default {MOST_ANCHORS}, or all frames where there are fewer", None
@@ -100,6 +107,12 @@ class CompareArguments:
             refuse_idle(self, OF_SIMULATORS, "it is of rollouts, and no old_tasks and new_tasks are given")
             if "rollouts" in self.source:
                 raise ValueError("source rollouts lets the policy act in old tasks: give old_tasks and new_tasks")
+        if self.old_dataset is None and not self.old_tasks:
+            raise ValueError("the losses are measured on old_dataset: give it, or old_tasks and new_tasks for rollouts")
+        if self.old_dataset is None and "dataset" in self.source:
+            raise ValueError(
+                "source dataset takes anchors from old_dataset: give it, or another source, e.g. rollouts or new_task"
+            )
         for name in ("steps", "batch_size", "anchors", "workers", "episodes"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -128,18 +141,20 @@ def planned(arguments: CompareArguments) -> "Comparison":
     policy, old, new = arguments.policy, arguments.old_dataset, arguments.new_dataset
     if not is_policy(checkpoint_folder(policy)):
         raise ValueError(f"{policy} is no LeRobot policy; a language model is compared by `train` and `mcq --compare`")
-    LoadArguments(rename=arguments.rename, policy_options=arguments.policy_options).require_fit(policy, [old, new])
+    datasets = {name: path for name, path in {"old": old, "new": new}.items() if path is not None}
+    loaded_as = LoadArguments(rename=arguments.rename, policy_options=arguments.policy_options)
+    loaded_as.require_fit(policy, datasets.values())
     check_tasks(arguments)
     device = {} if arguments.device is None else {"device": arguments.device}
     loading = {name: getattr(arguments, name) for name in ("rename", "policy_options") if getattr(arguments, name)}
     of_rollouts = {"env": arguments.env, "env_options": arguments.env_options, "rename": arguments.env_rename}
     anchoring = {"source": arguments.source} | arguments.mapping("cache")
     held_out = 0.0 if arguments.old_tasks else arguments.held_out
-    num_learned, num_held_out = zip(*(frames_of(dataset, held_out) for dataset in (old, new)), strict=True)
-    anchors = arguments.anchors or most_anchors(arguments.source, num_learned)
+    frames = {name: frames_of(path, held_out) for name, path in datasets.items()}
+    anchors = arguments.anchors or most_anchors(arguments.source, {name: found[0] for name, found in frames.items()})
     return Comparison(
         policy=policy,
-        datasets={"old": old, "new": new},
+        datasets=datasets,
         tasks={"old": tuple(arguments.old_tasks), "new": tuple(arguments.new_tasks)} if arguments.old_tasks else {},
         seeds=tuple(map(int, arguments.seeds)),
         training={
@@ -163,7 +178,7 @@ def planned(arguments: CompareArguments) -> "Comparison":
         loading=loading,
         device=device,
         held_out=held_out,
-        held_out_anchors=min(MOST_ANCHORS, num_held_out[0]),
+        held_out_anchors=min(MOST_ANCHORS, frames["old"][1]) if "old" in frames else 0,
     )
 
 
@@ -200,10 +215,10 @@ def frames_of(dataset: str, held_out: float) -> tuple[int, int]:
     return sum(lengths) - number, number
 
 
-def most_anchors(sources: Sequence[str], num_learned: Sequence[int]) -> int:
+def most_anchors(sources: Sequence[str], num_learned: Mapping[str, int]) -> int:
     """Choose how many anchors: as many as usual, or as there are frames that ``sources`` read in equal parts."""
-    of_data = dict(zip(("dataset", "new_task"), num_learned, strict=True))
-    return min([MOST_ANCHORS, *(of_data[source] * len(sources) for source in sources if source in of_data)])
+    of_data = {"dataset": num_learned.get("old"), "new_task": num_learned.get("new")}
+    return min([MOST_ANCHORS, *(count * len(sources) for source in sources if (count := of_data.get(source)))])
 
 
 def refuse_unknown(jobs: "Sequence[Job]") -> None:

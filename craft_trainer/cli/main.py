@@ -89,7 +89,8 @@ def _status_of(argv: Sequence[str] | None) -> int:
     if argv is None and not sys.stderr.isatty():
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
-        warnings.filterwarnings("ignore", "Cannot enable progress bars: environment variable")  # nobody set it
+    if any(name in os.environ for name in QUIET):  # as jobs inherit them; LeRobot enables the bars all the same
+        warnings.filterwarnings("ignore", "Cannot enable progress bars: environment variable")
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in HELP:
         print(help_text())

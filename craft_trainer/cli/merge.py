@@ -112,6 +112,7 @@ def measure_of(
     arguments: MergeArguments, pair: "Pair", line: "WeightLine", settings: "RetentionSettings"
 ) -> "Callable[[float], Point]":
     """Make a function that moves the weights to α and measures there."""
+    from craft_trainer.progress import progress
     from craft_trainer.training.crossing import Point, retention_measure, task_measure
 
     retention = retention_measure(pair.student, pair.cache, settings, arguments.batch_size)
@@ -119,9 +120,13 @@ def measure_of(
     if pair.samples is not None:
         task = task_measure(pair.student, *pair.samples, arguments.batch_size, arguments.task_samples)
 
+    bar = progress(desc="merge", unit="point")
+
     def measure(alpha: float) -> Point:
         line.move(alpha)
-        return Point(alpha, retention(), None if task is None else task())
+        point = Point(alpha, retention(), None if task is None else task())
+        bar.update()
+        return point
 
     return measure
 

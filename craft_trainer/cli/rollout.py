@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 
 from craft_trainer.files import checked, write_json
 from craft_trainer.options import json_mapping, option, split_list
+from craft_trainer.progress import progress
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
@@ -79,12 +80,12 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
     policy = PolicyModel.from_pretrained(arguments.policy, device=arguments.device)
     image_size = image_size_of(policy, arguments.image_size)
     rows = []
-    with tqdm(total=len(tasks) * arguments.episodes, desc="rollout", unit="episode") as progress:
+    with progress(total=len(tasks) * arguments.episodes, desc="rollout", unit="episode") as bar:
         for task in tasks:
             goals = draw_goals(task, arguments.episodes, arguments.seed, "evaluate")
             num_envs = min(arguments.num_envs, arguments.episodes)
             with closing(MetaWorldEnvs(task, num_envs, image_size=image_size)) as envs:
-                outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: progress.update())
+                outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: bar.update())
             rows.append(counted(task, outcomes) | {"sentence": describe(task)})
     return {"max_steps": max_steps, "rows": rows}
 

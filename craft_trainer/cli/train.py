@@ -77,7 +77,7 @@ class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
 
 SHOWN = (  # by --help; the others by --help all
     *("model", "dataset", "anchors", "anchors_dataset", "retention"),
-    *("policy_type", "peft", "columns", "split", "max_length", "lora_rank"),
+    *("policy_type", "peft", "columns", "chat", "split", "max_length", "lora_rank", "mcq_data"),
     *("output_dir", "max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "learning_rate"),
     *("logging_steps", "save_strategy", "save_steps", "resume_from_checkpoint", "seed", "report_to"),
 )

@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from tqdm import tqdm
 
 from craft_trainer.files import write_json
 from craft_trainer.options import option
+from craft_trainer.progress import progress
 
 Step = Callable[[], object]
 Measure = Callable[[Path, torch.device, int], tuple[str, dict[str, list[float]]]]  # where, on what, how often: figures
@@ -101,7 +101,7 @@ def paired_ratios(
     for pair in pairs.values():
         for step in pair:
             step()
-    for repeat in tqdm(range(repeats), desc="bench", unit="repeat", disable=None):
+    for repeat in progress(range(repeats), desc="bench", unit="repeat"):
         for name in [*pairs, *often][:: -1 if repeat % 2 else 1]:
             direction = -1 if len(ratios[name]) % 2 else 1
             first, second = [seconds(step, device) for step in pairs[name][::direction]][::direction]

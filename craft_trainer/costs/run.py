@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import yaml
-from tqdm import tqdm
 
 from craft_trainer.costs.toy import make_toy
 from craft_trainer.files import write_atomically, write_json
 from craft_trainer.options import option, split_list
+from craft_trainer.progress import progress
 
 EXAMPLE = (
     "craft-trainer bench run --model outputs/teacher --dataset my/new_task --anchors outputs/anchors "
@@ -142,7 +142,7 @@ def measure(arguments: RunBenchArguments, folder: Path) -> list[Row]:
     """Run all arms, one after the other."""
     rows = [Row(arm, [], {}) for arm in arguments.arms()]
     runs = [(row, repeat) for repeat in range(arguments.repeats) for row in rows]
-    for number, (row, repeat) in enumerate(tqdm(runs, desc="bench", unit="run", disable=None)):
+    for number, (row, repeat) in enumerate(progress(runs, desc="bench", unit="run")):
         output = folder / f"run-{number}"
         row.times.append(execute(Command(train_words(arguments, row.arm, output), folder / f"run-{number}.log")))
         if repeat == 0:

@@ -18,6 +18,7 @@ from craft_trainer.evaluation.questions import Questions
 from craft_trainer.files import checked, write_json
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.configuration import configuration_digest, saved_digest
+from craft_trainer.progress import progress
 from craft_trainer.report.wording import shortened
 
 SCHEMA = 1
@@ -104,10 +105,10 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
         "data": run.questions.source,
         "rows": [question.row for question in encoded.questions],
     }
-    progress = ProgressFile(run.progress_path(number), belongs_to)
+    kept = ProgressFile(run.progress_path(number), belongs_to)
     try:
-        with tqdm(total=len(encoded.tokens), desc=f"mcq {name}", unit="question", disable=None) as bar:
-            scored = score_questions(model, encoded, run.settings, progress=progress, on_done=bar.update)
+        with progress(total=len(encoded.tokens), desc=f"mcq {name}", unit="question") as bar:
+            scored = score_questions(model, encoded, run.settings, progress=kept, on_done=bar.update)
     except KeyboardInterrupt as interrupt:
         interrupt.add_note(f"{run.progress_path(number)} has what is done: the same command goes on from there")
         raise

@@ -12,7 +12,6 @@ import torch
 from accelerate.utils import send_to_device
 from jaxtyping import Int
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import GenerationConfig, set_seed
 
 from craft_trainer.anchors.features import evaluating
@@ -25,6 +24,7 @@ from craft_trainer.language.rows import open_rows
 from craft_trainer.language.source import TextSource
 from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.general import base_model
+from craft_trainer.progress import progress
 
 WRITTEN = "own texts"  # their group, and what is said of where they come from
 
@@ -97,7 +97,7 @@ def written_by(
     )
     rows: list[dict[str, Any]] = []
     set_seed(seed)
-    with evaluating(model), torch.no_grad(), tqdm(total=len(asked), desc="own texts", unit="text", disable=None) as bar:
+    with evaluating(model), torch.no_grad(), progress(total=len(asked), desc="own texts", unit="text") as bar:
         for start in range(0, len(asked), batch_size):
             part = asked[start : start + batch_size]
             made = _generate(model, part, sampling)

@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from jaxtyping import Float
-from tqdm.auto import tqdm
 
 from craft_trainer.anchors.features import extract, task_loss_of
 from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.encoding import UNLEARNED
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.families import as_anchored_model
+from craft_trainer.progress import progress
 
 
 class RowLosses(NamedTuple):
@@ -37,7 +37,7 @@ def row_losses(checkpoint: Checkpoint, samples: TextSamples, rows: Sequence[int]
     device, lengths = next(checkpoint.model.parameters()).device, samples.lengths
     order = sorted(range(len(rows)), key=lambda place: -lengths[rows[place]])
     losses, tokens = np.zeros(len(rows)), np.zeros(len(rows))
-    for start in tqdm(range(0, len(rows), batch_size), desc="loss", unit="batch", disable=None, leave=False):
+    for start in progress(range(0, len(rows), batch_size), desc="loss", unit="batch", leave=False):
         places = order[start : start + batch_size]
         batch = send_to_device(samples.batch([rows[place] for place in places]), device)
         with torch.no_grad():

@@ -10,9 +10,9 @@ import datasets
 import numpy as np
 from huggingface_hub import DatasetCard, HfApi
 from PIL import Image
-from tqdm.auto import tqdm
 
 from craft_trainer.files import appears_when_complete
+from craft_trainer.progress import progress
 from craft_trainer.simulation.embodied import Asker
 from craft_trainer.simulation.episodes import Shot, Stage
 from craft_trainer.simulation.metaworld import check_task, describe
@@ -97,7 +97,7 @@ def collect(
     generator = np.random.default_rng([seed, 1])
     asked: list[Asked] = []
     pictures: dict[str, bytes] = {}
-    with tqdm(total=num_episodes * len(tasks), desc="questions", unit="episode", disable=None) as progress:
+    with progress(total=num_episodes * len(tasks), desc="questions", unit="episode") as bar:
         for task in tasks:
             with closing(Stage(task, size)) as stage:
                 for shots in stage.shots(num_episodes, seed):
@@ -105,7 +105,7 @@ def collect(
                         questions = list(asker.ask(shot.facts, generator))
                         asked += [Asked(task, shot.episode, shot.frame, shot.moment, found) for found in questions]
                         pictures[path_of(task, shot.episode, shot.frame)] = to_png(shot)
-                    progress.update()
+                    bar.update()
     return asked, pictures
 
 

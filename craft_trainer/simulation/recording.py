@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from numpy.typing import NDArray
-from tqdm.auto import tqdm
 
 from craft_trainer.files import appears_when_complete
+from craft_trainer.progress import progress
 from craft_trainer.simulation.metaworld import (
     ACTION_SIZE,
     CONTROL_HZ,
@@ -95,7 +95,7 @@ def write_dataset(
     repo_id = f"local/{output_dir.name}"
     with (
         appears_when_complete(output_dir) as folder,
-        tqdm(total=total, desc=f"record {output_dir.name}", unit="episode", disable=None) as progress,
+        progress(total=total, desc=f"record {output_dir.name}", unit="episode") as bar,
     ):
         dataset: LeRobotDataset | None = None
         for frames in episodes:
@@ -111,7 +111,7 @@ def write_dataset(
             for frame in frames:
                 dataset.add_frame(frame)
             dataset.save_episode()
-            progress.update()
+            bar.update()
         assert dataset is not None
         dataset.finalize()
     return LeRobotDataset(repo_id, root=output_dir, video_backend="pyav")

@@ -21,6 +21,7 @@ class Comparison:
     """One comparison: the policy that both start from, what it knew and what it is to learn.
 
     Attributes:
+        datasets: ``old``, which may be missing with rollouts, and ``new``.
         tasks: of ``old`` and of ``new``, for rollouts; without any the verdict comes from held-out episodes.
         training: settings of `train`, of both runs.
         retention: those that CRaFT has besides.
@@ -119,7 +120,7 @@ def _about(comparison: Comparison, seconds: Mapping[str, float]) -> dict[str, An
 def _cache(comparison: Comparison, anchors: Path) -> tuple[str, ...]:
     given: Settings = {"teacher": comparison.policy, "output_dir": anchors} | comparison.loading | comparison.anchoring
     sources, datasets = given["source"], comparison.datasets
-    given |= places(sources, datasets["old"], datasets["new"], comparison.tasks.get("old", ()))
+    given |= places(sources, datasets.get("old", ""), datasets["new"], comparison.tasks.get("old", ()))
     if comparison.held_out and {"dataset", "new_task"} & set(sources):
         given["held_out"] = comparison.held_out
     return command_line("cache", "build", given)

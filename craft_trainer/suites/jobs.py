@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import patch_environment
-from tqdm.auto import tqdm
 
 from craft_trainer.files import write_json
+from craft_trainer.progress import progress
 from craft_trainer.suites.preloading import VARIABLE as PRELOAD_VARIABLE
 
 Execute = Callable[[Sequence[str]], int]
@@ -108,7 +108,7 @@ def run_jobs(
     start = _starter(execute, log_dir, num_threads)
     with (
         patch_environment(OMP_NUM_THREADS=num_threads, **{PRELOAD_VARIABLE: " ".join(preload)}),  # of those processes
-        tqdm(total=len(jobs), initial=len(done), unit="job", desc="jobs", disable=None) as progress,
+        progress(total=len(jobs), initial=len(done), unit="job", desc="jobs") as bar,
     ):
         try:
             while waiting or running:
@@ -119,19 +119,19 @@ def run_jobs(
                     raise ValueError(f"{[job.name for job in waiting]} wait for jobs that will never be done")
                 if not running:
                     break
-                progress.set_postfix_str(" + ".join(running))
+                bar.set_postfix_str(" + ".join(running))
                 wait([process.sentinel for _, process, _ in running.values()], timeout=1.0)
                 for job, ended, since in [entry for entry in running.values() if not entry[1].is_alive()]:
                     del running[job.name]
                     if ended.exitcode != 0:
                         failures.append(_failure(job, ended.exitcode, log_dir / f"{job.name}.log"))
-                        progress.write(failures[-1])
+                        bar.write(failures[-1])
                         continue
                     seconds |= {job.name: time.perf_counter() - since, TOTAL: time.perf_counter() - began}
                     write_json(file, seconds)
                     done.add(job.name)
-                    progress.update()
-                    progress.write(f"{len(done):>3}/{len(jobs)}  {job.name:<24} {seconds[job.name]:6.0f} s")
+                    bar.update()
+                    bar.write(f"{len(done):>3}/{len(jobs)}  {job.name:<24} {seconds[job.name]:6.0f} s")
                     on_done(done, seconds)
                 if failures and not keeps_going:
                     break

@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from accelerate.utils import send_to_device
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import AnchorBatch, Features, evaluating
@@ -15,6 +14,7 @@ from craft_trainer.losses.loss import TrainingStart
 from craft_trainer.losses.replay import task_loss
 from craft_trainer.losses.term import LossSettings
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.progress import progress
 
 TOLERANCE = 2.0**-10  # of α
 UNLEARNED = -100
@@ -85,7 +85,7 @@ def retention_measure(
 
     @torch.no_grad()
     def measure() -> float:
-        shown = tqdm(batches, desc="L_retain", unit="batch", disable=None, leave=False)
+        shown = progress(batches, desc="L_retain", unit="batch", leave=False)
         return sum(loss(model, read(batch)).double().sum().item() for batch in shown) / len(rows)
 
     return measure
@@ -108,7 +108,7 @@ def task_measure(
         total, weight = 0.0, 0
         torch.manual_seed(0)
         with evaluating(model.network):
-            for batch in loader:
+            for batch in progress(loader, desc="loss", unit="batch", leave=False):
                 inputs = send_to_device(batch, device)
                 loss = task_loss(model, AnchorBatch(inputs, Features({}, None), []))
                 count = _weight(inputs)

@@ -47,10 +47,11 @@ from craft_trainer.training.retention import Retention, RetentionPass
 from craft_trainer.training.run_card import run_facts
 from craft_trainer.training.run_record import RunRecord, changed_fields, lineage_of
 from craft_trainer.training.settings import RetentionSettings
+from craft_trainer.training.short_run import ShortRun
 from craft_trainer.training.step import block_rule, craft_step
 
 Base: Any = Trainer if TYPE_CHECKING else object
-OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, PassCost)  # made anew when a run begins
+OWN_CALLBACKS = (DualState, RetentionHistory, GradientGuard, PassCost, ShortRun)  # made anew when a run begins
 logger = logging.getLogger(__name__)
 
 
@@ -246,6 +247,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))
         self.add_callback(GradientGuard(self.accelerator, joint=settings.backward == "joint"))
+        self.add_callback(ShortRun())
         if settings.backward == "separate":
             self.add_callback(PassCost(self.retention))
 

@@ -87,7 +87,7 @@ JOURNEYS = (  # the first pattern that is found in "page: line" decides
     (r": craft-trainer mcq-from-demos |outputs/mcq/questions", "questions"),
     (r"org/vlm", "pictures"),
     (r"/lm(_\w+)?\.yaml|outputs/lm/|org/model|: craft-trainer mcq |language_model\.py", "language"),
-    (r"^lerobot\.md", "lerobot"),
+    (r"^(lerobot|adapters)\.md", "lerobot"),
     (r"^sequences\.md", "sequences"),
     (r"", "policies"),
 )

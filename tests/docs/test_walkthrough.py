@@ -232,5 +232,6 @@ def test_lerobot(place, capsys, rendering):
         ),
         "cache build": ("--anchors", "8", "--batch_size", "4"),
     }
-    done = follow(of("lerobot"), in_process(capsys), more=small)
+    commands = of("lerobot", "lerobot.md")  # whose policy the adapters are on
+    done = follow(commands, in_process(capsys), more=small)
     assert set(done) == {"record", "lerobot-train", "cache build", "train", "lerobot-eval", "rollout"}

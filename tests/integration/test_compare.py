@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from craft_trainer.cli.compare import CompareArguments, planned
+from craft_trainer.cli.compare import CompareArguments, planned, refuse_unknown
 from craft_trainer.cli.main import main
+from craft_trainer.suites.comparison import comparison_jobs
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_run(changed, said, wo
 
 
 def test_as_many_anchors_as_there_are_frames(teacher: Path, tiny_dataset: Path) -> None:
-    data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset)}
+    data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset), "learning_rate": 1e-3}
     plan = planned(CompareArguments(policy=str(teacher), **data, held_out=0.3))
     frames = json.loads((tiny_dataset / "meta" / "info.json").read_text())["total_frames"]
     assert plan.anchoring["anchors"] + plan.held_out_anchors == frames
@@ -70,9 +71,31 @@ def test_as_many_anchors_as_there_are_frames(teacher: Path, tiny_dataset: Path) 
     assert plan.anchoring["anchors"] == 7
 
 
+def test_old_data_is_needed_only_where_it_is_read(teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    given = {"policy": str(teacher), "new_dataset": str(tiny_dataset), "learning_rate": 1e-3}
+    tasks = {"old_tasks": ["push-v3"], "new_tasks": ["door-open-v3"]}
+    plan = planned(CompareArguments(**given, **tasks, source=["rollouts"]))
+    jobs = comparison_jobs(plan, tmp_path)
+    assert not [job for job in jobs if "--dataset" in job.argv and job.name == "anchors"]
+    refuse_unknown(jobs)
+    assert plan.anchoring["anchors"] == 1000
+    with pytest.raises(ValueError, match="the losses are measured on old_dataset"):
+        CompareArguments(**given, source=["new_task"])
+    with pytest.raises(ValueError, match="source dataset takes anchors from old_dataset"):
+        CompareArguments(**given, **tasks)
+
+
+def test_nobody_chooses_the_learning_rate_for_you(words: list[str], capsys) -> None:
+    """Its default was 1e-5, by which a small policy learned nothing."""
+    place = words.index("--learning_rate")
+    with pytest.raises(SystemExit):
+        main(["compare", *words[:place], *words[place + 2 :]])
+    assert "--learning_rate" in capsys.readouterr().err
+
+
 def test_a_language_model_is_sent_to_its_own_commands(tiny_dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset)}
+    data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset), "learning_rate": 1e-3}
     with pytest.raises(ValueError, match="is no LeRobot policy"):
         planned(CompareArguments(policy=str(tmp_path), **data))
 

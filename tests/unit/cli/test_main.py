@@ -4,6 +4,7 @@ import importlib
 import importlib.metadata
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -177,3 +178,13 @@ def test_the_module_ends_with_the_status_of_its_command() -> None:
     assert ended.returncode == 2
     assert "did you mean 'train'?" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_job_is_not_told_of_bars_that_its_parent_switched_off(monkeypatch):
+    """LeRobot enables them again in every recording. Seen to fail with the filter where the variable is set alone."""
+    monkeypatch.setenv("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        assert main(["--version"]) == 0
+        warnings.warn("Cannot enable progress bars: environment variable `HF_…=1` is set", stacklevel=1)
+    assert said == []

@@ -1,0 +1,49 @@
+"""Warn before a run that is too short for λ to follow the violation."""
+
+import logging
+import math
+from typing import Any
+
+from transformers import TrainerCallback, TrainerState, TrainingArguments
+
+from craft_trainer.training.settings import RetentionSettings
+
+FORGOTTEN = 5.0  # L_retain in units of ε: a run that forgets so much should raise λ
+RISE = 1.0  # by so much at least, which doubles the λ that runs begin with
+logger = logging.getLogger(__name__)
+
+
+class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
+    """Warns at the start of a run in which λ could hardly move."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        """Warn, unless the run goes on from a checkpoint."""
+        passes = math.ceil(state.max_steps / args.retention_every)
+        if state.global_step == 0 and state.is_world_process_zero and (said := warning(args, passes)):
+            logger.warning(said)
+
+
+def warning(settings: RetentionSettings, passes: int) -> str | None:
+    """Say that λ cannot follow in so many retention ``passes``, and which ``multiplier_lr`` could; None if it can.
+
+    λ rises by η·(L_retain − ε) in a pass, so by η·(FORGOTTEN − 1)·ε where L_retain is FORGOTTEN times ε.
+    """
+    recipe = settings.recipe
+    if (
+        recipe.multiplier == "fixed"
+        or recipe.surgery == "barrier"
+        or settings.merge == "equal"
+        or settings.epsilon_probe_steps
+    ):
+        return None
+    of_one_pass = (FORGOTTEN - 1) * settings.epsilon
+    rise = settings.multiplier_lr * of_one_pass * passes
+    if rise >= RISE:
+        return None
+    digit = 10 ** math.floor(math.log10(RISE / (of_one_pass * passes)))
+    enough = math.ceil(RISE / (of_one_pass * passes) / digit) * digit
+    return (
+        f"λ can hardly follow in {passes} retention passes: with multiplier_lr = {settings.multiplier_lr:g} it "
+        f"rises by {rise:.2g} in all while L_retain is {FORGOTTEN:g} times ε. Set multiplier_lr: {enough:g}, or train "
+        "longer"
+    )
