@@ -39,7 +39,14 @@ def seal(folder: Path) -> None:
     """Write the manifest of a complete checkpoint; afterwards the disk holds it and every file."""
     names = [name for name in all_files(folder) if name not in (README, MANIFEST)]  # a card may be changed by hand
     with ThreadPoolExecutor() as pool:  # hashing and waiting for the disk both let the others run
-        entries = dict(zip(names, pool.map(lambda name: _sealed(folder / name), names), strict=True))
+        on_disk = [pool.submit(make_durable, folder / name) for name in names]
+        digests = pool.map(lambda name: _digest(folder / name), names)
+        sizes = [(folder / name).stat().st_size for name in names]
+        entries = {
+            name: {"size": size, "sha256": digest} for name, size, digest in zip(names, sizes, digests, strict=True)
+        }
+    for done in on_disk:
+        done.result()
     (folder / MANIFEST).write_text(json.dumps({"schema": SCHEMA, "files": entries}, indent=2) + "\n", "utf-8")
     for place in (folder / MANIFEST, *(path for path in folder.rglob("*") if path.is_dir()), folder):
         make_durable(place)
@@ -95,11 +102,6 @@ def require_whole(checkpoint: Path, *, model_only: bool = False) -> None:
             f"{checkpoint} is not whole: {error}. Name an earlier one, or give `last` for the newest that is whole; if "
             f"you changed its files yourself, remove {MANIFEST}"
         ) from error
-
-
-def _sealed(file: Path) -> dict[str, Any]:
-    make_durable(file)
-    return {"size": file.stat().st_size, "sha256": _digest(file)}
 
 
 def _check_state(checkpoint: Path) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -15,7 +16,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, TrainerCallback
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
@@ -36,7 +37,8 @@ from craft_trainer.hub.run_folder import (
 from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.pretrained import restore, tensors_only
 from craft_trainer.training.distribution import splits_parameters, whole_weights
-from craft_trainer.training.finite import way_back
+from craft_trainer.training.finishing import finish_beside, wait_for
+from craft_trainer.training.finite import last_saved
 from craft_trainer.training.interruption import Interruption
 from craft_trainer.training.run_record import write_lineage
 
@@ -49,9 +51,11 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
     """Saves and loads a model that supports it by the model's own methods, and writes card and lineage beside it.
 
     A checkpoint is written beside its place, gets a manifest, and is moved there in one step when the disk holds it.
+    Training goes on when it is written: a thread does the rest. Whatever looks for checkpoints waits for that.
     """
 
     _draft: Path | None = None  # where the checkpoint is written that is being saved
+    _unfinished = False  # whether a checkpoint was written that some process may still be finishing
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,8 +72,32 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         found = None
         if resume_from_checkpoint not in (None, False):
             found = self._of_main_process(lambda: self._whole_checkpoint(resume_from_checkpoint))
-        with self.callback_of(Interruption).listening():
+        with self.callback_of(Interruption).listening(), self._finished_at_the_end():
             return super().train(found, *args, **kwargs)
+
+    @contextmanager
+    def _finished_at_the_end(self) -> Iterator[None]:
+        """The last checkpoint is whole after the training, also if an error ends it."""
+        try:
+            yield
+            self.finish_saving()
+        except BaseException as error:
+            try:
+                wait_for(Path(self.args.output_dir))  # other processes may not come to wait with this one
+            except (OSError, RuntimeError) as of_saving:
+                error.add_note("\n".join([str(of_saving), *getattr(of_saving, "__notes__", [])]))
+            raise
+
+    def finish_saving(self) -> None:
+        """Wait until the checkpoint that was written last is whole; every process must call it at the same place.
+
+        Raises:
+            OSError: it could not be saved.
+        """
+        unfinished, self._unfinished = self._unfinished, False
+        if unfinished:
+            wait_for(Path(self.args.output_dir))
+            self.accelerator.wait_for_everyone()
 
     def _of_main_process[Found](self, find: Callable[[], Found]) -> Found:
         """Give the main process's result, or its OSError or ValueError, to every process."""
@@ -107,8 +135,11 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         return None
 
     def _get_output_dir(self, trial: Any) -> str:
-        """As Trainer's; while a checkpoint is saved, the folder beside the others in which it is written."""
-        return super()._get_output_dir(trial) if self._draft is None else str(self._draft)
+        """As Trainer's, with whole checkpoints in it; while one is written, the folder beside them in which it is."""
+        if self._draft is not None:
+            return str(self._draft)
+        self.finish_saving()
+        return super()._get_output_dir(trial)  # type: ignore[no-any-return]  # not typed
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer's, into a folder that becomes the checkpoint in one step when it is whole."""
@@ -124,11 +155,22 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
                 super()._save_checkpoint(model, trial)
             finally:
                 self._draft = None
-            self._finish(draft, checkpoint)
+            self._write_state(draft, checkpoint)
+        self.accelerator.wait_for_everyone()
+        self._unfinished = True
+        if args.should_save:
+            finish_beside(
+                Path(args.output_dir), partial(self._finish, draft, checkpoint, self.state.best_model_checkpoint)
+            )
+        if args.push_to_hub or self._is_watched() or not self.is_in_train:
+            self.finish_saving()
         if args.push_to_hub:
             super()._push_from_checkpoint(str(checkpoint))
-        if args.should_save:
-            rotate_checkpoints(str(folder), args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _is_watched(self) -> bool:
+        """Whether a callback of somebody else's comes when a checkpoint is saved, and may look for it."""
+        others = (one for one in self.callback_handler.callbacks if not isinstance(one, Interruption))
+        return any(getattr(one.on_save, "__func__", None) is not TrainerCallback.on_save for one in others)
 
     @contextmanager
     def _saving(self, draft: Path, checkpoint: Path) -> Iterator[None]:
@@ -140,21 +182,23 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
                 shutil.rmtree(draft, ignore_errors=True)
             place = next(one for one in (checkpoint.parent, *checkpoint.parents) if one.is_dir())
             free = shutil.disk_usage(place).free / 1e9
-            error.add_note(f"{checkpoint} could not be saved ({free:.2f} GB are free there); {way_back(self.args)}")
+            error.add_note(f"{checkpoint} could not be saved ({free:.2f} GB are free there); {last_saved(self.args)}")
             raise
 
-    def _finish(self, draft: Path, checkpoint: Path) -> None:
-        """Make a complete draft the checkpoint."""
-        folder, args = checkpoint.parent, self.args
-        best = folder / f"{CHECKPOINT_PREFIX}{self.state.best_global_step}"
+    def _write_state(self, draft: Path, checkpoint: Path) -> None:
+        """Write the state again: Trainer has looked for the best checkpoint in the draft."""
+        best = checkpoint.with_name(f"{CHECKPOINT_PREFIX}{self.state.best_global_step}")
         if best == checkpoint or best.is_dir():
-            self.state.best_model_checkpoint = str(best)  # Trainer has looked for it in the draft
-        self.accelerator.wait_for_everyone()
-        if args.should_save:
+            self.state.best_model_checkpoint = str(best)
+        if self.args.should_save:
             self.state.save_to_json(str(draft / checkpoint.name / STATE_FILE))
+
+    def _finish(self, draft: Path, checkpoint: Path, best: str | None) -> None:
+        """Make a complete draft the checkpoint, and delete the oldest beyond the limit. No tensor is touched here."""
+        with self._saving(draft, checkpoint):
             seal(draft / checkpoint.name)
             _move(draft / checkpoint.name, checkpoint)
-        self.accelerator.wait_for_everyone()
+        rotate_checkpoints(str(checkpoint.parent), self.args.save_total_limit, best, use_mtime=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """As the base's, once the checkpoint is whole."""
@@ -176,6 +220,8 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """As Trainer's; outside of a checkpoint no file is half written, and the weights appear last."""
         folder = Path(output_dir or self.args.output_dir)
         in_one_piece = self.args.should_save and self._draft is None
+        if in_one_piece:
+            wait_for(Path(self.args.output_dir))  # its draft may have the same place
         with _replaced(folder) if in_one_piece else nullcontext(folder) as place:
             self._save_into(place, text_of(folder), state_dict)  # PEFT writes a card of its own
 
@@ -211,6 +257,7 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def _load_best_model(self) -> None:
         """As Trainer's, of a whole checkpoint; a damaged one is refused, and the last one stays."""
+        self.finish_saving()
         best = self.state.best_model_checkpoint
         if best is not None:
             self._of_main_process(lambda: require_whole(Path(best), model_only=self.args.save_only_model))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from craft_trainer.hub.run_folder import checkpoints
+from craft_trainer.training.finishing import settle
 
 Base: Any = Trainer if TYPE_CHECKING else object
 SKIPPED_AT_MOST = 100  # steps in a row; each halves the scale of fp16, which starts at 2¹⁶
@@ -114,7 +115,7 @@ def require_finite_run(
 ) -> None:
     """Raise a FloatingPointError if a trained parameter, a running statistic of norms or a state is not finite."""
     for name, tensor in (*_tensors_of(model), *_tensors_of_optimizer(optimizer)):
-        if not tensor.detach().isfinite().all():
+        if not _is_finite(tensor.detach()):
             raise FloatingPointError(
                 f"step {state.global_step}: {name} is not finite any more, so the model is lost: lower learning_rate, "
                 f"set max_grad_norm, or look for bad samples; {way_back(args)}"
@@ -122,9 +123,20 @@ def require_finite_run(
 
 
 def way_back(args: TrainingArguments) -> str:
-    """Say which checkpoint a run can go on from."""
+    """Say which checkpoint a run can go on from; one that is being finished is waited for."""
+    settle(Path(args.output_dir))
+    return last_saved(args)
+
+
+def last_saved(args: TrainingArguments) -> str:
+    """Say which checkpoint a run can go on from as it is now."""
     saved = checkpoints(Path(args.output_dir))
     return f"go on from {saved[-1]}" if saved else "no checkpoint was saved before"
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    """A finite sum has finite terms only, and takes a tenth of the time; that of large terms may be infinite."""
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def _tensors_of(model: nn.Module) -> Iterable[tuple[str, Tensor]]:

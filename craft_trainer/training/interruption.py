@@ -96,6 +96,7 @@ class Interruption(TrainerCallback):  # type: ignore[misc]  # transformers is no
         self._end(number, f"saved {args.output_dir}/{CHECKPOINT_PREFIX}{state.global_step}")
 
     def _end(self, number: int, told: str) -> None:
+        self._trainer.finish_saving()
         name = signal.Signals(number).name
         way_on = "go on by resume_from_checkpoint: last in a command, True in a script"
         if number == signal.SIGTERM:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -134,8 +135,9 @@ def machine() -> dict[str, Any]:
     )
 
 
+@cache
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide a result, those that are installed."""
+    """Versions of the packages that decide a result, those that are installed; every save asks for them."""
     found = {}
     for name in PACKAGES:
         try:

@@ -2,9 +2,10 @@
 
     python tests/reliability/kills.py FOLDER [--kills 20] [--seed 0] [--by script command] [--processes 2]
 
-Each child trains with a checkpoint after every step. Inside one of its saves it gets SIGKILL after a random fraction of
-the time that a save takes; of several processes one, by chance, and the others have to end by themselves. Afterwards
-every checkpoint that is there must be whole, and the run that goes on must end with the weights of a run that was never
+Each child trains with a checkpoint after every step. After the beginning of one of its saves it gets SIGKILL, at a
+random moment of the time until that checkpoint is whole: while its files are written, or while it is finished beside
+the next step. Of several processes one is killed, by chance, and the others have to end by themselves. Afterwards every
+checkpoint that is there must be whole, and the run that goes on must end with the weights of a run that was never
 killed, bit for bit.
 """
 
@@ -121,12 +122,13 @@ def killed_inside(save: int, after_s: float) -> None:
 
 
 def time_saves(train: Train, folder: Path, _rank: int) -> None:
-    """Train undisturbed, and leave the mean duration of a save in a file beside the run."""
+    """Train undisturbed, and leave the mean time until a checkpoint is whole in a file beside the run."""
     original, seconds = CheckpointMixin._save_checkpoint, []
 
     def timed(self: Any, *args: Any) -> None:
         begin = time.perf_counter()
         original(self, *args)
+        self.finish_saving()
         seconds.append(time.perf_counter() - begin)
 
     CheckpointMixin._save_checkpoint = timed  # type: ignore[method-assign]  # of a child only
@@ -166,7 +168,8 @@ def try_kills(train: Train, folder: Path, kills: int, seed: int, processes: int 
             continue  # the save was shorter than that
         longest = max(longest, alone_s)
         left = [path.name for path in checkpoints(output)]
-        assert left[: save - 1] == [f"checkpoint-{step}" for step in range(1, save)], (left, save)
+        whole = [f"checkpoint-{step}" for step in range(1, save - 1)]  # the save waits for the one before it
+        assert left[: len(whole)] == whole, (left, save)
         for checkpoint in checkpoints(output):
             require_whole(checkpoint)
         cut += (output / DRAFT).is_dir() or len(left) < save

@@ -12,6 +12,7 @@ SHORT = {
     "two processes": ("kills.py", "--kills 1 --by script --processes 2"),
     "cache build": ("kills_of_commands.py", "--kills 2 --only cache\tbuild"),
     "mcq": ("kills_of_commands.py", "--kills 2 --only mcq"),
+    "suite run": ("kills_of_commands.py", "--kills 1 --only suite\trun"),
     "report": ("kills_of_commands.py", "--kills 1 --only report"),
 }
 
