@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import threading
 import time
 import warnings
@@ -174,3 +175,16 @@ def test_an_error_is_told_once(tmp_path):
     with pytest.raises(OSError, match="No space left"):
         wait_for(tmp_path)
     wait_for(tmp_path)
+
+
+def test_a_signal_while_a_checkpoint_is_finished_saves_the_next_step(tmp_path, sealing):
+    """Both are whole when the process ends."""
+    sealing(lambda: (os.kill(os.getpid(), signal.SIGTERM), time.sleep(0.3)))
+    with pytest.raises(SystemExit) as ended:
+        run(tmp_path, None, callbacks=[BeforeStep(3, lambda _: time.sleep(0.2))], **SAVES | {"max_steps": 100})
+    assert ended.value.code == 143
+    saved = names(tmp_path)
+    assert saved[0] == "checkpoint-2"
+    assert len(saved) <= 2
+    for name in saved:
+        require_whole(tmp_path / name)
