@@ -1,4 +1,4 @@
-"""How far long work has come: a bar in a terminal, and where there is none a plain line now and then."""
+"""Progress of long work: a bar in a terminal, and where there is none a plain line now and then."""
 
 import sys
 import time
@@ -21,11 +21,8 @@ class Lines:
     def __init__(
         self, iterable: Iterable[Any] | None = None, *, desc: str, unit: str, total: int | None = None, initial: int = 0
     ) -> None:
-        self._iterable, self._desc, self._units = (
-            iterable or (),
-            desc,
-            f"{unit}es" if unit.endswith("ch") else f"{unit}s",
-        )
+        self._iterable, self._desc = iterable or (), desc
+        self._units = f"{unit}es" if unit.endswith("ch") else f"{unit}s"
         self._total = len(iterable) if total is None and isinstance(iterable, Sized) else total
         self._initial = self.n = initial
         self._doing, self._began, self._next = "", time.monotonic(), PERIOD
