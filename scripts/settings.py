@@ -91,7 +91,7 @@ def page() -> str:
         HEAD,
         "`model` decides the family. An option of the other one is refused by name before the model is loaded.\n",
         *by_heading(),
-        f"Of the settings below, language models have other defaults: {other_defaults()}.\n",
+        f"The command `train` has other defaults for language models: {other_defaults()}. In a script you set them.\n",
         "## Retention: `CraftConfig`\n",
         "Without `anchors` none of these has an effect, and a baseline `method` is refused. "
         "λ, ε and the terms are explained in [the method](method.md).\n",

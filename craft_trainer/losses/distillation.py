@@ -1,6 +1,6 @@
 """Hold what the teacher computed on its anchors: hidden features, outputs, tokens. This is CRaFT's own loss."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import or_
 from typing import Self
@@ -36,7 +36,7 @@ class DistillationLoss(RetentionLoss):
         Raises:
             ValueError: the anchors lack what a term needs.
         """
-        _check(terms, _pieces(specs, scales))
+        check_terms(terms, _pieces(specs, scales))
         self.needs = reduce(or_, (term.needs for term in terms))
         self._specs = list(specs) if Need.HIDDEN in self.needs else []
         self._scales, self._terms = scales, terms
@@ -76,7 +76,8 @@ def _pieces(specs: Sequence[FeatureSpec], scales: Scales) -> Need:
     return reduce(or_, (piece for piece, there in found.items() if there), Need.NOTHING)
 
 
-def _check(terms: Mapping[RetentionTerm, float], held: Need) -> None:
+def check_terms(terms: Iterable[RetentionTerm | type[RetentionTerm]], held: Need) -> None:
+    """Refuse, by a ValueError, a term that needs of an anchor what is not ``held`` there."""
     for term in terms:
         if term.needs not in held:
             possible = ", ".join(name for name, one in TERMS.items() if one.needs in held)

@@ -11,15 +11,19 @@ from transformers import TrainingArguments
 
 from craft_trainer.anchors import auto
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.features import DEFAULT_TOP_K, feature_specs, layer_paths
+from craft_trainer.anchors.features import DEFAULT_TOP_K, FeatureSpec, feature_specs, layer_paths
 from craft_trainer.anchors.processes import Processes
 from craft_trainer.anchors.sources.frames import Frames
 from craft_trainer.language.auto import auto_texts
 from craft_trainer.language.checkpoints import Checkpoint
+from craft_trainer.losses.distillation import DistillationLoss, check_terms
+from craft_trainer.losses.term import Need
+from craft_trainer.losses.terms import TERMS
 from craft_trainer.models.causal_lm import CausalLM
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.general import base_model
 from craft_trainer.models.vision_language import VisionLanguage
+from craft_trainer.training.config import retention_settings
 from craft_trainer.training.distribution import require_whole
 from craft_trainer.training.drift import preserve_rng_state
 
@@ -64,6 +68,7 @@ def own_anchors(
             taken = f"{counts} ({views}), which {path} labels itself"
         elif isinstance(view, CausalLM | VisionLanguage):
             specs = feature_specs(layer_paths(view, layers).values(), pooling)
+            _check_terms(args, specs)
             building = {"specs": specs, "num_tokens": num_tokens, "path": path, "device": args.device}
             cache = auto_texts(Checkpoint(model, processor), view, folder, processes, **building)
             most = cache.provenance.data["own_tokens"]
@@ -75,6 +80,14 @@ def own_anchors(
             )
         processes.print(f"anchors: auto takes {taken}: {folder}")
     return cache
+
+
+def _check_terms(args: TrainingArguments, specs: Sequence[FeatureSpec]) -> None:
+    """Refuse what texts that a language model writes cannot hold, before it writes them: minutes on a CPU."""
+    settings = retention_settings(args)
+    if settings.recipe.loss is DistillationLoss:
+        held = Need.TOKENS | Need.TASK | (Need.HIDDEN if specs else Need.NOTHING)
+        check_terms([TERMS[name] for name in settings.retention_terms], held)
 
 
 def frames_of(dataset: Any) -> Frames:

@@ -223,9 +223,9 @@ def test_texts_of_a_language_model_are_its_own(train_texts, texts, tmp_path, cap
     assert "anchors_dataset has no effect with anchors: auto" in capsys.readouterr().err
 
 
-def script(policy, folder, dataset, **given):
+def script(policy, folder, dataset, terms=("hidden", "output"), **given):
     """What the command does, in three lines."""
-    config = CraftConfig(output_dir=str(folder), **TRAIN)
+    config = CraftConfig(output_dir=str(folder), retention_terms=list(terms), **TRAIN)
     return CraftTrainer(policy, config, anchors="auto", train_dataset=dataset, data_collator=collate, **given)
 
 
@@ -272,6 +272,14 @@ def test_a_script_with_a_language_model_says_the_same_word(texts, tmp_path, adap
     assert rows[-1]["retention_loss"] > 0
 
 
+def test_a_script_with_a_language_model_is_told_of_its_terms_before_a_text_is_written(texts, tmp_path, monkeypatch):
+    """Seen by a reader after minutes of writing: hidden features and an output are held by default."""
+    model, tokenizer = load_checkpoint(str(texts / "model"), dtype="float32")
+    monkeypatch.setattr("craft_trainer.training.auto.auto_texts", lambda *_, **__: pytest.fail("it wrote texts"))
+    with pytest.raises(ValueError, match=r"term 'hidden' cannot be held: .* Set retention_terms to some of .*token_kl"):
+        script(model, tmp_path / "run", None, processing_class=tokenizer)
+
+
 def test_a_script_is_told_which_function_to_call(teacher, texts, tmp_path):
     """Seen to fail with an AttributeError of the dataset, or of None."""
     policy = PolicyModel.from_pretrained(teacher)
@@ -280,7 +288,7 @@ def test_a_script_is_told_which_function_to_call(teacher, texts, tmp_path):
             script(policy, tmp_path / "run", dataset)
     model, _ = load_checkpoint(str(texts / "model"), dtype="float32")
     with pytest.raises(ValueError, match=r"processing_class, or build .*build_anchor_cache"):
-        script(model, tmp_path / "run", None)
+        script(model, tmp_path / "run", None, terms=["token_kl"])
     encoder = BertForSequenceClassification(
         BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     )
