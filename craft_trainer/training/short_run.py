@@ -6,6 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from craft_trainer.training.config import retention_settings
 from craft_trainer.training.settings import RetentionSettings
 
 FORGOTTEN = 5.0  # L_retain in units of ε: a run that forgets so much should raise λ
@@ -18,8 +19,9 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Warn, unless the run goes on from a checkpoint."""
-        passes = math.ceil(state.max_steps / args.retention_every)
-        if state.global_step == 0 and state.is_world_process_zero and (said := warning(args, passes)):
+        settings = retention_settings(args)
+        passes = math.ceil(state.max_steps / settings.retention_every)
+        if state.global_step == 0 and state.is_world_process_zero and (said := warning(settings, passes)):
             logger.warning(said)
 
 
