@@ -31,11 +31,12 @@ class AfterStep(TrainerCallback):
 
 @pytest.fixture
 def full_at_step_3(monkeypatch):
-    """Makes the disk full, but for files of so many bytes, during the third save and from then on."""
+    """Makes the disk full, but for files of so many bytes, from the third save on: the second is whole."""
     saves = CheckpointMixin._save_checkpoint
 
     def fill(num_bytes):
         def save(self, *args):
+            self.finish_saving()
             with files_up_to(num_bytes if self.state.global_step >= 3 else 10**9):
                 saves(self, *args)
 
