@@ -14,7 +14,7 @@ USUAL_BATCH = 8  # texts of one forward pass
 
 
 def measure(arguments: "LossArguments") -> dict[str, Any]:
-    """Measure the mean loss per token, and what it is less than that of ``model`` where there is a second model."""
+    """Measure the mean loss per token of ``model``, and where there is ``compare`` its own and the difference to it."""
     from craft_trainer.evaluation.token_mean import mean_over_tokens
     from craft_trainer.language.token_loss import require_same_tokens
     from craft_trainer.training.crossing import spread

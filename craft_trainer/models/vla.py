@@ -1,7 +1,6 @@
 """Shared parts of vision-language-action policies: stacks of layers, tokens of several cameras, a head."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 import torch
@@ -39,11 +38,12 @@ def head_output(head: nn.Module, forward: Callable[[], Any]) -> Tensor:
 
     handle = head.register_forward_hook(keep)
     try:
-        with suppress(_HeadReachedError):
-            forward()
+        forward()
+    except _HeadReachedError:
+        return outputs[0]
     finally:
         handle.remove()
-    return outputs[0]
+    raise AssertionError(f"the forward pass did not reach {type(head).__name__}: name the module whose output is held")
 
 
 def velocity(policy: Any, inputs: Batch, observation: Sequence[str]) -> Float[Tensor, "batch steps dim"]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from textwrap import wrap
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -207,12 +207,8 @@ def _budgets_figure(
     axes.set_xlim(first / (last / first) ** 0.85, last * 1.03)
     axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.tick_params(which="both", length=0, labelsize=TICK)
     _rates(axes.yaxis, axes.set_ylim)
-    axes.set_xlabel("anchors from the old tasks", fontsize=LABEL, loc="right")
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_title("success on the old tasks, %", fontsize=LABEL, fontweight="normal")
-    figure.suptitle(in_lines(title, 62), x=0.01, ha="left", fontsize=15, fontweight="bold")
+    write_around(figure, axes, title, x="anchors from the old tasks", y="success on the old tasks, %", loc="right")
     return figure
 
 
@@ -258,11 +254,7 @@ def _frontier_figure(title: str, points: Sequence[Point]) -> Figure:
     for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
         _rates(axis, limit)
     axes.set_xlim(-0.03, 2.05)
-    axes.tick_params(length=0, labelsize=TICK)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_xlabel("success on the new task, %", fontsize=LABEL, loc="left")
-    axes.set_title("success on the old tasks, %", fontsize=LABEL, fontweight="normal")
-    figure.suptitle(in_lines(title, 62), x=0.01, ha="left", fontsize=15, fontweight="bold")
+    write_around(figure, axes, title, x="success on the new task, %", y="success on the old tasks, %")
     return figure
 
 
@@ -290,6 +282,12 @@ def _matrix_figure(matrices: Mapping[str, Float[np.ndarray[Any, Any], "stages ta
     return figure
 
 
-def in_lines(text: str, width: int) -> str:
-    """``text`` in lines of at most ``width`` characters."""
-    return "\n".join(wrap(text, width))
+def write_around(
+    figure: Figure, axes: Axes, title: str, *, x: str, y: str, loc: Literal["left", "right"] = "left"
+) -> None:
+    """Write the ``title`` above the figure, and what both axes show: ``x`` at the side ``loc``. Axes have no lines."""
+    axes.tick_params(which="both", length=0, labelsize=TICK)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_xlabel(x, fontsize=LABEL, loc=loc)
+    axes.set_title(y, fontsize=LABEL, fontweight="normal")
+    figure.suptitle("\n".join(wrap(title, 62)), x=0.01, ha="left", fontsize=15, fontweight="bold")

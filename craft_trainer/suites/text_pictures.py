@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from craft_trainer.evaluation.token_mean import Mean, mean_over_tokens
 from craft_trainer.report.figures.canvas import blank_figure
 from craft_trainer.report.wording import signed
-from craft_trainer.suites.pictures import LABEL, TICK, Picture, in_lines, looks, spread
+from craft_trainer.suites.pictures import Picture, looks, spread, write_around
 from craft_trainer.suites.runs import Run, by_method
 
 ROOM = 0.06  # of the axis, between the labels of two methods
@@ -78,9 +78,6 @@ def _figure(title: str, points: Sequence[Lost]) -> Figure:
     axes.set_xticks([tick for tick in axes.get_xticks() if left - 0.1 * width <= tick <= right + 0.1 * width])
     axes.axhline(0, lw=0.8, color="grey", alpha=0.6)
     axes.grid(visible=True)
-    axes.tick_params(length=0, labelsize=TICK)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    axes.set_xlabel("loss of the new texts, nats a token", fontsize=LABEL, loc="left")
-    axes.set_title("what the loss of other texts rose by, nats a token", fontsize=LABEL, fontweight="normal")
-    figure.suptitle(in_lines(title, 62), x=0.01, ha="left", fontsize=15, fontweight="bold")
+    rose = "what the loss of other texts rose by, nats a token"
+    write_around(figure, axes, title, x="loss of the new texts, nats a token", y=rose)
     return figure
