@@ -33,11 +33,18 @@ def auto_texts(
     num_tokens: int,
     path: str,
     device: torch.device,
+    num_texts: int | None = None,
+    own_tokens: int | None = None,
 ) -> AnchorCache:
     """Texts that the model writes from nothing on ``device``, in the cache ``folder``, or those of an earlier start.
 
+    Args:
+        num_texts: how many; by default ``NUM_TEXTS``.
+        own_tokens: of each, at most; by default ``NUM_TOKENS``, or what the model has positions for.
+
     Raises:
-        ValueError: the checkpoint has no tokenizer, or ``folder`` holds anchors of another run.
+        ValueError: the checkpoint has no tokenizer, the model has fewer positions than ``own_tokens``, a number is
+            below 1, or ``folder`` holds anchors of another run.
     """
     processor = checkpoint.processor
     if not hasattr(getattr(processor, "tokenizer", processor), "eos_token_id"):
@@ -46,15 +53,19 @@ def auto_texts(
             "or build a cache with craft_trainer.anchors.building.build_anchor_cache"
         )
     positions = Embeddings.of(checkpoint.model).positions
-    new_tokens = NUM_TOKENS if positions is None else min(NUM_TOKENS, positions - 1)  # a text begins with one more
-    made = {"source": "own_texts", "frames": NUM_TEXTS, "own_tokens": new_tokens, "num_tokens": num_tokens}
+    if own_tokens is None:
+        own_tokens = NUM_TOKENS if positions is None else min(NUM_TOKENS, positions - 1)  # a text begins with one more
+    num_texts = NUM_TEXTS if num_texts is None else num_texts
+    if num_texts < 1 or own_tokens < 1:
+        raise ValueError(f"num_texts and own_tokens must be 1 or more, not {num_texts} and {own_tokens}")
+    made = {"source": "own_texts", "frames": num_texts, "own_tokens": own_tokens, "num_tokens": num_tokens}
     if found := made_before(folder, teacher, specs, made):
         return found
     before = next(checkpoint.model.parameters()).device
     if before != device:
         checkpoint.model.to(device)
-    writing = {"new_tokens": new_tokens, "batch_size": BATCH, "seed": SEED}
-    texts = processes.once(lambda: own_texts(checkpoint, None, NUM_TEXTS, **writing))
+    writing = {"new_tokens": own_tokens, "batch_size": BATCH, "seed": SEED}
+    texts = processes.once(lambda: own_texts(checkpoint, None, num_texts, **writing))
     rows = by_length(texts.lengths, range(len(texts)))
     told = {"dataset": "written by the teacher", TEACHER_DTYPE: str(checkpoint.model.dtype).removeprefix("torch.")}
     if quantization := quantised_when_loaded(base_model(checkpoint.model)):

@@ -37,6 +37,8 @@ def own_anchors(
     layers: Sequence[str] = ("none",),
     pooling: Sequence[str] = ("mean_masked",),
     num_tokens: int = DEFAULT_TOP_K,
+    num_texts: int | None = None,
+    own_tokens: int | None = None,
     path: str = "",
 ) -> AnchorCache:
     """Anchors that ``model`` makes itself as it is now, in the folder ``_anchors`` of ``args.output_dir``.
@@ -49,12 +51,15 @@ def own_anchors(
         processor: tokenizer or processor of a language model.
         layers: hidden layers of a language model that are held, and the ``pooling`` of each.
         num_tokens: likeliest tokens of a language model that are held at every position.
+        num_texts: how many texts a language model writes; by default 512.
+        own_tokens: tokens of each of them, at most; by default 128.
         path: where the model was loaded from, for the cache's card; by default what it says itself.
 
     Raises:
         TypeError: the model cannot be anchored.
         ValueError: nothing can be taken for this model and this data without a decision (the message names the function
-            that takes it), DeepSpeed has split the model already, or the folder holds anchors of another run.
+            that takes it), a policy is given a number of texts, DeepSpeed has split the model already, or the folder
+            holds anchors of another run.
     """
     require_whole(model, "anchors: auto cannot ask it for anchors", way_out="build a cache of it and give its folder")
     folder, view = Path(args.output_dir) / auto.FOLDER, as_anchored_model(model)
@@ -62,6 +67,8 @@ def own_anchors(
     path = path or str(said or type(model).__name__)
     with preserve_rng_state(), Processes(PartialState()) as processes:
         if isinstance(view, auto.ObservingPolicy):
+            if (num_texts, own_tokens) != (None, None):
+                raise ValueError("num_texts and own_tokens are of language models, and a policy writes no texts")
             cache = auto.auto_anchors(view, frames_of(dataset), folder, path=path, processes=processes)
             counts = " and ".join(f"{count:,} of {source}" for source, count in cache.provenance.groups.items())
             views = f"{auto.NUM_VIEWS} views, view_noise {auto.VIEW_NOISE:g}"
@@ -69,7 +76,8 @@ def own_anchors(
         elif isinstance(view, CausalLM | VisionLanguage):
             specs = feature_specs(layer_paths(view, layers).values(), pooling)
             _check_terms(args, specs)
-            building = {"specs": specs, "num_tokens": num_tokens, "path": path, "device": args.device}
+            size = {"num_texts": num_texts, "own_tokens": own_tokens}
+            building = {"specs": specs, "num_tokens": num_tokens, "path": path, "device": args.device, **size}
             cache = auto_texts(Checkpoint(model, processor), view, folder, processes, **building)
             most = cache.provenance.data["own_tokens"]
             taken = f"{len(cache)} texts that {path} writes itself, each of at most {most} tokens"

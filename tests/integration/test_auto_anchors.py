@@ -21,6 +21,7 @@ from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.lerobot_dataset import PolicyDataset, collate
+from craft_trainer.training.auto import own_anchors
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
 from craft_trainer.training.trainer import CraftTrainer
@@ -270,6 +271,29 @@ def test_a_script_with_a_language_model_says_the_same_word(texts, tmp_path, adap
     rows = history(tmp_path / "run")
     assert rows[0]["retention_loss"] == pytest.approx(0, abs=1e-5)
     assert rows[-1]["retention_loss"] > 0
+
+
+def test_a_script_says_how_many_texts_a_language_model_writes(texts, teacher, tmp_path, capsys):
+    """A reader waited a quarter of an hour for 512 texts, and could not ask for fewer."""
+    model, tokenizer = load_checkpoint(str(texts / "model"), dtype="float32")
+    samples = TextSamples.open(str(texts / "new.jsonl"), model, tokenizer)
+    config = LanguageConfig(output_dir=str(tmp_path / "run"), **TRAIN)
+    few = own_anchors(model, config, processor=tokenizer, num_texts=5, own_tokens=3)
+    assert "auto takes 5 texts that" in (told := capsys.readouterr().out)
+    assert "each of at most 3 tokens" in told
+    assert len(few) == 5
+    lengths = [few.batch([row]).inputs["attention_mask"].sum().item() for row in range(5)]
+    assert max(lengths) <= 1 + 3  # the token that a text begins with
+    with pytest.raises(ValueError, match=r"holds anchors of another run \(frames differ\)"):
+        own_anchors(model, config, processor=tokenizer, num_texts=6, own_tokens=3)
+    for idle in ({"num_texts": 0}, {"own_tokens": 0}):
+        with pytest.raises(ValueError, match="must be 1 or more"):
+            own_anchors(model, config, processor=tokenizer, **idle)
+    with pytest.raises(ValueError, match="a policy writes no texts"):
+        own_anchors(PolicyModel.from_pretrained(teacher), config, num_texts=5)
+    given = {"train_dataset": samples, "data_collator": samples.collate, "processing_class": tokenizer}
+    CraftTrainer(model, config, anchors=few, **given).train()
+    assert history(tmp_path / "run")
 
 
 def test_a_script_with_a_language_model_is_told_of_its_terms_before_a_text_is_written(texts, tmp_path, monkeypatch):
