@@ -13,6 +13,7 @@ from typing import Any
 
 from craft_trainer.cli.hints import nearest
 from craft_trainer.cli.reader import is_unread, while_it_is_read
+from craft_trainer.termination import Terminated, sigterm_interrupts
 from craft_trainer.version import __version__
 
 COMMANDS = {
@@ -81,7 +82,11 @@ OUTSIDE = ("wandb", "trackio", "safetensors")  # whose own errors are of use as 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status (0 done, 1 failed, 2 not understood, 130 interrupted, 141 unread)."""
+    """Run one command.
+
+    Returns:
+        The exit status: 0 done, 1 failed, 2 not understood, 130 or 143 interrupted (SIGINT, SIGTERM), 141 unread.
+    """
     return while_it_is_read(lambda: _status_of(argv))
 
 
@@ -103,11 +108,12 @@ def _status_of(argv: Sequence[str] | None) -> int:
         print(f"craft-trainer: no command {command!r}{nearest(command, COMMANDS)}\n\n{help_text()}", file=sys.stderr)
         return 2
     try:
-        run(command, options)
+        with sigterm_interrupts():
+            run(command, options)
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [])
         print("\n".join([f"craft-trainer {command}: interrupted", *notes]), file=sys.stderr)
-        return 130  # what a shell reports for SIGINT
+        return 143 if isinstance(interrupt, Terminated) else 130  # what a shell reports for SIGTERM and for SIGINT
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_unread():
             raise

@@ -14,9 +14,10 @@ import torch.distributed as dist
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from craft_trainer.hub.run_folder import CHECKPOINT_PREFIX
+from craft_trainer.termination import is_unhandled
 from craft_trainer.training.finite import require_finite_run
 
-UNHANDLED = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 AGAIN_S = 1.0  # a launcher passes on what the terminal has sent to every process already: that is one signal
 FIRST = "{name}: this optimizer step is finished and saved; a second one, {after:g} s later, stops at once\n"
 
@@ -44,8 +45,8 @@ class Interruption(TrainerCallback):  # type: ignore[misc]  # transformers is no
         """Receive signals inside, in the main thread."""
         self._received, self._before, self._process, self._listens = 0, {}, os.getpid(), True
         in_main_thread = threading.current_thread() is threading.main_thread()
-        for number, default in UNHANDLED.items() if in_main_thread else ():
-            if signal.getsignal(number) == default:  # with enable_jit_checkpoint SIGTERM is transformers'
+        for number in SIGNALS if in_main_thread else ():
+            if is_unhandled(number):  # with enable_jit_checkpoint SIGTERM is transformers'
                 self._before[number] = signal.signal(number, self._receive)
         try:
             yield

@@ -175,7 +175,7 @@ def try_kills(train: Train, folder: Path, kills: int, seed: int, processes: int 
         cut += (output / DRAFT).is_dir() or len(left) < save
         goes_on = (output / DRAFT).is_dir() or bool(left)
         status, _ = child(lambda _, output=output, goes_on=goes_on: train(output, goes_on), output, processes)
-        assert status == 0, text_of(output)
+        assert status == 0 or "its run has ended" in text_of(output), text_of(output)  # killed when all was there
         assert weights(output) == expected, f"{output}: another result"
         assert not (output / DRAFT).exists()
     return cut, tries, longest

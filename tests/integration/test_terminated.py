@@ -1,0 +1,96 @@
+"""SIGINT and SIGTERM, sent for real to commands that train nothing: what is done is kept, and goes on to the same."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from command_words import flags
+from lm_folders import save_lines, save_tiny_lm
+
+from craft_trainer.cli.main import main
+from craft_trainer.termination import Terminated, sigterm_interrupts
+
+MANY = 2_000  # more than are done before the signal
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A language model, texts, and questions."""
+    folder = tmp_path_factory.mktemp("made")
+    save_tiny_lm(folder / "model")
+    save_lines(folder / "old.jsonl", [{"text": f"hello world {n} the answer is yes"} for n in range(MANY)])
+    questions = [{"id": f"q{n}", "question": f"is it {n}", "choices": ["yes", "no"], "answer_index": 0}
+                 for n in range(MANY)]  # fmt: skip
+    save_lines(folder / "q.jsonl", questions)
+    return folder
+
+
+def words_of(command: str, made: Path, to: Path) -> tuple[list[str], str, str]:
+    """A command, the files that show that some of it is done, and its result."""
+    if command == "mcq":
+        given = {"model": made / "model", "data": made / "q.jsonl", "batch_tokens": 64, "device": "cpu"}
+        return ["mcq", *flags(**given, output=to / "mcq.json")], "mcq.json.partial*", "mcq.json"
+    given = {"teacher": made / "model", "dataset": made / "old.jsonl", "anchors": MANY, "num_tokens": 8}
+    words = ["cache", "build", *flags(**given, batch_size=2, output_dir=to / "cache")]
+    return words, "cache.partial/*.done", "cache/anchors.json"
+
+
+@pytest.mark.parametrize("command", ["cache build", "mcq"])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_is_done_is_kept_and_told(made: Path, tmp_path: Path, command: str, number: int, status: int) -> None:
+    """Seen to fail with SIGTERM: the command ended by it and said nothing."""
+    words, some, result = words_of(command, made, tmp_path)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    default = "import signal, runpy; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    run = [sys.executable, "-c", f"{default} runpy.run_module('craft_trainer', run_name='__main__')", *words]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(run, env=environment, stdout=log, stderr=log)
+        while not any(file.stat().st_size for file in tmp_path.glob(some)) and process.poll() is None:
+            time.sleep(0.02)
+        process.send_signal(number)
+        try:
+            assert process.wait(timeout=60) == status, (tmp_path / "log").read_text()
+        finally:
+            process.kill()
+    told = (tmp_path / "log").read_text()
+    assert f"craft-trainer {words[0]}: interrupted" in told
+    assert "the same call goes on" in told or "the same command goes on" in told
+    assert not (tmp_path / result).exists()
+    assert main(words) == 0
+    assert (tmp_path / result).is_file()
+
+
+def test_a_forked_worker_ends_by_the_signal_itself() -> None:
+    """`DataLoader` and pools end their workers so. Afterwards the default is there again."""
+    with sigterm_interrupts():
+        child = os.fork()
+        if not child:
+            signal.raise_signal(signal.SIGTERM)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_handler_of_the_program_stays() -> None:
+    """Of a script that calls the command."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        with sigterm_interrupts():
+            signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert received == [signal.SIGTERM]
+
+
+def test_one_of_several_processes_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may wait for another one, where Python handles no signal."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with sigterm_interrupts():
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
