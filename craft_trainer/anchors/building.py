@@ -115,7 +115,7 @@ def build_anchor_cache(
                 constancy.add(shard)
                 work.write(number, shard)
         processes.wait_for_everyone()
-        with processes.main_process_first() as is_main, _quiet_datasets():
+        with processes.main_process_first() as is_main, work.kept_once_begun(alone=False), _quiet_datasets():
             if is_main:
                 work.finish(provenance)
     return AnchorCache(resolve_path(output_dir, "dataset"), load_batch=raw)

@@ -144,6 +144,9 @@ class Shards:
             except ConstantFeatureError:
                 self._remove()
                 raise
+            except OSError:
+                shutil.rmtree(joined, ignore_errors=True)  # it may be what fills the disk
+                raise
             if isinstance(self._output, Path):
                 joined.rename(self._output)
             else:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
+from craft_trainer.cli.full_disk import room_left
 from craft_trainer.cli.hints import nearest
 from craft_trainer.cli.reader import is_unread, while_it_is_read
 from craft_trainer.termination import Terminated, sigterm_interrupts
@@ -117,10 +118,12 @@ def _status_of(argv: Sequence[str] | None) -> int:
     except Exception as error:
         if isinstance(error, BrokenPipeError) and is_unread():
             raise
-        is_of_use = isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in OUTSIDE
+        room = room_left(error)
+        is_of_use = isinstance(error, MISTAKES) or type(error).__module__.partition(".")[0] in OUTSIDE or room
         if os.environ.get(TRACEBACK_VARIABLE) or not is_of_use:
             raise
-        print("\n".join([f"craft-trainer {command}: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
+        told = [f"craft-trainer {command}: {error}", *room, *getattr(error, "__notes__", [])]
+        print("\n".join(told), file=sys.stderr)
         print(f"({type(error).__name__}; set {TRACEBACK_VARIABLE}=1 to see where it was raised)", file=sys.stderr)
         return 1
     return 0

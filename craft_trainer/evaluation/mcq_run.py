@@ -109,8 +109,8 @@ def _evaluate(name: str, number: int, run: McqRun) -> tuple[dict[str, Any], list
     try:
         with progress(total=len(encoded.tokens), desc=f"mcq {name}", unit="question") as bar:
             scored = score_questions(model, encoded, run.settings, progress=kept, on_done=bar.update)
-    except KeyboardInterrupt as interrupt:
-        interrupt.add_note(f"{run.progress_path(number)} has what is done: the same command goes on from there")
+    except (KeyboardInterrupt, OSError) as error:
+        error.add_note(f"{run.progress_path(number)} has what is done: the same command goes on from there")
         raise
     if scored["method"] == "separate" and model.method != "separate" and run.settings.method == "auto":
         tqdm.write(f"{name}: {model.method} passes do not agree with separate ones, so every choice had its own pass")

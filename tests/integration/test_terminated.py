@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, sent for real to commands that train nothing: what is done is kept, and goes on to the same."""
+"""Signals, sent for real, and full disks meet commands that train nothing: what is done is kept, and goes on."""
 
 import os
 import signal
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from command_words import flags
+from full_disk import files_up_to
 from lm_folders import save_lines, save_tiny_lm
 
 from craft_trainer.cli.main import main
@@ -60,6 +61,27 @@ def test_what_is_done_is_kept_and_told(made: Path, tmp_path: Path, command: str,
     assert f"craft-trainer {words[0]}: interrupted" in told
     assert "the same call goes on" in told or "the same command goes on" in told
     assert not (tmp_path / result).exists()
+    assert main(words) == 0
+    assert (tmp_path / result).is_file()
+
+
+@pytest.mark.parametrize("command", ["cache build", "mcq"])
+@pytest.mark.parametrize("num_bytes", [100, 2_000, 30_000, 200_000])
+def test_a_full_disk_is_told_with_what_is_kept(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, num_bytes: int
+) -> None:
+    """In small files, and in those that hold the work. Seen to fail: `[Errno 27] File too large` was all of the
+    message, a tokenizer that could not be written was a traceback, and the half of a cache kept the disk full."""
+    words, some, result = words_of(command, made, tmp_path)
+    with files_up_to(num_bytes):
+        assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "no room was left for a file" in told
+    assert "GB in " in told
+    assert not (tmp_path / result).exists()
+    assert not (tmp_path / "cache.partial/joined").exists()
+    if any(file.stat().st_size for file in tmp_path.glob(some)):
+        assert "the same call goes on" in told or "the same command goes on" in told
     assert main(words) == 0
     assert (tmp_path / result).is_file()
 
