@@ -51,10 +51,10 @@ def train_and_save(
         ValueError: a question is bad, or the policy has no language model to ask.
     """
     from craft_trainer.cli.output import save_and_push
-    from craft_trainer.cli.verdict import verdict
     from craft_trainer.evaluation.choices.opening import policy_reader
     from craft_trainer.evaluation.mcq_callback import McqCallback
     from craft_trainer.evaluation.questions import read_questions
+    from craft_trainer.report.outcome import outcome
     from craft_trainer.training.console import write_short_lines
     from craft_trainer.training.run_record import changed_fields
 
@@ -65,10 +65,11 @@ def train_and_save(
         questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
         trainer.add_callback(McqCallback(trainer, processor, questions, steps=arguments.mcq_steps))
     write_short_lines(trainer)
+    trainer.warns_if_missed = False  # the verdict below says it
     trainer.train(resume_from_checkpoint=resumed)
     save_and_push(trainer)
     if trainer.is_world_process_zero():
-        print("\n".join(verdict(Path(trainer.args.output_dir))))
+        print("\n".join(outcome(Path(trainer.args.output_dir))))
 
 
 def source_of(trainer: "CraftTrainer") -> dict[str, str]:

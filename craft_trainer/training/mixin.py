@@ -41,6 +41,7 @@ from craft_trainer.training.drift import TaskDrift, begin_task_drift
 from craft_trainer.training.guards import GradientGuard, require_exact, require_followed, require_own_arguments
 from craft_trainer.training.joint import choose_backward, joined_loss, joining, require_possible
 from craft_trainer.training.learned_inputs import refuse_learned_inputs
+from craft_trainer.training.missed import warn_if_missed
 from craft_trainer.training.order import EpochOrder, is_drawn_at_every_epoch
 from craft_trainer.training.pass_cost import PassCost
 from craft_trainer.training.retention import Retention, RetentionPass
@@ -83,6 +84,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     anchors: AnchorCache | AdapterAnchors | None = None
     retention: Retention | None = None
     task_drift: TaskDrift | None = None
+    warns_if_missed = True  # of a constraint, when a training ends; the commands say what came of it themselves
     _prepared: tuple[Any, ...] | None = None  # what retention was made for
     _untouched = False  # whether the student must equal its only teacher still
 
@@ -203,9 +205,12 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         return found
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base's, in an output folder that no other run may use meanwhile."""
+        """As the base's, in an output folder that no other run may use meanwhile; a missed constraint is a warning."""
         with in_use(Path(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
-            return super().train(*args, **kwargs)
+            found = super().train(*args, **kwargs)
+            if self.warns_if_missed:
+                warn_if_missed(self)
+        return found
 
     def _hp_search_setup(self, trial: Any) -> None:
         """As Trainer's, which calls it when model and settings are those of this training, and no checkpoint is loaded.

@@ -15,13 +15,21 @@ logger = logging.getLogger(__name__)
 
 
 class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Warns at the start of a run in which λ could hardly move."""
+    """Warns at the start of a run in which λ could hardly move.
+
+    Attributes:
+        warned: whether it did.
+    """
+
+    warned = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Warn, unless the run goes on from a checkpoint."""
         settings = retention_settings(args)
         passes = math.ceil(state.max_steps / settings.retention_every)
-        if state.global_step == 0 and state.is_world_process_zero and (said := warning(settings, passes)):
+        said = warning(settings, passes) if state.global_step == 0 and state.is_world_process_zero else None
+        self.warned = said is not None
+        if said is not None:
             logger.warning(said)
 
 

@@ -4,31 +4,39 @@ import csv
 from collections import defaultdict
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from craft_trainer.report.run import Run
+from craft_trainer.report.history import course
+from craft_trainer.report.remarks import LEARNED
+from craft_trainer.report.run import HISTORY_FILE, Run, load_run, teachers_scale
+from craft_trainer.report.wording import percent, short, short_percent
 
 GROUPS_FILE = "lambda_history_groups.csv"
+CRAFT = "craft"  # the only method with a constraint
+NO_PASS = "no retention pass was made: retention_every is longer than the run"
 LOOSER = (
-    "allow more by a lower retention (a larger epsilon), raise multiplier_lr, or lower learning_rate (which slows what "
-    "is learned, too)"
+    "train longer, raise multiplier_lr, allow more by a lower retention (a larger epsilon), or lower learning_rate "
+    "(which slows what is learned, too)"
 )
 
 
-def verdict(folder: Path) -> list[str]:
-    """Read what the run in ``folder`` left, and say what came of it."""
-    from craft_trainer.report.remarks import LEARNED
-    from craft_trainer.report.run import HISTORY_FILE, load_run
+class Constraint(NamedTuple):
+    """Whether L_retain ended within ε, and the sentence that says so."""
 
-    history = folder / HISTORY_FILE
-    if history.is_file() and len(history.read_text("utf-8").splitlines()) < 2:
-        return ["no retention pass was made: retention_every is longer than the run"]
+    met: bool
+    sentence: str
+
+
+def outcome(folder: Path) -> list[str]:
+    """Read what the run in ``folder`` left, and say what came of it."""
+    if made_no_pass(folder):
+        return [NO_PASS]
     try:
         run = load_run(folder)
     except ValueError as error:  # the training itself is done and saved
         return [f"what came of it cannot be told: {error}"]
-    lines = constraint(run, folder / GROUPS_FILE)
+    ended = constraint(run)
+    lines = [ended.sentence, *([] if ended.met else [f"to meet it: {LOOSER}"])]
     losses, fell = run.losses[1], run.fall_of_loss
     if fell is not None:
         moved = f"the task loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
@@ -38,29 +46,34 @@ def verdict(folder: Path) -> list[str]:
     return lines
 
 
-def constraint(run: "Run", groups: Path) -> list[str]:
+def made_no_pass(folder: Path) -> bool:
+    """True if the history in ``folder`` is a header alone."""
+    history = folder / HISTORY_FILE
+    return history.is_file() and len(history.read_text("utf-8").splitlines()) < 2
+
+
+def constraint(run: Run) -> Constraint:
     """Say whether L_retain was within ε over the last tenth of the retention passes; of every group, where it is known.
 
-    Means over the passes, as on the page of `craft-trainer report`.
+    Means over the passes, as on the page of `craft-trainer report`. A baseline has no constraint that it could miss.
     """
-    from craft_trainer.report.history import course
-    from craft_trainer.report.run import teachers_scale
-    from craft_trainer.report.wording import percent, short, short_percent
-
     if run.history is None:
-        return ["nothing held the old tasks: this was plain training, without anchors"]
+        return Constraint(True, "nothing held the old tasks: this was plain training, without anchors")
     ended = course({0: run.history})
+    if (method := run.settings.get("method", CRAFT)) != CRAFT:
+        loss, weight = short(ended.retention_loss), short(ended.multiplier)
+        return Constraint(True, f"method {method} has no constraint: its loss ended at {loss}, weighed by {weight}")
     numbers = f"L_retain {short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
     numbers += f", ε {short_percent(ended.epsilon)} %, λ {short(ended.multiplier)}"
     conflicts = "" if ended.conflict != ended.conflict else f"; conflicts in {percent(ended.conflict)} % of the steps"
-    ratios = ratios_of(groups)
+    ratios = ratios_of(run.path / GROUPS_FILE)
     above = {name: ratio for name, ratio in ratios.items() if not ratio <= 1}
     if not (above or not ended.kept):
         of_all = f" for all {len(ratios)} old tasks" if len(ratios) > 1 else ""
-        return [f"the constraint was met{of_all}: {numbers}{conflicts}"]
+        return Constraint(True, f"the constraint was met{of_all}: {numbers}{conflicts}")
     missed = "; ".join(f"{name} is at {ratio:.2g} × ε" for name, ratio in above.items())
     of_some = f" for {len(above)} of {len(ratios)} old tasks ({missed})" if above else ""
-    return [f"the constraint was NOT met{of_some}: {numbers}{conflicts}", f"to meet it: {LOOSER}"]
+    return Constraint(False, f"the constraint was NOT met{of_some}: {numbers}{conflicts}")
 
 
 def ratios_of(groups: Path) -> dict[str, float]:

@@ -6,11 +6,11 @@ import json
 import pytest
 from report_inputs import write_history, write_run
 
-from craft_trainer.cli.verdict import verdict
+from craft_trainer.report.outcome import outcome
 
 
 def said(folder):
-    return "\n".join(verdict(folder))
+    return "\n".join(outcome(folder))
 
 
 def with_groups(folder, **ratios):
@@ -25,7 +25,7 @@ def with_groups(folder, **ratios):
 
 
 def test_a_constraint_that_was_met(tmp_path):
-    assert verdict(write_run(tmp_path)) == [
+    assert outcome(write_run(tmp_path)) == [
         "the constraint was met: L_retain 2 % of the teacher's variance, ε 5 %, λ 0.5; conflicts in 50 % of the steps",
         "learned: the task loss went from 0.1 to 0.0167",
     ]
@@ -34,7 +34,17 @@ def test_a_constraint_that_was_met(tmp_path):
 def test_one_that_was_not_says_what_to_change(tmp_path):
     text = said(write_run(tmp_path, retention_loss=0.07))
     assert "the constraint was NOT met: L_retain 7 % of the teacher's variance, ε 5 %" in text
-    assert "raise multiplier_lr, or lower learning_rate" in text
+    assert "train longer, raise multiplier_lr" in text
+
+
+def test_a_baseline_has_no_constraint(tmp_path):
+    """Seen to fail: replay's own loss was taken for L_retain, and it was told to raise a multiplier_lr."""
+    folder = write_run(tmp_path, retention_loss=0.7)
+    record = json.loads((folder / "run.json").read_text())
+    record["settings"]["method"] = "replay"
+    (folder / "run.json").write_text(json.dumps(record))
+    assert outcome(folder)[0] == "method replay has no constraint: its loss ended at 0.7, weighed by 0.5"
+    assert "multiplier_lr" not in said(folder)
 
 
 def test_the_old_task_that_was_not_kept_is_named(tmp_path):
@@ -50,7 +60,7 @@ def test_too_few_losses_are_said(tmp_path):
     state = json.loads((folder / "trainer_state.json").read_text())
     state["log_history"] = [one for one in state["log_history"] if "loss" in one][:1]
     (folder / "trainer_state.json").write_text(json.dumps(state))
-    assert verdict(folder)[-1].startswith("whether anything was learned is not told")
+    assert outcome(folder)[-1].startswith("whether anything was learned is not told")
 
 
 def test_nothing_learned_is_said(tmp_path):

@@ -1,0 +1,32 @@
+"""Warn at the end of a training whose constraint was not met, as the command does in its verdict."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from craft_trainer.report.outcome import LOOSER, constraint, made_no_pass
+from craft_trainer.report.run import load_run
+from craft_trainer.training.short_run import ShortRun
+
+if TYPE_CHECKING:
+    from craft_trainer.training.mixin import RetentionMixin
+
+logger = logging.getLogger(__name__)
+
+
+def warn_if_missed(trainer: "RetentionMixin") -> None:
+    """Log a warning if L_retain ended above ε; the way out is in it, unless an earlier warning gave it already."""
+    if trainer.retention is None or trainer.state.is_hyper_param_search or not trainer.is_world_process_zero():
+        return
+    folder = Path(trainer.args.output_dir)
+    if made_no_pass(folder):
+        return
+    try:
+        ended = constraint(load_run(folder))
+    except ValueError as error:  # somebody else wrote into the folder
+        logger.warning("whether the constraint was met cannot be told: %s", error)
+        return
+    if not ended.met:
+        told = trainer.dual.warned or trainer.callback_of(ShortRun).warned
+        way_out = "an earlier warning says what to change" if told else f"to meet it: {LOOSER}"
+        logger.warning("%s; %s", ended.sentence, way_out)
