@@ -276,7 +276,7 @@ def _matrix_figure(matrices: Mapping[str, Float[np.ndarray[Any, Any], "stages ta
         axes.set_yticks(range(len(matrix)), [f"after {stage}" for stage in range(1, len(matrix) + 1)])
         axes.tick_params(length=0, labelsize=8)
         axes.spines[:].set_visible(False)
-        axes.set_title(f"{label}: mean at the end {100 * matrix[-1].mean():.0f} %", fontsize=10)
+        axes.set_title(f"{label}\nmean at the end {100 * matrix[-1].mean():.0f} %", fontsize=10)
     for axes in panels[len(matrices) :]:
         axes.set_axis_off()
     return figure

@@ -39,8 +39,7 @@ def stream_table(runs: Sequence[Run]) -> Table:
     if runs[0].groups:
         columns = ("method", "seeds", HEADS["old"], "each seed", HEADS["new"], "each seed")
         return Table("", columns, [_groups_row(found) for found in by_method(runs).values()])
-    columns = ("method", "seeds", "average, %", "BWT", "NBT", "AUC, %")
-    return Table("", columns, [_sequence_row(found) for found in by_method(runs).values()])
+    return _sequence_table(runs)
 
 
 def _groups_row(runs: Sequence[Run]) -> tuple[str, ...]:
@@ -51,17 +50,31 @@ def _groups_row(runs: Sequence[Run]) -> tuple[str, ...]:
     return tuple(row)
 
 
+def _sequence_table(runs: Sequence[Run]) -> Table:
+    """Every method on a sequence of tasks: means over seeds. "Just learned" is the mean of R[j, j], in percent."""
+    columns = ("method", "seeds", "average, %", "just learned, %", "BWT", "NBT", "AUC, %")
+    return Table("", columns, [_sequence_row(found) for found in by_method(runs).values()])
+
+
 def _sequence_row(runs: Sequence[Run]) -> tuple[str, ...]:
     matrices = [run.matrix() for run in runs]
     if len(matrices[0]) == 1:  # all tasks at once
-        average = 100 * float(np.mean([average_success(matrix) for matrix in matrices]))
-        return runs[0].label, _seeds(runs), f"{average:.1f}", DASH, DASH, DASH
+        return runs[0].label, _seeds(runs), f"{100 * np.mean(matrices):.1f}", *4 * (DASH,)
     measures = [
         [how(matrix) for matrix in matrices]
-        for how in (average_success, backward_transfer, negative_backward_transfer, area_under_success)
+        for how in (
+            average_success,
+            lambda matrix: matrix.diagonal().mean(),
+            backward_transfer,
+            negative_backward_transfer,
+            area_under_success,
+        )
     ]
-    average, bwt, nbt, auc = (100 * float(np.mean(values)) for values in measures)
-    return runs[0].label, _seeds(runs), f"{average:.1f}", signed(bwt, ".1f"), signed(nbt, ".1f"), f"{auc:.1f}"
+    average, new, bwt, nbt, auc = (100 * float(np.mean(values)) for values in measures)
+    return (
+        *(runs[0].label, _seeds(runs), f"{average:.1f}", f"{new:.1f}"),
+        *(signed(bwt, ".1f"), signed(nbt, ".1f"), f"{auc:.1f}"),
+    )
 
 
 def _texts_columns(run: Run) -> tuple[str, ...]:
@@ -100,7 +113,12 @@ def _with_ends(found: tuple[float, float, float], digits: int) -> str:
 
 
 def suite_table(runs: Sequence[Run]) -> Table:
-    """Every method on all streams: means and interquartile means, with stratified bootstrap intervals over seeds."""
+    """Every method on all streams: means and interquartile means, with stratified bootstrap intervals over seeds.
+
+    Of sequences it is the table of one stream, with the methods of all of them: joint training has one of its own.
+    """
+    if not any(run.groups for run in runs):
+        return _sequence_table(runs)
     rows = []
     for found in by_method(run for run in runs if run.groups).values():
         row = [found[0].label, str(len({run.stream for run in found})), str(len(found))]
