@@ -1,7 +1,7 @@
 """The pages of the two Spaces in a real browser: paste items, press the button, read the numbers.
 
-They need gradio, playwright and a Chromium, which are no dependencies of the package:
-``pip install gradio playwright``, and ``playwright install chromium`` where none is on the PATH.
+They need gradio, playwright (both are in the extra ``browser``) and a Chromium: ``playwright install chromium`` where
+none is on the PATH.
 Seen to fail: with the button not wired to its function, and with margin_gold's sign turned round.
 """
 

@@ -1,4 +1,4 @@
-"""Try every fault that docs/reliability.md counts, one harness after another; about five hours on two cores.
+"""Try every fault that docs/reliability.md counts, one harness after another: hours, two of them for one run alone.
 
     python tests/reliability/everything.py FOLDER [--only kills mutations] [--short]
 
@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-RUNS = {  # what is run, then what replaces its words in the short form, which takes a quarter of an hour
+RUNS = {  # what is run, then what replaces its words in the short form
     "kills by script": ("kills.py FOLDER --kills 20 --by script", {"20": "2"}),
     "kills by command": ("kills.py FOLDER --kills 20 --by command", {"20": "2"}),
     "kills of two processes": ("kills.py FOLDER --kills 20 --by script --processes 2", {"20": "2"}),
