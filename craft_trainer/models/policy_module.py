@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from lerobot.configs.policies import PreTrainedConfig
+from lerobot.processor import DeviceProcessorStep
 from torch import Tensor, nn
 
 from craft_trainer.hub.resolve_path import parse
@@ -37,6 +38,17 @@ class PolicyModule(nn.Module):
         self.policy, peft_model = taken_apart(policy)
         self._around = (peft_model,)  # in a tuple, which hides it: its parameters are the policy's
         self.policy.config.use_peft = peft_model is not None
+
+    def _apply(self, *arguments: Any, **keywords: Any) -> Self:
+        """As ``Module``'s, by which ``to(device)`` works; the preprocessor then brings its batches to that device."""
+        moved: Self = super()._apply(*arguments, **keywords)  # type: ignore[no-untyped-call]
+        device = str(self.device)
+        for step in self.preprocessor.steps:
+            if isinstance(step, DeviceProcessorStep) and str(step.tensor_device) != device:
+                step.device = device
+                step.__post_init__()  # LeRobot's way of reading it
+        self.policy.config.device = self.device.type
+        return moved
 
     @property
     def policy_config(self) -> PreTrainedConfig:

@@ -5,6 +5,8 @@ import torch
 from every_family import FAMILIES
 from peft import LoraConfig, get_peft_model
 from runs import BASE, assert_same_weights, history, logs, weights
+from second_device import SECOND, second_device
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from craft_trainer import retaining, retaining_config
 from craft_trainer.anchors.building import build_anchor_cache
@@ -170,3 +172,25 @@ def test_a_cache_holds_what_a_live_teacher_does(toys):
         assert mine["retention_loss"] == pytest.approx(theirs["retention_loss"], rel=1e-3, abs=1e-6)
     for key, value in weights(runs[0]).items():
         torch.testing.assert_close(value, weights(runs[1])[key], rtol=1e-5, atol=1e-6)
+
+
+def test_another_device_gives_what_the_cpu_gives(toys):
+    """Nothing that is computed there meets what stayed on the CPU, and every number is the same but for rounding.
+
+    Seen to fail with anchors that are not sent to the device, and with a policy whose preprocessor stays behind.
+    """
+    alike = {"anchors": toys.anchors, "optim": "sgd"}  # Adam makes steps of rounding errors
+    with sdpa_kernel(SDPBackend.MATH):  # the only attention there is on both
+        here = toys.trained("here", **alike)
+        with second_device():
+            there = toys.trained("there", **alike, use_cpu=False)
+            assert {one.device for one in there.model.parameters()} == {SECOND}
+            moved = {name: value.to("cpu") for name, value in weights(there).items()}
+            teacher = as_anchored_model(toys.make())
+            teacher.network.to(SECOND)
+            assert max(deviations(toys.anchors, teacher, num_rows=NUM_ANCHORS, batch_size=5).values()) < 1e-4
+    for name, value in weights(here).items():
+        torch.testing.assert_close(moved[name], value, rtol=1e-5, atol=1e-6)
+    for row, other in zip(*(history(toys.folder / name) for name in ("here", "there")), strict=True):
+        measured = {name: value for name, value in row.items() if value is not None}
+        assert {name: other[name] for name in measured} == pytest.approx(measured, rel=1e-4, abs=1e-6)
