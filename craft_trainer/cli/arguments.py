@@ -70,6 +70,7 @@ class CommandParser(argparse.ArgumentParser):
     Attributes:
         options: what fills each field, by its name.
         flags: the field of each flag.
+        example: of a whole call.
         headings: the heading of each field that is below one.
         shown: the fields that help shows without ``all``; none for every field.
     """
@@ -80,6 +81,7 @@ class CommandParser(argparse.ArgumentParser):
         self.fields = [options_of(kind) for kind in kinds]
         self.headings = {one.name: one.heading for some in self.fields for one in some if one.heading is not None}
         self.shown = (*shown, "help", "config", "print_config") if shown else ()
+        self.example = example
         self._below: dict[str, Any] = {}
         super().__init__(
             prog=f"craft-trainer {command}",
@@ -127,7 +129,7 @@ class CommandParser(argparse.ArgumentParser):
         """End the process for the first of ``words``, which are no options."""
         if words:
             word = words[0].partition("=")[0]
-            hint = of_the_original(word) or nearest(word, self.flags) or of_a_loose_word(word)
+            hint = of_the_original(word) or nearest(word, self.flags) or of_a_loose_word(word, self.flags, self.example)
             self.error(f"no option {word}{hint}")
 
 

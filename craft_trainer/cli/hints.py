@@ -1,7 +1,7 @@
 """Hints for a word that was not understood."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from pathlib import Path
 
 MERGE = (
@@ -26,6 +26,10 @@ def of_the_original(word: str) -> str:
     return f": it is an option of the original project. Here: {instead} (docs/migration.md)" if instead else ""
 
 
-def of_a_loose_word(word: str) -> str:
+def of_a_loose_word(word: str, known: Container[str], example: str) -> str:
     """Say why a ``word`` that stands alone is not understood, and what to do if it is a second dataset."""
-    return "" if word.startswith("-") else f": it belongs to no option. Of several datasets, {MERGE}"
+    if word.startswith("-"):
+        return ""
+    return ": it belongs to no option. " + (
+        f"Of several datasets, {MERGE}" if "--dataset" in known else f"Try: {example}"
+    )

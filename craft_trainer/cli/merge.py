@@ -113,14 +113,14 @@ def measure_of(
 ) -> "Callable[[float], Point]":
     """Make a function that moves the weights to α and measures there."""
     from craft_trainer.progress import progress
-    from craft_trainer.training.crossing import Point, retention_measure, task_measure
+    from craft_trainer.training.crossing import Point, points_at_most, retention_measure, task_measure
 
     retention = retention_measure(pair.student, pair.cache, settings, arguments.batch_size)
     task = None
     if pair.samples is not None:
         task = task_measure(pair.student, *pair.samples, arguments.batch_size, arguments.task_samples)
 
-    bar = progress(desc="merge", unit="point")
+    bar = progress(desc="merge", unit="point", total=points_at_most(arguments.points))
 
     def measure(alpha: float) -> Point:
         line.move(alpha)

@@ -142,6 +142,10 @@ def table(document: Mapping[str, Any]) -> str:
         written = [str(value) if isinstance(value, int) else f"{value:.4g}" for value in values]
         cells = [f"{value:>{width}}" for value, width in zip(written, widths, strict=True)]
         lines.append(f"{name:<20}" + "  ".join(cells))
+    choices = [len(item["log_likelihoods"]) for item in document["items"]]
+    if choices:
+        guessing = sum(1 / number for number in choices) / len(choices)
+        lines.append(f"\nguessing has accuracy {guessing:.3g} on these questions")
     if document["refused"]:
         num_refused = len({one["row"] for one in document["refused"]})
         lines.append(f"\n{num_refused} questions were left out: see `refused` in the result")

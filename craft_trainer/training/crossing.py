@@ -1,5 +1,6 @@
 """Find how far a teacher's weights may move towards a tuned model's until L_retain reaches ε."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -56,6 +57,15 @@ def largest_alpha(measure: Callable[[float], Point], epsilon: float, num_points:
         else:
             high = point.alpha
     return best, sorted(curve)
+
+
+def points_at_most(num_points: int) -> int:
+    """How often :func:`largest_alpha` measures if no point beyond the first meets ε, or one does and not the next.
+
+    >>> points_at_most(11)
+    18
+    """
+    return num_points + math.ceil(math.log2(1 / (num_points - 1) / TOLERANCE))
 
 
 def retention_measure(

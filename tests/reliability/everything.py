@@ -34,6 +34,7 @@ RUNS = {  # what is run, then what replaces its words in the short form
     ),
     "saving": ("saving.py FOLDER --width 512 --steps 24 --trainings 3", {"512": "64", "24": "4", "3": "1"}),
     "a million anchors": ("million.py --anchors 1000000", {"1000000": "10000"}),
+    "many questions": ("many_questions.py --questions 10000 100000", {"10000": "100", "100000": "1000"}),
     "two hours": ("flat.py FOLDER --minutes 120", {"120": "2"}),
 }
 

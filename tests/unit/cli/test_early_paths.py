@@ -54,6 +54,13 @@ def test_several_datasets_name_lerobots_way_to_merge_them(
     assert "no option b: it belongs to no option. Of several datasets, one dataset is read" in capsys.readouterr().err
 
 
+def test_a_loose_word_shows_the_example_where_no_dataset_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail with LeRobot's way to merge datasets, for the result of ``mcq`` that was given to ``report``."""
+    with pytest.raises(SystemExit):
+        main(["report", "mcq.json"])
+    assert "no option mcq.json: it belongs to no option. Try: craft-trainer report" in capsys.readouterr().err
+
+
 def test_a_setting_of_python_is_spelled_as_an_option() -> None:
     """Seen to fail with the message as it is. Other words with = stay."""
     message = "pass teacher_mismatch=allow, or inputs=embedded; a=b, x.teacher_mismatch=c"

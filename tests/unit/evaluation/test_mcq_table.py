@@ -12,6 +12,12 @@ def test_counts_are_written_in_full():
     assert "12345" in table(document("a", accuracy=0.5, num_items=12345))
 
 
+def test_what_guessing_scores_is_told():
+    """One of two and one of four."""
+    items = [{"log_likelihoods": [0.0] * number, "boundary_ok": True} for number in (2, 4)]
+    assert "guessing has accuracy 0.375" in table(document("a", accuracy=0.5) | {"items": items})
+
+
 def test_long_names_keep_their_ends():
     """Seen to fail with lines as long as both paths."""
     names = [f"/data/{'very/' * 20}outputs/{kind}/checkpoint-100" for kind in ("plain", "craft")]
