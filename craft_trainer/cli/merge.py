@@ -105,6 +105,8 @@ def run(arguments: MergeArguments) -> None:
     print(f"α = {best.alpha:.4g}: L_retain = {best.retention_loss:.3g}, at most ε = {settings.epsilon:g}")
     if best.alpha == 0:
         print("these are the teacher's own weights: no step towards the tuned model keeps L_retain within ε")
+    if found := better_than_both(curve, best):
+        print(found)
     print(f"checkpoint: {arguments.output_dir} (with {DOCUMENT} and {PICTURE})")
 
 
@@ -139,6 +141,21 @@ def table(curve: "Sequence[Point]", best: "Point") -> str:
         task = f"{point.task_loss:>12.4g}" if has_task else ""
         lines.append(f"{point.alpha:.4f} {point.retention_loss:>10.4g}{task}{'  ←' if point == best else ''}")
     return "\n".join(lines)
+
+
+def better_than_both(curve: "Sequence[Point]", best: "Point") -> str:
+    """Name the point whose loss of the new task is below that of all others, the tuned weights among them.
+
+    Empty if ``best``, or one that keeps more than it, is that point, or the tuned weights are.
+    """
+    losses = {point: point.task_loss for point in curve if point.task_loss is not None}
+    lowest = min(losses, key=losses.__getitem__, default=best)
+    if lowest == curve[-1] or lowest.retention_loss <= best.retention_loss:
+        return ""
+    return (
+        f"the loss of the new task is lowest at α = {lowest.alpha:.4g}: {losses[lowest]:.4g}, where L_retain is "
+        f"{lowest.retention_loss:.3g}. With --epsilon {1.005 * lowest.retention_loss:.3g} merge goes as far"
+    )
 
 
 def write_curve(
