@@ -50,9 +50,10 @@ def claimed_output(config: CraftConfig) -> Iterator[str | None]:
 def _claim(config: CraftConfig, folder: Path, *, was_begun: bool) -> str | None:
     checkpoint = _checkpoint_to_resume(config, folder, was_begun=was_begun)
     found = None if checkpoint is None else resolve_checkpoint(checkpoint)
-    if found is not None:
-        _require_unfinished(config, found)
-    if found is not None and found.resolve().parent == folder.resolve():
+    is_of_this_run = found is not None and found.resolve().parent == folder.resolve()
+    if found is not None and not (is_of_this_run and not (folder / STATE_FILE).is_file()):
+        _require_unfinished(config, found)  # if it was killed before its model was written, that is done now
+    if found is not None and is_of_this_run:
         _warn_of_later_ones(folder, found)
     else:
         _require_free(folder)
@@ -130,7 +131,7 @@ def _require_free(folder: Path) -> None:
 
 
 def _require_unfinished(config: CraftConfig, checkpoint: Path) -> None:
-    """Transformers' loop would take one step more."""
+    """Nothing would be trained."""
     state = json_object(checkpoint / STATE_FILE, "give an earlier checkpoint")
     step, epoch = int(state.get("global_step") or 0), float(state.get("epoch") or 0)
     knob, ended = "max_steps", step >= config.max_steps

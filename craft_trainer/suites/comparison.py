@@ -145,8 +145,7 @@ def _training(comparison: Comparison, method: str, seed: int, folder: Path) -> J
     if method == "craft":
         given |= comparison.retention | {"anchors": folder.parents[1] / "anchors"}
         needs = ("anchors",)
-    checkpoint = None if (folder / DONE).exists() else newest_whole(folder)
-    goes_on = checkpoint is not None and int(checkpoint.name.rpartition("-")[2]) < given["max_steps"]
+    goes_on = not (folder / DONE).exists() and newest_whole(folder) is not None
     if goes_on:
         given["resume_from_checkpoint"] = "last"
     return Job(f"seed{seed}-{method}", command_line("train", given), folder / DONE, needs, None if goes_on else folder)

@@ -75,6 +75,13 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         with self.callback_of(Interruption).listening(), self._finished_at_the_end():
             return super().train(found, *args, **kwargs)
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """As Trainer's, which takes a step more than ``max_steps`` from a checkpoint of the last one."""
+        if self.state.global_step < self.state.max_steps:
+            super()._run_epoch(*args, **kwargs)
+        else:
+            self.control.should_training_stop = True
+
     @contextmanager
     def _finished_at_the_end(self) -> Iterator[None]:
         """The last checkpoint is whole after the training, also if an error ends it."""

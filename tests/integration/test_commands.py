@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -160,6 +161,18 @@ def test_a_second_run_does_not_fall_upon_the_first(craft_run, capsys):
     assert main([*command, "--output_dir", str(folder), "--resume_from_checkpoint", "true"]) == 1
     assert "checkpoint-60: its run has ended, at optimizer step 60" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_a_run_that_was_killed_before_its_model_was_written_writes_it(craft_run, tmp_path):
+    """The same call as for any interrupted run. Seen to fail with `its run has ended`."""
+    folder, command = craft_run
+    killed = tmp_path / "killed"
+    shutil.copytree(folder, killed)
+    for name in ("model.safetensors", "config.json", "trainer_state.json"):
+        (killed / name).unlink()
+    assert main([*command, "--output_dir", str(killed), "--resume_from_checkpoint", "last"]) == 0
+    for name in ("model.safetensors", "config.json", "lambda_history.csv"):
+        assert (killed / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_settings_of_retention_are_not_ignored_in_silence(teacher, anchors, tiny_dataset, tmp_path, caplog):

@@ -59,6 +59,15 @@ def test_true_takes_the_newest_whole_one(whole, anchors, tmp_path, caplog):
     require_whole(tmp_path / "checkpoint-3")
 
 
+def test_a_run_that_was_killed_after_its_last_checkpoint_takes_no_step_more(anchors, tmp_path):
+    """Trainer's loop takes one, which changes the weights unless the learning rate has come down to 0. Seen to fail."""
+    options = SAVES | {"lr_scheduler_type": "constant"}
+    ended = run(tmp_path, anchors, **options)
+    resumed = run(tmp_path, anchors, resume=True, **options)
+    assert resumed.state.global_step == ended.state.global_step
+    assert_same_weights(weights(ended), weights(resumed))
+
+
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "model.safetensors", "trainer_state.json"])
 def test_a_damaged_one_is_refused_by_name(whole, anchors, tmp_path, name):
     """Trainer goes on without an optimizer, and with any weights."""

@@ -80,10 +80,9 @@ def test_craft_differs_from_plain_by_retention_alone(tmp_path: Path) -> None:
     assert plain - craft == {str(tmp_path / "seed7" / "plain")}
 
 
-@pytest.mark.parametrize(("step", "goes_on"), [(5, True), (10, False)])
-def test_an_interrupted_run_goes_on(step: int, goes_on: bool, tmp_path: Path, monkeypatch) -> None:
-    """One that was killed between its last checkpoint and its end begins anew: `train` would say that it has ended."""
-    monkeypatch.setattr(module, "newest_whole", lambda folder: folder / f"checkpoint-{step}")
+@pytest.mark.parametrize(("name", "goes_on"), [("checkpoint-5", True), (None, False)])
+def test_an_interrupted_run_goes_on(name: str | None, goes_on: bool, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(module, "newest_whole", lambda folder: name and folder / name)
     job = named(HELD_OUT, tmp_path)["seed0-craft"]
     assert ("--resume_from_checkpoint" in job.argv) is goes_on
     assert (job.folder is None) is goes_on
