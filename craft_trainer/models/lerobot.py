@@ -125,7 +125,7 @@ class PolicyModel(PolicyModule):
         ``return_loss`` is how Trainer recognises a model that computes a loss without labels when it evaluates.
         """
         raw = {key: value for key, value in batch.items() if not key.startswith(NOISE)}  # the loss draws its own
-        loss, _ = self.policy(self.preprocessor(raw))
+        loss, _ = self.policy(self.preprocessed(raw))
         return {"loss": loss}
 
     def prepare(self, batch: Batch) -> Batch:
@@ -138,7 +138,7 @@ class PolicyModel(PolicyModule):
         if family.reads_actions and ACTION not in batch:
             raise ValueError(f"what a {self.policy_config.type} predicts depends on demonstrated actions: add them")
         seen = set(self.input_keys())
-        inputs = self.preprocessor({key: value for key, value in batch.items() if key in seen})
+        inputs = self.preprocessed({key: value for key, value in batch.items() if key in seen})
         noise = {key: value for key, value in batch.items() if key.startswith(NOISE)}
         return family.prepare(self.policy, {**inputs, **noise})
 
@@ -148,7 +148,7 @@ class PolicyModel(PolicyModule):
 
     def select_action(self, batch: Batch) -> Float[Tensor, "batch dim"]:
         """The next action in the environment's units, from the policy's own queue of chunked actions."""
-        action: Tensor = self.postprocessor(self.policy.select_action(self.preprocessor(dict(batch))))
+        action: Tensor = self.postprocessor(self.policy.select_action(self.preprocessed(batch)))
         return action
 
     @torch.no_grad()

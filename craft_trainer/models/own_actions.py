@@ -36,6 +36,6 @@ def own_actions(
         for place, row in enumerate(rows):
             torch.manual_seed(OWN_ACTIONS + row)
             sample = {key: value[place : place + 1] for key, value in batch.items() if key in seen}
-            chunks.append(model.postprocessor(act(model.policy, model.preprocessor(sample))))
+            chunks.append(model.postprocessor(act(model.policy, model.preprocessed(sample))))
     actions = torch.cat(chunks).to(model.device)
     return {ACTION: actions, "action_is_pad": torch.zeros(actions.shape[:2], dtype=torch.bool, device=model.device)}

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 from lerobot.configs.policies import PreTrainedConfig
@@ -39,17 +39,6 @@ class PolicyModule(nn.Module):
         self._around = (peft_model,)  # in a tuple, which hides it: its parameters are the policy's
         self.policy.config.use_peft = peft_model is not None
 
-    def _apply(self, *arguments: Any, **keywords: Any) -> Self:
-        """As ``Module``'s, by which ``to(device)`` works; the preprocessor then brings its batches to that device."""
-        moved: Self = super()._apply(*arguments, **keywords)  # type: ignore[no-untyped-call]
-        device = str(self.device)
-        for step in self.preprocessor.steps:
-            if isinstance(step, DeviceProcessorStep) and str(step.tensor_device) != device:
-                step.device = device
-                step.__post_init__()  # LeRobot's way of reading it
-        self.policy.config.device = self.device.type
-        return moved
-
     @property
     def policy_config(self) -> PreTrainedConfig:
         """The policy's own configuration; not named ``config``, which Trainer's loggers take for transformers' own."""
@@ -74,6 +63,16 @@ class PolicyModule(nn.Module):
     def peft_model(self) -> Any:
         """The ``PeftModel`` around the policy; None of a policy without an adapter."""
         return self._around[0]
+
+    def preprocessed(self, samples: Mapping[str, Any]) -> dict[str, Any]:
+        """Preprocess raw samples, on the device that the policy was moved to since it was loaded."""
+        device = self.device
+        for step in self.preprocessor.steps:
+            if isinstance(step, DeviceProcessorStep) and step.tensor_device.type != device.type:
+                step.device = str(device)
+                step.__post_init__()  # LeRobot's way of reading it
+        found: dict[str, Any] = self.preprocessor(dict(samples))
+        return found
 
     def add_adapter(self, settings: Mapping[str, Any]) -> None:
         """Put a fresh adapter on the policy, the only part of it that is trained; see :func:`policy_adapter.put_on`.
