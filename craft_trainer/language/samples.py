@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -22,7 +23,6 @@ from craft_trainer.models.configuration import configuration_digest, image_setti
 from craft_trainer.models.general import base_model
 
 ENCODING = 3  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
-NO_GROUP = "old texts"
 FEATURES = datasets.Features(
     {name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")}
     | {name: datasets.Value("string") for name in ("images", "group", "reason")}
@@ -38,7 +38,7 @@ class TextSamples(Dataset[dict[str, Any]]):
     >>> CraftTrainer(model, config, train_dataset=samples, data_collator=samples.collate)  # doctest: +SKIP
 
     Attributes:
-        groups: the old task of every sample.
+        groups: the old task of every sample: what its row says, or the name of the file or dataset.
         num_skipped: bad rows that were left out.
         format: ``text``, ``prompt`` or ``messages``.
         source: the name that the data was opened by, for the card of a run.
@@ -213,8 +213,17 @@ def _encoded(raw: Mapping[str, Any], index: int, reader: ExampleReader, encoder:
     except BadRowError as reason:
         return sample | {"input_ids": [], "labels": [], "num_tokens": 0, "num_learned": 0, "reason": str(reason)}
     counts = {"num_tokens": len(made.input_ids), "num_learned": sum(label != UNLEARNED for label in made.labels)}
-    found = {"group": example.group or NO_GROUP, "images": image_digest(example.images)}
+    found = {"group": example.group or named_after(reader.rows.place), "images": image_digest(example.images)}
     return sample | made._asdict() | counts | found
+
+
+def named_after(place: str) -> str:
+    """The group of rows that name none: joined with others, they stay one old task among several.
+
+    >>> named_after("data/first_task.jsonl"), named_after("org/texts")
+    ('first_task', 'texts')
+    """
+    return Path(place).name.removesuffix(".jsonl").removesuffix(".json")
 
 
 def bad_rows_summary(bad_rows: Sequence[tuple[int, str]]) -> str:

@@ -530,6 +530,17 @@ def test_selections(place, tmp_path, selection):
         assert cache.provenance.groups == {"a": 4, "b": 4}
 
 
+def test_texts_of_two_files_are_two_tasks_where_caches_are_joined(place, tmp_path):
+    """Seen to fail with one group for both, of which the older file loses half at every join."""
+    for name in ("first", "second"):
+        save_lines(tmp_path / f"{name}.jsonl", [{"text": f"the {name} answer is {n} yes"} for n in range(8)])
+        given = {"dataset": tmp_path / f"{name}.jsonl", "columns": "null", "group_column": "null", "anchors": 8}
+        assert build(place, tmp_path / name, **given) == 0
+    caches = [str(tmp_path / name) for name in ("first", "second")]
+    assert main(["cache", "join", "--caches", *caches, *flags(anchors=8, output_dir=tmp_path / "joined")]) == 0
+    assert AnchorCache(tmp_path / "joined").provenance.groups == {"first": 4, "second": 4}
+
+
 def test_the_configurations_belong_together():
     """The same model and the same task with and without anchors; every key is known. Seen to fail with another rate."""
     from craft_trainer.cli.arguments import parse_all
