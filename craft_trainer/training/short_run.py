@@ -11,6 +11,7 @@ from craft_trainer.training.settings import RetentionSettings
 
 FORGOTTEN = 5.0  # L_retain in units of ε: a run that forgets so much should raise λ
 RISE = 1.0  # by so much at least, which doubles the λ that runs begin with
+ADVISED = 10.0  # and by so much at the rate that is advised: twice the first λ was seen to hold too little
 logger = logging.getLogger(__name__)
 
 
@@ -50,8 +51,9 @@ def warning(settings: RetentionSettings, passes: int) -> str | None:
     rise = settings.multiplier_lr * of_one_pass * passes
     if rise >= RISE:
         return None
-    digit = 10 ** math.floor(math.log10(RISE / (of_one_pass * passes)))
-    enough = math.ceil(RISE / (of_one_pass * passes) / digit) * digit
+    rate = ADVISED / (of_one_pass * passes)
+    digit = 10 ** math.floor(math.log10(rate))
+    enough = math.ceil(rate / digit) * digit
     return (
         f"λ can hardly follow in {passes} retention passes: with multiplier_lr = {settings.multiplier_lr:g} it "
         f"rises by {rise:.2g} in all while L_retain is {FORGOTTEN:g} times ε. Set multiplier_lr: {enough:g}, or train "
