@@ -62,6 +62,8 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r": craft-trainer bench mcq ": "tests/unit/costs/test_mcq_bench.py",
     r": craft-trainer bench run": "tests/unit/costs/test_run_bench.py",  # minutes of training
     r"--num_processes 3 .* cache build ": "tests/integration/test_cache_commands.py",
+    r"merge\.md: craft-trainer cache build .*own_texts": "tests/integration/test_language_commands.py",
+    r"merge\.md: craft-trainer merge .*new_task": "tests/integration/test_merge_command.py",
     r"--quantization ": "tests/integration/test_quantized.py",  # where bitsandbytes is installed
     r"--streamed_rows ": "tests/integration/test_language_commands.py",
     r"s3://": "tests/unit/anchors/test_places.py",  # in a place of the memory
