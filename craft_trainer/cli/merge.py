@@ -105,7 +105,7 @@ def run(arguments: MergeArguments) -> None:
     print(f"α = {best.alpha:.4g}: L_retain = {best.retention_loss:.3g}, at most ε = {settings.epsilon:g}")
     if best.alpha == 0:
         print("these are the teacher's own weights: no step towards the tuned model keeps L_retain within ε")
-    if found := better_than_both(curve, best):
+    if found := of_lowest_task_loss(curve, best):
         print(found)
     print(f"checkpoint: {arguments.output_dir} (with {DOCUMENT} and {PICTURE})")
 
@@ -143,18 +143,20 @@ def table(curve: "Sequence[Point]", best: "Point") -> str:
     return "\n".join(lines)
 
 
-def better_than_both(curve: "Sequence[Point]", best: "Point") -> str:
-    """Name the point whose loss of the new task is below that of all others, the tuned weights among them.
+def of_lowest_task_loss(curve: "Sequence[Point]", best: "Point") -> str:
+    """Name a point between ``best`` and the tuned weights whose loss of the new task is the lowest of all.
 
-    Empty if ``best``, or one that keeps more than it, is that point, or the tuned weights are.
+    Empty if there is none, or if a later point keeps as much, to which merge would go on.
     """
     losses = {point: point.task_loss for point in curve if point.task_loss is not None}
     lowest = min(losses, key=losses.__getitem__, default=best)
-    if lowest == curve[-1] or lowest.retention_loss <= best.retention_loss:
+    epsilon = 1.005 * lowest.retention_loss
+    later = [point for point in curve if point.alpha > lowest.alpha]
+    if lowest.alpha <= best.alpha or not later or any(point.retention_loss <= epsilon for point in later):
         return ""
     return (
         f"the loss of the new task is lowest at α = {lowest.alpha:.4g}: {losses[lowest]:.4g}, where L_retain is "
-        f"{lowest.retention_loss:.3g}. With --epsilon {1.005 * lowest.retention_loss:.3g} merge goes as far"
+        f"{lowest.retention_loss:.3g}. With --epsilon {epsilon:.3g} merge goes as far"
     )
 
 

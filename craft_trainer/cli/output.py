@@ -51,8 +51,9 @@ def _claim(config: CraftConfig, folder: Path, *, was_begun: bool) -> str | None:
     checkpoint = _checkpoint_to_resume(config, folder, was_begun=was_begun)
     found = None if checkpoint is None else resolve_checkpoint(checkpoint)
     is_of_this_run = found is not None and found.resolve().parent == folder.resolve()
-    if found is not None and not (is_of_this_run and not (folder / STATE_FILE).is_file()):
-        _require_unfinished(config, found)  # if it was killed before its model was written, that is done now
+    was_killed = is_of_this_run and not (folder / STATE_FILE).is_file()  # if at its end, its model is written now
+    if found is not None and not was_killed:
+        _require_unfinished(config, found)
     if found is not None and is_of_this_run:
         _warn_of_later_ones(folder, found)
     else:

@@ -2,6 +2,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -220,10 +221,11 @@ def _encoded(raw: Mapping[str, Any], index: int, reader: ExampleReader, encoder:
 def named_after(place: str) -> str:
     """The group of rows that name none: joined with others, they stay one old task among several.
 
-    >>> named_after("data/first_task.jsonl"), named_after("org/texts")
+    >>> named_after("data/first_task.jsonl"), named_after("org/texts (train)")
     ('first_task', 'texts')
     """
-    return Path(place).name.removesuffix(".jsonl").removesuffix(".json")
+    without_split = re.sub(r" \([^()]*\)$", "", place)
+    return Path(without_split).name.removesuffix(".jsonl").removesuffix(".json")
 
 
 def bad_rows_summary(bad_rows: Sequence[tuple[int, str]]) -> str:

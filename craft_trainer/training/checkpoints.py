@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -37,13 +36,12 @@ from craft_trainer.hub.run_folder import (
 from craft_trainer.models.base import SupportsCheckpointing
 from craft_trainer.models.pretrained import restore, tensors_only
 from craft_trainer.training.distribution import splits_parameters, whole_weights
-from craft_trainer.training.finishing import finish_beside, wait_for
+from craft_trainer.training.finishing import finish_beside, move_sealed, wait_for
 from craft_trainer.training.finite import last_saved
 from craft_trainer.training.interruption import Interruption
 from craft_trainer.training.run_record import write_lineage
 
 Base: Any = Trainer if TYPE_CHECKING else object
-MILLISECOND_NS = 1_000_000
 logger = logging.getLogger(__name__)
 
 
@@ -204,7 +202,7 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """Make a complete draft the checkpoint, and delete the oldest beyond the limit. No tensor is touched here."""
         with self._saving(draft, checkpoint):
             seal(draft / checkpoint.name)
-            _move(draft / checkpoint.name, checkpoint)
+            move_sealed(draft / checkpoint.name, checkpoint)
         rotate_checkpoints(str(checkpoint.parent), self.args.save_total_limit, best, use_mtime=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -270,18 +268,6 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             self._of_main_process(lambda: require_whole(Path(best), model_only=self.args.save_only_model))
         if best is None or splits_parameters(self.accelerator) or not restore(self.model, best):
             super()._load_best_model()
-
-
-def _move(draft: Path, checkpoint: Path) -> None:
-    """Move a sealed checkpoint to its place; one that is there already, of a run that went back, makes room."""
-    if checkpoint.exists():
-        checkpoint.rename(draft.with_name(f"earlier-{checkpoint.name}"))
-    latest = max((one.stat().st_mtime_ns for one in checkpoints(checkpoint.parent)), default=0)
-    if draft.stat().st_mtime_ns <= latest:  # the clock was set back, and by its time the oldest are deleted
-        os.utime(draft, ns=(latest + MILLISECOND_NS, latest + MILLISECOND_NS))
-    draft.rename(checkpoint)
-    make_durable(checkpoint.parent)
-    shutil.rmtree(draft.parent)
 
 
 @contextmanager

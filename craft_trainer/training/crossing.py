@@ -60,12 +60,12 @@ def largest_alpha(measure: Callable[[float], Point], epsilon: float, num_points:
 
 
 def points_at_most(num_points: int) -> int:
-    """How often :func:`largest_alpha` measures if no point beyond the first meets ε, or one does and not the next.
+    """Count the measurements of :func:`largest_alpha` with a bisection; there is none if the last point meets ε.
 
     >>> points_at_most(11)
     18
     """
-    return num_points + math.ceil(math.log2(1 / (num_points - 1) / TOLERANCE))
+    return num_points + max(0, math.ceil(math.log2(1 / (num_points - 1) / TOLERANCE)))
 
 
 def retention_measure(

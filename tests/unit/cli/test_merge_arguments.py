@@ -2,7 +2,7 @@
 
 import pytest
 
-from craft_trainer.cli.merge import MergeArguments, better_than_both
+from craft_trainer.cli.merge import MergeArguments, of_lowest_task_loss
 from craft_trainer.training.crossing import Point
 
 PLACES = {"teacher": "outputs/teacher", "tuned": "outputs/plain", "anchors": "outputs/anchors", "output_dir": "merged"}
@@ -23,11 +23,10 @@ def test_both_are_refused():
 def test_weights_between_that_learned_more_than_the_tuned_ones_are_named():
     """A reader found them in the curve by himself, better in both than what he had."""
     curve = [Point(0.0, 0.0, 3.2), Point(0.4, 0.01, 1.75), Point(0.8, 0.034, 1.61), Point(1.0, 0.05, 1.66)]
-    assert "lowest at α = 0.8: 1.61, where L_retain is 0.034. With --epsilon 0.0342" in better_than_both(
-        curve, curve[1]
-    )
-    assert better_than_both(curve, curve[2]) == ""
-    assert better_than_both([*curve[:2], Point(1.0, 0.05, 1.6)], curve[1]) == ""
-    assert (
-        better_than_both([point._replace(task_loss=None) for point in curve], curve[1]._replace(task_loss=None)) == ""
-    )
+    named = "lowest at α = 0.8: 1.61, where L_retain is 0.034. With --epsilon 0.0342"
+    assert named in of_lowest_task_loss(curve, curve[1])
+    assert of_lowest_task_loss(curve, curve[2]) == ""
+    assert of_lowest_task_loss([*curve[:2], Point(1.0, 0.05, 1.6)], curve[1]) == ""
+    assert of_lowest_task_loss([*curve[:3], Point(1.0, 0.03, 1.66)], curve[1]) == ""  # merge would go on to it
+    unmeasured = [point._replace(task_loss=None) for point in curve]
+    assert of_lowest_task_loss(unmeasured, unmeasured[1]) == ""
