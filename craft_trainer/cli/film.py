@@ -23,6 +23,9 @@ class FilmArguments:
     seed: int = option("chooses the goals, as in `rollout`", 0)
     max_steps: int = option("actions after which an episode counts as failed", 200)
     size: int = option("rows and columns of each picture, in pixels", 200)
+    shadows: bool = option(
+        "false: policies with a camera see no shadows, as they learned by `record --shadows false`", True
+    )
     device: str | None = option("cpu, cuda, …; by default each policy's own", None)
 
     def __post_init__(self) -> None:
@@ -56,8 +59,8 @@ def run(arguments: FilmArguments) -> None:
     for name, path in zip(arguments.names, arguments.policies, strict=True):
         policy = PolicyModel.from_pretrained(path, device=arguments.device)
         image_size = image_size_of(policy, None)
-        settings = {"size": arguments.size, "max_steps": arguments.max_steps, "image_size": image_size}
-        takes.append(play(name, policy, task, goal, **settings))  # type: ignore[arg-type]  # a dict of several types
+        settings = {"size": arguments.size, "max_steps": arguments.max_steps, "shadows": arguments.shadows}
+        takes.append(play(name, policy, task, goal, image_size=image_size, **settings))  # type: ignore[arg-type]
         print(f"{name}: {verdict(takes[-1])[0]}")
     save_film(side_by_side(takes), Path(arguments.output))
     print(f"film: {arguments.output}")

@@ -37,6 +37,9 @@ class RolloutArguments:
     )
     num_envs: int = option("environments that run at once", 20)
     image_size: int | None = option("rows and columns of rendered images; by default what the policy says", None)
+    shadows: bool = option(
+        "false: rendered images have no shadows, as those that the policy learned by `record --shadows false`", True
+    )
     rename: dict | str | None = option(  # type: ignore[type-arg]  # argparse wants it bare
         "with env: what it shows under another name than the policy's, e.g. cameras (a mapping, or JSON)", None
     )
@@ -55,6 +58,8 @@ class RolloutArguments:
             raise ValueError("rename and env_options are for LeRobot's environments: give env as well, or drop them")
         if self.env is not None and self.image_size is not None:
             raise ValueError("image_size has no effect with env: LeRobot's environments say how large their images are")
+        if self.env is not None and not self.shadows:
+            raise ValueError("shadows false has no effect with env: LeRobot's environments render as they do; drop it")
 
 
 def run(arguments: RolloutArguments) -> None:
@@ -79,12 +84,14 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
         raise ValueError(f"max_steps is {max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
     policy = PolicyModel.from_pretrained(arguments.policy, device=arguments.device)
     image_size = image_size_of(policy, arguments.image_size)
+    if image_size is None and not arguments.shadows:
+        raise ValueError("shadows false has no effect: the policy reads no images; drop it")
     rows = []
     with progress(total=len(tasks) * arguments.episodes, desc="rollout", unit="episode") as bar:
         for task in tasks:
             goals = draw_goals(task, arguments.episodes, arguments.seed, "evaluate")
             num_envs = min(arguments.num_envs, arguments.episodes)
-            with closing(MetaWorldEnvs(task, num_envs, image_size=image_size)) as envs:
+            with closing(MetaWorldEnvs(task, num_envs, image_size=image_size, shadows=arguments.shadows)) as envs:
                 outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: bar.update())
             rows.append(counted(task, outcomes) | {"sentence": describe(task)})
     return {"max_steps": max_steps, "rows": rows}

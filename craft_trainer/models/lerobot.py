@@ -151,6 +151,13 @@ class PolicyModel(PolicyModule):
         action: Tensor = self.postprocessor(self.policy.select_action(self.preprocessed(batch)))
         return action
 
+    def acts_blindly(self) -> bool:
+        """True if the next :meth:`select_action` takes a queued action of the last chunk, whatever the batch holds."""
+        queue = getattr(self.policy, "_action_queue", None)  # ACT's temporal ensembling has none
+        if queue is None:
+            queue = (getattr(self.policy, "_queues", None) or {}).get(ACTION, ())
+        return self._family().acts_by_chunk and len(queue) > 0
+
     @torch.no_grad()
     def own_actions(self, batch: Batch, rows: Sequence[int]) -> dict[str, Tensor]:
         """Predict the policy's own actions for a batch; see :func:`models.own_actions.own_actions`."""

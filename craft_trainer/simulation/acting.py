@@ -47,6 +47,7 @@ def record_policy(
     failed: bool,
     num_envs: int,
     image_size: int | None = None,
+    shadows: bool = True,
     max_steps: int = HORIZON,
 ) -> LeRobotDataset:
     """Let ``policy`` act in Meta-World and record ``num_episodes`` episodes of each task into one dataset.
@@ -70,7 +71,8 @@ def record_policy(
     def episodes() -> Iterator[list[Frame]]:
         for task in tasks:
             goals = draw_goals(task, num_episodes * (1 if failed else ATTEMPTS_PER_EPISODE), seed, "rollout")
-            with closing(MetaWorldEnvs(task, min(num_envs, num_episodes), image_size=image_size)) as envs:
+            most = min(num_envs, num_episodes)
+            with closing(MetaWorldEnvs(task, most, image_size=image_size, shadows=shadows)) as envs:
                 attempts = attempts_at(policy, envs, goals, read=read, max_steps=max_steps)
                 yield from wanted(attempts, num_episodes, failed=failed, advice=f"of {task}, {ADVICE}")
 

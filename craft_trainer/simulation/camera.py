@@ -40,7 +40,7 @@ class Camera:
         RuntimeError: nothing on this machine renders; the message says what to install.
     """
 
-    def __init__(self, models: Sequence[Any], size: int) -> None:
+    def __init__(self, models: Sequence[Any], size: int, *, shadows: bool = True) -> None:
         gl_context().make_current()
         for model in models:
             model.camera(NAME).pos = POSITION
@@ -52,6 +52,7 @@ class Camera:
         self._view.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._view.fixedcamid = model.camera(NAME).id
         self._scene = mujoco.MjvScene(model, maxgeom=1000)
+        self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
 

@@ -38,14 +38,24 @@ class Take:
 
 
 def play(
-    name: str, policy: "PolicyModel", task: str, goal: "Goal", *, size: int, max_steps: int, image_size: int | None
+    name: str,
+    policy: "PolicyModel",
+    task: str,
+    goal: "Goal",
+    *,
+    size: int,
+    max_steps: int,
+    image_size: int | None,
+    shadows: bool = True,
 ) -> Take:
     """Let ``policy`` act in the episode of ``goal``, with a picture of ``size`` pixels before every fourth action.
 
-    ``image_size`` is that of the pictures that the policy itself sees, or None if it sees none.
+    ``image_size`` is that of the pictures that the policy itself sees, with ``shadows`` or without, or None if it sees
+    none.
     """
     pictures, num_actions = [], 0
-    with closing(MetaWorldEnvs(task, 1, image_size=image_size)) as envs, closing(envs.viewer(size)) as viewer:
+    envs = MetaWorldEnvs(task, 1, image_size=image_size, shadows=shadows)
+    with closing(envs), closing(envs.viewer(size)) as viewer:
         observation = envs.reset([goal])  # after the viewer is made: a reset moves the simulator's camera to its place
 
         def on_step(*_: Any) -> None:

@@ -40,6 +40,7 @@ def record_demonstrations(
     seed: int,
     action_noise: float,
     image_size: int | None = None,
+    shadows: bool = True,
     environment_state: bool = True,
 ) -> LeRobotDataset:
     """Record ``num_episodes`` successful episodes of each task into one dataset at ``output_dir``.
@@ -47,8 +48,8 @@ def record_demonstrations(
     The expert's clean action is stored; the executed one has Gaussian noise of standard deviation ``action_noise``
     (in units of the action range [-1, 1]) so that the data covers states off the expert's path. Failed episodes are
     dropped and the next goal is tried. The folder appears only when it is complete. With ``image_size``, every frame
-    has an image of so many rows and columns as well; all else stays the same. Without ``environment_state`` the
-    dataset holds what LeRobot's own Meta-World environment shows: the gripper and the image.
+    has an image of so many rows and columns as well, with ``shadows`` or without; all else stays the same. Without
+    ``environment_state`` the dataset holds what LeRobot's own Meta-World environment shows: the gripper and the image.
 
     Raises:
         ValueError: Meta-World has no such task, ``image_size`` is not positive, or nothing shows where things are.
@@ -64,7 +65,7 @@ def record_demonstrations(
 
     def episodes() -> Iterator[list[Frame]]:
         for task in tasks:
-            with closing(MetaWorldEnvs(task, num_envs=1, image_size=image_size)) as envs:
+            with closing(MetaWorldEnvs(task, num_envs=1, image_size=image_size, shadows=shadows)) as envs:
                 for frames in successful_episodes(envs, num_episodes, seed=seed, action_noise=action_noise):
                     yield [{name: frame[name] for name in frame if name not in left_out} for frame in frames]
 

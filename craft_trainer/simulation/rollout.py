@@ -25,8 +25,8 @@ def rollout(
     """Roll the policy out: is each goal solved within ``max_steps`` actions, by the simulator's success flag?
 
     ``len(envs)`` episodes run in lockstep, so the policy predicts one batch per chunk of actions. ``on_episode`` is
-    called with the outcome of every finished episode. ``policy`` needs ``reset`` and ``select_action``; ``envs`` needs
-    ``description``, a length, ``reset`` and ``step`` as ``MetaWorldEnvs`` has them.
+    called with the outcome of every finished episode. ``policy`` needs ``reset``, ``select_action`` and
+    ``acts_blindly``; ``envs`` needs ``description``, a length, ``reset`` and ``step`` as ``MetaWorldEnvs`` has them.
 
     Raises:
         ValueError: two goals start in the same state, so they are one episode counted twice.
@@ -56,11 +56,12 @@ def run_block(
     observation: "Observation",
     *,
     max_steps: int,
-    on_step: Callable[["Observation", NDArray[Any], NDArray[np.bool_]], object] = lambda *_: None,
+    on_step: Callable[["Observation", NDArray[Any], NDArray[np.bool_]], object] | None = None,
 ) -> list[bool]:
     """Outcomes of the episodes that ``observation`` starts, stepped together until all succeed or time is up.
 
     ``on_step`` is called with what was seen, the actions that follow, and which episodes were not solved before.
+    Without it, images are rendered only where the policy reads them: once for every chunk of actions.
     """
     num_episodes = len(next(iter(observation.values())))
     solved = np.zeros(num_episodes, dtype=bool)
@@ -69,8 +70,9 @@ def run_block(
         batch: dict[str, Any] = {key: as_dataset_gives(value) for key, value in observation.items()}
         batch["task"] = [envs.description] * num_episodes
         actions = policy.select_action(batch).numpy()
-        on_step(observation, actions, ~solved)
-        observation, success = envs.step(actions)
+        if on_step is not None:
+            on_step(observation, actions, ~solved)
+        observation, success = envs.step(actions, look=on_step is not None or not policy.acts_blindly())
         solved |= success
         if solved.all():
             break

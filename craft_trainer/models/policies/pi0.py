@@ -61,5 +61,13 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
 
 
 FAMILY = PolicyFamily(
-    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True, act=chunk
+    layers,
+    predict,
+    PolicyLoss(flow_losses, "variance"),
+    layout,
+    prepare,
+    flow_noise,
+    reads_actions=True,
+    act=chunk,
+    acts_by_chunk=True,
 )

@@ -23,4 +23,5 @@ FAMILY = PolicyFamily(
     flow_noise,
     reads_actions=True,
     act=chunk,
+    acts_by_chunk=True,
 )
