@@ -48,7 +48,7 @@ class RecordArguments:
         "store rendered images of so many rows and columns as well; with policy by default what it reads", None
     )
     shadows: bool = option(
-        "false: rendered images have no shadows, which takes a fifth of the time on a CPU; then `rollout` and `film` "
+        "false: rendered images have no shadows, which takes a quarter of the time on a CPU; then `rollout` and `film` "
         "need the same, and LeRobot's own environment shows a policy other pictures than it learned",
         True,
     )

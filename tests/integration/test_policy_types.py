@@ -15,6 +15,7 @@ from craft_trainer.models.pooling import POOLINGS
 
 CAMERAS = ("front", "wrist")
 NUM_ANCHORS = 9
+SHOWN = ("observation.state", "observation.images.front", "task")
 SETTINGS = BASE | {"max_steps": 3, "retention_batch_size": 4, "learning_rate": 0.01, "epsilon": 1e-4}
 
 
@@ -93,6 +94,40 @@ def test_a_policy_type_goes_the_whole_way(kind, make_twin, tmp_path):
         before = teacher.eval().predict(teacher.prepare(batch))
     assert torch.equal(ours, theirs)
     assert not torch.equal(ours, before)
+
+
+@pytest.mark.parametrize(
+    ("kind", "looks", "options"),
+    [
+        ("act", [0, 4], {}),
+        ("act", range(8), {"temporal_ensemble_coeff": 0.1, "n_action_steps": 1}),
+        ("pi0", [0], {}),
+        ("pi05", [0], {}),
+        ("pi0_fast", [0], {}),
+        ("smolvla", [0, 5], {"n_action_steps": 5}),
+        ("diffusion", range(8), {}),
+        ("vqbet", range(8), {}),
+    ],
+)
+def test_what_a_policy_is_shown_where_it_acts_blindly_does_not_matter(kind, looks, options, make_twin):
+    """Eight actions, with and without the right observation. Seen to fail with a diffusion policy that says so."""
+    policy = make_twin(kind, cameras=CAMERAS[:1], **options)
+    shown = [{k: v for k, v in batch_of(policy, CAMERAS[:1], seed=n).items() if k in SHOWN} for n in range(8)]
+
+    def act(*, blindfold):
+        policy.reset()
+        torch.manual_seed(0)
+        actions, blind = [], []
+        with torch.inference_mode():
+            for batch in shown:
+                blind.append(policy.acts_blindly())
+                actions.append(policy.select_action(shown[0] if blindfold and blind[-1] else batch))
+        return torch.stack(actions), blind
+
+    actions, blind = act(blindfold=False)
+    assert [step for step, queued in enumerate(blind) if not queued] == list(looks)
+    assert torch.equal(act(blindfold=True)[0], actions)
+    assert not torch.equal(actions[0], actions[-1])
 
 
 def unlabelled(model):

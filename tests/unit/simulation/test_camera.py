@@ -1,5 +1,6 @@
 """Rendered observations: LeRobot's own picture, the same recorded and rolled out, and no trace without them."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -77,6 +78,26 @@ def test_a_policy_sees_in_a_rollout_what_was_recorded(recordings: list[LeRobotDa
     assert torch.equal(as_dataset_gives(shown[camera.KEY])[0], recorded)
     assert 0.05 < recorded.std() < 0.5
     assert torch.equal(as_dataset_gives(shown["observation.state"])[0], recordings[1][0]["observation.state"])
+
+
+@pytest.mark.usefixtures("rendering")
+def test_pictures_are_taken_where_they_are_asked_for_and_shadows_left_out() -> None:
+    (goal,) = draw_goals(TASK, 1, 0, "evaluate")
+    down = np.array([[0.0, 0.0, -1.0, 0.0]])
+
+    def shown(**how: bool) -> list[np.ndarray]:
+        with closing(MetaWorldEnvs(TASK, 1, image_size=SIZE, **how)) as envs:
+            first = envs.reset([goal])
+            steps = [first, *(envs.step(down, look=look)[0] for look in (False, False, True))]
+        states = [step["observation.state"] for step in steps]
+        assert not any(np.array_equal(one, other) for one, other in itertools.pairwise(states))
+        return [step[camera.KEY].astype(int) for step in steps]
+
+    pictures = shown()
+    assert [np.array_equal(pictures[0], picture) for picture in pictures] == [True, True, True, False]
+    difference = np.abs(shown(shadows=False)[0] - pictures[0])
+    assert difference.mean() > 1
+    assert (difference == 0).mean() > 0.2  # what the light does not reach is as it was
 
 
 @pytest.mark.parametrize(

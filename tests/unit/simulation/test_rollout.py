@@ -7,11 +7,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from craft_trainer.simulation.rollout import rollout
+from craft_trainer.simulation.rollout import rollout, run_block
 
 
 class CountingPolicy:
     """Moves every episode forward by one; remembers what it was shown."""
+
+    blind = False
 
     def __init__(self) -> None:
         self.num_resets = 0
@@ -26,6 +28,9 @@ class CountingPolicy:
         self.grad_modes.append(torch.is_grad_enabled())
         return torch.ones(len(batch["observation.state"]), 1)
 
+    def acts_blindly(self) -> bool:
+        return self.blind
+
 
 class CountingEnvs:
     """An episode succeeds in the step in which its position reaches its goal, and says so once."""
@@ -35,6 +40,7 @@ class CountingEnvs:
     def __init__(self, num_envs: int) -> None:
         self.num_envs = num_envs
         self.block_sizes: list[int] = []
+        self.looks: list[bool] = []
 
     def __len__(self) -> int:
         return self.num_envs
@@ -44,8 +50,11 @@ class CountingEnvs:
         self.goals, self.positions = np.array(goals), np.zeros(len(goals))
         return self._observe()
 
-    def step(self, actions: NDArray[Any]) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
+    def step(
+        self, actions: NDArray[Any], *, look: bool = True
+    ) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.bool_]]:
         assert actions.shape == (len(self.goals), 1)
+        self.looks.append(look)
         self.positions = self.positions + actions[:, 0]
         return self._observe(), self.positions == self.goals
 
@@ -132,6 +141,23 @@ def test_images_reach_the_policy_as_a_dataset_gives_them() -> None:
     assert images.shape == (2, 3, 2, 5)
     assert images.dtype == torch.float32
     assert images.unique().tolist() == [np.float32(2 / 255)]
+
+
+class ChunkPolicy(CountingPolicy):
+    """Looks before every third action."""
+
+    def acts_blindly(self) -> bool:
+        return len(self.batches) % 3 != 0
+
+
+def test_images_are_rendered_where_the_policy_reads_them() -> None:
+    """Whoever watches sees them all. Seen to fail with a look that says what the last action was, not the next."""
+    envs: Any = CountingEnvs(1)
+    rollout(ChunkPolicy(), envs, [7.0], max_steps=7)  # type: ignore[arg-type]
+    assert envs.looks == [False, False, True, False, False, True, False]
+    envs = CountingEnvs(1)
+    run_block(ChunkPolicy(), envs, envs.reset([7.0]), max_steps=7, on_step=lambda *_: None)  # type: ignore[arg-type]
+    assert all(envs.looks)
 
 
 def test_no_goal_is_no_episode() -> None:
