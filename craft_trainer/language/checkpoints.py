@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from craft_trainer.hub.resolve_path import parse
 from craft_trainer.models import pretrained
 from craft_trainer.models.embeddings import Embeddings
+from craft_trainer.models.precision import warn_if_emulated
 from craft_trainer.models.quantization import checked_quantization, method_of, record, refuse_twice, require_adapter
 
 
@@ -134,4 +135,7 @@ def _require_savable(model: Any, processor: Any, name: str) -> None:
 
 
 def _placed(model: Any, device: str | None) -> Any:
-    return model if device is None else model.to(device)
+    """``model`` on ``device``, where it is computed; None if that is decided later."""
+    if device is not None:
+        warn_if_emulated(model.to(device))
+    return model

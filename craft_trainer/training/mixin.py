@@ -22,6 +22,7 @@ from craft_trainer.hub.resolve_path import resolve_path
 from craft_trainer.hub.run_folder import in_use
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.models.families import as_anchored_model, require_adapter_inside
+from craft_trainer.models.precision import warn_if_emulated
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import Merge
@@ -206,7 +207,10 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's, in an output folder that no other run may use meanwhile; a missed constraint is a warning."""
-        with in_use(Path(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
+        is_main = self.is_world_process_zero()
+        if is_main:
+            warn_if_emulated(self.model, self.accelerator.mixed_precision)
+        with in_use(Path(self.args.output_dir)) if is_main else nullcontext():
             found = super().train(*args, **kwargs)
             if self.warns_if_missed:
                 warn_if_missed(self)

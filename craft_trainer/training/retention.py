@@ -20,6 +20,7 @@ from craft_trainer.anchors.sampling import anchor_rows
 from craft_trainer.losses.loss import RetentionLoss, TrainingStart
 from craft_trainer.losses.term import Need, Scales
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.models.precision import AUTOCAST
 from craft_trainer.optim import constraints as duals
 from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupConstraintState
 from craft_trainer.optim.dual import Constraint
@@ -289,6 +290,6 @@ class Retention:
 
 def _coarsest(network: nn.Module, accelerator: Accelerator) -> float:
     """The machine epsilon of the least precise type that the model is computed in."""
-    computed = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision, torch.float32)
+    computed = AUTOCAST.get(accelerator.mixed_precision, torch.float32)
     types = {parameter.dtype for parameter in network.parameters() if parameter.is_floating_point()} | {computed}
     return max(torch.finfo(dtype).eps for dtype in types)

@@ -27,6 +27,7 @@ from craft_trainer.evaluation.mcq import McqSettings, choose_method, encode_all,
 from craft_trainer.evaluation.mcq_callback import McqCallback
 from craft_trainer.evaluation.prompts import PromptStyle
 from craft_trainer.evaluation.questions import read_questions
+from craft_trainer.models import precision
 from craft_trainer.report.choices import load_choices
 
 METRICS = {
@@ -430,6 +431,16 @@ def test_the_callback_scores_the_weights_whatever_training_computes_in(tmp_path,
     assert trainer.model(torch.tensor([[1, 2]])).logits.dtype == torch.float32
     hidden = trainer.model(torch.tensor([[1, 2]]), output_hidden_states=True).logits
     assert torch.equal(hidden, hidden.bfloat16().float())  # training is wrapped again
+
+
+def test_a_precision_that_the_cpu_computes_in_software_is_said(tmp_path, models, monkeypatch, caplog):
+    """By whatever loads a model to compute with it."""
+    monkeypatch.setattr(precision, "is_emulated", precision.SUPPORT.__contains__)
+    data = write(tmp_path / "data.jsonl", rows(2))
+    for dtype, told in (("float32", 0), ("bfloat16", 1)):
+        given = ["--model", models[0], "--data", str(data), "--output", str(tmp_path / "out.json"), "--dtype", dtype]
+        assert main(["mcq", *given]) == 0
+        assert caplog.text.count("this CPU has no instructions for bfloat16") == told
 
 
 def test_a_trainer_asks_one_set_of_questions(tmp_path, models):

@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, Traine
 import craft_trainer.losses.distillation
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.sampling import anchor_rows
+from craft_trainer.models import precision
 from craft_trainer.training.callbacks import LOGGED, RetentionHistory
 
 
@@ -353,7 +354,9 @@ def test_evaluation_and_the_best_model(tmp_path, anchors):
     assert_same_weights(weights(trainer), loaded.state_dict())
 
 
-def test_the_retention_pass_runs_in_the_precision_of_training(tmp_path, anchors, monkeypatch):
+def test_the_retention_pass_runs_in_the_precision_of_training(tmp_path, anchors, monkeypatch, caplog):
+    """It is said once, and first, if the CPU has no instructions for it."""
+    monkeypatch.setattr(precision, "is_emulated", precision.SUPPORT.__contains__)
     seen = set()
     real = craft_trainer.losses.distillation.retention_loss
 
@@ -364,8 +367,10 @@ def test_the_retention_pass_runs_in_the_precision_of_training(tmp_path, anchors,
     monkeypatch.setattr("craft_trainer.losses.distillation.retention_loss", spy)
     run(tmp_path / "fp32", anchors, max_steps=1)
     assert seen == {torch.float32}
+    assert "no instructions" not in caplog.text
     run(tmp_path / "bf16", anchors, max_steps=1, bf16=True)
     assert seen == {torch.float32, torch.bfloat16}
+    assert caplog.text.count("this CPU has no instructions for bfloat16") == 1
 
 
 def test_a_process_that_should_not_save_writes_nothing(tmp_path, monkeypatch):

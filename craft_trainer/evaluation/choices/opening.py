@@ -14,6 +14,7 @@ from craft_trainer.evaluation.choices.text import TextChoices
 from craft_trainer.evaluation.scoring import ChoiceModel
 from craft_trainer.models.causality import PREFIX_LM
 from craft_trainer.models.general import base_model
+from craft_trainer.models.precision import warn_if_emulated
 from craft_trainer.models.pretrained import (
     CONFIG_FILE,
     checked_dtype,
@@ -65,9 +66,10 @@ def open_choices(
         return _policy(folder, json_of(folder / CONFIG_FILE)["type"], dtype, device)
     if is_adapter(folder):
         model, base = load_adapter(folder, dtype, quantization=quantization)
-        return reader(model.to(device), load_processor(model, folder, base))
-    model = load_model(folder, dtype, quantization=quantization)
-    return reader(model.to(device), load_processor(model, folder))
+    else:
+        model, base = load_model(folder, dtype, quantization=quantization), folder
+    warn_if_emulated(model.to(device))
+    return reader(model, load_processor(model, folder, base))
 
 
 def reader(model: nn.Module, processor: Any) -> TextChoices:
@@ -112,4 +114,5 @@ def _policy(folder: Path, kind: str, dtype: str | None, device: str) -> ChoiceMo
     if dtype and kind == "smolvla":
         vlm: Any = model.policy.model
         vlm.vlm_with_expert.vlm.to(getattr(torch, dtype))
+    warn_if_emulated(model)
     return policy_reader(model)
