@@ -207,10 +207,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As the base's, in an output folder that no other run may use meanwhile; a missed constraint is a warning."""
-        is_main = self.is_world_process_zero()
-        if is_main:
-            warn_if_emulated(self.model, self.accelerator.mixed_precision)
-        with in_use(Path(self.args.output_dir)) if is_main else nullcontext():
+        with in_use(Path(self.args.output_dir)) if self.is_world_process_zero() else nullcontext():
             found = super().train(*args, **kwargs)
             if self.warns_if_missed:
                 warn_if_missed(self)
@@ -222,6 +219,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         So this is where retention is made for them: the model is the teacher still.
         """
         super()._hp_search_setup(trial)
+        if self.is_world_process_zero():
+            warn_if_emulated(self.model, self.accelerator.mixed_precision)
         if self.anchors is not None:
             self._prepare_retention()
         if self.retention is not None:
