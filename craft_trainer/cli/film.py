@@ -58,7 +58,7 @@ def run(arguments: FilmArguments) -> None:
     takes = []
     for name, path in zip(arguments.names, arguments.policies, strict=True):
         policy = PolicyModel.from_pretrained(path, device=arguments.device)
-        image_size = image_size_of(policy, None)
+        image_size = image_size_of(policy, shadows=arguments.shadows)
         settings = {"size": arguments.size, "max_steps": arguments.max_steps, "shadows": arguments.shadows}
         takes.append(play(name, policy, task, goal, image_size=image_size, **settings))  # type: ignore[arg-type]
         print(f"{name}: {verdict(takes[-1])[0]}")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from craft_trainer.cli.rollout import OF_IMAGES, THEIR_IMAGES
 from craft_trainer.options import json_mapping, option, refuse_idle, split_list
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class RecordArguments:
     )
     shadows: bool = option(
         "false: rendered images have no shadows, which takes a quarter of the time on a CPU; then `rollout` and `film` "
-        "need the same, and LeRobot's own environment shows a policy other pictures than it learned",
+        "need the same, and whatever else renders shows a policy other pictures than it learned",
         True,
     )
     environment_state: bool = option(
@@ -71,14 +72,12 @@ class RecordArguments:
             refuse_idle(self, ["env_options", "rename"], "it is of LeRobot's environments, and no env is given")
             if not self.tasks:
                 raise ValueError("tasks is empty: name Meta-World tasks, or one of LeRobot's environments by env")
-        elif self.image_size is not None:
-            raise ValueError("image_size has no effect with env: LeRobot's environments say how large their images are")
-        if not self.shadows and (self.env is not None or (self.policy is None and self.image_size is None)):
-            raise ValueError(
-                "shadows false has no effect without rendered images of this package's Meta-World: drop it"
-            )
+        else:
+            refuse_idle(self, OF_IMAGES, THEIR_IMAGES)
         if self.policy is None:
             refuse_idle(self, ["env", "failed", "num_envs", "device"], "it is of a policy, and no policy is given")
+            if self.image_size is None:
+                refuse_idle(self, ["shadows"], "no images are rendered, and no image_size is given")
         elif self.action_noise:
             raise ValueError("action_noise is for experts: with policy every action is executed as it is; drop it")
         elif not self.environment_state:
@@ -132,9 +131,7 @@ def by_policy(arguments: RecordArguments, path: str) -> "LeRobotDataset":
     if arguments.env is None:
         from craft_trainer.simulation.acting import record_policy
 
-        size = image_size_of(policy, arguments.image_size)
-        if size is None and not arguments.shadows:
-            raise ValueError("shadows false has no effect: the policy reads no images; drop it")
+        size = image_size_of(policy, arguments.image_size, shadows=arguments.shadows)
         return record_policy(policy, tasks, folder, **given, failed=failed, image_size=size, shadows=arguments.shadows)
     from craft_trainer.simulation.lerobot_acting import record_in_lerobots
 

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from craft_trainer.files import checked, write_json
-from craft_trainer.options import json_mapping, option, split_list
+from craft_trainer.options import json_mapping, option, refuse_idle, split_list
 from craft_trainer.progress import progress
 
 if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
 
 PLACES = ("policy",)
+OF_IMAGES = ("image_size", "shadows")
+THEIR_IMAGES = "LeRobot's environments say how large their images are, and render them"
 EXAMPLE = "craft-trainer rollout --policy outputs/craft --tasks push-v3,window-close-v3 --episodes 20"
 
 
@@ -56,10 +58,8 @@ class RolloutArguments:
             raise ValueError("tasks is empty: name Meta-World tasks, or one of LeRobot's environments by env")
         if self.env is None and (self.rename or self.env_options):
             raise ValueError("rename and env_options are for LeRobot's environments: give env as well, or drop them")
-        if self.env is not None and self.image_size is not None:
-            raise ValueError("image_size has no effect with env: LeRobot's environments say how large their images are")
-        if self.env is not None and not self.shadows:
-            raise ValueError("shadows false has no effect with env: LeRobot's environments render as they do; drop it")
+        if self.env is not None:
+            refuse_idle(self, OF_IMAGES, THEIR_IMAGES)
 
 
 def run(arguments: RolloutArguments) -> None:
@@ -83,9 +83,7 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
     if not 0 < max_steps <= HORIZON:
         raise ValueError(f"max_steps is {max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
     policy = PolicyModel.from_pretrained(arguments.policy, device=arguments.device)
-    image_size = image_size_of(policy, arguments.image_size)
-    if image_size is None and not arguments.shadows:
-        raise ValueError("shadows false has no effect: the policy reads no images; drop it")
+    image_size = image_size_of(policy, arguments.image_size, shadows=arguments.shadows)
     rows = []
     with progress(total=len(tasks) * arguments.episodes, desc="rollout", unit="episode") as bar:
         for task in tasks:
@@ -128,16 +126,19 @@ def counted(task: str, outcomes: Sequence[bool]) -> dict[str, Any]:
     return {"task": task, "episodes": len(outcomes), "successes": sum(outcomes), "outcomes": each}
 
 
-def image_size_of(policy: "PolicyModel", asked: int | None) -> int | None:
+def image_size_of(policy: "PolicyModel", asked: int | None = None, *, shadows: bool = True) -> int | None:
     """Choose rows and columns of the images for a policy: what is ``asked``, else what it says; None if it reads none.
 
     Raises:
-        ValueError: it wants another camera than the one there is, or images that are not square.
+        ValueError: it wants another camera than the one there is, or images that are not square, or reads none though
+            their size is ``asked``, or no ``shadows``.
     """
     from craft_trainer.simulation.camera import KEY
 
     cameras = policy.image_keys()
     if not cameras:
+        if asked is not None or not shadows:
+            raise ValueError("image_size and shadows have no effect here: the policy reads no images. Leave them out")
         return None
     if KEY not in cameras:
         raise ValueError(

@@ -181,7 +181,7 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
         if arguments.env is None:
             from craft_trainer.simulation.acting import record_policy
 
-            record_policy(teacher, image_size=image_size_of(teacher, None), **given)
+            record_policy(teacher, image_size=image_size_of(teacher), **given)
             return
         from craft_trainer.simulation.lerobot_acting import record_in_lerobots
 

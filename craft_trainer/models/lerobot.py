@@ -26,7 +26,7 @@ from craft_trainer.models.configuration import configuration_digest, module_conf
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.normalisation import check_statistics, observed_moments, with_floor
 from craft_trainer.models.own_actions import own_actions
-from craft_trainer.models.policies.family import PolicyFamily, family_of
+from craft_trainer.models.policies.family import PolicyFamily, family_of, known_families
 from craft_trainer.models.policy_configuration import decisive_policy_fields
 from craft_trainer.models.policy_module import PolicyModule
 from craft_trainer.models.remote_code import trusted_code_only
@@ -152,11 +152,14 @@ class PolicyModel(PolicyModule):
         return action
 
     def acts_blindly(self) -> bool:
-        """True if the next :meth:`select_action` takes a queued action of the last chunk, whatever the batch holds."""
-        queue = getattr(self.policy, "_action_queue", None)  # ACT's temporal ensembling has none
-        if queue is None:
-            queue = (getattr(self.policy, "_queues", None) or {}).get(ACTION, ())
-        return self._family().acts_by_chunk and len(queue) > 0
+        """True if the next :meth:`select_action` takes a queued action of the last chunk, whatever the batch holds.
+
+        Known of LeRobot's policies with a file of their own: they read an observation where their queue of actions is
+        empty, unless they have queues of observations as well.
+        """
+        queues = getattr(self.policy, "_queues", None) or {}
+        actions = getattr(self.policy, "_action_queue", queues.get(ACTION, ()))
+        return self.policy_config.type in known_families() and not set(queues) - {ACTION} and len(actions) > 0
 
     @torch.no_grad()
     def own_actions(self, batch: Batch, rows: Sequence[int]) -> dict[str, Tensor]:

@@ -32,6 +32,6 @@ def warn_if_emulated(network: nn.Module, mixed_precision: str = "no") -> bool:
 
 def is_emulated(dtype: torch.dtype) -> bool:
     """True if oneDNN computes on this CPU, and says that it cannot compute in ``dtype`` here."""
-    if dtype not in SUPPORT or not torch._C._has_mkldnn:
+    if dtype not in SUPPORT or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return not getattr(torch.ops.mkldnn, SUPPORT[dtype])()

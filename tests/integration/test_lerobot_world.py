@@ -346,9 +346,10 @@ def make_aloha_policy():
     [
         ({"env": "pushed"}, "Environment type 'pushed' is not registered"),
         ({"env": "metaworld", "env_options": '{"pixles": 3}'}, "env_options of metaworld"),
-        ({"env": "metaworld", "image_size": 64}, "image_size has no effect with env"),
-        ({"env": "metaworld", "shadows": "false"}, "shadows false has no effect with env"),
-        ({"tasks": "push-v3", "shadows": "false"}, "shadows false has no effect: the policy reads no images"),
+        ({"env": "metaworld", "image_size": 64}, "image_size has no effect here: LeRobot's environments"),
+        ({"env": "metaworld", "shadows": "false"}, "shadows has no effect here: LeRobot's environments"),
+        ({"tasks": "push-v3", "shadows": "false"}, "shadows have no effect here: the policy reads no images"),
+        ({"tasks": "push-v3", "image_size": 64}, "shadows have no effect here: the policy reads no images"),
         ({"env_options": '{"fps": 3}', "tasks": "push-v3"}, "give env as well"),
         ({}, "tasks is empty"),
         ({"env": "metaworld"}, "the policy reads observation.environment_state"),

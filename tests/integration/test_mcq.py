@@ -433,14 +433,22 @@ def test_the_callback_scores_the_weights_whatever_training_computes_in(tmp_path,
     assert torch.equal(hidden, hidden.bfloat16().float())  # training is wrapped again
 
 
+SOFTWARE = "this CPU has no instructions for bfloat16"
+
+
 def test_a_precision_that_the_cpu_computes_in_software_is_said(tmp_path, models, monkeypatch, caplog):
-    """By whatever loads a model to compute with it."""
+    """By what scores questions and by what scores texts."""
     monkeypatch.setattr(precision, "is_emulated", precision.SUPPORT.__contains__)
     data = write(tmp_path / "data.jsonl", rows(2))
     for dtype, told in (("float32", 0), ("bfloat16", 1)):
         given = ["--model", models[0], "--data", str(data), "--output", str(tmp_path / "out.json"), "--dtype", dtype]
         assert main(["mcq", *given]) == 0
-        assert caplog.text.count("this CPU has no instructions for bfloat16") == told
+        assert caplog.text.count(SOFTWARE) == told
+    caplog.clear()
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text('{"text": "one two"}\n' * 2)
+    assert main(["loss", "--model", models[0], "--dataset", str(texts), "--dtype", "bfloat16"]) == 0
+    assert caplog.text.count(SOFTWARE) == 1
 
 
 def test_a_trainer_asks_one_set_of_questions(tmp_path, models):

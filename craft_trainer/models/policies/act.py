@@ -45,4 +45,4 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
     return TokenLayout(batch_dim=1, image=(torch.arange(shape[0], device=device) >= num_vectors).expand(shape[1], -1))
 
 
-FAMILY = PolicyFamily(layers, predict, PolicyLoss(losses, "standard deviation"), layout, prepare, acts_by_chunk=True)
+FAMILY = PolicyFamily(layers, predict, PolicyLoss(losses, "standard deviation"), layout, prepare)

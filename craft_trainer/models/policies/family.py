@@ -39,7 +39,6 @@ class PolicyFamily(NamedTuple):
         act: the policy's own chunk of normalised actions [batch steps dim], as long as a demonstrated one, from a batch
             that its preprocessor has seen; None if it can do without actions, or cannot give such a chunk.
         is_tried: whether it has to be tried that its features are functions of the sample.
-        acts_by_chunk: whether it reads no observation while actions of its last chunk are queued.
     """
 
     layers: Callable[[PreTrainedPolicy], list[str]]
@@ -52,7 +51,6 @@ class PolicyFamily(NamedTuple):
     reads_actions: bool = False
     act: Callable[[PreTrainedPolicy, Batch], Tensor] | None = None
     is_tried: bool = False
-    acts_by_chunk: bool = False
 
 
 def family_of(policy_type: str) -> PolicyFamily:

@@ -61,13 +61,5 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
 
 
 FAMILY = PolicyFamily(
-    layers,
-    predict,
-    PolicyLoss(flow_losses, "variance"),
-    layout,
-    prepare,
-    flow_noise,
-    reads_actions=True,
-    act=chunk,
-    acts_by_chunk=True,
+    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True, act=chunk
 )

@@ -23,5 +23,4 @@ FAMILY = PolicyFamily(
     flow_noise,
     reads_actions=True,
     act=chunk,
-    acts_by_chunk=True,
 )

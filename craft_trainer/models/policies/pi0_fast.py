@@ -53,12 +53,5 @@ def layout(policy: PreTrainedPolicy, path: str, inputs: Batch, shape: torch.Size
 
 
 FAMILY = PolicyFamily(
-    layers,
-    predict,
-    PolicyLoss(losses, "mean entropy"),
-    layout,
-    prepare,
-    output_kind="logits",
-    reads_actions=True,
-    acts_by_chunk=True,
+    layers, predict, PolicyLoss(losses, "mean entropy"), layout, prepare, output_kind="logits", reads_actions=True
 )

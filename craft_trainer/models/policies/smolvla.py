@@ -87,13 +87,5 @@ def _num_image_tokens(policy: Any, image: Tensor) -> int:
 
 
 FAMILY = PolicyFamily(
-    layers,
-    predict,
-    PolicyLoss(flow_losses, "variance"),
-    layout,
-    prepare,
-    flow_noise,
-    reads_actions=True,
-    act=chunk,
-    acts_by_chunk=True,
+    layers, predict, PolicyLoss(flow_losses, "variance"), layout, prepare, flow_noise, reads_actions=True, act=chunk
 )

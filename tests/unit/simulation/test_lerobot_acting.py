@@ -179,9 +179,9 @@ def test_by_commands_with_lerobots_names_and_as_a_source_of_anchors(policy: Poli
     [
         (["--env", "craft_line"], "env has no effect here: it is of a policy"),
         (["--policy", "x"], "tasks is empty: name Meta-World tasks, or one of LeRobot's environments by env"),
-        (["--policy", "x", "--env", "craft_line", "--image_size", "8"], "image_size has no effect with env"),
-        (["--policy", "x", "--env", "craft_line", "--shadows", "false"], "shadows false has no effect without"),
-        (["--tasks", "push-v3", "--shadows", "false"], "shadows false has no effect without rendered images"),
+        (["--policy", "x", "--env", "craft_line", "--image_size", "8"], "image_size has no effect here: LeRobot's"),
+        (["--policy", "x", "--env", "craft_line", "--shadows", "false"], "shadows has no effect here: LeRobot's"),
+        (["--tasks", "push-v3", "--shadows", "false"], "shadows has no effect here: no images are rendered"),
         (["--policy", "x", "--tasks", "push-v3", "--env_options", '{"reach": 2}'], "env_options has no effect here"),
     ],
 )
