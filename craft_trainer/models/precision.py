@@ -13,8 +13,8 @@ logger = logging.getLogger(__name__)
 def warn_if_emulated(network: nn.Module, mixed_precision: str = "no") -> bool:
     """Log a warning, and return True, if a CPU computes ``network`` in a half precision that it has not.
 
-    It is that of the weights, or that of accelerate's ``mixed_precision``. The figures of the warning were measured
-    with torch 2.11 on a CPU with AVX2 alone, forward and backward.
+    It is that of the weights, or that of accelerate's ``mixed_precision``. The figures of the warning are of
+    linear layers and of convolutions, forward and backward, with torch 2.11 on a CPU with AVX2 alone.
     """
     weights = [weight for weight in network.parameters() if weight.is_floating_point()]
     if {weight.device.type for weight in weights} != {"cpu"}:
@@ -23,8 +23,8 @@ def warn_if_emulated(network: nn.Module, mixed_precision: str = "no") -> bool:
     emulated = sorted(str(dtype).removeprefix("torch.") for dtype in used if is_emulated(dtype))
     if emulated:
         logger.warning(
-            "this CPU has no instructions for %s: on such a CPU torch took 15 times as long for linear layers as in "
-            "float32, and 27 times for convolutions. Take float32 (no bf16 or fp16, dtype float32)",
+            "this CPU has no instructions for %s: on such a CPU torch took 10 to 27 times as long as in float32. Take "
+            "float32 (no bf16 or fp16, dtype float32)",
             " and ".join(emulated),
         )
     return bool(emulated)
