@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 from craft_trainer.suites.jobs import command_line
 from craft_trainer.suites.suite import OF_A_METHOD, Cell, Suite, known
 
-REFERENCE = re.compile(r"\{(\w+?)(-1)?(?:\|(\w+))?\}")  # {name}; {name-1|first}: of the stage before, before all first
+# {name}; {name-1|first}: of the stage before, before all first; {name}/rest: what lies in the output of a command
+REFERENCE = re.compile(r"\{(\w+?)(-1)?(?:\|(\w+))?\}(/.+)?")
 JSON_FILE = ("rollout", "mcq", "loss")  # what they write by --output; the others make a folder by --output_dir
 WRITTEN_LAST = {"train": "trainer_state.json", "merge": "merge.json"}  # in folders that do not appear whole
 
@@ -162,14 +163,24 @@ class _Expansion:
                 raise ValueError(f"{place}: there is no stage before the first: say {{{name}-1|…}}")
             name, index = (found[3], 0) if index == 0 else (name, index - 1)
         if name in self.suite.commands:
-            return self._output(place, name, index)
+            return self._output(place, name, index) / self._rest(place, found[4] or "", item)
         values = {"seed": self.cell.seed, "budget": self.cell.budget, "item": item, **self.stream}
         known(str(place), [name], [*values, *self.suite.commands])
+        if found[4]:
+            raise ValueError(f"{place}: {value}: {{{name}}} is no output of a command, so nothing lies in it")
         if values[name] is None:
             needed = {"item": "each in its command", "budget": "budgets in the suite"}
             raise ValueError(f"{place}: {value} has no value: it needs {needed.get(name, 'one in the stream')}")
         place.axes.add(name if name in ("seed", "budget") else "stream")
         return values[name]
+
+    @staticmethod
+    def _rest(place: _Place, rest: str, item: Any) -> str:
+        """What lies in an output, e.g. ``checkpoint-{item}``, with the item in its place."""
+        filled = rest.removeprefix("/") if item is None else rest.removeprefix("/").replace("{item}", str(item))
+        if "{" in filled:
+            raise ValueError(f"{place}: {rest}: behind an output stands {{item}} alone, where each is said")
+        return filled
 
     def _output(self, place: _Place, label: str, index: int | None) -> Path:
         """Find what the command ``label`` writes, in the stage ``index`` where it is repeated."""
