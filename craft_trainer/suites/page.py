@@ -6,12 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from craft_trainer.report.wording import in_markdown
+from craft_trainer.suites.curves import steps_table
 from craft_trainer.suites.runs import Run, read_runs
 from craft_trainer.suites.tables import differences_table, seconds_table, stream_table, suite_table
 
 BLOCK = re.compile(
     r"<!-- suite: (?P<suite>[\w-]+)(?:/(?P<stream>[\w-]+))?"
-    r"(?: (?:against (?P<rival>[\w-]+)|(?P<what>seconds|frontier|budgets|matrix)))?"
+    r"(?: (?:against (?P<rival>[\w-]+)|(?P<what>seconds|steps|frontier|budgets|matrix|curves)))?"
     r"(?: of (?P<methods>[^>\n]+?))? -->\n"
 )
 BEGINNING = re.compile(r"^<!-- suite: ", re.MULTILINE)
@@ -31,9 +32,10 @@ def written(page: str, raw: Path, pictures: str) -> Written:
     """Write every block of ``page`` anew: what stands between ``<!-- suite: … -->`` and ``<!-- end of suite -->``.
 
     The first comment says what it is of: ``NAME/STREAM`` is a table of one stream, ``NAME`` of all streams together.
-    ``against METHOD`` behind either is a table of the paired differences to a method, ``seconds`` of the times, and
-    ``frontier``, ``budgets`` or ``matrix`` a picture. ``of METHOD = words, METHOD`` behind all that chooses and names
-    the methods. Pictures are in the folder ``pictures``, as seen from the page.
+    ``against METHOD`` behind either is a table of the paired differences to a method, ``seconds`` of the times,
+    ``steps`` of how fast the new task is learned, and ``frontier``, ``budgets``, ``matrix`` or ``curves`` a picture.
+    ``of METHOD = words, METHOD`` behind all that chooses and names the methods. Pictures are in the folder
+    ``pictures``, as seen from the page.
 
     Raises:
         ValueError: a block has no end, says what is not known, or has nothing to show.
@@ -66,12 +68,15 @@ def _block(begins: re.Match[str], raw: Path, folder: str, drawn: dict[str, bytes
         return differences_table(begins["rival"], runs).markdown()
     if begins["what"] == "seconds":
         return seconds_table(runs).markdown()
+    if begins["what"] == "steps":
+        return steps_table(runs).markdown()
     if begins["what"] is None:
         return (stream_table(runs) if stream else suite_table(runs)).markdown()
-    from craft_trainer.suites.pictures import DRAWN  # matplotlib only where a page has a picture
+    from craft_trainer.suites.curve_pictures import curves_picture  # matplotlib only where a page has a picture
+    from craft_trainer.suites.pictures import DRAWN
     from craft_trainer.suites.text_pictures import text_frontier_picture
 
-    draws = DRAWN | ({"frontier": text_frontier_picture} if runs[0].losses else {})
+    draws = DRAWN | {"curves": curves_picture} | ({"frontier": text_frontier_picture} if runs[0].losses else {})
     name = "-".join(filter(None, (begins["suite"], stream, begins["what"])))
     picture = draws[begins["what"]](runs)
     svg = picture.svg(name)

@@ -94,7 +94,7 @@ def budgets_picture(runs: Sequence[Run]) -> Picture:
     kept = [f"{words[name]} keeps {100 * line[fewest].mean:.0f} %" for name, line in lines.items() if fewest in line]
     title = f"With {fewest} anchors {', '.join(kept)} of the old tasks"
     description = (
-        f"Success on the old tasks in % over the number of anchors; {_coverage(comparable)}. Bands are 95 % intervals "
+        f"Success on the old tasks in % over the number of anchors; {coverage(comparable)}. Bands are 95 % intervals "
         f"over seeds. Without anchors of the old tasks: {_listed(words, levels)}."
     )
     return Picture(title, description, lambda: _budgets_figure(title, words, lines, levels))
@@ -116,7 +116,7 @@ def frontier_picture(runs: Sequence[Run]) -> Picture:
     verb = "does" if len(good) == 1 else "do"
     title = f"{which} {verb} the old tasks and the new one in {100 * GOOD:.0f} % of the episodes or more"
     description = (
-        f"Success on the old tasks against the new one in %; {_coverage(comparable)}. "
+        f"Success on the old tasks against the new one in %; {coverage(comparable)}. "
         "Lines are 95 % intervals over seeds."
     )
     return Picture(title, description, lambda: _frontier_figure(title, points))
@@ -139,7 +139,7 @@ def matrix_picture(runs: Sequence[Run]) -> Picture:
     title = f"After the last task, mean success on all {len(tasks)} is: {ends}"
     description = (
         f"A row is what the policy can do after a stage, a column one of the tasks {', '.join(tasks)}; success in %, "
-        f"{_coverage(runs)}."
+        f"{coverage(runs)}."
     )
     return Picture(title, description, lambda: _matrix_figure(matrices, tasks))
 
@@ -165,7 +165,8 @@ def _comparable(runs: Sequence[Run]) -> list[Run]:
     return [run for mine in found if {run.stream for run in mine} == common for run in mine]
 
 
-def _coverage(runs: Sequence[Run]) -> str:
+def coverage(runs: Sequence[Run]) -> str:
+    """``4 streams, up to 5 seeds``."""
     streams, seeds = {run.stream for run in runs}, {run.seed for run in runs}
     return f"{len(streams)} stream{'s' * (len(streams) > 1)}, up to {len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
@@ -207,7 +208,7 @@ def _budgets_figure(
     axes.set_xlim(first / (last / first) ** 0.85, last * 1.03)
     axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _rates(axes.yaxis, axes.set_ylim)
+    rates(axes.yaxis, axes.set_ylim)
     write_around(figure, axes, title, x="anchors from the old tasks", y="success on the old tasks, %", loc="right")
     return figure
 
@@ -230,7 +231,7 @@ def _write_beside(
         axes.annotate(text, (first, place), color=shown[name][0], annotation_clip=False, **left)
 
 
-def _rates(axis: Any, limit: Callable[[float, float], Any]) -> None:
+def rates(axis: Any, limit: Callable[[float, float], Any]) -> None:
     """An axis of success in %, with a little room at both ends."""
     limit(-0.03, 1.08)
     axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
@@ -252,7 +253,7 @@ def _frontier_figure(title: str, points: Sequence[Point]) -> Figure:
         axes.plot((new.mean, 1.06, 1.1), (old.mean, place, place), color=colour, lw=0.6, alpha=0.7, clip_on=False)
         axes.text(1.115, place, label, color=colour, va="center", fontsize=10)
     for axis, limit in ((axes.xaxis, axes.set_xlim), (axes.yaxis, axes.set_ylim)):
-        _rates(axis, limit)
+        rates(axis, limit)
     axes.set_xlim(-0.03, 2.05)
     write_around(figure, axes, title, x="success on the new task, %", y="success on the old tasks, %")
     return figure

@@ -111,14 +111,24 @@ class Run:
 
     @cached_property
     def groups(self) -> dict[str, list[Count]]:
-        """Counts of the old and of the new tasks; empty of a stream that does not name them."""
-        if not all(group in self.tasks for group in GROUPS):
+        """Counts of the old and of the new tasks; empty of a stream that does not name them, and of a curve."""
+        if self.steps or not all(group in self.tasks for group in GROUPS):
             return {}
         return {group: [self.stages[-1][task] for task in self.tasks[group]] for group in GROUPS}
 
     def mean(self, group: str) -> float:
         """Mean success over the tasks of a group, a fraction."""
         return float(np.mean([count.rate for count in self.groups[group]]))
+
+    @property
+    def steps(self) -> Sequence[int]:
+        """The steps after which the new tasks were evaluated: the stream's ``steps``, if each has an evaluation."""
+        steps = self.tasks.get("steps")
+        return steps if isinstance(steps, list) and "new" in self.tasks and len(steps) == len(self.stages) else ()
+
+    def curve(self) -> list[float]:
+        """Mean success on the new tasks after each of the steps, fractions."""
+        return [float(np.mean([stage[task].rate for task in self.tasks["new"]])) for stage in self.stages]
 
     def matrix(self) -> NDArray[np.float64]:
         """Success of every task (in the order in which they were learned) after every stage."""

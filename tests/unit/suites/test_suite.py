@@ -120,6 +120,18 @@ def test_a_sequence_goes_on_from_the_stage_before():
     assert option(steps["score2"], "tasks") == ["a", "b", "c", "d"]
 
 
+def test_a_command_reads_what_lies_in_the_output_of_another():
+    """A learning curve: every checkpoint of one run."""
+    streams = {"one": STORY["streams"]["one"] | {"steps": [50, 100]}}
+    score = {"run": "rollout", "each": "steps", "policy": "{student}/checkpoint-{item}", "tasks": ["{new}"]}
+    suite = story(streams=streams, commands=STORY["commands"] | {"score": score}, methods={"plain": {}})
+    *_, student, first, second = expand(suite, Cell("one", "plain", None, 0), Path("out"))
+    assert [option(step, "policy") for step in (first, second)] == [
+        [f"{student.output}/checkpoint-{steps}"] for steps in (50, 100)
+    ]
+    assert first.after == second.after == (student.output,)
+
+
 def test_a_method_takes_a_setting_back_by_null():
     suite = story(methods={"bare": {"student": {"seed": None}}})
     by = {step.label: step for step in expand(suite, Cell("one", "bare", None, 0), Path())}
@@ -143,6 +155,8 @@ def test_a_method_takes_a_setting_back_by_null():
         ({"methods": {"m": {"budgets": [20]}}}, "m has budgets, but no command of it refers to"),
         ({"methods": {"m": {"student": {"anchors": "{ancors}"}}}}, "student: anchors: 'ancors' is none of"),
         ({"methods": {"m": {"student": {"model": "{student-1}"}}}}, "nothing is repeated here: say each"),
+        ({"methods": {"m": {"score": {"policy": "{student}/checkpoint-{item}"}}}}, "policy: .*where each is said"),
+        ({"methods": {"m": {"student": {"model": "{seed}/last"}}}}, "{seed} is no output of a command"),
         ({"commands": {"score": {"policy": "x"}}}, "commands: score does not say what to run"),
         ({"streams": {"one": {"teacher": 1}}}, "commands: teacher is also a key of streams: one"),
         ({"budgets": []}, "{budget} has no value: it needs budgets"),

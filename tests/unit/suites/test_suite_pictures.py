@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from craft_trainer.report.results import Count
+from craft_trainer.suites.curve_pictures import curves_picture
 from craft_trainer.suites.pictures import budgets_picture, frontier_picture, matrix_picture, spread
 from craft_trainer.suites.runs import Measured, Run
 from craft_trainer.suites.text_pictures import text_frontier_picture
@@ -63,6 +64,19 @@ def test_matrix_shows_every_stage():
     picture = matrix_picture([Run("long", "plain", None, "plain", 0, {}, stages)])
     assert picture.title == "After the last task, mean success on all 2 is: plain 65 %"
     assert {"100", "0", "40", "90", "after 2"} <= set(text(picture.svg("name")))
+
+
+def test_curves_say_how_many_steps_of_plain_they_take():
+    def learns(name, *successes):
+        tasks = {**TASKS, "steps": [10, 20, 40]}
+        return Run("one", name, None, f"words of {name}", 0, tasks, [{"c": Count(s, 10)} for s in successes])
+
+    picture = curves_picture([learns("plain", 0, 9, 10), learns("craft", 0, 0, 9)])
+    assert (
+        picture.title
+        == "To 90 % of what plain fine-tuning learns: words of craft 2.00 times the steps of plain fine-tuning"
+    )
+    assert {"words of plain", "words of craft", "steps of training", "one"} <= set(text(picture.svg("name")))
 
 
 @pytest.mark.parametrize("draw", [budgets_picture, frontier_picture])

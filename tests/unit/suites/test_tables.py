@@ -121,13 +121,50 @@ def test_joint_training_stands_beside_a_sequence(tmp_path):
     assert rows[3][3:] == ["–"] * 4
 
 
+def curve(raw, stream, method, seed, successes):
+    """The raw result of a new task after 50, 100 and 200 steps: successes of 4 episodes."""
+    evaluations = {
+        f"score{stage}": {"rows": [{"task": "c", "episodes": 4, "successes": s}]}
+        for stage, s in enumerate(successes, 1)
+    }
+    content = {"schema": 1, "suite": "pace", "stream": stream, "tasks": {"old": ["a"], "new": ["c"]}, "method": method}
+    content["tasks"]["steps"] = [50, 100, 200]
+    content |= {"label": method, "budget": None, "seed": seed, "seconds": {}, "commands": COMMANDS}
+    write_json(raw / f"pace/{stream}/{method}/seed{seed}.json", checked(content | {"evaluations": evaluations}))
+
+
+def test_steps_to_what_plain_learns(tmp_path):
+    """By hand: 90 % of plain's success lies between two evaluations, or before the first, or is not reached."""
+    for seed in (0, 1):
+        curve(tmp_path, "one", "plain", seed, (0, 4, 4))  # 0.9 after 50 + 0.9 · 50
+        curve(tmp_path, "one", "craft", seed, (0, 2 - seed, 4))  # 0.375 after 100, so 100 + 100 · 0.525 / 0.625
+        curve(tmp_path, "two", "plain", seed, (4, 4, 4))
+        curve(tmp_path, "two", "craft", seed, (2, 4, 4))  # 50 + 50 · 0.4 / 0.5
+    curve(tmp_path, "one", "lost", 0, (0, 0, 3))
+    rows = {row[0]: row[1:] for row in table(tmp_path, "pace steps")}
+    assert rows["method"] == ["seeds", "one", "two", "beside plain"]
+    assert rows["plain"] == ["2", "95 (1.00)", "50 (1.00)", "1.00"]
+    assert rows["craft"] == ["2", "184 (1.94)", "90 (1.80)", "1.87"]
+    assert rows["lost"] == ["1", "not in 200", "–", "–"]
+    with pytest.raises(ValueError, match="a stream has no runs of plain"):
+        table(tmp_path, "pace steps of craft")
+
+
+def test_a_curve_has_no_old_tasks_and_no_other_suite_has_a_curve(raw):
+    curve(raw, "one", "plain", 0, (0, 4, 4))
+    assert all(run.steps and not run.groups for run in read_runs(raw, "pace"))
+    with pytest.raises(ValueError, match="no stream has steps after which its new tasks were evaluated"):
+        table(raw, "tiny steps")
+
+
 def test_what_is_not_there_or_was_changed_is_refused(raw):
     for head, message in (
         ("none", "none holds no raw result"),
         ("tiny/three", "no raw result of the stream three; there are one"),
         ("tiny against nothing", "no raw result of nothing; there are plain, replay-1000"),
         ("tiny of nothing", "no raw result of nothing; there are teacher, plain, replay-20"),
-        ("tiny curves", "tiny curves -->: expected <!-- suite: NAME/STREAM against"),
+        ("tiny lines", "tiny lines -->: expected <!-- suite: NAME/STREAM against"),
+        ("tiny curves", "no stream has steps after which its new tasks were evaluated"),
         ("tiny matrix", "no run has two stages"),
         ("tiny budgets of plain", "no method has results at two budgets"),
     ):
