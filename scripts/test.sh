@@ -15,6 +15,6 @@ fi
 echo "Left out unless asked for: -m full_size (policies at their real size: gigabytes), -m walk (journeys of minutes)."
 echo "What else is skipped, and why, stands at the end."
 status=0
-python -m pytest --durations=5 -n auto --dist loadfile --no-loadscope-reorder "$@" || status=$?
+python -m pytest --durations=5 -n auto --dist loadfile "$@" || status=$?
 if [ "$status" -le 1 ]; then echo "$SECONDS" >"$took"; fi # it ran to its end
 exit "$status"
