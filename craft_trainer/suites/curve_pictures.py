@@ -43,6 +43,7 @@ def _figure(title: str, by_stream: Mapping[str, Mapping[str, Curve]]) -> Figure:
                 axes.plot(curve.steps, seed, color=colour, lw=0.7, alpha=0.45)
             axes.plot(curve.steps, curve.mean, color=colour, marker=marker, lw=2.4, ms=6, clip_on=False)
         rates(axes.yaxis, axes.set_ylim)
+        axes.tick_params(labelbottom=True)  # shared axes hide it in all rows but the last
         write_around(figure, axes, title, x="steps of training", y=stream)
     for axes in panels[len(by_stream) :]:
         axes.set_axis_off()
