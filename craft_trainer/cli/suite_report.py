@@ -17,8 +17,8 @@ class SuiteReportArguments:
     page: str = option(
         "Markdown file: what stands between a line <!-- suite: NAME/STREAM --> (a table of one stream), "
         "<!-- suite: NAME --> (all streams), <!-- suite: NAME against METHOD --> (paired differences), "
-        "<!-- suite: NAME seconds -->, or <!-- suite: NAME budgets --> (a picture; also frontier and matrix) and a "
-        "line <!-- end of suite --> is written anew"
+        "<!-- suite: NAME seconds --> or steps, or <!-- suite: NAME budgets --> (a picture; also frontier, matrix and "
+        "curves) and a line <!-- end of suite --> is written anew"
     )
     pictures: str | None = option("folder of the pictures; by default images beside the page", None)
 

@@ -1,6 +1,6 @@
 """How fast the new task is learned: success over the steps of one run, and its steps beside those of plain."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -14,25 +14,55 @@ RIVAL = "plain"
 
 
 class Curve(NamedTuple):
-    """Mean success on the new tasks of one method on one stream after so many ``steps``, and that of every seed."""
+    """One method on one stream: success on the new tasks, a fraction, of every seed after each of ``steps``."""
 
     label: str
     steps: Sequence[int]
-    mean: Sequence[float]
-    seeds: Sequence[Sequence[float]]
+    seeds: Mapping[int, Sequence[float]]
 
-    def reaches(self, success: float) -> float | None:
-        """The steps after which the mean first is at ``success``, by straight lines between evaluations.
+    def mean(self, seeds: Iterable[int] | None = None) -> list[float]:
+        """Success averaged over ``seeds``, by default all."""
+        return [float(mean) for mean in np.mean([self.seeds[seed] for seed in seeds or self.seeds], axis=0)]
 
-        It is the first evaluation where that is above it already, and None where it is never reached.
-        """
-        for i, (steps, mean) in enumerate(zip(self.steps, self.mean, strict=True)):
-            if mean >= success:
-                if i == 0:
-                    return steps
-                share = (success - self.mean[i - 1]) / (mean - self.mean[i - 1])
-                return self.steps[i - 1] + share * (steps - self.steps[i - 1])
-        return None
+
+class Steps(NamedTuple):
+    """The steps to a success; ``at_most`` where it was there at the first evaluation, which may be long after."""
+
+    steps: float
+    at_most: bool
+
+
+class Beside(NamedTuple):
+    """The steps of a method and of plain to 90 % of the success with which plain ends, on the ``seeds`` of both.
+
+    Attributes:
+        mine: None where the method never gets there.
+        ratio: of the two, at least, where plain's steps are an upper bound; None where ``mine`` are one, or None.
+    """
+
+    seeds: Sequence[int]
+    mine: Steps | None
+    plain: Steps
+
+    @property
+    def ratio(self) -> float | None:
+        return None if self.mine is None or self.mine.at_most else self.mine.steps / self.plain.steps
+
+    @property
+    def is_slower(self) -> bool:
+        """More steps than plain, or never there; False also where both were there at the first evaluation."""
+        return self.mine is None or self.mine.steps > self.plain.steps
+
+
+def first_at(steps: Sequence[int], rates: Sequence[float], success: float) -> Steps | None:
+    """Where ``rates`` first are at ``success``, by straight lines between evaluations; None where they never are."""
+    for i, (end, rate) in enumerate(zip(steps, rates, strict=True)):
+        if rate >= success:
+            if i == 0:
+                return Steps(end, at_most=True)
+            share = (success - rates[i - 1]) / (rate - rates[i - 1])
+            return Steps(steps[i - 1] + share * (end - steps[i - 1]), at_most=False)
+    return None
 
 
 def curves(runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:
@@ -43,46 +73,53 @@ def curves(runs: Sequence[Run]) -> dict[str, dict[str, Curve]]:
     """
     found: dict[str, dict[str, Curve]] = {}
     for stream in sorted({run.stream for run in runs if run.steps}):
-        for name, mine in by_method(run for run in runs if run.steps and run.stream == stream).items():
-            seeds = [run.curve() for run in mine]
-            mean = np.mean(seeds, axis=0).tolist()
-            found.setdefault(stream, {})[name] = Curve(mine[0].label, mine[0].steps, mean, seeds)
+        for method, mine in by_method(run for run in runs if run.steps and run.stream == stream).items():
+            curve = Curve(mine[0].label, mine[0].steps, {run.seed: run.curve() for run in mine})
+            found.setdefault(stream, {})[method] = curve
     if not found:
         raise ValueError("no stream has steps after which its new tasks were evaluated: there is no curve")
     return found
 
 
+def beside_plain(found: Mapping[str, Curve], method: str) -> Beside | None:
+    """Compare a method with plain on one stream; None where they share no seed, or plain learned nothing with these.
+
+    Raises:
+        ValueError: the stream has no ``plain``.
+    """
+    if RIVAL not in found:
+        raise ValueError(f"a stream has no runs of {RIVAL}, beside which steps are counted: choose it by `of`")
+    plain, mine = found[RIVAL], found.get(method)
+    shared = [seed for seed in plain.seeds if mine is not None and seed in mine.seeds]
+    if mine is None or not shared or not plain.mean(shared)[-1]:
+        return None
+    success = SHARE * plain.mean(shared)[-1]
+    there = first_at(plain.steps, plain.mean(shared), success)
+    assert there is not None, "plain ends above a part of its own success"
+    return Beside(shared, first_at(mine.steps, mine.mean(shared), success), there)
+
+
 def steps_table(runs: Sequence[Run]) -> Table:
     """Tabulate the steps to 90 % of the success with which plain ends, stream by stream, and their ratio to plain's.
 
-    The last column is the geometric mean of the ratios; it is left out where a stream has none.
-
     Raises:
-        ValueError: a stream has no ``plain``.
+        ValueError: see :func:`curves` and :func:`beside_plain`.
     """
     by_stream = curves(runs)
     rows = []
     for method, mine in by_method(run for run in runs if run.steps).items():
-        cells, ratios = [], list[float | None]()
-        for found in by_stream.values():
-            cell, ratio = _beside(found, method)
-            cells.append(cell)
-            ratios.append(ratio)
-        known = [ratio for ratio in ratios if ratio is not None]
-        whole = f"{np.exp(np.mean(np.log(known))):.2f}" if len(known) == len(ratios) else DASH
-        rows.append((mine[0].label, str(len({run.seed for run in mine})), *cells, whole))
-    return Table("", ("method", "seeds", *by_stream, "beside plain"), rows)
+        cells = [_cell(beside_plain(found, method), mine[0].steps[-1]) for found in by_stream.values()]
+        rows.append((mine[0].label, *cells))
+    return Table("", ("method", *by_stream), rows)
 
 
-def _beside(found: dict[str, Curve], method: str) -> tuple[str, float | None]:
-    """What a stream's cell says of a method, and the ratio of its steps to those of plain."""
-    if RIVAL not in found:
-        raise ValueError(f"a stream has no runs of {RIVAL}, beside which steps are counted: choose it by `of`")
-    if method not in found:
-        return DASH, None
-    success = SHARE * found[RIVAL].mean[-1]
-    mine, rival = found[method].reaches(success), found[RIVAL].reaches(success)
-    if mine is None:
-        return f"not in {found[method].steps[-1]:,}", None
-    assert rival, "plain reaches a part of its own last success"
-    return f"{mine:.0f} ({mine / rival:.2f})", mine / rival
+def _cell(found: Beside | None, last: int) -> str:
+    """``720 (3.79), seeds 0, 1``."""
+    if found is None:
+        return DASH
+    seeds = f", seed{'s' * (len(found.seeds) > 1)} {', '.join(map(str, found.seeds))}"
+    if found.mine is None:
+        return f"not in {last:,}{seeds}"
+    at_most = "≤ " * found.mine.at_most
+    ratio = "" if found.ratio is None else f" ({'≥ ' * found.plain.at_most}{found.ratio:.2f})"
+    return f"{at_most}{found.mine.steps:.0f}{ratio}{seeds}"

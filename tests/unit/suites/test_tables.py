@@ -139,15 +139,29 @@ def test_steps_to_what_plain_learns(tmp_path):
         curve(tmp_path, "one", "plain", seed, (0, 4, 4))  # 0.9 after 50 + 0.9 · 50
         curve(tmp_path, "one", "craft", seed, (0, 2 - seed, 4))  # 0.375 after 100, so 100 + 100 · 0.525 / 0.625
         curve(tmp_path, "two", "plain", seed, (4, 4, 4))
-        curve(tmp_path, "two", "craft", seed, (2, 4, 4))  # 50 + 50 · 0.4 / 0.5
+        curve(tmp_path, "two", "craft", seed, (2, 4, 4))  # 50 + 50 · 0.4 / 0.5, and plain needs 50 at most
+        curve(tmp_path, "two", "quick", seed, (4, 4, 4))
+        curve(tmp_path, "three", "plain", seed, (0, 0, 0))  # nothing to reach
+        curve(tmp_path, "three", "craft", seed, (0, 4, 4))
     curve(tmp_path, "one", "lost", 0, (0, 0, 3))
     rows = {row[0]: row[1:] for row in table(tmp_path, "pace steps")}
-    assert rows["method"] == ["seeds", "one", "two", "beside plain"]
-    assert rows["plain"] == ["2", "95 (1.00)", "50 (1.00)", "1.00"]
-    assert rows["craft"] == ["2", "184 (1.94)", "90 (1.80)", "1.87"]
-    assert rows["lost"] == ["1", "not in 200", "–", "–"]
+    assert rows["method"] == ["one", "three", "two"]
+    assert rows["plain"] == ["95 (1.00), seeds 0, 1", "–", "≤ 50, seeds 0, 1"]
+    assert rows["craft"] == ["184 (1.94), seeds 0, 1", "–", "90 (≥ 1.80), seeds 0, 1"]
+    assert rows["quick"] == ["–", "–", "≤ 50, seeds 0, 1"]
+    assert rows["lost"] == ["not in 200, seed 0", "–", "–"]
     with pytest.raises(ValueError, match="a stream has no runs of plain"):
         table(tmp_path, "pace steps of craft")
+
+
+def test_steps_are_compared_on_the_seeds_of_both(tmp_path):
+    """Plain learns late with seed 1, which the other method has not. Seen to fail with plain's mean over all seeds."""
+    curve(tmp_path, "one", "plain", 0, (0, 4, 4))
+    curve(tmp_path, "one", "plain", 1, (0, 0, 4))
+    curve(tmp_path, "one", "craft", 0, (0, 4, 4))
+    rows = {row[0]: row[1:] for row in table(tmp_path, "pace steps")}
+    assert rows["craft"] == ["95 (1.00), seed 0"]
+    assert rows["plain"] == ["180 (1.00), seeds 0, 1"]  # 0.5 after 100, so 100 + 100 · 0.4 / 0.5
 
 
 def test_a_curve_has_no_old_tasks_and_no_other_suite_has_a_curve(raw):
