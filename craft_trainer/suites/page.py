@@ -10,9 +10,11 @@ from craft_trainer.suites.curves import steps_table
 from craft_trainer.suites.runs import Run, read_runs
 from craft_trainer.suites.tables import differences_table, seconds_table, stream_table, suite_table
 
+TABLES = {"seconds": seconds_table, "steps": steps_table}
+PICTURES = ("frontier", "budgets", "matrix", "curves")
 BLOCK = re.compile(
     r"<!-- suite: (?P<suite>[\w-]+)(?:/(?P<stream>[\w-]+))?"
-    r"(?: (?:against (?P<rival>[\w-]+)|(?P<what>seconds|steps|frontier|budgets|matrix|curves)))?"
+    rf"(?: (?:against (?P<rival>[\w-]+)|(?P<what>{'|'.join([*TABLES, *PICTURES])})))?"
     r"(?: of (?P<methods>[^>\n]+?))? -->\n"
 )
 BEGINNING = re.compile(r"^<!-- suite: ", re.MULTILINE)
@@ -66,10 +68,8 @@ def _block(begins: re.Match[str], raw: Path, folder: str, drawn: dict[str, bytes
             raise ValueError(f"no raw result of the stream {stream}; there are {', '.join(there)}")
     if begins["rival"]:
         return differences_table(begins["rival"], runs).markdown()
-    if begins["what"] == "seconds":
-        return seconds_table(runs).markdown()
-    if begins["what"] == "steps":
-        return steps_table(runs).markdown()
+    if begins["what"] in TABLES:
+        return TABLES[begins["what"]](runs).markdown()
     if begins["what"] is None:
         return (stream_table(runs) if stream else suite_table(runs)).markdown()
     from craft_trainer.suites.curve_pictures import curves_picture  # matplotlib only where a page has a picture
