@@ -157,3 +157,15 @@ def named_sources(source: Sequence[Any], known: Iterable[str]) -> list[str]:
     if not names or len(set(names)) < len(names):
         raise ValueError(f"source is {names}: name at least one, and none twice")
     return names
+
+
+def weights_of(source: Sequence[str], weights: Any) -> list[float]:
+    """The weight of each source, by default 1; a ValueError unless there is a number above 0 for each of several."""
+    if weights is None:
+        return [1.0] * len(source)
+    if len(source) == 1:
+        raise ValueError(f"source_weights has no effect with one source, {source[0]}: drop it")
+    is_list = isinstance(weights, list) and len(weights) == len(source)
+    if not is_list or not all(isinstance(one, int | float) and 0 < one < float("inf") for one in weights):
+        raise ValueError(f"source_weights is {weights}: give a number above 0 for each of {', '.join(source)}")
+    return [float(one) for one in weights]

@@ -25,7 +25,7 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
         "of a policy: dataset (old demonstrations), new_task (the inputs of the data about to be learned), rollouts "
         "(frames of its own episodes in a simulator) or statistics (states drawn from what it normalises by: no data "
         "at all). Of a language model: dataset (old texts), own_texts (what it writes itself) or corpus (any text). Or "
-        "several, in equal parts",
+        "several, by source_weights",
         ["dataset"],
     )
     dataset: str | None = option(
@@ -37,6 +37,7 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
 
     def __post_init__(self) -> None:
         self.source = named_sources(self.source, (*SOURCES, *TEXT_SOURCES))
+        self.weights()
         if self.inputs == "reference" and (self.source not in (["dataset"], ["corpus"]) or self.views):
             raise ValueError(
                 "inputs reference needs rows to refer to: take source dataset or corpus alone, without views"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.cli.building import named_sources
+from craft_trainer.cli.building import named_sources, weights_of
 from craft_trainer.cli.demo import PRELOAD, run_claimed
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SOURCES
@@ -151,7 +151,9 @@ def planned(arguments: CompareArguments) -> "Comparison":
     anchoring = {"source": arguments.source} | arguments.mapping("cache")
     held_out = 0.0 if arguments.old_tasks else arguments.held_out
     frames = {name: frames_of(path, held_out) for name, path in datasets.items()}
-    anchors = arguments.anchors or most_anchors(arguments.source, {name: found[0] for name, found in frames.items()})
+    weights = weights_of(arguments.source, anchoring.get("source_weights"))
+    num_learned = {name: found[0] for name, found in frames.items()}
+    anchors = arguments.anchors or most_anchors(dict(zip(arguments.source, weights, strict=True)), num_learned)
     return Comparison(
         policy=policy,
         datasets=datasets,
@@ -215,10 +217,11 @@ def frames_of(dataset: str, held_out: float) -> tuple[int, int]:
     return sum(lengths) - number, number
 
 
-def most_anchors(sources: Sequence[str], num_learned: Mapping[str, int]) -> int:
-    """Choose how many anchors: as many as usual, or as there are frames that ``sources`` read in equal parts."""
-    of_data = {"dataset": num_learned.get("old"), "new_task": num_learned.get("new")}
-    return min([MOST_ANCHORS, *(count * len(sources) for source in sources if (count := of_data.get(source)))])
+def most_anchors(sources: Mapping[str, float], num_learned: Mapping[str, int]) -> int:
+    """Choose how many anchors: as many as usual, or as there are frames that ``sources`` read by their weights."""
+    of_data, total = {"dataset": num_learned.get("old"), "new_task": num_learned.get("new")}, sum(sources.values())
+    limits = (count * total / weight for source, weight in sources.items() if (count := of_data.get(source)))
+    return int(min([MOST_ANCHORS, *limits]))
 
 
 def refuse_unknown(jobs: "Sequence[Job]") -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.cli.building import named_sources
+from craft_trainer.cli.building import named_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import json_mapping, option, refuse_idle, split_list
 
@@ -39,6 +39,9 @@ class SourceArguments:
 
     heading = LoadArguments.heading
     source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
+    source_weights: list[float] | None = option(
+        "of several sources: how many anchors of each, in proportion; by default in equal parts", None
+    )
     dataset: str | None = option("what sources dataset and new_task read", None)
     new_dataset: str | None = option(
         "LeRobot dataset of source new_task, where dataset is that of the old tasks; of statistics, for a policy with "
@@ -89,6 +92,7 @@ class SourceArguments:
         """Refuse, by a ValueError, sources that a policy has not, and options that none of them reads."""
         self.env_options = json_mapping("env_options", self.env_options)
         self.source = named_sources(self.source, SOURCES)
+        self.weights()
         if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
         if self.views and not self.view_noise and not self.view_mix:
@@ -116,6 +120,10 @@ class SourceArguments:
                 raise ValueError("sources dataset and new_task read two: give the one to be learned by --new_dataset")
             if self.dataset is None:
                 raise ValueError("source new_task reads the dataset that is about to be learned: give it by --dataset")
+
+    def weights(self) -> list[float]:
+        """The weight of each source; see :func:`weights_of`."""
+        return weights_of(self.source, self.source_weights)
 
     def prompts(self) -> list[str]:
         """Read the lines of ``prompts_file``, each once.
@@ -270,7 +278,7 @@ def chosen_anchors(
     from craft_trainer.anchors.sources.views import Views
 
     parts: dict[str, tuple[AnchorSource, Sequence[int]]] = {}
-    for name, share in zip(arguments.source, shares(count, len(arguments.source)), strict=True):
+    for name, share in zip(arguments.source, shares(count, arguments.weights()), strict=True):
         if name not in WITH_LABELS and not teacher.can_act:
             raise ValueError(
                 f"what a {teacher.policy_config.type} predicts depends on demonstrated actions, source {name} has "

@@ -68,7 +68,7 @@ def check_options(arguments: "BuildArguments") -> None:
     source, is_language = arguments.source, f"{arguments.teacher} is a language model"
     require_sources(source, TEXT_SOURCES, is_language)
     names = [field.name for kind in (SourceArguments, LoadArguments) for field in fields(kind)]
-    of_policies = [name for name in names if name not in ("source", "dataset")]
+    of_policies = [name for name in names if name not in ("source", "source_weights", "dataset")]
     refuse_idle(arguments, of_policies, f"it is an option of policies, and {is_language}")
     if "dataset" in source and arguments.dataset is None:
         raise ValueError("source dataset reads old texts: give them by --dataset, or take source own_texts")
@@ -99,7 +99,7 @@ def chosen_texts(
     from craft_trainer.language.anchoring import by_length
 
     parts: dict[str, tuple[TextAnchors, list[int]]] = {}
-    for name, count in zip(arguments.source, shares(arguments.anchors, len(arguments.source)), strict=True):
+    for name, count in zip(arguments.source, shares(arguments.anchors, arguments.weights()), strict=True):
         texts = OPENED[name](arguments, checkpoint, count, processes)
         is_written = name == "own_texts"
         rows = list(range(count)) if is_written else arguments.rows(texts, count, teacher, processes)

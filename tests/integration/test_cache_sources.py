@@ -26,6 +26,11 @@ def build(teacher, folder, **options):
         ("dataset", {"anchors": 5, "views": 3, "dataset": "DATA"}, None),
         ("statistics,new_task", {"anchors": 11, "dataset": "DATA"}, {"statistics": 6, "new_task": 5}),
         ("statistics,new_task", {"anchors": 4, "views": 2, "dataset": "DATA"}, {"statistics": 6, "new_task": 4}),
+        (
+            "statistics,new_task",
+            {"anchors": 11, "source_weights": [7, 1], "dataset": "DATA"},
+            {"statistics": 10, "new_task": 1},
+        ),
     ],
 )
 def test_it_is_built_verified_and_held(source, options, groups, teacher, tiny_dataset, tmp_path, capsys):
@@ -116,6 +121,9 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "rollouts", "tasks": "push-v3", "failed": "repeat"}, "failed must be drop or keep"),
         ({"source": "statistics", "inputs": "reference"}, "source dataset or corpus alone"),
         ({"source": "statistics,new_task", "dataset": "DATA", "anchors": 1}, "at least one of each"),
+        ({"source": "statistics", "source_weights": [1]}, "source_weights has no effect with one source"),
+        ({"source": "statistics,new_task", "dataset": "DATA", "source_weights": [1]}, "above 0 for each of statistics"),
+        ({"source": "statistics,new_task", "dataset": "DATA", "source_weights": [1, 0]}, "above 0 for each of statist"),
     ],
 )
 def test_what_has_no_effect_or_cannot_be_is_refused(options, reason, teacher, tiny_dataset, tmp_path, capsys):

@@ -21,15 +21,20 @@ def mixed(parts: Mapping[str, tuple[AnchorSource, Sequence[int]]]) -> tuple[Anch
     return mixture, range(len(mixture))
 
 
-def shares(count: int, num_parts: int) -> list[int]:
-    """Share ``count`` anchors out over the parts, as evenly as it goes.
+def shares(count: int, weights: Sequence[float]) -> list[int]:
+    """Share ``count`` anchors out over the parts in proportion to their ``weights``, to the largest remainders.
 
     Raises:
         ValueError: a part would get none.
     """
-    if count < num_parts:
-        raise ValueError(f"{count} anchors of {num_parts} sources: ask for at least one of each")
-    return [count // num_parts + (number < count % num_parts) for number in range(num_parts)]
+    exact = [count * weight / sum(weights) for weight in weights]
+    found = [int(share) for share in exact]
+    by_remainder = sorted(range(len(exact)), key=lambda part: found[part] - exact[part])
+    for part in by_remainder[: count - sum(found)]:
+        found[part] += 1
+    if not all(found):
+        raise ValueError(f"{count} anchors of {len(weights)} sources would be {found}: ask for at least one of each")
+    return found
 
 
 class Mixture:

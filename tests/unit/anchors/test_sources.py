@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from craft_trainer.anchors.sources.frames import FrameSource
-from craft_trainer.anchors.sources.mixture import Mixture
+from craft_trainer.anchors.sources.mixture import Mixture, shares
 from craft_trainer.anchors.sources.statistics import StatisticsSource, correlation_of
 from craft_trainer.anchors.sources.views import Views
 
@@ -188,3 +188,23 @@ def test_a_policy_of_several_frames_sees_one_state_in_all_of_them():
     alone, several = states(4).batch([2, 3])[STATE], states(4, num_steps=3).batch([2, 3])[STATE]
     assert several.shape == (2, 3, alone.shape[1])
     assert all(torch.equal(several[:, step], alone) for step in range(3))
+
+
+@pytest.mark.parametrize(
+    ("count", "weights", "expected"),
+    [
+        (11, [1, 1], [6, 5]),
+        (10, [1, 1, 1], [4, 3, 3]),
+        (400, [7, 1], [350, 50]),
+        (11, [7, 1], [10, 1]),
+        (3, [0.1, 0.2, 0.3], [1, 1, 1]),
+        (100, [1e-3, 2e-3, 3e-3], [17, 33, 50]),
+    ],
+)
+def test_anchors_are_shared_out_by_weight_to_the_largest_remainders(count, weights, expected):
+    assert shares(count, weights) == expected
+
+
+def test_a_source_that_would_get_no_anchor_is_refused():
+    with pytest.raises(ValueError, match=r"^5 anchors of 2 sources would be \[5, 0\]"):
+        shares(5, [99, 1])
