@@ -382,11 +382,12 @@ def test_sources_are_mixed_with_a_group_for_each(place, tmp_path, capsys):
     to fail with tokens of unlike length, and with labels filled up with 0."""
     corpus = save_lines(tmp_path / "corpus.jsonl", [{"body": "left of the goal " * (1 + n % 4)} for n in range(9)])
     mixed = {"source": "own_texts,corpus,dataset", "corpus": corpus, "corpus_columns": "text=body", "own_tokens": 9}
-    assert build(place, tmp_path / "cache", anchors=12, **mixed) == 0
-    assert "12 anchors: 4 of corpus, 4 of dataset, 4 of own_texts" in capsys.readouterr().out
+    weights = {"own_texts": 2, "corpus": 1, "dataset": 1}
+    assert build(place, tmp_path / "cache", anchors=12, source_weights=[*weights.values()], **mixed) == 0
+    assert "12 anchors: 3 of corpus, 3 of dataset, 6 of own_texts" in capsys.readouterr().out
     cache = AnchorCache(tmp_path / "cache")
     parts = cache.provenance.data["parts"]
-    assert {name: part["anchors"] for name, part in parts.items()} == dict.fromkeys(mixed["source"].split(","), 4)
+    assert {name: part["anchors"] for name, part in parts.items()} == {name: 3 * part for name, part in weights.items()}
     inputs = cache.batch(range(12)).inputs
     lengths = inputs["attention_mask"].sum(dim=1).tolist()
     assert lengths == sorted(lengths)
