@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -95,6 +95,7 @@ class CompareArguments:
     def __post_init__(self) -> None:
         for name in MAPPINGS:
             setattr(self, name, json_mapping(name, getattr(self, name)))
+        self._refuse_own()
         self.old_tasks, self.new_tasks = split_list(self.old_tasks), split_list(self.new_tasks)
         self.source = named_sources(self.source, SOURCES)
         if bool(self.old_tasks) is not bool(self.new_tasks):
@@ -119,6 +120,12 @@ class CompareArguments:
         self.seeds = split_list(self.seeds)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}: name at least one, and none twice")
+
+    def _refuse_own(self) -> None:
+        """Refuse, in the settings of other commands, what is an option of this one."""
+        for name in ("train", "cache"):
+            if own := sorted(self.mapping(name).keys() & {field.name for field in fields(self)}):
+                raise ValueError(f"{name} has {own[0]}, which is an option of compare itself: give it by --{own[0]}")
 
     def mapping(self, name: str) -> dict[str, Any]:
         """One of the options that are mappings; empty where it was not given."""

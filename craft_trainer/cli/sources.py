@@ -40,7 +40,7 @@ class SourceArguments:
     heading = LoadArguments.heading
     source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
     source_weights: list[float] | None = option(
-        "of several sources: how many anchors of each, in proportion; by default in equal parts", None
+        "of several sources: how many anchors of each, in proportion, e.g. 7 1; by default in equal parts", None
     )
     dataset: str | None = option("what sources dataset and new_task read", None)
     new_dataset: str | None = option(
@@ -272,7 +272,7 @@ def chosen_anchors(
     """Open the sources, let ``choose`` take the rows of each, and add the views; with the rows that become anchors.
 
     Raises:
-        ValueError: there are fewer anchors than sources, or a source does not fit the teacher.
+        ValueError: a source would get no anchor, or a source does not fit the teacher.
     """
     from craft_trainer.anchors.sources.mixture import mixed, shares
     from craft_trainer.anchors.sources.views import Views

@@ -93,7 +93,7 @@ def chosen_texts(
     """Open the sources and choose the rows of each; with those that become anchors, in the order of their lengths.
 
     Raises:
-        ValueError: there are fewer anchors than sources, or pictures among several sources.
+        ValueError: a source would get no anchor, or pictures among several sources.
     """
     from craft_trainer.anchors.sources.mixture import Mixture, shares
     from craft_trainer.language.anchoring import by_length

@@ -50,6 +50,9 @@ def test_plain_beside_craft_without_a_simulator(words: list[str], tmp_path: Path
         (("--steps", "0"), "at least 1"),
         (("--cache", '{"selection": "other", "vieuws": 1}'), "no option --vieuws"),
         (("--train", '{"lerning_rate": 1}'), "no option --lerning_rate"),
+        (("--train", '{"learning_rate": 1}'), "train has learning_rate, which is an option of compare itself"),
+        (("--cache", '{"source": ["new_task"]}'), "give it by --source"),
+        (("--cache", '{"source_weights": [1, 2]}'), "source_weights has no effect with one source, dataset"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_run(changed, said, words, tmp_path, capsys) -> None:
@@ -69,6 +72,9 @@ def test_as_many_anchors_as_there_are_frames(teacher: Path, tiny_dataset: Path) 
     assert plan.anchoring["anchors"] + plan.held_out_anchors == frames
     plan = planned(CompareArguments(policy=str(teacher), **data, anchors=7, source=["dataset", "new_task"]))
     assert plan.anchoring["anchors"] == 7
+    weighted = {"source": ["dataset", "statistics"], "cache": {"source_weights": [1, 3]}}
+    plan = planned(CompareArguments(policy=str(teacher), **data, held_out=0.3, **weighted))
+    assert plan.anchoring["anchors"] == 4 * (frames - plan.held_out_anchors)
 
 
 def test_old_data_is_needed_only_where_it_is_read(teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:

@@ -33,7 +33,10 @@ def shares(count: int, weights: Sequence[float]) -> list[int]:
     for part in by_remainder[: count - sum(found)]:
         found[part] += 1
     if not all(found):
-        raise ValueError(f"{count} anchors of {len(weights)} sources would be {found}: ask for at least one of each")
+        raise ValueError(
+            f"{count} anchors of {len(weights)} sources would be {found}: ask for at least one of each, "
+            "by more anchors or closer weights"
+        )
     return found
 
 
