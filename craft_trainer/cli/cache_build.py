@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from craft_trainer.cli.building import CacheArguments, named_sources
+from craft_trainer.cli.building import CacheArguments, named_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SOURCES, SourceArguments
 from craft_trainer.cli.text_sources import TEXT_SOURCES, TextSourceArguments
@@ -37,7 +37,7 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
 
     def __post_init__(self) -> None:
         self.source = named_sources(self.source, (*SOURCES, *TEXT_SOURCES))
-        self.weights()
+        weights_of(self.source, self.source_weights)  # refuses them before the teacher is loaded
         if self.inputs == "reference" and (self.source not in (["dataset"], ["corpus"]) or self.views):
             raise ValueError(
                 "inputs reference needs rows to refer to: take source dataset or corpus alone, without views"

@@ -39,9 +39,7 @@ class SourceArguments:
 
     heading = LoadArguments.heading
     source: list[str] = option("where anchors come from; `cache build` explains it", ["dataset"])
-    source_weights: list[float] | None = option(
-        "of several sources: how many anchors of each, in proportion, e.g. 7 1; by default in equal parts", None
-    )
+    source_weights: list[float] | None = option("of several sources: their shares, e.g. 7 1; by default equal", None)
     dataset: str | None = option("what sources dataset and new_task read", None)
     new_dataset: str | None = option(
         "LeRobot dataset of source new_task, where dataset is that of the old tasks; of statistics, for a policy with "
@@ -92,7 +90,6 @@ class SourceArguments:
         """Refuse, by a ValueError, sources that a policy has not, and options that none of them reads."""
         self.env_options = json_mapping("env_options", self.env_options)
         self.source = named_sources(self.source, SOURCES)
-        self.weights()
         if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
         if self.views and not self.view_noise and not self.view_mix:
@@ -120,10 +117,6 @@ class SourceArguments:
                 raise ValueError("sources dataset and new_task read two: give the one to be learned by --new_dataset")
             if self.dataset is None:
                 raise ValueError("source new_task reads the dataset that is about to be learned: give it by --dataset")
-
-    def weights(self) -> list[float]:
-        """The weight of each source; see :func:`weights_of`."""
-        return weights_of(self.source, self.source_weights)
 
     def prompts(self) -> list[str]:
         """Read the lines of ``prompts_file``, each once.
@@ -278,7 +271,8 @@ def chosen_anchors(
     from craft_trainer.anchors.sources.views import Views
 
     parts: dict[str, tuple[AnchorSource, Sequence[int]]] = {}
-    for name, share in zip(arguments.source, shares(count, arguments.weights()), strict=True):
+    counts = shares(count, weights_of(arguments.source, arguments.source_weights))
+    for name, share in zip(arguments.source, counts, strict=True):
         if name not in WITH_LABELS and not teacher.can_act:
             raise ValueError(
                 f"what a {teacher.policy_config.type} predicts depends on demonstrated actions, source {name} has "

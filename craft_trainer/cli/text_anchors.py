@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
-from craft_trainer.cli.building import Defaults, require_sources
+from craft_trainer.cli.building import Defaults, require_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SourceArguments
 from craft_trainer.cli.text_sources import TEXT_SOURCES
@@ -99,7 +99,8 @@ def chosen_texts(
     from craft_trainer.language.anchoring import by_length
 
     parts: dict[str, tuple[TextAnchors, list[int]]] = {}
-    for name, count in zip(arguments.source, shares(arguments.anchors, arguments.weights()), strict=True):
+    counts = shares(arguments.anchors, weights_of(arguments.source, arguments.source_weights))
+    for name, count in zip(arguments.source, counts, strict=True):
         texts = OPENED[name](arguments, checkpoint, count, processes)
         is_written = name == "own_texts"
         rows = list(range(count)) if is_written else arguments.rows(texts, count, teacher, processes)
