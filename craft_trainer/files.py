@@ -26,7 +26,7 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists: delete it, or choose another folder")
-    partial = folder.with_name(folder.name + ".partial")
+    partial = folder.with_name(folder.name + ".draft.partial")  # unlike the shards of a cache that is being built
     shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:

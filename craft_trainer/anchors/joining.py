@@ -24,7 +24,8 @@ def join_caches(caches: Sequence[AnchorCache], output_dir: Path, *, num_anchors:
 
     Every group gets the same number, as far as it has so many; within a group every cache does; which those are is
     drawn by ``seed``. Groups of the same name are one group. Columns are copied as they are, in the order of the
-    caches; the units of the losses are measured anew over what was kept.
+    caches; the units of the losses are measured anew over what was kept. The provenance names the teachers and the data
+    of what was kept.
 
     Raises:
         FileExistsError: ``output_dir`` exists.
@@ -33,21 +34,23 @@ def join_caches(caches: Sequence[AnchorCache], output_dir: Path, *, num_anchors:
     require_alike(caches)
     groups = [(group, number) for number, cache in enumerate(caches) for group in cache.groups]
     kept = stratified_rows(groups, min(num_anchors, len(groups)), seed=seed)
-    parts, teachers, start = [], [], 0
+    parts: list[tuple[AnchorCache, list[int]]] = []
+    teachers, start = [], 0
     for cache in caches:
         rows = [row - start for row in kept if start <= row < start + len(cache)]
-        parts.append((cache, rows))
+        parts += [(cache, rows)] if rows else []
         teachers += _shares(cache.provenance.teachers, rows)
         start += len(cache)
     chosen = [groups[row][0] for row in kept]
+    sources = [cache.provenance for cache, _ in parts]
     with appears_when_complete(output_dir) as folder, temporary(output_dir, "copies") as copies:
         anchors = datasets.concatenate_datasets([_copied(*part, f"{copies}/{n}") for n, part in enumerate(parts)])
-        first = caches[0].provenance
+        first = sources[0]
         provenance = Provenance(
             teachers=_merged(teachers),
-            data=_joined_data([cache.provenance.data for cache in caches], anchors[ROW_COLUMN][:]),
+            data=_joined_data([one.data for one in sources], anchors[ROW_COLUMN][:]),
             features=first.features,
-            storage=first.storage | {OF_THE_BUILD: max(one.provenance.storage[OF_THE_BUILD] for one in caches)},
+            storage=first.storage | {OF_THE_BUILD: max(one.storage[OF_THE_BUILD] for one in sources)},
             groups=dict(sorted(Counter(chosen).items())),
             files={},
             sizes={},
@@ -127,17 +130,20 @@ def _merged(teachers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _joined_data(parts: Sequence[dict[str, Any]], rows: Sequence[int]) -> dict[str, Any]:
-    """Join the provenance of all ``parts``: what they share, names, sums and a digest of the rest."""
+    """Join the provenance of all ``parts``: what they share, names, a digest of the rest, and the frames of all data.
+
+    Data of the same fingerprint is counted once.
+    """
     whole = [one for part in parts for one in data_parts(part)]
     digest = hashlib.sha256("".join(str(part["fingerprint"]) for part in whole).encode()).hexdigest()
     told = {
         "dataset": " + ".join(dict.fromkeys(str(part["dataset"]) for part in whole)),
         "revision": "",
-        "frames": sum(int(part["frames"]) for part in whole),
         "fingerprint": digest,
     }
+    frames = {part["fingerprint"] or (part["dataset"], part["frames"]): int(part["frames"]) for part in whole}
     common = {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
-    return told | common | {"rows": rows_digest(rows), PARTS: whole}
+    return told | common | {"frames": sum(frames.values()), "rows": rows_digest(rows), PARTS: whole}
 
 
 def data_parts(made: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,5 +1,6 @@
 """Make another model the teacher of the anchors of a cache: the inputs stay, the targets are computed anew."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ def relabel_cache(
     teacher_path: str,
     batch_size: int | None = None,
     num_workers: int = 0,
+    source: Mapping[str, Any] | None = None,
 ) -> AnchorCache:
     """Write the anchors of ``cache`` with what ``teacher`` makes of them to ``output_dir``.
 
@@ -26,6 +28,7 @@ def relabel_cache(
 
     Args:
         batch_size: samples per forward pass; that of the cache if None.
+        source: what the provenance says of the data otherwise than that of ``cache``, like the dtype of the teacher.
 
     Raises:
         FileExistsError: ``output_dir`` exists.
@@ -55,7 +58,7 @@ def relabel_cache(
         groups=cache.groups,
         specs=cache.specs,
         batch_size=batch_size or made.storage["batch_size"],
-        source={key: value for key, value in made.data.items() if key != "rows"},
+        source={key: value for key, value in made.data.items() if key != "rows"} | dict(source or {}),
         teacher_path=teacher_path,
         num_tokens=made.storage["num_tokens"],
         output=made.storage["output"],

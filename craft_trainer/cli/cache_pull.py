@@ -26,10 +26,11 @@ def run(arguments: PullArguments) -> None:
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.files import appears_when_complete
     from craft_trainer.hub.errors import plain_errors
+    from craft_trainer.hub.resolve_path import HubPlace
     from craft_trainer.hub.storage import local_folder
 
     repo, _, at = arguments.repo.partition("@")
-    revision = at or arguments.revision
+    revision = HubPlace(repo, at or None).at(arguments.revision).revision
     with appears_when_complete(local_folder(arguments.output_dir, "cache pull")) as partial:
         with plain_errors(repo, "dataset", revision):
             snapshot_download(

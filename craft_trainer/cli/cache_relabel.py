@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.options import option
+from craft_trainer.options import option, refuse_idle
 
 PLACES = ("cache", "teacher", "adapt_to")
 EXAMPLE = "craft-trainer cache relabel --cache outputs/joined --teacher outputs/craft --output_dir outputs/relabelled"
@@ -28,8 +28,11 @@ def run(arguments: RelabelArguments) -> None:
     from craft_trainer.anchors.relabelling import relabel_cache
     from craft_trainer.cli.loading import load_teacher
     from craft_trainer.hub.resolve_path import resolve_path
+    from craft_trainer.language.source import TEACHER_DTYPE, holds_texts
 
     cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
+    if not holds_texts(cache):
+        refuse_idle(arguments, ["teacher_dtype"], "the anchors are of a policy, which has its dtype in policy_options")
     teacher, _ = load_teacher(
         arguments, cache, arguments.teacher, dtype=arguments.teacher_dtype, device=arguments.device
     )
@@ -40,6 +43,7 @@ def run(arguments: RelabelArguments) -> None:
         teacher_path=arguments.teacher,
         batch_size=arguments.batch_size,
         num_workers=arguments.num_workers,
+        source={} if arguments.teacher_dtype is None else {TEACHER_DTYPE: arguments.teacher_dtype},
     )
     print(f"{len(made)} anchors, all of teacher {arguments.teacher}")
     print(f"fingerprint {made.provenance.fingerprint[:12]}: {arguments.output_dir}")

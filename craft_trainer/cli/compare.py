@@ -114,6 +114,7 @@ class CompareArguments:
             raise ValueError(
                 "source dataset takes anchors from old_dataset: give it, or another source, e.g. rollouts or new_task"
             )
+        self._refuse_idle()
         for name in ("steps", "batch_size", "anchors", "workers", "episodes"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
@@ -123,9 +124,32 @@ class CompareArguments:
 
     def _refuse_own(self) -> None:
         """Refuse, in the settings of other commands, what is an option of this one."""
+        from craft_trainer.suites.comparison import SET_HERE
+
         for name in ("train", "cache"):
             if own := sorted(self.mapping(name).keys() & {field.name for field in fields(self)}):
                 raise ValueError(f"{name} has {own[0]}, which is an option of compare itself: give it by --{own[0]}")
+            for word in self.mapping(name).keys() & SET_HERE[name]:
+                raise ValueError(f"{name} has {word}, which compare itself sets: {SET_HERE[name][word]}")
+
+    def _refuse_idle(self) -> None:
+        """Refuse what the commands of the comparison would not do as it was asked."""
+        from craft_trainer.suites.demo import terms_of
+
+        terms = self.mapping("train").get("retention_terms", ["hidden"])
+        if terms_of({"source": self.source} | self.mapping("cache")) and terms not in ("hidden", ["hidden"]):
+            raise ValueError(
+                f"train has retention_terms {terms}, and of frames of the new task without views hidden features alone "
+                "are held: leave it out, or give views in cache"
+            )
+        if self.device is not None and ":" in self.device:
+            raise ValueError(
+                f"device is {self.device}, and training takes the first: leave out the number, and choose by "
+                "CUDA_VISIBLE_DEVICES"
+            )
+        beside_others = "rollouts" in self.source and len(self.source) > 1
+        if beside_others and self.env_rename not in ({}, self.rename):
+            raise ValueError("source rollouts beside others: give the same rename and env_rename, or rollouts alone")
 
     def mapping(self, name: str) -> dict[str, Any]:
         """One of the options that are mappings; empty where it was not given."""
@@ -156,6 +180,8 @@ def planned(arguments: CompareArguments) -> "Comparison":
     loading = {name: getattr(arguments, name) for name in ("rename", "policy_options") if getattr(arguments, name)}
     of_rollouts = {"env": arguments.env, "env_options": arguments.env_options, "rename": arguments.env_rename}
     anchoring = {"source": arguments.source} | arguments.mapping("cache")
+    if "rollouts" in arguments.source:
+        anchoring |= {name: value for name, value in of_rollouts.items() if value}
     held_out = 0.0 if arguments.old_tasks else arguments.held_out
     frames = {name: frames_of(path, held_out) for name, path in datasets.items()}
     weights = weights_of(arguments.source, anchoring.get("source_weights"))

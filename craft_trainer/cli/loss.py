@@ -2,16 +2,20 @@
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.texts import TextArguments
 from craft_trainer.files import checked, write_json
 from craft_trainer.options import option, refuse_idle, split_list
 
+if TYPE_CHECKING:
+    from craft_trainer.training.settings import RetentionSettings
+
 PLACES = ("policy", "model", "compare", "dataset", "anchors", "adapt_to")
 EXAMPLE = "craft-trainer loss --model org/model --compare outputs/lm/craft --dataset texts.jsonl --output loss.json"
 USUAL_BATCH = 64  # frames of one forward pass
+OF_ANCHORS = ("retention_terms", "retention_weights", "hidden_distance")
 OF_TEXTS = ("compare", "dtype", "quantization")
 
 
@@ -41,6 +45,8 @@ class LossArguments(LoadArguments, TextArguments):
         "model",
         None,
     )
+    retention_weights: list[float] | None = option("weight of each retention term; by default 1 for each", None)
+    hidden_distance: str = option("distance of hidden features: mse, l1 or cosine", "mse")
     samples: int = option("frames, or texts, spread over all, on which the loss is measured", 2000)
     batch_size: int | None = option(
         "frames, texts or anchors of one forward pass; by default 64 of a policy and 8 of a language model", None
@@ -63,6 +69,8 @@ class LossArguments(LoadArguments, TextArguments):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
+        if self.anchors is None:
+            refuse_idle(self, OF_ANCHORS, "it is of L_retain, and no anchors are given")
         if self.policy is not None:
             names = [field.name for field in fields(TextArguments) if field.name != "dataset"]
             refuse_idle(self, [*names, *OF_TEXTS], "it is an option of language models")
@@ -73,11 +81,21 @@ class LossArguments(LoadArguments, TextArguments):
     @property
     def given(self) -> dict[str, Any]:
         """Everything that decides the result but how it is computed."""
-        names = ["dataset", "anchors", "retention_terms", "samples"]
+        names = ["dataset", "anchors", *OF_ANCHORS, "samples"]
         if self.policy is not None:
             return {name: getattr(self, name) for name in ("policy", *names, "held_out")}
         texts = [field.name for field in fields(TextArguments) if field.name not in ("dataset", "dataset_num_proc")]
         return {name: getattr(self, name) for name in ("model", "compare", *names, *texts, "dtype", "quantization")}
+
+    def retention(self, *usual: str) -> "RetentionSettings":
+        """What is held, and how it is measured; the ``usual`` terms where none were named."""
+        from craft_trainer.training.settings import RetentionSettings
+
+        return RetentionSettings(
+            retention_terms=split_list(self.retention_terms or list(usual)),
+            retention_weights=self.retention_weights,
+            hidden_distance=self.hidden_distance,
+        )
 
 
 def run(arguments: LossArguments) -> None:
@@ -107,7 +125,6 @@ def measure(arguments: LossArguments) -> dict[str, Any]:
     from craft_trainer.cli.loading import open_cache
     from craft_trainer.models.lerobot_dataset import PolicyDataset, collate
     from craft_trainer.training.crossing import retention_measure, task_measure
-    from craft_trainer.training.settings import RetentionSettings
 
     assert arguments.policy is not None
     arguments.require_fit(arguments.policy, [arguments.dataset])
@@ -120,7 +137,7 @@ def measure(arguments: LossArguments) -> dict[str, Any]:
     measured = {"loss": task(), "frames": count}
     if arguments.anchors is not None:
         cache = open_cache(arguments.anchors, policy)
-        settings = RetentionSettings(retention_terms=split_list(arguments.retention_terms or ["hidden", "output"]))
+        settings = arguments.retention("hidden", "output")
         measured["L_retain"] = retention_measure(policy, cache, settings, batch_size)()
         measured["anchors"] = len(cache)
     return measured

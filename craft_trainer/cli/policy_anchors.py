@@ -28,11 +28,15 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     names = [field.name for field in fields(TextSourceArguments) if field.name != "dataset"]
     refuse_idle(arguments, names, f"it is an option of language models, and {arguments.teacher} is a policy")
     arguments.check_sources()
+    if arguments.source == ["statistics"]:
+        refuse_idle(arguments, ["selection"], "as many states are drawn as become anchors")
     arguments.fill(DEFAULTS)
     read = (arguments.dataset, arguments.new_dataset, arguments.correlations)
     arguments.require_fit(arguments.teacher, [place for place in read if place is not None])
     own = None if processes.num_processes == 1 or processes.device.type == "cpu" else str(processes.device)
     teacher = arguments.load(arguments.teacher, arguments.device or own)
+    if teacher.output_kind != "logits":
+        refuse_idle(arguments, ["num_tokens"], f"{teacher.policy_config.type} predicts no tokens")
     specs = arguments.specs(teacher, processes)
     samples, rows = chosen_anchors(
         arguments,

@@ -10,7 +10,7 @@ from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.places import ADAPTER
 from craft_trainer.cli.policy_anchors import DEFAULTS
 from craft_trainer.cli.training import begin, train_and_save
-from craft_trainer.options import json_mapping, option
+from craft_trainer.options import json_mapping, option, refuse_idle
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -74,6 +74,8 @@ def check_options(arguments: "TrainArguments") -> None:
     if arguments.model is None and arguments.peft is not None:
         raise ValueError("peft: an adapter is put on a checkpoint, and policy_type makes a new policy: train it whole")
     arguments.check_anchors(makes=(ADAPTER,), of="demonstrations")
+    if arguments.anchors is None:
+        refuse_idle(arguments, ["anchors_dataset"], "no anchors are given")
     if arguments.anchors == AUTO and arguments.model is None:
         raise ValueError("anchors: auto holds what a policy does already, and a new one does nothing: leave it out")
     if arguments.anchors == AUTO and arguments.anchors_dataset is not None:
@@ -82,6 +84,10 @@ def check_options(arguments: "TrainArguments") -> None:
         raise ValueError("held_out and anchors: auto exclude each other: build a cache with `cache build --held_out`")
     if arguments.statistics not in ("keep", "dataset"):
         raise ValueError(f"statistics is {arguments.statistics!r}: it must be keep or dataset")
+    if arguments.model is None:
+        refuse_idle(arguments, ["statistics"], "a new policy has those of its dataset")
+    elif arguments.statistics == "keep":
+        refuse_idle(arguments, ["policy_min_std"], "it is of a new policy, or of statistics: dataset")
     if arguments.statistics == "dataset" and arguments.anchors is not None:
         raise ValueError(
             "statistics dataset and anchors exclude each other: with other statistics the teacher's features on "

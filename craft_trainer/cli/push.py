@@ -55,10 +55,12 @@ def run(arguments: PushArguments) -> None:
 
 def destination(arguments: PushArguments, facts: "RunFacts") -> tuple[str, str | None]:
     """Find repository and branch: those that are given, else those of the run, which must name a repository."""
+    from craft_trainer.hub.resolve_path import HubPlace
+
     if arguments.repo is None and facts.repo is None:
         raise ValueError(f"{arguments.run} has not been pushed anywhere yet: say where with --repo owner/name")
     if arguments.repo is None:
         return str(facts.repo), arguments.revision or facts.revision
     repo, _, at = arguments.repo.partition("@")
     same = facts.revision if repo == facts.repo else None
-    return repo, arguments.revision or at or same
+    return repo, HubPlace(repo, at or None).at(arguments.revision).revision or same

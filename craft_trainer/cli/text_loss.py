@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.options import split_list
-
 if TYPE_CHECKING:
     from craft_trainer.cli.loss import LossArguments
     from craft_trainer.language.checkpoints import Checkpoint
@@ -85,9 +83,8 @@ def _held(arguments: "LossArguments", checkpoint: "Checkpoint", batch_size: int)
     from craft_trainer.language.source import followed
     from craft_trainer.models.families import as_anchored_model
     from craft_trainer.training.crossing import retention_measure
-    from craft_trainer.training.settings import RetentionSettings
 
     cache = followed(AnchorCache(resolve_path(arguments.anchors, "dataset")), checkpoint)
-    settings = RetentionSettings(retention_terms=split_list(arguments.retention_terms or ["token_kl"]))
+    settings = arguments.retention("token_kl")
     model = as_anchored_model(checkpoint.model)
     return {"L_retain": retention_measure(model, cache, settings, batch_size)(), "anchors": len(cache)}

@@ -14,12 +14,14 @@ if TYPE_CHECKING:
     from craft_trainer.anchors.live import AdapterAnchors
     from craft_trainer.cli.train import TrainArguments
     from craft_trainer.language.checkpoints import Checkpoint
+    from craft_trainer.language.samples import TextSamples
     from craft_trainer.language.source import TextSource
     from craft_trainer.training.language_config import LanguageConfig
 
 OF_LORA = ("lora_alpha", "lora_dropout", "lora_targets")  # settings of a fresh adapter
 OF_ADAPTER = ("anchors_config", "anchors_split", "anchors_columns", "anchors_chat", "group_column")
 HELD = ("layers", "pooling", "num_tokens")  # of anchors that are made here; a cache says these itself
+SAME_SPLIT = "eval_split {} is what is learned: name another, or an eval_dataset"
 HELD_USUALLY = ("none", "mean_masked")  # layers and pooling of a language model
 
 
@@ -77,7 +79,7 @@ class TextTrainArguments(TextArguments):
         if self.eval_config is not None and self.eval_dataset is None:
             raise ValueError("eval_config has no effect without eval_dataset: dataset has dataset_config")
         if self.eval_dataset is None and self.eval_split is not None and self.eval_split == (self.split or "train"):
-            raise ValueError(f"eval_split {self.eval_split} is what is learned: name another, or an eval_dataset")
+            raise ValueError(SAME_SPLIT.format(self.eval_split))
 
     def eval_source(self) -> "TextSource":
         """The texts to evaluate on."""
@@ -136,6 +138,7 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
         held_out = None
         if arguments.evaluates:
             held_out = arguments.eval_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
+            require_others(arguments, samples, held_out)
     if config.process_index == 0:
         print(samples.report())
         print("" if held_out is None else f"evaluated on: {held_out.report()}\n", end="")
@@ -156,6 +159,13 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
         alike = "" if arguments.quantization is None else f" --quantization {arguments.quantization}"
         compared = f"--model {arguments.model}{alike} --compare {config.output_dir}"
         print(f"next: craft-trainer mcq {compared} --data questions.jsonl")
+
+
+def require_others(arguments: "TrainArguments", learned: "TextSamples", held_out: "TextSamples") -> None:
+    """Refuse, by a ValueError, an ``eval_split`` with the very samples that are learned, whatever they are called."""
+    alike = arguments.eval_dataset is None and len(held_out) == len(learned)
+    if alike and held_out.fingerprint() == learned.fingerprint():
+        raise ValueError(SAME_SPLIT.format(arguments.eval_split))
 
 
 def anchors_of(

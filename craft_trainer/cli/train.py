@@ -59,6 +59,7 @@ class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
             raise ValueError("give either model (a checkpoint to start from) or policy_type (a new policy)")
         PolicyTrainArguments.__post_init__(self)
         TextTrainArguments.__post_init__(self)
+        AskArguments.__post_init__(self)
 
     def held(self, layers: str, pooling: str) -> tuple[list[str], list[str]]:
         """Choose what is held: ``layers`` and ``pooling`` of the family, where none are given."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from craft_trainer.options import option
+from craft_trainer.options import option, refuse_idle
 
 if TYPE_CHECKING:
     from craft_trainer.training.config import CraftConfig
@@ -26,6 +26,10 @@ class AskArguments:
     )
     mcq_steps: int = option("optimizer steps from one time they are asked to the next; ≥ 1", 500)
     mcq_limit: int = option("only so many questions, from the start", 100)
+
+    def __post_init__(self) -> None:
+        if self.mcq_data is None:
+            refuse_idle(self, ["mcq_steps", "mcq_limit"], "it is of the questions of mcq_data, and none is given")
 
 
 def begin(config: "CraftConfig") -> None:

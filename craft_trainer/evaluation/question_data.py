@@ -57,7 +57,7 @@ def open_data(
     """Rows of ``data``; see :func:`craft_trainer.evaluation.questions.read_questions`."""
     found = parse(data)
     if isinstance(found, HubPlace):
-        revision = found.revision or revision
+        revision = found.at(revision).revision
         return _open_dataset(None, found.repo, split=split, revision=revision, config=config, limit=limit)
     place = found
     if place.is_file():

@@ -27,6 +27,15 @@ class HubPlace(NamedTuple):
     repo: str
     revision: str | None = None
 
+    def at(self, revision: str | None) -> "HubPlace":
+        """The same at ``revision``, if that is given; a ValueError if it has another already."""
+        if revision and self.revision not in (None, revision):
+            raise ValueError(
+                f"{self.repo}@{self.revision} is at revision {self.revision}, and revision {revision} is asked for as "
+                "well: give one of them"
+            )
+        return self._replace(revision=revision or self.revision)
+
 
 def parse(place: str | Path) -> Path | HubPlace:
     """The file or folder at ``place``, or the repository it names: ``owner/name`` or ``owner/name@revision``.
@@ -60,11 +69,12 @@ def resolve_path(
 
     A dataset may also be a URL that fsspec knows; see :func:`craft_trainer.hub.storage.downloaded`.
 
-    ``revision`` is for a repository whose name has none; ``only`` and ``without`` are patterns of what to download.
+    ``revision`` is for a repository whose name has no other; ``only`` and ``without`` are patterns of what to download.
 
     Raises:
         FileNotFoundError: there is nothing of that name, or not that revision: the error lists those there are.
         OSError: the Hub does not hand it out; see :func:`craft_trainer.hub.errors.plain_errors`.
+        ValueError: ``revision`` is not the one that ``place`` names.
     """
     if kind == "dataset" and "://" in str(place):
         elsewhere = place_of(place)
@@ -72,7 +82,7 @@ def resolve_path(
     found = parse(place)
     if isinstance(found, Path):
         return found
-    revision = found.revision or revision
+    revision = found.at(revision).revision
     patterns: dict[str, Any] = {"allow_patterns": only and list(only), "ignore_patterns": list(without)}
     try:
         with plain_errors(found.repo, kind, revision):

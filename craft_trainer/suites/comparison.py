@@ -13,6 +13,27 @@ from craft_trainer.suites.demo import DONE, METHODS, Row, Settings, places, summ
 from craft_trainer.suites.jobs import Job, command_line
 from craft_trainer.training.run_record import machine
 
+OF_TARGETS = ("layers", "pooling", "dtype", "num_tokens")  # of `cache build`: what of the teacher is kept
+OF_L_RETAIN = ("retention_terms", "retention_weights", "hidden_distance")
+SET_HERE = {  # what a comparison sets in the commands that it runs, and the way to say it
+    "train": {
+        "model": "give --policy",
+        "dataset": "give --new_dataset",
+        "seed": "give --seeds",
+        "max_steps": "give --steps",
+        "per_device_train_batch_size": "give --batch_size",
+        "output_dir": "give --output",
+        "use_cpu": "give --device cpu",
+        "resume_from_checkpoint": "leave it out, for the same command goes on",
+    },
+    "cache": {
+        "teacher": "give --policy",
+        "dataset": "give --old_dataset",
+        "tasks": "give --old_tasks",
+        "output_dir": "give --output",
+        "held_out_only": "leave it out",
+    },
+}
 SAVES = 5  # checkpoints of a run, of which the latest stays: an interrupted one goes on
 
 
@@ -133,6 +154,7 @@ def _held_out_anchors(comparison: Comparison, anchors: Path) -> tuple[str, ...]:
         "held_out": comparison.held_out,
         "held_out_only": True,
     }
+    given |= {name: value for name, value in comparison.anchoring.items() if name in OF_TARGETS}
     return command_line("cache", "build", given | comparison.loading)
 
 
@@ -166,7 +188,8 @@ def _rollouts(comparison: Comparison, folder: Path) -> Iterator[Job]:
 def _losses(comparison: Comparison, folder: Path) -> Iterator[Job]:
     anchors = folder / "held_out_anchors"
     yield Job("held-out-anchors", _held_out_anchors(comparison, anchors), anchors)
-    terms = (comparison.training | comparison.retention).get("retention_terms")
+    trained = comparison.training | comparison.retention
+    measured = {name: trained[name] for name in OF_L_RETAIN if name in trained}
     for method in METHODS:
         for seed in [None] if method == "teacher" else comparison.seeds:
             policy = comparison.policy if seed is None else folder / f"seed{seed}" / method
@@ -176,7 +199,7 @@ def _losses(comparison: Comparison, folder: Path) -> Iterator[Job]:
                 given |= {"output": result} | comparison.loading | comparison.device
                 needs = [] if seed is None else [f"seed{seed}-{method}"]
                 if group == "old":
-                    given |= {"anchors": anchors} | ({} if terms is None else {"retention_terms": terms})
+                    given |= {"anchors": anchors} | measured
                     needs.append("held-out-anchors")
                 name = "-".join([*([] if seed is None else [f"seed{seed}"]), "loss", method, group])
                 yield Job(name, command_line("loss", given), result, tuple(needs))

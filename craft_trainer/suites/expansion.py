@@ -66,13 +66,21 @@ def expand(suite: Suite, cell: Cell, root: Path) -> list[Step]:
     """List the commands of one cell with outputs under ``root``, each behind those whose output it reads.
 
     Raises:
-        ValueError: an option refers to what is not there.
+        ValueError: an option refers to what is not there, or two outputs have one name.
     """
     expansion = _Expansion(suite, cell, root)
     for label in suite.evaluations:
         for index in expansion.stages(label):
             expansion.step(label, index)
-    return list(expansion.steps.values())
+    named: dict[str, Step] = {}
+    for step in expansion.steps.values():
+        other = named.setdefault(step.output.stem, step)
+        if other is not step:
+            raise ValueError(
+                f"{suite.name}: commands: {other.label} and {step.label} both write {step.output.stem} in the cell "
+                f"{cell.name}, whose raw result would keep only one of them: rename one"
+            )
+    return list(named.values())
 
 
 @dataclass

@@ -89,14 +89,18 @@ def chosen(runs: Sequence[Run], methods: str) -> list[Run]:
     """The runs of ``METHOD = words, METHOD``, in this order, each with its words; with or without a budget.
 
     Raises:
-        ValueError: there is no run of a method.
+        ValueError: there is no run of a method, or two entries choose the same.
     """
     found: list[Run] = []
+    entries: dict[str, str] = {}
     for entry in methods.split(","):
         method, _, words = (part.strip() for part in entry.partition("="))
         mine = [run for run in runs if method in (run.name, run.method)]
         if not mine:
             there = ", ".join(dict.fromkeys(run.method for run in runs))
             raise ValueError(f"no raw result of {method}; there are {there}")
+        if twice := next((run.method for run in mine if run.method in entries), None):
+            raise ValueError(f"of {methods}: {entries[twice]!r} and {method!r} both choose {twice}: choose it once")
+        entries |= {run.method: method for run in mine}
         found += [replace(run, words=words or run.words) for run in mine]
     return found

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from craft_trainer.report.reading import (
 from craft_trainer.report.results import GROUPS, LEADING_METHODS, Count
 from craft_trainer.suites.running import CHANGES, SCHEMA
 
+OUTPUTS = ("--output", "--output_dir")
 WAY_OUT = "restore the file as `suite run` wrote it"
 ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": integer(0)}
 LOSSES: Schema = {"eval_loss": [number()]}
@@ -78,13 +80,14 @@ class Run:
     Attributes:
         name: of the method, without its budget.
         words: the method in words, as the suite's ``label`` has them.
-        stages: success by task, evaluation by evaluation.
+        stages: success by task, evaluation by evaluation, in the order of the commands that made them.
         losses: on held-out texts of what is learned, in nats a token, from one evaluation while training to the next.
         changes: what a comparison with the start found, question by question: ``correct`` (−1, 0 or 1) and
             ``margin_gold``, in nats.
         measured: what ``loss`` found, by the name of the evaluation.
         seconds: of the commands that fine-tune (``train`` with ``--model``) and of those that make anchors (``cache``),
             by these names; one is missing where there was no such command, or its time is not known.
+        path: of the raw file.
     """
 
     stream: str
@@ -98,6 +101,7 @@ class Run:
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     measured: Mapping[str, Measured] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    path: Path = Path()
 
     @property
     def method(self) -> str:
@@ -131,7 +135,17 @@ class Run:
         return [float(np.mean([stage[task].rate for task in self.tasks["new"]])) for stage in self.stages]
 
     def matrix(self) -> NDArray[np.float64]:
-        """Success of every task (in the order in which they were learned) after every stage."""
+        """Success of every task (in the order in which they were learned) after every stage, or after a single one.
+
+        Raises:
+            ValueError: the rollouts are not one for each task, or not all of the same tasks.
+        """
+        if len({tuple(stage) for stage in self.stages}) != 1 or len(self.stages) not in (1, len(self.stages[0])):
+            sizes = ", ".join(str(len(stage)) for stage in self.stages)
+            raise ValueError(
+                f"{self.path} has {len(self.stages)} rollouts, of {sizes or 'no'} tasks: a sequence has one after each "
+                "of its tasks, always of all of them in this order. Leave other rollouts out of the suite's evaluations"
+            )
         return np.array([[count.rate for count in stage.values()] for stage in self.stages])
 
 
@@ -164,8 +178,10 @@ def _read(path: Path) -> Run:
     content = json_object(path, WAY_OUT)
     check(content, RAW, f"{path}: ")
     require_checksum(content, path, WAY_OUT)
+    made = _by_output(content["commands"])
+    order = {name: place for place, name in enumerate(made)}
     stages, losses, changes, measured = [], [], {}, {}
-    for name, evaluation in sorted(content["evaluations"].items(), key=lambda item: (len(item[0]), item[0])):
+    for name, evaluation in sorted(content["evaluations"].items(), key=lambda item: order.get(item[0], len(order))):
         place = f"{path}: evaluations.{name}"
         if "eval_loss" in evaluation:
             check(evaluation, LOSSES, place)
@@ -190,15 +206,21 @@ def _read(path: Path) -> Run:
         losses,
         changes,
         measured,
-        _seconds(content["commands"], content["seconds"]),
+        _seconds(made, content["seconds"]),
+        path,
     )
 
 
-def _seconds(commands: Sequence[Sequence[str]], seconds: Mapping[str, float]) -> dict[str, float]:
+def _by_output(commands: Sequence[Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Name every command by its output, in the order of the commands: the checksum holds it, unlike that of keys."""
+    return {Path(word).stem: one for one in commands for option, word in pairwise(one) if option in OUTPUTS}
+
+
+def _seconds(made: Mapping[str, Sequence[str]], seconds: Mapping[str, float]) -> dict[str, float]:
     """Add up what commands of a kind took, each known by the name of its output."""
     kinds: dict[str, list[str]] = {}
-    for command in commands:
+    for name, command in made.items():
         kind = "anchors" if command[0] == "cache" else "train" if command[0] == "train" and "--model" in command else ""
         if kind:
-            kinds.setdefault(kind, []).append(Path(command[command.index("--output_dir") + 1]).stem)
+            kinds.setdefault(kind, []).append(name)
     return {kind: sum(seconds[name] for name in names) for kind, names in kinds.items() if set(names) <= set(seconds)}

@@ -117,8 +117,10 @@ def test_language(place, capsys):
         save_lines(place / f"{name}.jsonl", rows)
     mathematics = place / "openai/gsm8k/main"
     mathematics.mkdir(parents=True)
-    save_lines(mathematics / "train.jsonl", [{"question": row["prompt"], "answer": row["completion"]} for row in new])
-    splits = "".join(f"  - split: {split}\n    path: main/train.jsonl\n" for split in ("train", "test"))
+    sums = [{"question": row["prompt"], "answer": row["completion"]} for row in new]
+    for split, rows in (("train", sums[4:]), ("test", sums[:4])):
+        save_lines(mathematics / f"{split}.jsonl", rows)
+    splits = "".join(f"  - split: {split}\n    path: main/{split}.jsonl\n" for split in ("train", "test"))
     (place / "openai/gsm8k/README.md").write_text(f"---\nconfigs:\n- config_name: main\n  data_files:\n{splits}---\n")
     more = {"cache verify": ("--batch_size", "4"), "python": ("--steps", "2")}
     done = follow(of("language", "language_models.md"), in_process(capsys), more=more)

@@ -119,6 +119,8 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "statistics", "views": 2, "view_noise": 0}, "are copies"),
         ({"source": "dataset", "dataset": "DATA", "held_out_only": True}, "give their share by held_out"),
         ({"source": "rollouts", "tasks": "push-v3", "failed": "repeat"}, "failed must be drop or keep"),
+        ({"source": "statistics", "selection": "k_center"}, "selection has no effect here: as many states are drawn"),
+        ({"source": "statistics", "num_tokens": 8}, "num_tokens has no effect here: act predicts no tokens"),
         ({"source": "statistics", "inputs": "reference"}, "source dataset or corpus alone"),
         ({"source": "statistics,new_task", "dataset": "DATA", "anchors": 1}, "at least one of each"),
         ({"source": "statistics", "source_weights": [1]}, "source_weights has no effect with one source"),

@@ -207,6 +207,15 @@ def test_a_retention_pass_without_weight_leaves_batches_and_dropout_as_they_were
         ({"dataset": os.devnull}, "not a LeRobot dataset"),
         ({"anchors": "missing"}, "missing"),
         ({"policy_type": "act"}, "either model"),
+        (
+            {"policy_min_std": 0.5},
+            "policy_min_std has no effect here: it is of a new policy, or of statistics: dataset",
+        ),
+        (
+            {"model": "null", "anchors": "null", "policy_type": "act", "statistics": "dataset"},
+            "statistics has no effect here: a new policy",
+        ),
+        ({"anchors": "null", "anchors_dataset": "org/x"}, "anchors_dataset has no effect here: no anchors are given"),
         ({"epsilon": -1}, "epsilon is -1.0"),
         ({"resume_from_checkpoint": "last"}, "holds no whole checkpoint"),
         ({"gradient_checkpointing": True}, """--policy_options '{"gradient_checkpointing": true}'"""),

@@ -52,6 +52,11 @@ def test_plain_beside_craft_without_a_simulator(words: list[str], tmp_path: Path
         (("--train", '{"lerning_rate": 1}'), "no option --lerning_rate"),
         (("--train", '{"learning_rate": 1}'), "train has learning_rate, which is an option of compare itself"),
         (("--cache", '{"source": ["new_task"]}'), "give it by --source"),
+        (("--train", '{"seed": 3}'), "train has seed, which compare itself sets: give --seeds"),
+        (("--train", '{"max_steps": 3}'), "give --steps"),
+        (("--cache", '{"dataset": "others"}'), "cache has dataset, which compare itself sets: give --old_dataset"),
+        (("--source", "new_task", "--train", '{"retention_terms": ["output"]}'), "hidden features alone are held"),
+        (("--device", "cuda:1"), "choose by CUDA_VISIBLE_DEVICES"),
         (("--cache", '{"source_weights": [1, 2]}'), "source_weights has no effect with one source, dataset"),
     ],
 )
@@ -85,6 +90,17 @@ def test_old_data_is_needed_only_where_it_is_read(teacher: Path, tiny_dataset: P
     assert not [job for job in jobs if "--dataset" in job.argv and job.name == "anchors"]
     refuse_unknown(jobs)
     assert plan.anchoring["anchors"] == 1000
+    shown = {"observation.image": "observation.images.top"}
+    simulator = {"env": "metaworld", "env_options": {"obs_type": "pixels"}, "env_rename": shown}
+    plan = planned(CompareArguments(**given, **tasks, source=["rollouts"], **simulator))
+    jobs = {job.name: " ".join(job.argv) for job in comparison_jobs(plan, tmp_path)}
+    of_simulator = (
+        f"""--env metaworld --env_options {json.dumps(simulator["env_options"])} --rename {json.dumps(shown)}"""
+    )
+    assert of_simulator in jobs["anchors"]  # seen to fail: the teacher acted in this package's own Meta-World
+    assert of_simulator in jobs["seed0-rollout-teacher-old"]
+    with pytest.raises(ValueError, match="give the same rename and env_rename"):
+        CompareArguments(**given, **tasks, source=["rollouts", "new_task"], **simulator)
     with pytest.raises(ValueError, match="the losses are measured on old_dataset"):
         CompareArguments(**given, source=["new_task"])
     with pytest.raises(ValueError, match="source dataset takes anchors from old_dataset"):

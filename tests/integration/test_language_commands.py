@@ -209,6 +209,17 @@ def test_another_split_is_evaluated_on(place, tmp_path, capsys):
     assert eval_losses(tmp_path / "run")
 
 
+def test_the_only_split_is_not_evaluated_on(place, tmp_path, capsys):
+    """Whatever its name is. Seen to fail: with no split named, ``train`` alone was taken for what is learned."""
+    (tmp_path / "data").mkdir()
+    save_lines(tmp_path / "data/test.jsonl", [{"text": f"hello world {n}"} for n in range(4)])
+    given = {"dataset": tmp_path / "data", "eval_strategy": "epoch", "max_steps": 1}
+    for split in ("test", "test[:100%]"):
+        assert train(place, tmp_path / "run", **given, eval_split=split) == 1
+        assert f"eval_split {split} is what is learned: name another" in capsys.readouterr().err
+    assert train(place, tmp_path / "run", **given, split="test[:3]", eval_split="test[3:]") == 0
+
+
 def test_texts_to_evaluate_on_may_have_configurations(place, tmp_path, capsys):
     """Seen to fail with the option not passed on."""
     (tmp_path / "data").mkdir()
@@ -470,6 +481,8 @@ def test_old_texts_are_asked_for(place, tmp_path, capsys):
         ("train", {"dtype": "float31"}, "dtype is 'float31'"),
         ("train", {"columns": "text"}, "give it as OURS=THEIRS"),
         ("train", {"max_length": 1}, "max_length is 1"),
+        ("train", {"mcq_steps": 7}, "mcq_steps has no effect here: it is of the questions of mcq_data"),
+        ("train", {"mcq_limit": 7}, "mcq_limit has no effect here: it is of the questions of mcq_data"),
         ("train", {"dataset": "nowhere.jsonl"}, "nowhere.jsonl"),
         ("train", {"eval_dataset": "org/x"}, "have no effect without eval_strategy"),
         ("train", {"eval_strategy": "epoch"}, "an evaluation needs texts: name them with eval_dataset"),

@@ -45,3 +45,16 @@ def test_the_second_stage_is_held_by_the_anchors_of_both_teachers(tmp_path, caps
     made = flags(cache=joined, teacher=tmp_path / "stage2", output_dir=tmp_path / "relabelled", batch_size=4)
     assert main(["cache", "relabel", *made]) == 0
     assert main(["cache", "verify", *flags(cache=tmp_path / "relabelled", teacher=tmp_path / "stage2")]) == 0
+
+
+def test_a_relabelled_cache_says_how_its_teacher_was_loaded(tmp_path):
+    """So that ``cache verify`` loads it alike. Seen to fail with the dtype of the teacher before."""
+    save_tiny_lm(tmp_path / "model")
+    texts = save_lines(tmp_path / "a.jsonl", [{"text": "hello world " * (1 + n % 3) + str(n)} for n in range(12)])
+    assert build(tmp_path / "model", texts, tmp_path / "cache") == 0
+    assert AnchorCache(tmp_path / "cache").provenance.data["teacher_dtype"] == "float32"
+    made = flags(cache=tmp_path / "cache", teacher=tmp_path / "model", output_dir=tmp_path / "relabelled")
+    assert main(["cache", "relabel", *made, "--teacher_dtype", "bfloat16"]) == 0
+    assert AnchorCache(tmp_path / "relabelled").provenance.data["teacher_dtype"] == "bfloat16"
+    same = flags(cache=tmp_path / "relabelled", teacher=tmp_path / "model", batch_size=4)  # bfloat16 rounds by batch
+    assert main(["cache", "verify", *same]) == 0

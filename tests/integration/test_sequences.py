@@ -102,6 +102,37 @@ def test_all_are_kept_if_there_are_no_more_and_joined_caches_join_again(stages, 
     assert every.rows_of(ToyModel(seed=9).fingerprint()) == list(range(21, 26))
 
 
+def test_a_cache_of_which_nothing_is_kept_leaves_no_trace(stages, tmp_path):
+    """Two anchors of three caches. Seen to fail with an IndexError of datasets."""
+    _, _, second, _ = stages
+    others = [toy_anchors(tmp_path / name, size=5, model=ToyModel(seed=9), groups=[name] * 5) for name in "de"]
+    caches = [*others, second]
+    for seed in range(3):
+        joined = join_caches(caches, tmp_path / f"joined{seed}", num_anchors=2, seed=seed)
+        kept = [cache for cache in caches if set(cache.groups) & set(joined.groups)]
+        made = joined.provenance
+        weights_of = {cache.provenance.teachers[0]["weights"]: None for cache in kept}  # d and e have one teacher
+        assert [one["weights"] for one in made.teachers] == list(weights_of)
+        assert [one["rows"] for one in made.data["parts"]] == [cache.provenance.data["rows"] for cache in kept]
+        rows = zip(kept, joined.dataset["row"], strict=True)
+        targets = torch.cat([cache.batch([row]).teacher.output for cache, row in rows])
+        assert torch.equal(joined.batch([0, 1]).teacher.output, targets)
+
+
+def test_a_joined_cache_has_the_frames_of_all_its_data(stages, tmp_path):
+    """Of the same data, by its fingerprint, once. Seen to fail with 1000 for two datasets of as many."""
+    _, first, _, _ = stages
+    caches = []
+    for number, name in enumerate("aba"):
+        source = {"dataset": name, "frames": 1000, "fingerprint": name, "revision": "v1"}
+        model = ToyModel(seed=number)
+        caches.append(relabel_cache(first, model, tmp_path / str(number), teacher_path="toy", source=source))
+    for joined, dataset, frames in ((caches[:2], "a + b", 2000), (caches[::2], "a", 1000), (caches, "a + b", 2000)):
+        data = join_caches(joined, tmp_path / f"{dataset}{len(joined)}", num_anchors=99, seed=0).provenance.data
+        assert (data["dataset"], data["frames"], data["revision"]) == (dataset, frames, "v1")
+        assert (data["fingerprint"] == "a") == (dataset == "a")  # of the very data that references lead into
+
+
 def test_caches_that_differ_are_refused_by_what_differs(stages, tmp_path):
     _, first, _, _ = stages
     x = torch.randn(4, TOKENS, INPUTS, generator=torch.Generator().manual_seed(3))

@@ -99,6 +99,9 @@ def test_anchors_are_measured_as_well(place, tmp_path):
     assert found["L_retain"] == pytest.approx(0, abs=1e-5)
     assert found["compare_L_retain"] > 0.01
     assert found["anchors"] == 8
+    assert loss(place, tmp_path / "twice.json", **given, retention_weights=2) == 0
+    twice = json.loads((tmp_path / "twice.json").read_text())
+    assert twice["compare_L_retain"] == pytest.approx(2 * found["compare_L_retain"], rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +110,7 @@ def test_anchors_are_measured_as_well(place, tmp_path):
         ({"policy": "first"}, "name one of policy"),
         ({"held_out": 0.1}, "held_out has no effect here"),
         ({"samples": 0}, "at least 1"),
+        ({"retention_terms": "token_kl"}, "retention_terms has no effect here: it is of L_retain"),
         ({"compare": "other"}, "different tokens"),
         ({"columns": "text=none"}, "none"),
     ],

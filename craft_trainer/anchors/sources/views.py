@@ -97,7 +97,8 @@ class Views:
         for index, place in enumerate(perturbed):
             share = float(generators[place].uniform(0.0, self._mix))
             for key, values in numbers.items():
-                values[place] += share * (others[key][index] - values[place])
+                other = others[key][index] if self._kept else self._known(key, others[key][index])
+                values[place] += share * (other - values[place])
 
     def description(self) -> Mapping[str, Any]:
         """That of the source, with what the views are."""

@@ -143,6 +143,13 @@ def test_inputs_that_the_policy_never_saw_are_brought_to_what_it_knows_before_th
     assert torch.equal(kept.batch([0])[STATE], Recorded().batch([7])[STATE])
 
 
+def test_views_that_are_mixed_stay_within_what_the_policy_knows():
+    """Seen to fail when frames of the new task were mixed with others as they were: 700 σ."""
+    source = views(rows=(7, 8, 9), num=40, noise=0.0, mix=1.0, kept=False)
+    scaled = (source.batch(list(range(len(source))))[STATE] - MEAN) / STD
+    assert scaled.abs().max() <= source.description()["within_deviations"] + 1e-4
+
+
 def test_mixed_views_lie_between_frames_of_one_group_and_have_no_label():
     """Frames 0 and 5 are pushing, 7 is pulling and has no partner."""
     source = views(rows=(0, 5, 7), num=40, noise=0.0, mix=1.0)

@@ -49,6 +49,18 @@ def test_a_draft_of_a_killed_process_goes_with_the_next_write(tmp_path):
     assert path.read_text() == "whole"
 
 
+def test_the_shards_of_an_unfinished_cache_are_no_draft_of_another_command(tmp_path):
+    """Seen to fail: `cache join` and a failed `cache pull` into the same folder removed them."""
+    shard = tmp_path / "cache.partial" / "shard-00000"
+    shard.mkdir(parents=True)
+    with pytest.raises(KeyError), appears_when_complete(tmp_path / "cache"):
+        raise KeyError
+    assert shard.is_dir()
+    with appears_when_complete(tmp_path / "cache") as folder:
+        folder.mkdir()
+    assert names(tmp_path) == ["cache", "cache.partial"]
+
+
 @pytest.mark.parametrize("name", ["results.json", "a.b", "[x]*?.json", "results.json.1-1"])
 def test_drafts_of_living_processes_of_other_machines_and_of_other_files_stay(tmp_path, name):
     mine = f"{files._machine()}-{os.getppid()}"

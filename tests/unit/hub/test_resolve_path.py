@@ -1,9 +1,14 @@
 """A folder, a repository, or a repository at a revision: read in one place."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from craft_trainer.cli.cache_pull import PullArguments, run
+from craft_trainer.cli.push import PushArguments, destination
+from craft_trainer.evaluation.questions import read_questions
 from craft_trainer.hub.facts import Source
-from craft_trainer.hub.resolve_path import HubPlace, parse
+from craft_trainer.hub.resolve_path import HubPlace, parse, resolve_path
 
 
 @pytest.mark.parametrize(
@@ -18,6 +23,24 @@ from craft_trainer.hub.resolve_path import HubPlace, parse
 def test_names_of_the_hub(place, expected, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert parse(place) == expected
+
+
+def test_one_revision_is_meant_where_two_are_given(tmp_path, monkeypatch):
+    """By every reader and writer of a repository. Seen to fail: one of the two was taken, without a word."""
+    monkeypatch.chdir(tmp_path)
+    facts = SimpleNamespace(repo=None, revision=None)
+    for given_twice in (
+        lambda: resolve_path("org/name@v1", revision="v2"),
+        lambda: read_questions("org/name@v1", revision="v2"),
+        lambda: run(PullArguments(repo="org/name@v1", output_dir="cache", revision="v2")),
+        lambda: destination(PushArguments(run="run", repo="org/name@v1", revision="v2"), facts),
+    ):
+        with pytest.raises(ValueError, match="org/name@v1 is at revision v1, and revision v2 is asked for as well"):
+            given_twice()
+    assert list(tmp_path.iterdir()) == []
+    for repo, revision in (("org/name@v1", None), ("org/name", "v1"), ("org/name@v1", "v1")):
+        assert parse(repo).at(revision) == HubPlace("org/name", "v1")
+        assert destination(PushArguments(run="run", repo=repo, revision=revision), facts) == ("org/name", "v1")
 
 
 def test_a_folder_comes_first(tmp_path, monkeypatch):

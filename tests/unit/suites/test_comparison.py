@@ -80,6 +80,20 @@ def test_craft_differs_from_plain_by_retention_alone(tmp_path: Path) -> None:
     assert plain - craft == {str(tmp_path / "seed7" / "plain")}
 
 
+def test_l_retain_is_measured_as_it_is_trained(tmp_path: Path) -> None:
+    """Seen to fail when the weights and the distance of the run, and the layers of its anchors, were left out."""
+    trained = {"retention_terms": ["hidden"], "retention_weights": [2.0], "hidden_distance": "cosine"}
+    of_anchors = {"layers": ["0", "-1"], "views": 3}
+    jobs = named(
+        replace(HELD_OUT, training=HELD_OUT.training | trained, anchoring=HELD_OUT.anchoring | of_anchors), tmp_path
+    )
+    measured = " ".join(jobs["seed7-loss-craft-old"].argv)
+    assert "--retention_terms hidden --retention_weights 2.0 --hidden_distance cosine" in measured
+    held = jobs["held-out-anchors"].argv
+    assert held[held.index("--layers") :][:3] == ("--layers", "0", "-1")
+    assert "--views" not in held
+
+
 @pytest.mark.parametrize(("name", "goes_on"), [("checkpoint-5", True), (None, False)])
 def test_an_interrupted_run_goes_on(name: str | None, goes_on: bool, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(module, "newest_whole", lambda folder: name and folder / name)

@@ -120,6 +120,14 @@ def test_a_sequence_goes_on_from_the_stage_before():
     assert option(steps["score2"], "tasks") == ["a", "b", "c", "d"]
 
 
+def test_no_two_outputs_of_a_cell_have_one_name():
+    """Seen to fail: one of two evaluations was missing from the raw result."""
+    before = {"run": "rollout", "policy": "{start}", "tasks": ["{first}"]}
+    content = SEQUENCE | {"commands": SEQUENCE["commands"] | {"score1": before}, "evaluations": ["score1", "score"]}
+    with pytest.raises(ValueError, match="row: commands: score1 and score both write score1 in the cell row/plain/s"):
+        cells(Suite.of("row", content))
+
+
 def test_a_command_reads_what_lies_in_the_output_of_another():
     """A learning curve: every checkpoint of one run."""
     streams = {"one": STORY["streams"]["one"] | {"steps": [50, 100]}}

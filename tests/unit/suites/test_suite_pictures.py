@@ -1,6 +1,7 @@
 """Pictures of raw results: what they say, where labels go, and that their bytes are the same every time."""
 
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +65,14 @@ def test_matrix_shows_every_stage():
     picture = matrix_picture([Run("long", "plain", None, "plain", 0, {}, stages)])
     assert picture.title == "After the last task, mean success on all 2 is: plain 65 %"
     assert {"100", "0", "40", "90", "after 2"} <= set(text(picture.svg("name")))
+
+
+@pytest.mark.parametrize("stages", ["", "ab b", "ab ba", "ab ab ab", "abc abc"])
+def test_a_matrix_has_one_stage_for_each_task(stages):
+    """Seen to fail: tasks in another order were read as the same columns."""
+    found = [{task: Count(1, 2) for task in stage} for stage in stages.split()]
+    with pytest.raises(ValueError, match=r"raw/seed0.json has \d rollouts, of .* tasks: .*one after each"):
+        Run("long", "plain", None, "plain", 0, {}, found, path=Path("raw/seed0.json")).matrix()
 
 
 def test_curves_say_who_takes_more_steps_than_plain():

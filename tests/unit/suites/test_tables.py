@@ -92,35 +92,6 @@ def test_times_are_beside_those_of_plain(raw):
     assert rows["plain"] == ["2", "10", "1.00", "–"]
 
 
-def sequence(raw, stream, method, matrix):
-    """The raw result of tasks a, b and c: success after every stage."""
-    evaluations = {}
-    for stage, rates in enumerate(matrix, 1):
-        rows = [{"task": task, "episodes": 4, "successes": int(4 * s)} for task, s in zip("abc", rates, strict=True)]
-        evaluations[f"score{stage}"] = {"rows": rows}
-    content = {"schema": 1, "suite": "row", "stream": stream, "tasks": {"tasks": ["a", "b", "c"]}, "method": method}
-    content |= {"label": method, "budget": None, "seed": 0, "seconds": {}, "commands": COMMANDS}
-    content |= {"evaluations": evaluations}
-    write_json(raw / f"row/{stream}/{method}/seed0.json", checked(content))
-
-
-def test_a_sequence_is_shown_by_what_it_forgot(tmp_path):
-    sequence(tmp_path, "long", "plain", [(1.0, 0.0, 0.0), (0.5, 0.75, 0.0), (0.25, 0.5, 1.0)])
-    rows = table(tmp_path, "row/long")
-    # just learned (100 + 75 + 100) / 3; BWT (−75 − 25) / 2; NBT: task a lost 50 and 75, b lost 25; AUC: a 1.75/3,
-    # b 1.25/2, c 1
-    assert rows[2] == ["plain", "0", "58.3", "91.7", "−50.0", "43.8", "73.6"]
-
-
-def test_joint_training_stands_beside_a_sequence(tmp_path):
-    """It is one stage of all tasks. Seen to fail: three tasks could not have been learned in one stage."""
-    sequence(tmp_path, "long", "plain", [(1.0, 0.0, 0.0), (0.5, 0.75, 0.0), (0.25, 0.5, 1.0)])
-    sequence(tmp_path, "together", "joint", [(1.0, 0.5, 0.75)])
-    rows = table(tmp_path, "row")
-    assert [row[:3] for row in rows[2:]] == [["plain", "0", "58.3"], ["joint", "0", "75.0"]]
-    assert rows[3][3:] == ["–"] * 4
-
-
 def curve(raw, stream, method, seed, successes):
     """The raw result of a new task after 50, 100 and 200 steps: successes of 4 episodes."""
     evaluations = {
@@ -177,6 +148,8 @@ def test_what_is_not_there_or_was_changed_is_refused(raw):
         ("tiny/three", "no raw result of the stream three; there are one"),
         ("tiny against nothing", "no raw result of nothing; there are plain, replay-1000"),
         ("tiny of nothing", "no raw result of nothing; there are teacher, plain, replay-20"),
+        ("tiny of replay-20 = words, replay", "'replay-20' and 'replay' both choose replay-20: choose it once"),
+        ("tiny of plain, plain = words", "'plain' and 'plain' both choose plain"),
         ("tiny lines", "tiny lines -->: expected <!-- suite: NAME/STREAM against"),
         ("tiny curves", "no stream has steps after which its new tasks were evaluated"),
         ("tiny matrix", "no run has two stages"),
@@ -263,10 +236,10 @@ def test_texts_whose_loss_was_measured(tmp_path):
         content |= {"evaluations": {"general": two, "held": {"loss": 0.5 + seed, "frames": 7}}}
         write_json(tmp_path / f"texts/one/plain/seed{seed}.json", checked(content))
     rows = table(tmp_path, "texts/one")
-    assert rows[0] == ["method", "seeds", "held: loss", "general: change of the loss, nats"]
+    assert rows[0] == ["method", "seeds", "general: change of the loss, nats", "held: loss"]
     assert rows[2][:2] == ["plain", "0, 1"]
-    assert rows[2][3].startswith("+0.500 (")  # (2 · (1 + 3) / 2 + 0 + 0) / 8
-    assert rows[2][2] == "1.000"
+    assert rows[2][2].startswith("+0.500 (")  # (2 · (1 + 3) / 2 + 0 + 0) / 8
+    assert rows[2][3] == "1.000"
     content["evaluations"]["general"].pop("row_tokens")
     write_json(tmp_path / "texts/one/plain/seed1.json", checked(content))
     with pytest.raises(ValueError, match=r"seed1.json: evaluations.general.row_tokens is missing"):
