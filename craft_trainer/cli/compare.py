@@ -129,7 +129,7 @@ class CompareArguments:
         for name in ("train", "cache"):
             if own := sorted(self.mapping(name).keys() & {field.name for field in fields(self)}):
                 raise ValueError(f"{name} has {own[0]}, which is an option of compare itself: give it by --{own[0]}")
-            for word in self.mapping(name).keys() & SET_HERE[name]:
+            for word in sorted(self.mapping(name).keys() & SET_HERE[name]):
                 raise ValueError(f"{name} has {word}, which compare itself sets: {SET_HERE[name][word]}")
 
     def _refuse_idle(self) -> None:
