@@ -101,6 +101,13 @@ class AnchorCache:
         """The teacher's task loss on the anchors at ``rows``, if the cache holds it."""
         return self._features(TASK_COLUMN, rows) if TASK_COLUMN in self._columns else None
 
+    def holds_inputs(self, dataset: str | None) -> bool:
+        """True if the inputs are in the cache: then a ``dataset``, to find references in, is refused (ValueError)."""
+        embedded = bool(self.provenance.storage["inputs"] == "embedded")
+        if embedded and dataset is not None:
+            raise ValueError(f"{self.folder} holds its inputs and reads no dataset: leave out {dataset}")
+        return embedded
+
     def embedded_inputs(self) -> datasets.Dataset | None:
         """The inputs of all anchors, a column each; None of a cache of references."""
         if self.provenance.storage["inputs"] != "embedded":

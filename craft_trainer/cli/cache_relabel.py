@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.options import option, refuse_idle
+from craft_trainer.options import option
 
 PLACES = ("cache", "teacher", "adapt_to")
 EXAMPLE = "craft-trainer cache relabel --cache outputs/joined --teacher outputs/craft --output_dir outputs/relabelled"
@@ -28,11 +28,9 @@ def run(arguments: RelabelArguments) -> None:
     from craft_trainer.anchors.relabelling import relabel_cache
     from craft_trainer.cli.loading import load_teacher
     from craft_trainer.hub.resolve_path import resolve_path
-    from craft_trainer.language.source import TEACHER_DTYPE, holds_texts
+    from craft_trainer.language.source import TEACHER_DTYPE
 
     cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
-    if not holds_texts(cache):
-        refuse_idle(arguments, ["teacher_dtype"], "the anchors are of a policy, which has its dtype in policy_options")
     teacher, _ = load_teacher(
         arguments, cache, arguments.teacher, dtype=arguments.teacher_dtype, device=arguments.device
     )

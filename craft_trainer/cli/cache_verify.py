@@ -1,11 +1,11 @@
 """``craft-trainer cache verify``: is the cache whole, and is it this teacher's?"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, cast
 
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.options import option
+from craft_trainer.options import option, refuse_idle
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -30,6 +30,12 @@ class VerifyArguments(LoadArguments):
     batch_size: int = option("samples per forward pass of the teacher", 16)
     tolerance: float = option("largest deviation allowed, in standard deviations of a feature (nats, for tokens)", 1e-3)
     device: str | None = option("cpu, cuda, …; by default the teacher's own", None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.teacher is None:
+            others = [one.name for one in fields(self) if one.name not in ("cache", "teacher")]
+            refuse_idle(self, others, "no teacher is given, and without one only the bytes are checked")
 
 
 def run(arguments: VerifyArguments) -> None:

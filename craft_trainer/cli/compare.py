@@ -123,11 +123,11 @@ class CompareArguments:
             raise ValueError(f"seeds is {self.seeds}: name at least one, and none twice")
 
     def _refuse_own(self) -> None:
-        """Refuse, in the settings of other commands, what is an option of this one."""
+        """Refuse, in the settings of other commands, what is an option of this one (their `output` is another)."""
         from craft_trainer.suites.comparison import SET_HERE
 
         for name in ("train", "cache"):
-            if own := sorted(self.mapping(name).keys() & {field.name for field in fields(self)}):
+            if own := sorted(self.mapping(name).keys() & ({field.name for field in fields(self)} - {"output"})):
                 raise ValueError(f"{name} has {own[0]}, which is an option of compare itself: give it by --{own[0]}")
             for word in sorted(self.mapping(name).keys() & SET_HERE[name]):
                 raise ValueError(f"{name} has {word}, which compare itself sets: {SET_HERE[name][word]}")

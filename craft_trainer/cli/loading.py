@@ -1,10 +1,10 @@
 """Load a checkpoint for `train`, `cache build` and `cache verify` by the same options, and open a cache."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from craft_trainer.options import json_mapping, option
+from craft_trainer.options import json_mapping, option, refuse_idle
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -81,11 +81,17 @@ def load_teacher(
 
     ``dtype`` is that of a language model's weights; what the cache was built with if it is None. They are quantised as
     when it was built.
+
+    Raises:
+        ValueError: an option is given that is of the other kind.
     """
     from craft_trainer.language.source import holds_texts, teacher_dtype, teacher_quantization
 
     if not holds_texts(cache):
+        if dtype is not None:
+            raise ValueError("teacher_dtype has no effect on a policy: give its dtype in policy_options")
         return arguments.load(path, device), None
+    refuse_idle(arguments, [one.name for one in fields(LoadArguments)], "the anchors are of a language model")
     from craft_trainer.language.checkpoints import load_checkpoint
     from craft_trainer.models.families import as_anchored_model
 
@@ -98,7 +104,7 @@ def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -
     """Open the anchor cache ``folder``, or that of a Hub repository, for ``policy``; its data is now at ``dataset``.
 
     Raises:
-        ValueError: it holds references to another revision of the dataset.
+        ValueError: it holds references to another revision of the dataset, or none, and ``dataset`` is given.
     """
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.anchors.teacher_pass import raw_inputs
@@ -106,7 +112,7 @@ def open_cache(folder: str, policy: "PolicyModel", dataset: str | None = None) -
     from craft_trainer.models.lerobot_dataset import PolicyDataset
 
     cache = AnchorCache(resolve_path(folder, "dataset"))
-    if cache.provenance.storage["inputs"] == "embedded":
+    if cache.holds_inputs(dataset):
         return cache
     samples = PolicyDataset.of(policy, dataset or str(cache.provenance.data["dataset"]))
     cache.check_data(samples.fingerprint())

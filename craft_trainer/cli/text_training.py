@@ -135,13 +135,12 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
         checkpoint.model.to(config.device)  # Trainer leaves quantised weights where they are
     with config.main_process_first(desc="tokens"):
         samples = arguments.text_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
-        held_out = None
+        held_out, told = None, [samples.report()]
         if arguments.evaluates:
             held_out = arguments.eval_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
-            require_others(arguments, samples, held_out)
+            told.append(evaluated_on(arguments, samples, held_out))
     if config.process_index == 0:
-        print(samples.report())
-        print("" if held_out is None else f"evaluated on: {held_out.report()}\n", end="")
+        print(*told, sep="\n")
     trainer = TextTrainer(
         checkpoint.model,
         config,
@@ -161,11 +160,17 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
         print(f"next: craft-trainer mcq {compared} --data questions.jsonl")
 
 
-def require_others(arguments: "TrainArguments", learned: "TextSamples", held_out: "TextSamples") -> None:
-    """Refuse, by a ValueError, an ``eval_split`` with the very samples that are learned, whatever they are called."""
-    alike = arguments.eval_dataset is None and len(held_out) == len(learned)
-    if alike and held_out.fingerprint() == learned.fingerprint():
+def evaluated_on(arguments: "TrainArguments", learned: "TextSamples", held_out: "TextSamples") -> str:
+    """Say what the run is evaluated on, and how much of that is learned too.
+
+    Raises:
+        ValueError: it is an ``eval_split`` of which everything is learned, whatever it is called.
+    """
+    both = learned.num_in_common(held_out)
+    if both == len(held_out) and arguments.eval_dataset is None:
         raise ValueError(SAME_SPLIT.format(arguments.eval_split))
+    warning = f"; {both} of them are learned too, so the evaluation is too good" if both else ""
+    return f"evaluated on: {held_out.report()}{warning}"
 
 
 def anchors_of(

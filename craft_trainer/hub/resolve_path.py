@@ -27,11 +27,16 @@ class HubPlace(NamedTuple):
     repo: str
     revision: str | None = None
 
+    @property
+    def name(self) -> str:
+        """``owner/name``, or ``owner/name@revision``."""
+        return self.repo if self.revision is None else f"{self.repo}@{self.revision}"
+
     def at(self, revision: str | None) -> "HubPlace":
         """The same at ``revision``, if that is given; a ValueError if it has another already."""
         if revision and self.revision not in (None, revision):
             raise ValueError(
-                f"{self.repo}@{self.revision} is at revision {self.revision}, and revision {revision} is asked for as "
+                f"{self.name} is at revision {self.revision}, and revision {revision} is asked for as "
                 "well: give one of them"
             )
         return self._replace(revision=revision or self.revision)
@@ -138,10 +143,9 @@ def _download(place: HubPlace, patterns: list[str]) -> Path:
 
 
 def _no_checkpoint(place: HubPlace, there: list[str]) -> FileNotFoundError:
-    name = place.repo if place.revision is None else f"{place.repo}@{place.revision}"
     if there:
-        return FileNotFoundError(f"{name} has no such checkpoint; it has {', '.join(sorted(there))}")
+        return FileNotFoundError(f"{place.name} has no such checkpoint; it has {', '.join(sorted(there))}")
     return FileNotFoundError(
-        f"{name} holds no checkpoint to resume from: runs push them with hub_strategy checkpoint or all_checkpoints. "
-        "To start a new run from its weights, give it as model"
+        f"{place.name} holds no checkpoint to resume from: runs push them with hub_strategy checkpoint or "
+        "all_checkpoints. To start a new run from its weights, give it as model"
     )

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -175,11 +175,22 @@ class TextSamples(Dataset[dict[str, Any]]):
         digest = hashlib.sha256()
         if isinstance(self._encoder, ImageEncoder) and any(self._samples["images"]):
             digest.update(configuration_digest(image_settings(self._encoder.processor)).encode())
-        for sample in self._samples:
-            for key in ("input_ids", "labels"):
-                digest.update(np.asarray([len(sample[key]), *sample[key]], dtype=np.int64).tobytes())
-            digest.update(sample["images"].encode())
+        for content in self._contents():
+            digest.update(content)
         return digest.hexdigest()
+
+    def num_in_common(self, others: "TextSamples") -> int:
+        """How many of ``others`` are among these samples: the same tokens, labels and images."""
+        own = {hashlib.sha256(content).digest() for content in self._contents()}
+        return sum(hashlib.sha256(content).digest() in own for content in others._contents())
+
+    def _contents(self) -> Iterator[bytes]:
+        """Tokens, labels and images of every sample."""
+        parts = self._samples.select_columns(["input_ids", "labels", "images"]).with_format("numpy")
+        for batch in parts.iter(batch_size=1000):
+            for *numbers, images in zip(*batch.values(), strict=True):
+                content = [np.asarray([len(one), *one], dtype=np.int64).tobytes() for one in numbers]
+                yield b"".join([*content, str(images).encode()])
 
     def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
         """The rows of ``inputs``, those of anchors, that have the tokens of one of these samples.

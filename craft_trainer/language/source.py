@@ -71,9 +71,9 @@ def followed(cache: AnchorCache, checkpoint: Checkpoint, dataset: str | None = N
 
     Raises:
         ValueError: the texts, or what the tokenizer makes of them, are not those that the cache was made from; or it
-            refers to texts but does not say how to read them.
+            refers to texts but does not say how to read them, or holds its inputs, and ``dataset`` is given.
     """
-    if cache.provenance.storage["inputs"] == "embedded":
+    if cache.holds_inputs(dataset):
         return cache
     reading, named = cache.provenance.data.get(READING), str(cache.provenance.data["dataset"])
     if reading is None:

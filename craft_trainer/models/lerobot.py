@@ -18,7 +18,7 @@ try:
 except ImportError as error:
     raise ImportError(f"LeRobot is not installed ({error}): pip install 'craft-trainer[lerobot]'") from error
 
-from craft_trainer.hub.resolve_path import resolve_path
+from craft_trainer.hub.resolve_path import parse, resolve_path
 from craft_trainer.models import adapting
 from craft_trainer.models.base import AT_INPUT, Batch, Moments, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import load_config, load_policy, load_processors
@@ -85,7 +85,8 @@ class PolicyModel(PolicyModule):
         model = cls(policy, *processors)
         if whole_statistics:
             check_statistics(model)
-        model.origin = str(path) if revision is None else f"{path}@{revision}"
+        found = parse(path)
+        model.origin = str(path) if isinstance(found, Path) else found.at(revision).name
         return model
 
     @classmethod

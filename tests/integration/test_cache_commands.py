@@ -109,6 +109,29 @@ def test_features_that_are_not_the_teachers_are_found(anchors, teacher, monkeypa
     assert "the teacher's own features deviate by" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rows": 4}, "rows has no effect here: no teacher is given"),
+        ({"rename": '{"a": "b"}'}, "rename has no effect here: no teacher is given"),
+        ({"teacher": True, "teacher_dtype": "bfloat16"}, "teacher_dtype has no effect on a policy"),
+        ({"teacher": True, "dataset": "."}, "holds its inputs and reads no dataset: leave out ."),
+    ],
+)
+def test_verifying_refuses_options_without_effect(anchors, teacher, options, said, capsys):
+    """Seen to fail: every one was accepted."""
+    options = options | ({"teacher": teacher} if "teacher" in options else {})
+    assert main(["cache", "verify", *flags(cache=anchors, **options)]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_training_refuses_a_dataset_for_anchors_with_inputs(anchors, teacher, tiny_dataset, tmp_path, capsys):
+    """Seen to fail: the dataset was never opened."""
+    given = flags(model=teacher, dataset=tiny_dataset, **TRAIN, anchors=anchors, anchors_dataset=tiny_dataset)
+    assert main(["train", *given, *flags(output_dir=tmp_path / "run")]) == 1
+    assert f"holds its inputs and reads no dataset: leave out {tiny_dataset}" in capsys.readouterr().err
+
+
 def test_another_teacher_is_refused_with_both_fingerprints(anchors, tiny_policy, tmp_path, capsys):
     other = tiny_policy(seed=1)
     other.save_pretrained(tmp_path / "other")

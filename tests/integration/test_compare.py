@@ -82,6 +82,14 @@ def test_as_many_anchors_as_there_are_frames(teacher: Path, tiny_dataset: Path) 
     assert plan.anchoring["anchors"] == 4 * (frames - plan.held_out_anchors)
 
 
+def test_anchors_may_be_without_the_action(teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:
+    """Seen to fail: `output` of `cache build` was taken for the folder of the comparison."""
+    data = {"old_dataset": str(tiny_dataset), "new_dataset": str(tiny_dataset), "learning_rate": 1e-3}
+    plan = planned(CompareArguments(policy=str(teacher), **data, held_out=0.3, cache={"output": False}))
+    (anchors,) = (job for job in comparison_jobs(plan, tmp_path) if job.name == "anchors")
+    assert anchors.argv[anchors.argv.index("--output") + 1] == "False"
+
+
 def test_old_data_is_needed_only_where_it_is_read(teacher: Path, tiny_dataset: Path, tmp_path: Path) -> None:
     given = {"policy": str(teacher), "new_dataset": str(tiny_dataset), "learning_rate": 1e-3}
     tasks = {"old_tasks": ["push-v3"], "new_tasks": ["door-open-v3"]}

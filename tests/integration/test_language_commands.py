@@ -199,8 +199,8 @@ def test_other_texts_are_evaluated_on(place, tmp_path, capsys):
 def test_another_split_is_evaluated_on(place, tmp_path, capsys):
     """Seen to fail with the split that is learned evaluated on."""
     (tmp_path / "data").mkdir()
-    for name, count in (("train", 8), ("test", 4)):
-        save_lines(tmp_path / "data" / f"{name}.jsonl", [{"text": f"hello world {n}"} for n in range(count)])
+    for name, numbers in (("train", range(8)), ("test", range(8, 12))):
+        save_lines(tmp_path / "data" / f"{name}.jsonl", [{"text": f"hello world {n}"} for n in numbers])
     splits = {"dataset": tmp_path / "data", "split": "train", "eval_split": "test", "eval_strategy": "epoch"}
     assert train(place, tmp_path / "run", **splits) == 0
     said = capsys.readouterr().out
@@ -217,7 +217,19 @@ def test_the_only_split_is_not_evaluated_on(place, tmp_path, capsys):
     for split in ("test", "test[:100%]"):
         assert train(place, tmp_path / "run", **given, eval_split=split) == 1
         assert f"eval_split {split} is what is learned: name another" in capsys.readouterr().err
-    assert train(place, tmp_path / "run", **given, split="test[:3]", eval_split="test[3:]") == 0
+    assert train(place, tmp_path / "run", **given, split="test[:3]", eval_split="test[1:3]") == 1
+    assert "eval_split test[1:3] is what is learned: name another" in capsys.readouterr().err
+    assert train(place, tmp_path / "part", **given, split="test[:3]", eval_split="test[2:]") == 0
+    assert "; 1 of them are learned too, so the evaluation is too good" in capsys.readouterr().out
+    assert train(place, tmp_path / "rest", **given, split="test[:3]", eval_split="test[3:]") == 0
+    assert "learned too" not in capsys.readouterr().out
+
+
+def test_texts_of_another_name_that_are_learned_too_are_counted(place, tmp_path, capsys):
+    """Seen to fail: nothing was said."""
+    copied = shutil.copy(place / "new.jsonl", tmp_path / "copied.jsonl")
+    assert train(place, tmp_path / "run", eval_dataset=copied, eval_strategy="epoch", max_steps=1) == 0
+    assert "; 24 of them are learned too" in capsys.readouterr().out
 
 
 def test_texts_to_evaluate_on_may_have_configurations(place, tmp_path, capsys):

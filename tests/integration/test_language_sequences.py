@@ -58,3 +58,23 @@ def test_a_relabelled_cache_says_how_its_teacher_was_loaded(tmp_path):
     assert AnchorCache(tmp_path / "relabelled").provenance.data["teacher_dtype"] == "bfloat16"
     same = flags(cache=tmp_path / "relabelled", teacher=tmp_path / "model", batch_size=4)  # bfloat16 rounds by batch
     assert main(["cache", "verify", *same]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "said"),
+    [
+        ("relabel", {"rename": '{"a": "b"}'}, "rename has no effect here: the anchors are of a language model"),
+        ("verify", {"policy_options": '{"dtype": "bfloat16"}'}, "policy_options has no effect here: the anchors are"),
+        ("verify", {"dataset": "a.jsonl"}, "holds its inputs and reads no dataset: leave out a.jsonl"),
+    ],
+)
+def test_options_of_policies_are_refused_for_anchors_of_texts(tmp_path, monkeypatch, command, option, said, capsys):
+    """Seen to fail: every one was accepted."""
+    monkeypatch.chdir(tmp_path)
+    save_tiny_lm(tmp_path / "model")
+    texts = save_lines(tmp_path / "a.jsonl", [{"text": f"hello world {n}"} for n in range(12)])
+    assert build(tmp_path / "model", texts, tmp_path / "cache") == 0
+    made = {"cache": tmp_path / "cache", "teacher": tmp_path / "model"}
+    made |= {"output_dir": tmp_path / "relabelled"} if command == "relabel" else {}
+    assert main(["cache", command, *flags(**made | option)]) == 1
+    assert said in capsys.readouterr().err

@@ -84,7 +84,7 @@ def test_a_stranger_is_refused_and_relabelling_is_the_way_out(sequence, tiny_dat
     assert "make this start the teacher of all with `craft-trainer cache relabel`" in capsys.readouterr().err
     made = flags(cache=sequence / "joined", teacher=tmp_path / "stranger", output_dir=tmp_path / "relabelled")
     assert main(["cache", "relabel", *made, "--teacher_dtype", "bfloat16"]) == 1
-    assert "teacher_dtype has no effect here: the anchors are of a policy" in capsys.readouterr().err
+    assert "teacher_dtype has no effect on a policy: give its dtype in policy_options" in capsys.readouterr().err
     assert main(["cache", "relabel", *made]) == 0
     assert "30 anchors, all of teacher" in capsys.readouterr().out
     assert main(["cache", "verify", *flags(cache=tmp_path / "relabelled", teacher=tmp_path / "stranger")]) == 0

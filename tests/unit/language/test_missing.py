@@ -21,6 +21,6 @@ def test_an_adapter_needs_peft(lm, lm_folder, monkeypatch):
 
 def test_references_that_cannot_be_followed_are_refused(lm):
     provenance = SimpleNamespace(storage={"inputs": "reference"}, data={"dataset": "texts.jsonl"})
-    cache = SimpleNamespace(folder="anchors", provenance=provenance)
+    cache = SimpleNamespace(folder="anchors", provenance=provenance, holds_inputs=lambda dataset: False)
     with pytest.raises(ValueError, match=r"anchors refers to texts\.jsonl but does not say how to read it: rebuild"):
         followed(cache, lm)

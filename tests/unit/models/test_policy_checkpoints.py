@@ -30,6 +30,14 @@ def test_a_checkpoint_survives_save_and_load(make_twin, kind, options, tmp_path)
     assert torch.equal(*losses)
 
 
+@pytest.mark.parametrize(("place", "revision"), [("org/x@v1", None), ("org/x@v1", "v1"), ("org/x", "v1")])
+def test_a_policy_of_the_hub_knows_its_origin(tiny_policy, place, revision, tmp_path, monkeypatch):
+    """Seen to fail: a revision that is given twice was in it twice."""
+    tiny_policy().save_pretrained(tmp_path / "downloaded")
+    monkeypatch.setattr("craft_trainer.models.lerobot.resolve_path", lambda *_, **__: tmp_path / "downloaded")
+    assert PolicyModel.from_pretrained(place, revision=revision).origin == "org/x@v1"
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_checkpoint_is_loaded_in_place(make_twin, kind, tmp_path):
     """Of tied weights a checkpoint holds one."""
