@@ -11,6 +11,9 @@ from typing import Any
 
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -186,11 +189,11 @@ class TextSamples(Dataset[dict[str, Any]]):
 
     def _contents(self) -> Iterator[bytes]:
         """Tokens, labels and images of every sample."""
-        parts = self._samples.select_columns(["input_ids", "labels", "images"]).with_format("numpy")
-        for batch in parts.iter(batch_size=1000):
-            for *numbers, images in zip(*batch.values(), strict=True):
-                content = [np.asarray([len(one), *one], dtype=np.int64).tobytes() for one in numbers]
-                yield b"".join([*content, str(images).encode()])
+        for table in self._samples.with_format("arrow").iter(batch_size=1000):
+            tokens, labels = _arrays(table["input_ids"]), _arrays(table["labels"])
+            for *numbers, images in zip(tokens, labels, table["images"].to_pylist(), strict=True):
+                lists = [np.int64(len(one)).tobytes() + one.tobytes() for one in numbers]
+                yield b"".join([*lists, images.encode()])
 
     def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
         """The rows of ``inputs``, those of anchors, that have the tokens of one of these samples.
@@ -214,6 +217,12 @@ class TextSamples(Dataset[dict[str, Any]]):
                 f"{self.place}, row {odd}: it {less}, unlike those before it. Processors take no batch of both: "
                 "make two datasets of them"
             )
+
+
+def _arrays(column: pa.ChunkedArray) -> list[NDArray[np.int64]]:
+    """The lists of ``column`` as arrays of 64 bits."""
+    ends = np.cumsum(pc.list_value_length(column).to_numpy())
+    return np.split(column.combine_chunks().flatten().to_numpy().astype(np.int64), ends[:-1])
 
 
 def _encoded(raw: Mapping[str, Any], index: int, reader: ExampleReader, encoder: TextEncoder) -> dict[str, Any]:
