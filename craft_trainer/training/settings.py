@@ -71,8 +71,8 @@ class RetentionSettings:
         "craft",
     )
     retention: float | None = option(
-        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention; in (0, 1); by "
-        "default epsilon is as it is given",
+        "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention, with an "
+        "epsilon_schedule epsilon_final; in (0, 1); by default they are as they are given",
         None,
     )
     retention_terms: list[str] = option(
@@ -155,20 +155,21 @@ class RetentionSettings:
         )
 
     def _settle_epsilon(self) -> None:
-        """Set ε = 1 − ``retention`` where that is given, and refuse an ε beside it."""
+        """Set ε = 1 − ``retention`` where that is given, at the end of a schedule, and refuse another beside it."""
         if self.retention is None:
             return
-        implied, usual = round(1 - self.retention, 12), type(self).__dataclass_fields__["epsilon"].default
+        name = "epsilon" if self.epsilon_schedule == "constant" else "epsilon_final"
+        implied, usual = round(1 - self.retention, 12), type(self).__dataclass_fields__[name].default
         _require(
-            self.epsilon in (usual, implied),
-            f"retention {self.retention:g} sets epsilon to {implied:g}, and epsilon is {self.epsilon}: give one",
+            getattr(self, name) in (usual, implied),
+            f"retention {self.retention:g} sets {name} to {implied:g}, and {name} is {getattr(self, name)}: give one",
         )
         _require(
             self.epsilon_probe_steps == 0,
             "retention is in units of the teacher, and epsilon_probe_steps makes epsilon a fraction of what it "
             "measures: give epsilon instead of retention",
         )
-        self.epsilon = implied
+        setattr(self, name, implied)
 
     def _check_terms(self) -> None:
         _require(bool(self.retention_terms), f"retention_terms is empty: name one of {', '.join(TERMS)}")
@@ -228,6 +229,11 @@ class RetentionSettings:
         _require(
             self.epsilon_schedule == "constant" or _within(self.epsilon_final, ABOVE_ZERO, LARGE),
             f"epsilon_schedule {self.epsilon_schedule} needs a positive epsilon_final",
+        )
+        _require(
+            self.epsilon_schedule == "constant" or self.epsilon != self.epsilon_final,
+            f"epsilon_schedule {self.epsilon_schedule} has no effect from epsilon {self.epsilon} to epsilon_final "
+            f"{self.epsilon_final}: begin with a larger epsilon, e.g. twenty times that",
         )
         _require(
             self.epsilon_schedule != "constant" or self.epsilon_final is None,

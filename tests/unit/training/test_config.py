@@ -114,6 +114,9 @@ def test_a_value_outside_its_range_is_refused(tmp_path: Path, name: str, value: 
         ("epsilon_final", {"epsilon_schedule": "linear", "epsilon_final": INF}),
         ("epsilon_final", {"epsilon_final": 0.1}),
         ("epsilon", {"retention": 0.99, "epsilon": 0.02}),
+        ("epsilon_final", {"retention": 0.99, **LINEAR}),
+        ("epsilon_schedule linear has no effect", {"retention": 0.99, "epsilon_schedule": "linear"}),
+        ("epsilon_schedule linear has no effect", {"epsilon": 0.1, **LINEAR}),
         ("epsilon_probe_steps", {"retention": 0.99, "epsilon_probe_steps": 5}),
         ("merge", {"surgery": "barrier", "merge": "equal"}),
         ("constraints", {"surgery": "barrier", **GROUPED}),
@@ -181,6 +184,9 @@ def test_retention_is_the_same_dial_as_epsilon(tmp_path: Path, kept: float, epsi
     other = retaining_config(WithEpsilon)(output_dir=str(tmp_path), use_cpu=True, report_to="none", retention=kept)
     assert retention_settings(other).epsilon == epsilon
     assert other.epsilon == 0.2
+    path = make(tmp_path, retention=kept, epsilon=0.6, epsilon_schedule="exponential")
+    assert (path.epsilon, path.epsilon_final) == (0.6, epsilon)  # what is kept in the end
+    assert replace(path, max_steps=5).epsilon_final == epsilon
 
 
 @dataclass
