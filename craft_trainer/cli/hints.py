@@ -1,4 +1,4 @@
-"""Hints for a word that was not understood."""
+"""Hints for a word that was not understood, and errors that several commands share."""
 
 import difflib
 from collections.abc import Container, Iterable
@@ -8,6 +8,10 @@ MERGE = (
     "one dataset is read. Merge those of LeRobot first: lerobot-edit-dataset --new_repo_id local/both --new_root both "
     """--operation.type merge --operation.repo_ids "['local/a', 'local/b']" --operation.roots "['a', 'b']"; texts """
     "are merged by writing their rows into one file"
+)
+ONE_DIAL = (
+    "retention {:g} and epsilon {:g} are one dial, epsilon = 1 − retention: give one of them (null unsets that of a "
+    "file)"
 )
 
 

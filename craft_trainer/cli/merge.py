@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from craft_trainer.cli.hints import ONE_DIAL
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.texts import TextArguments
 from craft_trainer.options import option, refuse_idle
@@ -36,7 +37,9 @@ class MergeArguments(LoadArguments, TextArguments):
         "default epsilon is as it is given",
         None,
     )
-    epsilon: float = option("largest L_retain allowed, in units of the teacher's variance or entropy; > 0", 0.01)
+    epsilon: float | None = option(
+        "largest L_retain allowed, in units of the teacher's variance or entropy; > 0; by default 0.01", None
+    )
     points: int = option("values of α at which the curve is measured before the bisection, 0 and 1 included; ≥ 2", 11)
     retention_terms: list[str] | None = option(
         "what is held, as in training; by default hidden and output of a policy, token_kl of a language model", None
@@ -56,6 +59,8 @@ class MergeArguments(LoadArguments, TextArguments):
         for name, least in {"points": 2, "batch_size": 1, "task_samples": 1}.items():
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least {least}")
+        if self.retention is not None and self.epsilon is not None:
+            raise ValueError(ONE_DIAL.format(self.retention, self.epsilon))
         if self.dataset is None:
             refuse_idle(self, ["task_samples"], "it is of the task loss, which is measured on dataset")
 
@@ -67,7 +72,7 @@ class MergeArguments(LoadArguments, TextArguments):
             retention_terms=self.retention_terms or list(usual),
             retention_weights=self.retention_weights,
             hidden_distance=self.hidden_distance,
-            epsilon=self.epsilon,
+            epsilon=RetentionSettings.epsilon if self.epsilon is None else self.epsilon,
             retention=self.retention,
         )
 

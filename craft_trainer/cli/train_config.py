@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from craft_trainer.cli.hints import ONE_DIAL
 from craft_trainer.options import default_of, help_of, option
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
@@ -33,11 +34,8 @@ class TrainConfig(CraftConfig):
     def __post_init__(self) -> None:
         """Check what is given."""
         self.given = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
-        if self.retention is not None and self.epsilon is not None:
-            raise ValueError(
-                f"retention {self.retention:g} and epsilon {self.epsilon:g} are one dial, epsilon = 1 − retention: "
-                "give one of them (null unsets that of a file)"
-            )
+        if self.retention is not None and self.epsilon is not None and self.epsilon_schedule == "constant":
+            raise ValueError(ONE_DIAL.format(self.retention, self.epsilon))
         for name, value in vars(self.of(CraftConfig)).items():
             if not self._is_open(name) or (name == "epsilon" and self.retention is not None):
                 setattr(self, name, value)

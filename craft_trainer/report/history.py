@@ -38,6 +38,11 @@ class History:
     conflict: Series
     update_cosine: Series
 
+    def until(self, step: int | None) -> "History":
+        """What it was up to ``step``; all of it if that is None, or before the first pass."""
+        end = len(self.step) if step is None else int(np.sum(self.step <= step))
+        return History(*(getattr(self, name)[: end or None] for name in COLUMNS))
+
     def last_tenth(self) -> "History":
         """The last tenth of the steps, at least one."""
         start = len(self.step) - max(1, len(self.step) // 10)

@@ -41,7 +41,8 @@ class Run:
     ``step`` of ``max_steps`` optimizer steps were made. ``losses`` and ``known`` are (steps, values): the logged task
     loss, and the fraction of the questions right before training that is right still. ``recorded`` says whether
     ``settings`` and ``provenance`` are those of run.json; ``ended`` whether that tells of an end, None without it.
-    ``new_tasks`` are the sentences of the tasks that a policy learned, as recorded.
+    ``new_tasks`` are the sentences of the tasks that a policy learned, as recorded. ``kept_step`` is the step whose
+    weights were loaded at the end as the best; None where they are those of the last step.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Run:
     ended: bool | None
     choices: Choices | None
     new_tasks: tuple[str, ...] = ()
+    kept_step: int | None = None
 
     @property
     def fall_of_loss(self) -> float | None:
@@ -105,6 +107,7 @@ def load_run(folder: Path) -> Run:
         ended=told["end"] is not None if "end" in told else None,
         choices=load_choices(choices) if choices in files else None,
         new_tasks=tuple(map(str, (told.get("settings") or {}).get(NEW_TASKS) or ())),
+        kept_step=_whole((told.get("end") or {}).get("kept_step")),
     )
 
 

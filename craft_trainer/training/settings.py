@@ -33,7 +33,8 @@ CHOICES: dict[str, Any] = {
     "learned_inputs": ("refuse", "allow"),
 }
 CRAFT_ONLY = {  # the baselines set these themselves
-    *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold")
+    *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold"),
+    *("retention", "epsilon_schedule", "barrier_strength", "multiplier_lr"),
 }
 OF_TWO_GRADIENTS = ("granularity", "merge", "conflict_threshold", "update_angle_every")  # idle where they are one
 RANGES: dict[str, tuple[float, float, str]] = {

@@ -25,8 +25,17 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
     warned = False
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Warn, unless the run goes on from a checkpoint."""
+        """Warn, unless the run goes on from a checkpoint.
+
+        Raises:
+            ValueError: the probe of ε takes the whole run, which would be plain training.
+        """
         settings = retention_settings(args)
+        if settings.epsilon_probe_steps >= state.max_steps:
+            raise ValueError(
+                f"epsilon_probe_steps is {settings.epsilon_probe_steps}, and the run has {state.max_steps} steps: "
+                "nothing would be held. Give fewer, or train longer"
+            )
         passes = math.ceil(state.max_steps / settings.retention_every)
         said = warning(settings, passes) if state.global_step == 0 and state.is_world_process_zero else None
         self.warned = said is not None

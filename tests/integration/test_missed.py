@@ -5,10 +5,12 @@ import logging
 import pytest
 from command_words import flags
 from lm_folders import save_lines, save_tiny_lm
+from runs import BASE, run
 from toy import ToyModel, ToyTask, toy_anchors
 
 from craft_trainer.cli.main import main
 from craft_trainer.language import auto
+from craft_trainer.report.outcome import outcome
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.trainer import CraftTrainer
 
@@ -95,3 +97,27 @@ def test_the_command_says_it_once(tmp_path, caplog, capsys, monkeypatch):
     assert main(["train", *flags(**given, report_to="none", save_strategy="no")]) == 0
     assert capsys.readouterr().out.count("the constraint was NOT met") == 1
     assert "the constraint was NOT met" not in caplog.text
+
+
+def test_the_verdict_is_on_the_weights_that_are_kept(tmp_path, caplog):
+    """Seen to fail: the best of 40 steps was kept, that of step 32, and the verdict was on the last, which met ε."""
+    saves = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
+    given = {"load_best_model_at_end": True, "epsilon": 0.2, "multiplier_init": 0.0, "multiplier_lr": 20.0}
+    config = CraftConfig(
+        output_dir=str(tmp_path / "run"), **BASE | saves | given | {"max_steps": 40, "lr_scheduler_type": "constant"}
+    )
+    anchors = toy_anchors(tmp_path / "anchors")
+    trainer = CraftTrainer(ToyModel(), config, anchors=anchors, train_dataset=ToyTask(), eval_dataset=ToyTask())
+    with caplog.at_level(logging.WARNING):
+        trainer.train()
+    kept = trainer.state.best_global_step
+    assert kept < 40
+    (told,) = [record.message for record in caplog.records if "constraint" in record.message]
+    assert told.startswith(f"the constraint was NOT met at step {kept}, whose weights are kept: L_retain ")
+    assert outcome(tmp_path / "run")[0] in told
+
+
+def test_a_probe_of_the_whole_run_is_refused(tmp_path):
+    """Seen to fail: it was plain training."""
+    with pytest.raises(ValueError, match="epsilon_probe_steps is 6, and the run has 6 steps: nothing would be held"):
+        run(tmp_path / "run", toy_anchors(tmp_path / "anchors"), epsilon_probe_steps=6)

@@ -142,6 +142,26 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, anch
     assert whole_history == (tmp_path / "cut" / "lambda_history.csv").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"learning_rate": 0.01}, "learning_rate is 0.01, and .*run.json says 0.05: a run that goes on has it from its "),
+        ({"weight_decay": 0.5}, "weight_decay is 0.5, and .*run.json says not given: "),
+        ({"multiplier_init": 3.0}, "multiplier_init is 3.0, and .*run.json says not given: "),
+        ({"method": "weighted_sum", "epsilon": 0.01, "multiplier_lr": 0.1}, "method is weighted_sum, and "),
+    ],
+)
+def test_what_a_checkpoint_overrules_is_refused(tmp_path, anchors, changed, said):
+    """Seen to fail: the run went on as it had begun, and run.json named what had no effect."""
+    saved = {"save_strategy": "steps", "save_steps": 4}
+    run(tmp_path / "run", anchors, **saved)
+    before = (tmp_path / "run/run.json").read_bytes()
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "run", anchors, resume=str(tmp_path / "run/checkpoint-4"), **saved | changed)
+    assert (tmp_path / "run/run.json").read_bytes() == before
+    run(tmp_path / "run", anchors, resume=str(tmp_path / "run/checkpoint-4"), **saved | {"epsilon": 0.5})
+
+
 @pytest.mark.parametrize("restore", [False, True])
 def test_callbacks_of_the_user_resume_as_trainers_do(tmp_path, anchors, restore):
     """A resumed run has the patience that it asks for, unless it asks for that of the checkpoint; λ comes back either
