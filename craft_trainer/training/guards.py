@@ -75,6 +75,17 @@ def _calls_super(function: Callable[..., Any], name: str) -> bool:
     return code is None or "super" in code.co_names or name in code.co_names
 
 
+def own_loss(trainer: Trainer) -> str | None:
+    """The ``compute_loss`` that stands in for the model's own loss; None if there is none.
+
+    TRL's for the loss type nll computes what the model does.
+    """
+    owners = type(trainer).__mro__[: type(trainer).__mro__.index(Trainer)]
+    own = (one for one in owners if "compute_loss" in vars(one) and not one.__module__.startswith("craft_trainer."))
+    found = next((f"{_named(one)}.compute_loss" for one in own), None)
+    return None if getattr(trainer.args, "loss_type", None) == "nll" else found
+
+
 def require_exact(trainer: Trainer) -> None:
     """Refuse, by a ValueError, arguments under which the gradient that is applied is not that of the model's loss.
 
@@ -94,10 +105,12 @@ def require_exact(trainer: Trainer) -> None:
     replays = settings.recipe.loss is ReplayLoss
     held = f"method {settings.method}" if replays else "retention term task"
     replays = replays or (settings.recipe.loss is DistillationLoss and Task.name in settings.retention_terms)
-    if (smoothed or trainer.compute_loss_func is not None) and replays:
+    replaced = smoothed or trainer.compute_loss_func is not None
+    by = "label_smoothing_factor or compute_loss_func" if replaced else own_loss(trainer)
+    if by is not None and replays:
         raise ValueError(
-            f"{held} takes the model's own loss on the anchors, which label_smoothing_factor or compute_loss_func "
-            "replaces on the task: drop it, or hold something else (method craft with other retention_terms)"
+            f"{held} takes the model's own loss on the anchors, which {by} replaces on the task: drop it, or hold "
+            "something else (method craft with other retention_terms)"
         )
 
 

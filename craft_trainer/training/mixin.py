@@ -173,7 +173,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         settings, scaler, step = self.settings, self.accelerator.scaler, self.state.global_step
         named = {name: parameter for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         parameters = list(named.values())
-        angle = UpdateAngle(parameters) if step % settings.update_angle_every == 0 else None
+        measured = step % settings.update_angle_every < settings.retention_every  # the first pass from a multiple on
+        angle = UpdateAngle(parameters) if measured else None
 
         retention_pass = self.retention_pass(retention, task_loss)
         blocks = GRANULARITIES[settings.granularity](list(named))

@@ -142,10 +142,18 @@ def test_interrupted_and_resumed_equals_uninterrupted_bit_for_bit(tmp_path, anch
     assert whole_history == (tmp_path / "cut" / "lambda_history.csv").read_bytes()
 
 
+def test_the_angle_is_measured_at_the_first_pass_from_every_multiple_on(tmp_path, anchors):
+    """Seen to fail: at step 1 and at step 13 alone."""
+    run(tmp_path, anchors, max_steps=13, retention_every=3, update_angle_every=4)
+    rows = history(tmp_path)
+    assert [row["step"] for row in rows] == [1, 4, 7, 10, 13]
+    assert [row["step"] for row in rows if row["update_cosine"] is not None] == [1, 7, 10, 13]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"learning_rate": 0.01}, "learning_rate is 0.01, and .*run.json says 0.05: a run that goes on has it from its "),
+        ({"learning_rate": 0.01}, "learning_rate is 0.01, and .*run.json says 0.05: a run that goes on has it "),
         ({"weight_decay": 0.5}, "weight_decay is 0.5, and .*run.json says not given: "),
         ({"multiplier_init": 3.0}, "multiplier_init is 3.0, and .*run.json says not given: "),
         ({"method": "weighted_sum", "epsilon": 0.01, "multiplier_lr": 0.1}, "method is weighted_sum, and "),

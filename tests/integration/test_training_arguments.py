@@ -270,6 +270,18 @@ def test_replay_of_another_loss_than_that_of_the_task_is_refused(method, replace
         made(CraftTrainer, config, given, anchors=anchors)
 
 
+class OwnLoss(CraftTrainer):
+    def compute_loss(self, *args, **kwargs):
+        return 1000 * super().compute_loss(*args, **kwargs)
+
+
+def test_replay_beside_a_trainer_with_a_loss_of_its_own_is_refused(anchors, tmp_path):
+    """Seen to fail: the task had the loss of the trainer, the anchors that of the model."""
+    config = CraftConfig(str(tmp_path), method="replay", **BASE)
+    with pytest.raises(ValueError, match=r"method replay takes .*OwnLoss\.compute_loss replaces on the task"):
+        made(OwnLoss, config, {}, anchors=anchors)
+
+
 def test_smoothed_loss_is_trainers_where_that_is_right(anchors, tmp_path):
     """Whole sequences of labels, one micro-batch of one sample: no first label, no other count of labels."""
     batch = collate([TokenTask(1)[0]])
