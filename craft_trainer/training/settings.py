@@ -34,7 +34,7 @@ CHOICES: dict[str, Any] = {
 }
 CRAFT_ONLY = {  # the baselines set these themselves
     *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold"),
-    *("retention", "epsilon_schedule", "barrier_strength", "multiplier_lr"),
+    "retention",
 }
 OF_TWO_GRADIENTS = ("granularity", "merge", "conflict_threshold", "update_angle_every")  # idle where they are one
 RANGES: dict[str, tuple[float, float, str]] = {
@@ -73,7 +73,7 @@ class RetentionSettings:
     )
     retention: float | None = option(
         "how much of the teacher's behaviour is kept: 0.99 keeps 99 %. It sets epsilon to 1 − retention, with an "
-        "epsilon_schedule epsilon_final; in (0, 1); by default they are as they are given",
+        "epsilon_schedule epsilon_final; in (0, 1); by default epsilon is as it is given",
         None,
     )
     retention_terms: list[str] = option(

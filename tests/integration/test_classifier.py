@@ -102,5 +102,7 @@ def test_a_sentence_transformer_is_saved_as_one_and_cannot_be_replayed(tmp_path)
     assert_same_weights(weights(trainer), SentenceTransformer(str(tmp_path / "saved"), device="cpu").state_dict())
     assert "model = SentenceTransformer(place)" in (tmp_path / "saved" / "README.md").read_text()
     anchors = encoder_anchors(tmp_path / "cache", "bert", sentence_transformer(tmp_path / "parts"))
-    with pytest.raises(ValueError, match=r"method replay takes the model's own loss on the anchors, which .*compute_loss"):
+    with pytest.raises(
+        ValueError, match=r"method replay takes the model's own loss on the anchors, which .*compute_loss"
+    ):
         run(tmp_path / "replay", method="replay", retention_terms=["hidden"])
