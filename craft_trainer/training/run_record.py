@@ -72,8 +72,9 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Write the time of the end; without it the run was ended by something else."""
         if self._writes(state):
-            kept = {"kept_step": state.best_global_step} if args.load_best_model_at_end else {}
-            end = {"step": state.global_step, "time": _now()} | {key: step for key, step in kept.items() if step}
+            end = {"step": state.global_step, "time": _now()}
+            if args.load_best_model_at_end and state.best_global_step:
+                end["kept_step"] = state.best_global_step
             self._write(Path(args.output_dir) / RUN_FILE, args, end)
 
     def _require_same(self, path: Path, args: TrainingArguments) -> None:

@@ -54,6 +54,16 @@ def test_a_family_has_its_own_defaults_where_nothing_is_given(
     assert made.to_dict() == family(output_dir=str(tmp_path), use_cpu=True, **values).to_dict()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_a_schedule_retention_is_its_end(tmp_path: Path, family: type[CraftConfig]) -> None:
+    """Seen to fail: the command refused the two as one dial, and a script began with what it should end with."""
+    _, config = parsed(tmp_path, "--retention", "0.99", "--epsilon", "0.2", "--epsilon_schedule", "exponential")
+    made = config.of(family)
+    assert (config.epsilon, made.epsilon, made.epsilon_final) == (0.2, 0.2, 0.01)
+    with pytest.raises(ValueError, match=r"retention 0\.99 and epsilon 0\.2 are one dial"):
+        parsed(tmp_path, "--retention", "0.99", "--epsilon", "0.2")
+
+
 def test_a_value_out_of_range_is_refused_before_the_family_is_known(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"epsilon is -1\.0"):
         parsed(tmp_path, "--epsilon", "-1")

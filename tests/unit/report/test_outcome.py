@@ -37,6 +37,17 @@ def test_one_that_was_not_says_what_to_change(tmp_path):
     assert "train longer, raise multiplier_lr" in text
 
 
+def test_of_weights_that_are_not_the_last_it_says_what_they_keep(tmp_path):
+    """Seen to fail: the verdict was on the last step, also of every group."""
+    folder = with_groups(write_run(tmp_path), near=0.5, far=0.5)
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | {"end": {"time": "now", "kept_step": 10}}))
+    missed = (
+        "the constraint was NOT met for 2 of 2 old tasks (near is at 9 × ε; far is at 9 × ε) at step 10, "
+    )
+    assert missed in said(folder)
+
+
 def test_a_baseline_has_no_constraint(tmp_path):
     """Seen to fail: replay's own loss was taken for L_retain, and it was told to raise a multiplier_lr."""
     folder = write_run(tmp_path, retention_loss=0.7)
