@@ -33,8 +33,7 @@ CHOICES: dict[str, Any] = {
     "learned_inputs": ("refuse", "allow"),
 }
 CRAFT_ONLY = {  # the baselines set these themselves
-    *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold"),
-    "retention",
+    *("surgery", "merge", "granularity", "multiplier", "constraints", "epsilon_probe_steps", "conflict_threshold")
 }
 OF_TWO_GRADIENTS = ("granularity", "merge", "conflict_threshold", "update_angle_every")  # idle where they are one
 RANGES: dict[str, tuple[float, float, str]] = {

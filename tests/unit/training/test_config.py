@@ -264,7 +264,6 @@ BELONGS_TO_CRAFT = {
     "multiplier": "pi",
     "constraints": "per_group",
     "epsilon_probe_steps": 5,
-    "retention": 0.9,  # seen to fail: it changed nothing
 }
 
 
