@@ -42,9 +42,7 @@ def test_of_weights_that_are_not_the_last_it_says_what_they_keep(tmp_path):
     folder = with_groups(write_run(tmp_path), near=0.5, far=0.5)
     record = json.loads((folder / "run.json").read_text())
     (folder / "run.json").write_text(json.dumps(record | {"end": {"time": "now", "kept_step": 10}}))
-    missed = (
-        "the constraint was NOT met for 2 of 2 old tasks (near is at 9 × ε; far is at 9 × ε) at step 10, "
-    )
+    missed = "the constraint was NOT met for 2 of 2 old tasks (near is at 9 × ε; far is at 9 × ε) at step 10, "
     assert missed in said(folder)
 
 
