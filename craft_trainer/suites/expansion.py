@@ -100,6 +100,13 @@ def expand(suite: Suite, cell: Cell, root: Path) -> list[Step]:
     return list(named.values())
 
 
+def _flat(value: Any) -> Any:
+    """Put the entries of lists within a list in their place: on a command line they are words."""
+    if not isinstance(value, list):
+        return value
+    return [one for part in value for one in (_flat(part) if isinstance(part, list) else [part])]
+
+
 @dataclass
 class _Place:
     """The place of a reference, and what the references of its command found."""
@@ -149,7 +156,7 @@ class _Expansion:
         filled = {}
         for place.key, value in settings.items():
             if value is not None:  # a method takes a setting back by null
-                filled[place.key] = self._filled(place, value, item)
+                filled[place.key] = _flat(self._filled(place, value, item))
                 if filled[place.key] == []:
                     raise ValueError(
                         f"{place}: {value} is an empty list in the cell {self.cell.name}: fill it, or leave the option "
@@ -189,8 +196,12 @@ class _Expansion:
     def _filled(self, place: _Place, value: Any, item: Any) -> Any:
         """Put what ``value`` refers to in its place, and note in ``place`` what that was."""
         if isinstance(value, list):
-            parts = [self._filled(place, part, item) for part in value]
-            return [one for part in parts for one in (part if isinstance(part, list) else [part])]
+            parts = [(part, self._filled(place, part, item)) for part in value]
+            return [
+                one
+                for part, found in parts
+                for one in (found if isinstance(part, str) and isinstance(found, list) else [found])
+            ]
         if isinstance(value, dict):
             for key in value:
                 self._require_plain(place, key, value)

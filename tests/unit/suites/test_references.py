@@ -45,6 +45,13 @@ def test_within_mappings_and_lists_of_a_value():
     assert set(step.after) <= set(before)
 
 
+def test_lists_within_lists_are_words_but_stay_in_a_mapping():
+    step, _ = student(caches=[["a", ["{old}"]], "b"], policy_options={"grid": [[1, 2], [3]], "of": [["{old}"], "c"]})
+    old = STORY["streams"]["one"]["old"]
+    assert option(step, "caches") == ["a", *old, "b"]
+    assert json.loads(*option(step, "policy_options")) == {"grid": [[1, 2], [3]], "of": [old, "c"]}
+
+
 @pytest.mark.parametrize(
     ("text", "passed_on"),
     [
