@@ -108,6 +108,12 @@ def _texts_row(runs: Sequence[Run]) -> tuple[str, ...]:
         if not first.tokens:
             row.append(f"{np.mean([one.loss for one in found]):.3f}")
             continue
+        for run, one in zip(runs, found, strict=True):
+            if one.tokens != first.tokens:
+                raise ValueError(
+                    f"{runs[0].path} and {run.path}: {name} was measured on other rows, which cannot be averaged one "
+                    "by one: measure both on the same texts"
+                )
         changes = np.mean([one.changes for one in found], axis=0)
         row.append(_with_ends(mean_over_tokens(changes, np.array(first.tokens, dtype=np.float64)), 3))
     for change, scale, digits in (("margin_gold", 1, 3), ("correct", 100, 1)) if runs[0].changes else ():

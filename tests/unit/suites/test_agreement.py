@@ -114,6 +114,18 @@ def test_texts_of_which_other_things_were_measured_are_refused(tmp_path):
         table(tmp_path, "texts/one")
 
 
+def test_losses_of_other_rows_are_not_averaged(tmp_path):
+    """Seen to fail: rows of the second seed were weighted by the tokens of the first."""
+    for seed, tokens in ((0, [1, 9]), (1, [9, 1])):
+        text_cell(tmp_path, "plain", seed, [2.0, 1.5], [-1, 0], [-0.4, 0.0])
+        path = tmp_path / f"texts/one/plain/seed{seed}.json"
+        general = {"loss": 1.0, "compare_loss": 1.5, "row_losses": [1.0, 1.0], "compare_row_losses": [1.0, 2.0]}
+        evaluations = json.loads(path.read_text())["evaluations"]
+        changed(path, evaluations=evaluations | {"general": general | {"row_tokens": tokens}})
+    with pytest.raises(ValueError, match=r"seed0.json and .*seed1.json: general was measured on other rows"):
+        table(tmp_path, "texts/one")
+
+
 @pytest.mark.parametrize(
     "head", ["tiny against plain of plain, late", "tiny against plain of plain", "tiny seconds of timeless"]
 )
