@@ -56,8 +56,8 @@ def command_line(*words: str | Mapping[str, Any]) -> tuple[str, ...]:
             found.append(word)
             continue
         for key, value in word.items():
-            values = value if isinstance(value, list) else [json.dumps(value) if isinstance(value, dict) else value]
-            found += [f"--{key}", *map(str, values)]
+            values = value if isinstance(value, list) else [value]
+            found += [f"--{key}", *(json.dumps(one) if isinstance(one, dict) else str(one) for one in values)]
     return tuple(found)
 
 

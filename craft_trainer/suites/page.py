@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from craft_trainer.report.tables import Table
 from craft_trainer.report.wording import in_markdown
 from craft_trainer.suites.curves import steps_table
 from craft_trainer.suites.runs import Run, read_runs
@@ -66,12 +67,11 @@ def _block(begins: re.Match[str], raw: Path, folder: str, drawn: dict[str, bytes
         runs = [run for run in runs if run.stream == stream]
         if not runs:
             raise ValueError(f"no raw result of the stream {stream}; there are {', '.join(there)}")
-    if begins["rival"]:
-        return differences_table(begins["rival"], runs).markdown()
-    if begins["what"] in TABLES:
-        return TABLES[begins["what"]](runs).markdown()
-    if begins["what"] is None:
-        return (stream_table(runs) if stream else suite_table(runs)).markdown()
+    if begins["what"] not in PICTURES:
+        table = _table(begins, runs)
+        if not table.rows:
+            raise ValueError(f"{begins[0].strip()}: no raw result has what this table shows: leave the block out")
+        return table.markdown()
     from craft_trainer.suites.curve_pictures import curves_picture  # matplotlib only where a page has a picture
     from craft_trainer.suites.pictures import DRAWN
     from craft_trainer.suites.text_pictures import text_frontier_picture
@@ -83,6 +83,14 @@ def _block(begins: re.Match[str], raw: Path, folder: str, drawn: dict[str, bytes
     if drawn.setdefault(f"{name}.svg", svg) != svg:
         raise ValueError(f"{begins[0].strip()}: a picture {name}.svg of other methods is on this page already")
     return f"![{in_markdown(f'{picture.title}. {picture.description}')}]({folder}/{name}.svg)"
+
+
+def _table(begins: re.Match[str], runs: Sequence[Run]) -> Table:
+    if begins["rival"]:
+        return differences_table(begins["rival"], runs)
+    if begins["what"]:
+        return TABLES[begins["what"]](runs)
+    return stream_table(runs) if begins["stream"] else suite_table(runs)
 
 
 def chosen(runs: Sequence[Run], methods: str) -> list[Run]:

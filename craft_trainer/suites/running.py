@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craft_trainer.files import CHECKSUM, checked, write_json
+from craft_trainer.files import CHECKSUM, as_json, checked, write_json
+from craft_trainer.report.reading import json_object
+from craft_trainer.suites import expansion
 from craft_trainer.suites.expansion import Step, expand
 from craft_trainer.suites.jobs import Execute, Job, clear_unfinished, run_jobs
 from craft_trainer.suites.suite import Cell, Suite
 from craft_trainer.training.run_record import machine
 
 SCHEMA = 1
+WAY_OUT = "restore the file as `suite run` wrote it, or delete it to run its cell again"
 COMMANDS_FILE = "commands.json"
 CHANGES = "changes"  # of a comparison of two checkpoints
 Raw = dict[str, Any]
@@ -34,23 +37,40 @@ def raw_path(raw: Path, suite: Suite, cell: Cell) -> Path:
 
 
 def open_work(suite: Suite, cells: Sequence[Cell], folder: Path, raw: Path) -> list[Work]:
-    """List the cells that have no raw result yet.
+    """List those of ``cells`` that have no raw result yet.
 
     Raises:
-        ValueError: a raw result was made by other commands than the suite has for its cell now.
+        ValueError: a raw result of the suite, of these cells or of others, was made by other settings than the suite
+            has for its cell now: they would stand in one table.
     """
-    found = []
-    for cell in cells:
-        commands = [list(step.argv) for step in expand(suite, cell, Path())]
+    for cell in expansion.cells(suite):
         path = raw_path(raw, suite, cell)
-        if not path.is_file():
-            found.append(Work(cell, expand(suite, cell, folder), commands, path))
-        elif (made := json.loads(path.read_text("utf-8"))["commands"]) != commands:
+        if path.is_file() and (difference := _changed(suite, cell, path)):
             raise ValueError(
-                f"{path} was made by other settings ({_difference(made, commands)}): raw results stay as they are, so "
-                f"give the changed method {cell.method}, or the changed suite, a new name"
+                f"{path} was made by other settings ({difference}): raw results stay as they are, so give the changed "
+                f"method {cell.method}, the changed stream {cell.stream} or the suite a new name"
             )
-    return found
+    return [
+        Work(cell, expand(suite, cell, folder), _commands(expand(suite, cell, Path())), path)
+        for cell in cells
+        if not (path := raw_path(raw, suite, cell)).is_file()
+    ]
+
+
+def _commands(steps: Sequence[Step]) -> list[list[str]]:
+    return [list(step.argv) for step in steps]
+
+
+def _changed(suite: Suite, cell: Cell, path: Path) -> str:
+    """Name what the raw result in ``path`` was made by and the suite has otherwise now; empty if there is nothing."""
+    made, steps = json_object(path, WAY_OUT), expand(suite, cell, Path())
+    commands = _commands(steps)
+    if made.get("commands") != commands:
+        return _difference(made.get("commands", []), commands)
+    now = json.loads(as_json(_identity(suite, cell))) | {"evaluations": sorted(_evaluations(suite, steps))}
+    then = made | {"evaluations": sorted(made.get("evaluations", {}))}
+    differs = [f"then {key} {then.get(key)}, now {value}" for key, value in now.items() if then.get(key) != value]
+    return "; ".join(differs)
 
 
 def jobs_of(work: Sequence[Work], folder: Path) -> list[Job]:
@@ -72,11 +92,11 @@ def run_work(
     """Run what ``work`` needs in ``folder``, and write the raw result of every cell as soon as it is whole.
 
     Raises:
-        ValueError: the folder was begun by another commit or by other commands.
+        ValueError: the folder was begun by another commit or by other commands, or holds outputs of unknown ones.
         RuntimeError: commands failed, after all others have run that do not need them.
     """
     jobs, code = jobs_of(work, folder), commit()
-    _claim(folder, {"commit": code, "commands": {job.name: list(job.argv) for job in jobs}})
+    _claim(folder, jobs, code)
     clear_unfinished(jobs)
 
     def write_whole(done: Collection[str], seconds: Mapping[str, float]) -> None:
@@ -115,16 +135,9 @@ def _git(folder: Path, *words: str) -> str:
 
 def _raw(suite: Suite, work: Work, code: str | None, seconds: Mapping[str, float]) -> Raw:
     cell = work.cell
-    evaluations = {step.output.stem: _read(step) for step in work.steps if step.label in suite.evaluations}
-    return {
-        "schema": SCHEMA,
-        "suite": suite.name,
-        "stream": cell.stream,
-        "tasks": suite.streams[cell.stream],
-        "method": cell.variant,
+    evaluations = {name: _read(step) for name, step in _evaluations(suite, work.steps).items()}
+    return _identity(suite, cell) | {
         "label": suite.methods[cell.method].get("label", cell.method),
-        "budget": cell.budget,
-        "seed": cell.seed,
         "commit": code,
         "machine": machine(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -132,6 +145,23 @@ def _raw(suite: Suite, work: Work, code: str | None, seconds: Mapping[str, float
         "evaluations": evaluations,
         "commands": work.commands,
     }
+
+
+def _identity(suite: Suite, cell: Cell) -> Raw:
+    """List what a raw result says of its cell beside the commands; labels are words, which may change."""
+    return {
+        "schema": SCHEMA,
+        "suite": suite.name,
+        "stream": cell.stream,
+        "tasks": suite.streams[cell.stream],
+        "method": cell.variant,
+        "budget": cell.budget,
+        "seed": cell.seed,
+    }
+
+
+def _evaluations(suite: Suite, steps: Sequence[Step]) -> dict[str, Step]:
+    return {step.output.stem: step for step in steps if step.label in suite.evaluations}
 
 
 def _read(step: Step) -> Raw:
@@ -157,9 +187,10 @@ def _changes(content: Raw) -> Raw:
     }
 
 
-def _claim(folder: Path, mine: Raw) -> None:
+def _claim(folder: Path, jobs: Sequence[Job], code: str | None) -> None:
     """Note in ``folder`` what its outputs are made by; refuse it where another commit or other commands made them."""
-    file = folder / COMMANDS_FILE
+    file, known = folder / COMMANDS_FILE, dict[str, Any]()
+    mine: Raw = {"commit": code, "commands": {job.name: list(job.argv) for job in jobs}}
     if file.is_file():
         found = json.loads(file.read_text("utf-8"))
         if found["commit"] != mine["commit"]:
@@ -173,7 +204,15 @@ def _claim(folder: Path, mine: Raw) -> None:
                 raise ValueError(
                     f"{folder}: {name} had other settings ({_difference([before], [argv])}): choose another --output"
                 )
-        mine["commands"] = found["commands"] | mine["commands"]
+        known = found["commands"]
+    for job in jobs:
+        output = job.folder or job.result
+        if job.name not in known and output.exists():
+            raise ValueError(
+                f"{output} is there already, and {file} does not say by which settings it was made: move it away, or "
+                "choose another --output"
+            )
+    mine["commands"] = known | mine["commands"]
     write_json(file, mine)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,8 @@ class Run:
         measured: what ``loss`` found, by the name of the evaluation.
         seconds: of the commands that fine-tune (``train`` with ``--model``) and of those that make anchors (``cache``),
             by these names; one is missing where there was no such command, or its time is not known.
+        evaluations: their names.
+        commands: of the cell.
         path: of the raw file.
     """
 
@@ -101,6 +103,8 @@ class Run:
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     measured: Mapping[str, Measured] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
+    evaluations: Sequence[str] = ()
+    commands: Sequence[Sequence[str]] = ()
     path: Path = Path()
 
     @property
@@ -153,12 +157,13 @@ def read_runs(raw: Path, suite: str) -> list[Run]:
     """Read every raw result of a suite: teacher and plain first, then by name and budget.
 
     Raises:
-        ValueError: there is none, or a file is not what ``suite run`` wrote.
+        ValueError: there is none, a file is not what ``suite run`` wrote, or two files do not belong in one table.
     """
     paths = sorted((raw / suite).rglob("*.json"))
     if not paths:
         raise ValueError(f"{raw / suite} holds no raw result: run `craft-trainer suite run {suite} --raw {raw}`")
-    runs = [_read(path) for path in paths]
+    runs = [_read(path, suite) for path in paths]
+    _require_agreement(runs)
     return sorted(runs, key=lambda run: (_place(run.name), run.name, run.budget or 0, run.stream, run.seed))
 
 
@@ -170,14 +175,61 @@ def by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return found
 
 
+def _require_agreement(runs: Sequence[Run]) -> None:
+    """Refuse, by a ValueError that names two files, copies, a stream that has changed and settings that have.
+
+    The words of a method may differ: they decide no figure.
+    """
+    cells: dict[tuple[str, str, int], Run] = {}
+    streams: dict[str, Run] = {}
+    methods: dict[tuple[str, str], Run] = {}
+    for run in runs:
+        other = cells.setdefault((run.stream, run.method, run.seed), run)
+        if other is not run:
+            raise ValueError(
+                f"{other.path} and {run.path} are both the result of {run.method} on the stream {run.stream} with the "
+                f"seed {run.seed}, which would count twice: move one of them away"
+            )
+        other = streams.setdefault(run.stream, run)
+        for what in ("tasks", "evaluations"):
+            then, now = getattr(other, what), getattr(run, what)
+            if then != now:
+                raise ValueError(
+                    f"{other.path} and {run.path} are of the stream {run.stream}, but their {what} differ ({then} and "
+                    f"{now}): give the changed stream or suite a name of its own, and run its cells again"
+                )
+        other = methods.setdefault((run.stream, run.method), run)
+        if difference := _other_setting(other, run):
+            raise ValueError(
+                f"{other.path} and {run.path} are of one method, but were made by other settings ({difference}): give "
+                "the changed method a name of its own, and run its cells again"
+            )
+
+
+def _other_setting(one: Run, other: Run) -> str:
+    """Name the first option in which two runs of a method differ by more than their seeds; empty if there is none."""
+    for left, right in zip_longest(_options(one), _options(other), fillvalue="nothing"):
+        if left != right and left.replace(str(one.seed), "") != right.replace(str(other.seed), ""):
+            return f"{left} and {right}"
+    return ""
+
+
+def _options(run: Run) -> list[str]:
+    """List the options of all commands, without the seeds that are called so and those in the names of folders."""
+    words = " ".join(word for command in run.commands for word in command).replace(f"seed{run.seed}/", "seed/")
+    return [option for option in words.split(" --") if not option.startswith("seed")]
+
+
 def _place(name: str) -> int:
     return LEADING_METHODS.index(name) if name in LEADING_METHODS[:2] else len(LEADING_METHODS)
 
 
-def _read(path: Path) -> Run:
+def _read(path: Path, suite: str) -> Run:
     content = json_object(path, WAY_OUT)
     check(content, RAW, f"{path}: ")
     require_checksum(content, path, WAY_OUT)
+    if content["suite"] != suite:
+        raise ValueError(f"{path} is a result of the suite {content['suite']}, not of {suite}: move it to its folder")
     made = _by_output(content["commands"])
     order = {name: place for place, name in enumerate(made)}
     stages, losses, changes, measured = [], [], {}, {}
@@ -194,6 +246,8 @@ def _read(path: Path) -> Run:
         else:
             check(evaluation, {"rows": [ROW]}, place)
             stages.append({row["task"]: Count(row["successes"], row["episodes"]) for row in evaluation["rows"]})
+            if len(stages[-1]) < len(evaluation["rows"]):
+                raise ValueError(f"{place}.rows has a task twice, of which one would be lost: evaluate each task once")
     budget = content["budget"]
     return Run(
         content["stream"],
@@ -207,6 +261,8 @@ def _read(path: Path) -> Run:
         changes,
         measured,
         _seconds(made, content["seconds"]),
+        sorted(content["evaluations"]),
+        content["commands"],
         path,
     )
 

@@ -60,7 +60,7 @@ class Suite:
         """Check the ``content`` of a file; ``blocks`` is a place for YAML anchors, and says nothing by itself.
 
         Raises:
-            ValueError: a key is missing or unknown, or names what is not there.
+            ValueError: a key is missing, unknown or empty, or names what is not there.
         """
         known(name, content, KEYS)
         missing = [key for key in KEYS if key not in (*content, *OPTIONAL)]
@@ -68,14 +68,23 @@ class Suite:
             raise ValueError(f"{name}: {', '.join(missing)} missing")
         suite = cls(name, **{key: value for key, value in content.items() if key != "blocks"})
         for key in ("streams", "commands", "methods"):
-            for entry, value in getattr(suite, key).items():
-                if not isinstance(value, dict):
-                    raise ValueError(f"{name}: {key}: {entry} is {value!r}: expected `key: value` lines")
-        for key in ("seeds", "budgets"):
-            whole_numbers(f"{name}: {key}", getattr(suite, key))
+            entries = getattr(suite, key)
+            if not isinstance(entries, dict) or not entries:
+                raise ValueError(f"{name}: {key} is {entries!r}: expected at least one, with `key: value` lines")
+            for entry, value in entries.items():
+                settings(f"{name}: {key}: {entry}", value)
+        for key in {"seeds", "budgets"} & content.keys():
+            whole_numbers(f"{name}: {key}", content[key])
+        suite._check_streams()
         suite._check_commands()
         suite._check_methods()
         return suite
+
+    def _check_streams(self) -> None:
+        for stream, keys in self.streams.items():
+            for key in keys:
+                if key in AXES:
+                    raise ValueError(f"{self.name}: streams: {stream}: {{{key}}} has a meaning already: rename the key")
 
     def _check_commands(self) -> None:
         for label, command in self.commands.items():
@@ -84,6 +93,7 @@ class Suite:
             for stream, keys in self.streams.items():
                 if label in (*keys, *AXES):
                     raise ValueError(f"{self.name}: commands: {label} is also a key of streams: {stream}: rename one")
+        filled_list(f"{self.name}: evaluations", self.evaluations)
         known(f"{self.name}: evaluations", self.evaluations, self.commands)
         for label in self.evaluations:
             if self.commands[label]["run"] not in EVALUATES:
@@ -93,9 +103,15 @@ class Suite:
         for method, changes in self.methods.items():
             place = f"{self.name}: methods: {method}"
             known(place, changes, [*OF_A_METHOD, *self.commands])
-            known(f"{place}: streams", changes.get("streams", ()), self.streams)
-            for key in ("seeds", "budgets"):
-                whole_numbers(f"{place}: {key}", changes.get(key, ()))
+            for key in {"seeds", "budgets"} & changes.keys():
+                whole_numbers(f"{place}: {key}", changes[key])
+            if "streams" in changes:
+                filled_list(f"{place}: streams", changes["streams"])
+                known(f"{place}: streams", changes["streams"], self.streams)
+            for label in self.commands.keys() & changes.keys():
+                settings(f"{place}: {label}", changes[label])
+                if "each" in changes[label]:
+                    raise ValueError(f"{place}: {label}: each: a method cannot change it, so write another command")
 
 
 def known(place: str, names: Iterable[str], among: Iterable[str]) -> None:
@@ -106,8 +122,20 @@ def known(place: str, names: Iterable[str], among: Iterable[str]) -> None:
             raise ValueError(f"{place}: {name!r} is none of {', '.join(listed)}")
 
 
+def settings(place: str, value: Any) -> None:
+    """Refuse, by a ValueError, what is no mapping."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{place} is {value!r}: expected `key: value` lines")
+
+
+def filled_list(place: str, values: Any) -> None:
+    """Refuse, by a ValueError, what is no list, or has nothing in it."""
+    if not isinstance(values, list) or not values:
+        raise ValueError(f"{place} is {values!r}: expected a list of at least one")
+
+
 def whole_numbers(place: str, values: Any) -> None:
-    """Refuse, by a ValueError, what is no list of whole numbers from 0 on, none of them twice."""
-    is_list = isinstance(values, list | tuple) and all(type(value) is int and value >= 0 for value in values)
-    if not is_list or len(set(values)) < len(values):
+    """Refuse, by a ValueError, what is no list of whole numbers from 0 on, is empty, or has one of them twice."""
+    filled_list(place, values)
+    if not all(type(value) is int and value >= 0 for value in values) or len(set(values)) < len(values):
         raise ValueError(f"{place} is {values!r}: expected a list of whole numbers from 0 on, none twice")

@@ -33,8 +33,17 @@ def stream_table(runs: Sequence[Run]) -> Table:
     """Every method on one stream: success with the 95 % Wilson interval over episodes, and seed by seed.
 
     Of texts it is the loss of those that are learned, and what the questions say of the rest: :func:`_texts_row`.
+
+    Raises:
+        ValueError: of texts, two raw results do not have the same columns.
     """
     if runs[0].losses or not runs[0].stages:
+        for run in runs:
+            if _texts_columns(run) != _texts_columns(runs[0]):
+                raise ValueError(
+                    f"{runs[0].path} and {run.path} do not have the same columns ({', '.join(_texts_columns(runs[0]))} "
+                    f"and {', '.join(_texts_columns(run))}): choose methods that do, by `of`"
+                )
         return Table("", _texts_columns(runs[0]), [_texts_row(found) for found in by_method(runs).values()])
     if runs[0].groups:
         columns = ("method", "seeds", HEADS["old"], "each seed", HEADS["new"], "each seed")
@@ -99,6 +108,12 @@ def _texts_row(runs: Sequence[Run]) -> tuple[str, ...]:
         if not first.tokens:
             row.append(f"{np.mean([one.loss for one in found]):.3f}")
             continue
+        for run, one in zip(runs, found, strict=True):
+            if one.tokens != first.tokens:
+                raise ValueError(
+                    f"{runs[0].path} and {run.path}: {name} was measured on other rows, which cannot be averaged one "
+                    "by one: measure both on the same texts"
+                )
         changes = np.mean([one.changes for one in found], axis=0)
         row.append(_with_ends(mean_over_tokens(changes, np.array(first.tokens, dtype=np.float64)), 3))
     for change, scale, digits in (("margin_gold", 1, 3), ("correct", 100, 1)) if runs[0].changes else ():

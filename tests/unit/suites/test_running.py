@@ -2,6 +2,7 @@
 
 import json
 from copy import deepcopy
+from dataclasses import replace
 
 import pytest
 from pretending import pretend
@@ -79,6 +80,56 @@ def test_outputs_of_other_settings_or_another_commit_are_refused(tmp_path, monke
     monkeypatch.setattr(running, "commit", lambda: "abc")
     with pytest.raises(ValueError, match="this is abc: go on with that one"):
         go(suite_of(plain={}), tmp_path)
+
+
+def test_a_stream_that_changed_is_refused_where_no_command_shows_it(tmp_path):
+    """Seen to fail: the cell was finished, and its raw result told of other old tasks."""
+    go(suite_of(plain={}), tmp_path)
+    changed = suite_of(plain={})
+    changed.streams["one"]["steps"] = [50, 100]
+    with pytest.raises(ValueError, match=r"plain/seed0.json was made by other settings \(then tasks ") as refused:
+        go(changed, tmp_path)
+    refused.match(r"now .*'steps': \[50, 100\].*changed method plain, the changed stream one or the suite a new name")
+
+
+def test_evaluations_that_changed_are_refused_where_no_command_shows_it(tmp_path):
+    """Seen to fail: the raw results of one stream did not have the same evaluations."""
+    go(suite_of(plain={}), tmp_path)
+    changed = replace(suite_of(plain={}), evaluations=["student", "score"])
+    with pytest.raises(ValueError, match=r"then evaluations \['score'\], now \['score', 'student'\]"):
+        go(changed, tmp_path)
+
+
+def test_cells_that_are_not_chosen_were_made_by_the_same_settings(tmp_path):
+    """They stand in one table. Seen to fail: a second seed was trained by other settings, in a folder of its own."""
+    go(suite_of(plain={}), tmp_path)
+    changed = replace(suite_of(plain={"student": {"epochs": 2}}), seeds=[0, 1])
+    chosen = [cell for cell in cells(changed) if cell.seed == 1]
+    with pytest.raises(ValueError, match=r"plain/seed0.json was made by other settings .*now --epochs 2"):
+        open_work(changed, chosen, tmp_path / "second", tmp_path / "raw")
+    same = replace(suite_of(plain={}), seeds=[0, 1])
+    assert [work.cell for work in open_work(same, chosen, tmp_path / "second", tmp_path / "raw")] == chosen
+
+
+@pytest.mark.parametrize("place", ["one/seed0/craft-20/student", "one/seed0/craft-20/score.json", "one/new_data"])
+def test_an_output_of_unknown_settings_is_neither_used_nor_deleted(place, tmp_path):
+    """Seen to fail: what lay there was taken for finished, or deleted as if it were unfinished."""
+    (tmp_path / "work" / place).mkdir(parents=True)
+    with pytest.raises(ValueError, match=rf"{place} is there already, and .*commands.json does not say by which"):
+        go(suite_of(), tmp_path)
+    assert (tmp_path / "work" / place).exists()
+    assert not (tmp_path / "work/ran").exists()
+
+
+def test_a_folder_that_another_method_has_begun_goes_on(tmp_path):
+    go(suite_of(plain={}), tmp_path)
+    before = ran(tmp_path)
+    assert len(go(suite_of(), tmp_path)) == 2
+    assert [line.split()[0] for line in ran(tmp_path)[len(before) :]] == ["cache", "train", "rollout"]
+    (tmp_path / "raw/story/one/plain/seed0.json").unlink()
+    (tmp_path / "work/commands.json").unlink()
+    with pytest.raises(ValueError, match=r"is there already, and .*commands.json does not say by which settings"):
+        go(suite_of(), tmp_path)
 
 
 def test_a_failure_stops_what_needs_it_alone(tmp_path):
