@@ -7,8 +7,9 @@ sessions `newest` and `lowest` of noxfile.py), whatever imports it is skipped: `
 from __future__ import annotations
 
 import gc
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 from pathlib import Path
@@ -112,6 +113,14 @@ def _imported_stays() -> None:
     """Every training ends with a garbage collection, which need not walk through all that was imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """No test takes the power away, so what it writes need not reach the disk. Commands of their own still wait."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _descriptor: None)
+        yield
 
 
 @pytest.fixture(scope="session")
