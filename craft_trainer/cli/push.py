@@ -22,7 +22,11 @@ class PushArguments:
         "model repository, owner/name, made if it is not there; by default the one that the run was to go to",
         None,
     )
-    private: bool | None = option("a repository that is made is private; by default what its owner has set", None)
+    private: bool | None = option(
+        "true: a repository that is made is private, and one that is there and public is refused; by default a new one "
+        "is what its owner has set",
+        None,
+    )
     revision: str | None = option("branch to push to, by default main; it is made if it is not there", None)
     results: str | None = option("results.json whose table and figure the card shows; by default that in the run", None)
     checkpoints: bool = option("the checkpoints as well, with the state to resume from", False)

@@ -67,6 +67,16 @@ def test_a_run_is_one_commit(hub, client, run):
 
 
 @LFS_ONLY
+def test_a_private_run_does_not_go_where_everybody_reads(hub, client, run):
+    """Seen to fail: it was pushed into the public repository, and nothing said so."""
+    hub.create("model", REPO)
+    message = failed(push(client, run, "--private", "true", "--revision", "trial", "--checkpoints", "true"))
+    assert f"{REPO} is to be private, and there is a public model repository of that name" in message
+    assert set(in_repository(hub)) <= {".gitattributes"}
+    assert list(hub.repos["model", REPO].refs) == ["main"]
+
+
+@LFS_ONLY
 def test_an_adapter_whose_base_is_a_folder_is_pushed_with_a_warning(hub, client, run):
     """Seen to fail without it: nobody else could load the adapter, and nothing said so."""
     facts = json.loads((run / "card.json").read_text()) | {"adapter": True, "base": {"name": "teacher", "repo": None}}
