@@ -92,7 +92,7 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
             with closing(MetaWorldEnvs(task, num_envs, image_size=image_size, shadows=arguments.shadows)) as envs:
                 outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: bar.update())
             rows.append(counted(task, outcomes) | {"sentence": describe(task)})
-    return {"max_steps": max_steps, "rows": rows}
+    return {"max_steps": max_steps, "image_size": image_size, "shadows": arguments.shadows, "rows": rows}
 
 
 def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
@@ -116,7 +116,8 @@ def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
     ):
         rows.append(counted(outcomes[0]["task"], [outcome["success"] for outcome in outcomes]))
         episodes += outcomes
-    return {"env": arguments.env, "max_steps": arguments.max_steps, "rows": rows, "per_episode": episodes}
+    given = {name: getattr(arguments, name) for name in ("env", "env_options", "rename", "max_steps")}
+    return {**given, "rows": rows, "per_episode": episodes}
 
 
 def counted(task: str, outcomes: Sequence[bool]) -> dict[str, Any]:

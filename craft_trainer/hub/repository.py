@@ -72,9 +72,9 @@ class Repository:
             made = hub.create_repo(self.name, repo_type=self.kind, private=self.private, exist_ok=True)
             if self.private and not hub.repo_info(made.repo_id, repo_type=self.kind).private:
                 raise PermissionError(
-                    f"{made.repo_id} is to be private, and there is a public {self.kind} repository of that name, which "
-                    "a push would not hide; nothing was uploaded. Make it private in its settings on the Hub, name "
-                    "another repository, or leave private out"
+                    f"{made.repo_id} is to be private, and there is a public {self.kind} repository of that name, "
+                    "which a push would not hide; nothing was uploaded. Make it private in its settings on the Hub, "
+                    "name another repository, or leave private out"
                 )
             if self.revision is not None:
                 hub.create_branch(made.repo_id, repo_type=self.kind, branch=self.revision, exist_ok=True)

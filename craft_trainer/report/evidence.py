@@ -80,10 +80,11 @@ class Evidence:
 
     @property
     def settings_by_kind(self) -> tuple[Mapping[str, Mapping[str, Json]], ...]:
-        """Settings by name, as they were recorded: of demos, of comparisons, of multiple choice, of training runs."""
+        """Settings by name, as they were recorded: of demos, comparisons, rollouts, multiple choice, training runs."""
         return (
             {name: demo.results.settings for name, demo in self.demos.items()},
             {name: one.settings for name, one in self.held_out.items()},
+            {name: one.settings for name, one in self.rollouts.items()},
             {name: one.settings for name, one in self.choices.items()},
             {name: run.settings for name, run in self.runs.items()},
         )

@@ -28,10 +28,14 @@ class Roles:
         return pooled(counts) if counts else None
 
     def kept(self, rollout: Rollout, rollouts: Mapping[str, Rollout]) -> float | None:
-        """Old-task success as a share of the teacher's; None without a teacher that succeeds."""
-        teacher = None if self.teacher is None else self.count(rollouts[self.teacher], "old")
-        mine = self.count(rollout, "old")
+        """Old-task success as a share of the teacher's; None without a teacher that succeeds on the same old tasks."""
+        if self.teacher is None or self._old_of(rollout) != self._old_of(rollouts[self.teacher]):
+            return None
+        teacher, mine = self.count(rollouts[self.teacher], "old"), self.count(rollout, "old")
         return None if mine is None or teacher is None or not teacher.successes else mine.rate / teacher.rate
+
+    def _old_of(self, rollout: Rollout) -> set[str]:
+        return set(self.old) & set(rollout.counts)
 
 
 def roles_of(
