@@ -71,6 +71,9 @@ class LossArguments(LoadArguments, TextArguments):
                 raise ValueError(f"{name} is {value}: it must be at least 1")
         if self.anchors is None:
             refuse_idle(self, OF_ANCHORS, "it is of L_retain, and no anchors are given")
+        terms = split_list(self.retention_terms or self.usual_terms)
+        if "hidden" not in terms:
+            refuse_idle(self, ["hidden_distance"], f"retention_terms are {', '.join(terms)}, and hidden is not one")
         if self.policy is not None:
             names = [field.name for field in fields(TextArguments) if field.name != "dataset"]
             refuse_idle(self, [*names, *OF_TEXTS], "it is an option of language models")
@@ -87,12 +90,17 @@ class LossArguments(LoadArguments, TextArguments):
         texts = [field.name for field in fields(TextArguments) if field.name not in ("dataset", "dataset_num_proc")]
         return {name: getattr(self, name) for name in ("model", "compare", *names, *texts, "dtype", "quantization")}
 
-    def retention(self, *usual: str) -> "RetentionSettings":
-        """What is held, and how it is measured; the ``usual`` terms where none were named."""
+    @property
+    def usual_terms(self) -> tuple[str, ...]:
+        """The retention terms where none are named."""
+        return ("token_kl",) if self.policy is None else ("hidden", "output")
+
+    def retention(self) -> "RetentionSettings":
+        """What is held, and how it is measured."""
         from craft_trainer.training.settings import RetentionSettings
 
         return RetentionSettings(
-            retention_terms=split_list(self.retention_terms or list(usual)),
+            retention_terms=split_list(self.retention_terms or self.usual_terms),
             retention_weights=self.retention_weights,
             hidden_distance=self.hidden_distance,
         )
@@ -137,7 +145,7 @@ def measure(arguments: LossArguments) -> dict[str, Any]:
     measured = {"loss": task(), "frames": count}
     if arguments.anchors is not None:
         cache = open_cache(arguments.anchors, policy)
-        settings = arguments.retention("hidden", "output")
+        settings = arguments.retention()
         measured["L_retain"] = retention_measure(policy, cache, settings, batch_size)()
         measured["anchors"] = len(cache)
     return measured

@@ -53,7 +53,8 @@ def roles_of(
     of one group is of the other.
 
     Raises:
-        ValueError: no rollout has a task that is given, or one is given as both.
+        ValueError: no rollout has a task that is given, or one is given as both; or there is a ``teacher``, and nothing
+            tells old tasks from new ones.
     """
     runs = list(runs)
     tasks = tuple(dict.fromkeys(task for one in rollouts.values() for task in one.counts))
@@ -65,6 +66,11 @@ def roles_of(
         learned = {sentence for run in runs for sentence in run.new_tasks}
         found["new"] = tuple(task for task in tasks if task in learned or sentences.get(task) in learned)
     if not found["old"] and not found["new"]:
+        if teacher is not None:
+            raise ValueError(
+                "teacher has no effect where nothing tells old tasks from new ones: name the tasks of one kind by "
+                "--old or --new, or give by --run the run that learned some; or name that file by --rollout"
+            )
         return None
     if found["old"] and found["new"] and (others := set(tasks) - {*found["old"], *found["new"]}):
         raise ValueError(f"{', '.join(sorted(others))}: neither in old nor in new; name each task in one of the two")

@@ -261,6 +261,22 @@ def test_the_only_push_that_fails_names_the_command(hub, client, train, tmp_path
 
 
 @LFS_ONLY
+def test_options_that_bring_nothing_are_refused(hub, client, run, tmp_path):
+    """Seen to fail: a run without checkpoints, and a card by hand, were pushed as if nothing had been asked for."""
+    (run / "README.md").write_text("# Mine\n")
+    results = tmp_path / "results.json"
+    results.write_text("{}")
+    message = failed(push(client, run, "--results", results))
+    assert "results has no effect" in message
+    assert "README.md is by hand" in message
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert "checkpoints has no effect" in failed(push(client, run, "--checkpoints", "true"))
+    assert not hub.repos
+    assert not (run / "results.json").exists()
+
+
+@LFS_ONLY
 def test_results_are_shown(hub, client, run):
     """Table, figure and file; older ones than the weights are refused. Numbers by hand: 18 of 20 is 90 %."""
     rows = [
