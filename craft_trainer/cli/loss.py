@@ -128,6 +128,27 @@ def run(arguments: LossArguments) -> None:
         write_json(Path(arguments.output), checked(arguments.given | measured))
 
 
+def require_held_out(arguments: LossArguments) -> None:
+    """Refuse, by a ValueError, episodes as held out that the policy's own run learned from, as its run.json says."""
+    from craft_trainer.hub.run_folder import RUN_FILE
+    from craft_trainer.models.pretrained import checkpoint_folder
+    from craft_trainer.report.reading import json_object
+
+    folder = checkpoint_folder(str(arguments.policy))
+    record = next((file for file in (folder / RUN_FILE, folder.parent / RUN_FILE) if file.is_file()), None)
+    if not arguments.held_out or record is None:
+        return
+    told = json_object(record, "remove it, or repair it").get("settings") or {}
+    share, dataset = told.get("held_out", 0.0), told.get("dataset")
+    is_same = dataset is not None and Path(dataset).resolve() == Path(arguments.dataset).resolve()
+    if is_same and share != arguments.held_out:
+        raise ValueError(
+            f"held_out is {arguments.held_out:g}, and {record} says that {arguments.policy} was trained on {dataset} "
+            f"with held_out {share}: it has learned from some of these episodes. "
+            + (f"Give held_out {share}" if share else "Train with that held_out, or measure on another dataset")
+        )
+
+
 def measure(arguments: LossArguments) -> dict[str, Any]:
     """Measure the task loss, L_retain if there are anchors, and on how many frames and anchors."""
     from craft_trainer.cli.loading import open_cache
@@ -136,6 +157,7 @@ def measure(arguments: LossArguments) -> dict[str, Any]:
 
     assert arguments.policy is not None
     arguments.require_fit(arguments.policy, [arguments.dataset])
+    require_held_out(arguments)
     policy = arguments.load(arguments.policy, arguments.device)
     batch_size = arguments.batch_size or USUAL_BATCH
     data = PolicyDataset.of(policy, arguments.dataset)

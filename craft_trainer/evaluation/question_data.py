@@ -206,6 +206,8 @@ def load_any(
     import datasets
 
     if place is not None and any((place / file).exists() for file in SAVED):
+        if config is not None:
+            raise ValueError(f"{place} was written by save_to_disk and has no configuration {config!r}: leave that out")
         return open_saved(place, "save it again")
     try:  # absolute: `text`, like other names of builders, is a builder before it is a folder
         called = str(place.absolute() if place else name)

@@ -1,11 +1,13 @@
 """Options that change nothing beside another one are refused, with the names of both."""
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from craft_trainer.cli.loss import LossArguments
+from craft_trainer.cli.loss import LossArguments, require_held_out
 from craft_trainer.cli.main import main
 from craft_trainer.cli.mcq import McqArguments
 from craft_trainer.cli.mcq_from_demos import QuestionArguments
@@ -63,3 +65,29 @@ def test_a_task_that_stands_twice_is_refused(capsys: pytest.CaptureFixture[str])
     tasks = "push-v3,reach-v3,push-v3"
     assert main(["rollout", "--policy", "org/policy", "--tasks", tasks]) == 1
     assert re.search("tasks has push-v3 twice", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("told", "share", "message"),
+    [
+        ({}, 0.1, "with held_out 0.0: it has learned from some .* Train with that held_out"),
+        ({"held_out": 0.2}, 0.1, "with held_out 0.2: it has learned from some .* Give held_out 0.2"),
+        ({"held_out": 0.1}, 0.1, ""),
+        ({"held_out": 0.2}, 0.0, ""),
+        ({"dataset": "org/other"}, 0.1, ""),
+    ],
+)
+@pytest.mark.parametrize("place", ["craft", "craft/checkpoint-5"])
+def test_episodes_that_were_learned_are_not_held_out(
+    told: dict[str, Any], share: float, message: str, place: str, tmp_path: Path
+) -> None:
+    """Seen to fail: the loss of a policy on what it had learned was that of held-out episodes."""
+    (tmp_path / place).mkdir(parents=True)
+    settings = {"dataset": str(tmp_path / "data")} | told
+    (tmp_path / "craft/run.json").write_text(json.dumps({"settings": settings}))
+    given = LossArguments(policy=str(tmp_path / place), dataset=str(tmp_path / "data"), held_out=share)
+    if not message:
+        require_held_out(given)
+        return
+    with pytest.raises(ValueError, match=message):
+        require_held_out(given)

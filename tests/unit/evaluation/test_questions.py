@@ -441,6 +441,13 @@ def test_which_split_must_be_said(dataset, tmp_path):
             read_questions(tmp_path / "two", split=split)
 
 
+def test_a_saved_dataset_has_no_configurations(dataset, tmp_path):
+    """Seen to fail: any name was taken, and the same questions were asked."""
+    dataset.save_to_disk(tmp_path / "one")
+    with pytest.raises(ValueError, match="one was written by save_to_disk and has no configuration 'hard'"):
+        read_questions(tmp_path / "one", config="hard")
+
+
 def test_paths_in_a_dataset_stay_in_its_folder(tmp_path, folder, monkeypatch):
     """As text, and as an image column whose bytes are elsewhere. Seen to fail with the roots not checked."""
     import datasets
