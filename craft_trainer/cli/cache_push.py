@@ -16,7 +16,7 @@ class PushArguments:
 
     cache: str = option("folder of an anchor cache")
     repo: str = option("dataset repository of the Hub, owner/name; it is made if it is not there")
-    private: bool = option("a repository that is made is private", False)
+    private: bool = option("a repository that is made is private; one that is there and public is refused", False)
     revision: str | None = option("branch to push to, by default main; it is made if it is not there", None)
 
 
@@ -34,7 +34,7 @@ def run(arguments: PushArguments) -> None:
     cache = AnchorCache(resolve_path(arguments.cache, "dataset"))
     files: dict[str, Path | bytes] = {file.name: file for file in sorted(cache.folder.iterdir()) if file.is_file()}
     files[PROVENANCE_FILE] = as_json(cache.provenance.published().document()).encode()
-    repository = Repository(arguments.repo, "dataset", arguments.revision, arguments.private).opened()
+    repository = Repository(arguments.repo, "dataset", arguments.revision, arguments.private or None).opened()
     message = f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}"
     commit = repository.commit(files, message, replaces=DATA_FILES)
     print(f"{len(cache)} anchors: {repository.name} at {commit.oid}")

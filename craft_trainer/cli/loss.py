@@ -71,6 +71,9 @@ class LossArguments(LoadArguments, TextArguments):
                 raise ValueError(f"{name} is {value}: it must be at least 1")
         if self.anchors is None:
             refuse_idle(self, OF_ANCHORS, "it is of L_retain, and no anchors are given")
+        terms = split_list(self.retention_terms or self.usual_terms)
+        if "hidden" not in terms:
+            refuse_idle(self, ["hidden_distance"], f"retention_terms are {', '.join(terms)}, and hidden is not one")
         if self.policy is not None:
             names = [field.name for field in fields(TextArguments) if field.name != "dataset"]
             refuse_idle(self, [*names, *OF_TEXTS], "it is an option of language models")
@@ -87,12 +90,17 @@ class LossArguments(LoadArguments, TextArguments):
         texts = [field.name for field in fields(TextArguments) if field.name not in ("dataset", "dataset_num_proc")]
         return {name: getattr(self, name) for name in ("model", "compare", *names, *texts, "dtype", "quantization")}
 
-    def retention(self, *usual: str) -> "RetentionSettings":
-        """What is held, and how it is measured; the ``usual`` terms where none were named."""
+    @property
+    def usual_terms(self) -> tuple[str, ...]:
+        """The retention terms where none are named."""
+        return ("token_kl",) if self.policy is None else ("hidden", "output")
+
+    def retention(self) -> "RetentionSettings":
+        """What is held, and how it is measured."""
         from craft_trainer.training.settings import RetentionSettings
 
         return RetentionSettings(
-            retention_terms=split_list(self.retention_terms or list(usual)),
+            retention_terms=split_list(self.retention_terms or self.usual_terms),
             retention_weights=self.retention_weights,
             hidden_distance=self.hidden_distance,
         )
@@ -120,6 +128,27 @@ def run(arguments: LossArguments) -> None:
         write_json(Path(arguments.output), checked(arguments.given | measured))
 
 
+def require_held_out(arguments: LossArguments) -> None:
+    """Refuse, by a ValueError, episodes as held out that the policy's own run learned from, as its run.json says."""
+    from craft_trainer.hub.run_folder import RUN_FILE
+    from craft_trainer.models.pretrained import checkpoint_folder
+    from craft_trainer.report.reading import json_object
+
+    folder = checkpoint_folder(str(arguments.policy))
+    record = next((file for file in (folder / RUN_FILE, folder.parent / RUN_FILE) if file.is_file()), None)
+    if not arguments.held_out or record is None:
+        return
+    told = json_object(record, "remove it, or repair it").get("settings") or {}
+    share, dataset = told.get("held_out", 0.0), told.get("dataset")
+    is_same = dataset is not None and Path(dataset).resolve() == Path(arguments.dataset).resolve()
+    if is_same and share != arguments.held_out:
+        raise ValueError(
+            f"held_out is {arguments.held_out:g}, and {record} says that {arguments.policy} was trained on {dataset} "
+            f"with held_out {share}: it has learned from some of these episodes. "
+            + (f"Give held_out {share}" if share else "Train with that held_out, or measure on another dataset")
+        )
+
+
 def measure(arguments: LossArguments) -> dict[str, Any]:
     """Measure the task loss, L_retain if there are anchors, and on how many frames and anchors."""
     from craft_trainer.cli.loading import open_cache
@@ -128,6 +157,7 @@ def measure(arguments: LossArguments) -> dict[str, Any]:
 
     assert arguments.policy is not None
     arguments.require_fit(arguments.policy, [arguments.dataset])
+    require_held_out(arguments)
     policy = arguments.load(arguments.policy, arguments.device)
     batch_size = arguments.batch_size or USUAL_BATCH
     data = PolicyDataset.of(policy, arguments.dataset)
@@ -137,7 +167,7 @@ def measure(arguments: LossArguments) -> dict[str, Any]:
     measured = {"loss": task(), "frames": count}
     if arguments.anchors is not None:
         cache = open_cache(arguments.anchors, policy)
-        settings = arguments.retention("hidden", "output")
+        settings = arguments.retention()
         measured["L_retain"] = retention_measure(policy, cache, settings, batch_size)()
         measured["anchors"] = len(cache)
     return measured

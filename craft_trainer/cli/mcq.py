@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.options import option, pairs_or_json
+from craft_trainer.options import option, pairs_or_json, refuse_idle
 
 PLACES = ("model", "compare", "data")
 EXAMPLE = "craft-trainer mcq --model outputs/teacher --compare outputs/craft --data questions.jsonl --output mcq.json"
@@ -48,6 +48,10 @@ class McqArguments:
 
     def __post_init__(self) -> None:
         self.columns = pairs_or_json("columns", self.columns)
+        if self.compare is None:
+            refuse_idle(self, ["seed"], "it is of the bootstrap of a comparison, and compare is not given")
+        if self.chat:
+            refuse_idle(self, ["delimiter"], "chat puts the choice behind the chat template, with nothing between")
 
 
 def run(arguments: McqArguments) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from craft_trainer.cli.demo import NEW, OLD
 from craft_trainer.cli.hints import nearest
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option, refuse_idle, split_list
 
 EXAMPLE = "craft-trainer mcq-from-demos --tasks push-v3,drawer-open-v3,door-open-v3 --episodes 20 --output outputs/mcq"
 
@@ -23,14 +23,20 @@ class QuestionArguments:
     kinds: list[str] = option("task, object, gripper, side, gripper_side, near, success; or all", ["all"])
     output: str = option("folder of the questions; it must not exist", "outputs/mcq")
     push_to_hub: str | None = option("dataset repository of the Hub, owner/name; it is made if it is not there", None)
-    private: bool = option("a repository that is made is private", False)
+    private: bool = option("a repository that is made is private; one that is there and public is refused", False)
+
+    def __post_init__(self) -> None:
+        if self.push_to_hub is None:
+            refuse_idle(self, ["private"], "it is of the repository to push to, and push_to_hub names none")
 
 
 def run(arguments: QuestionArguments) -> None:
     """Make the questions, and say where they are and what can be had without looking."""
-    from craft_trainer.simulation.question_folder import QUESTIONS, format_table, make_questions, push
+    from craft_trainer.simulation.question_folder import QUESTIONS, format_table, make_questions, push, repository_of
 
     folder, kinds = Path(arguments.output), check_kinds(split_list(arguments.kinds))
+    if arguments.push_to_hub is not None:
+        repository_of(arguments.push_to_hub, private=arguments.private)  # before the work, not after it
     tasks = split_list(arguments.tasks)
     settings = {"tasks": ",".join(tasks), "episodes": arguments.episodes, "size": arguments.size}
     settings |= {"seed": arguments.seed, "kinds": ",".join(kinds)}

@@ -22,7 +22,11 @@ class PushArguments:
         "model repository, owner/name, made if it is not there; by default the one that the run was to go to",
         None,
     )
-    private: bool | None = option("a repository that is made is private; by default what its owner has set", None)
+    private: bool | None = option(
+        "true: a repository that is made is private, and one that is there and public is refused; by default a new one "
+        "is what its owner has set",
+        None,
+    )
     revision: str | None = option("branch to push to, by default main; it is made if it is not there", None)
     results: str | None = option("results.json whose table and figure the card shows; by default that in the run", None)
     checkpoints: bool = option("the checkpoints as well, with the state to resume from", False)
@@ -32,22 +36,30 @@ def run(arguments: PushArguments) -> None:
     """Write the card anew and upload the folder in one commit."""
     from craft_trainer.hub.card import add_results, write_card
     from craft_trainer.hub.facts import RunFacts
-    from craft_trainer.hub.readme import text_of
+    from craft_trainer.hub.readme import is_by_hand, text_of
     from craft_trainer.hub.repository import Repository
     from craft_trainer.hub.run_folder import WEIGHTS, all_files, checkpoints, run_files
 
     folder = Path(arguments.run)
-    facts = RunFacts.read(folder)
+    facts, saved = RunFacts.read(folder), checkpoints(folder) if arguments.checkpoints else []
+    if arguments.checkpoints and not saved:
+        raise ValueError(f"checkpoints has no effect: {folder} holds no checkpoint-*. Leave checkpoints out")
+    before = text_of(folder)
+    if arguments.results is not None and before is not None and is_by_hand(before):
+        raise ValueError(
+            f"results has no effect: {folder / 'README.md'} is by hand and goes as it is, without their table. Write "
+            "it into that file and leave results out, or delete the file, and a new one is written"
+        )
     results = add_results(folder, None if arguments.results is None else Path(arguments.results))
     name, revision = destination(arguments, facts)
     if facts.local_base:
         print(f"warning: {facts.local_base}")
     repository = Repository(name, "model", revision, arguments.private).opened()
     facts = replace(facts, repo=repository.name, revision=revision)
-    if not write_card(folder, facts, before=text_of(folder), results=results):
+    if not write_card(folder, facts, before=before, results=results):
         print(f"{folder / 'README.md'} is by hand and goes as it is")
     files = run_files(folder)
-    for checkpoint in checkpoints(folder) if arguments.checkpoints else ():
+    for checkpoint in saved:
         files |= all_files(checkpoint, prefix=f"{checkpoint.name}/")
     commit = repository.commit(files, f"Step {facts.step}, method {facts.method}", replaces=WEIGHTS)
     print(f"{len(files)} files of {folder}: {repository.name} at {commit.oid}")

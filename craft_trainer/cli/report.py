@@ -107,11 +107,12 @@ def _follow(evidence: "Evidence", read: Callable[[], "Evidence"], output: str | 
 
 def _write_page(evidence: "Evidence", output: str | None) -> None:
     from craft_trainer.report import format_table, write_page
+    from craft_trainer.report.alike import unlike
     from craft_trainer.report.sentences import headlines
 
     for demo in evidence.demos.values() if len(evidence) == 1 else ():
         print(f"{format_table(demo.results, 'text')}\n")
-    print("\n".join(headlines(evidence)))
+    print("\n".join([*headlines(evidence), *(f"beware: {one.text}" for one in unlike(evidence))]))
     print(f"\nreport: {write_page(evidence, output or default_output(evidence))}")
 
 
@@ -119,6 +120,7 @@ def default_output(evidence: "Evidence") -> Path:
     """Choose the place: beside the only result, in the only run; of a comparison, in the working directory."""
     folders = [
         *(demo.results.path.parent for demo in evidence.demos.values()),
+        *(found.path.parent for found in evidence.held_out.values()),
         *(rollout.path.parent for rollout in evidence.rollouts.values()),
         *(choices.path.parent for choices in evidence.choices.values()),
         *(run.path for run in evidence.runs.values()),

@@ -60,6 +60,13 @@ class RolloutArguments:
             raise ValueError("rename and env_options are for LeRobot's environments: give env as well, or drop them")
         if self.env is not None:
             refuse_idle(self, OF_IMAGES, THEIR_IMAGES)
+        if self.tasks and "task" in self.env_options:
+            raise ValueError("tasks and the task of env_options are one thing: leave that of env_options out")
+        if self.max_steps is not None and "episode_length" in self.env_options:
+            raise ValueError("max_steps and the episode_length of env_options both end an episode: give one of them")
+        for name in ("episodes", "num_envs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
 
 
 def run(arguments: RolloutArguments) -> None:
@@ -79,6 +86,8 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
     from craft_trainer.simulation.rollout import rollout
 
     tasks = [check_task(task) for task in split_list(arguments.tasks)]
+    if twice := {task for task in tasks if tasks.count(task) > 1}:
+        raise ValueError(f"tasks has {', '.join(sorted(twice))} twice, by name or by sentence: name each task once")
     max_steps = HORIZON if arguments.max_steps is None else arguments.max_steps
     if not 0 < max_steps <= HORIZON:
         raise ValueError(f"max_steps is {max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
@@ -92,7 +101,7 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
             with closing(MetaWorldEnvs(task, num_envs, image_size=image_size, shadows=arguments.shadows)) as envs:
                 outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: bar.update())
             rows.append(counted(task, outcomes) | {"sentence": describe(task)})
-    return {"max_steps": max_steps, "rows": rows}
+    return {"max_steps": max_steps, "image_size": image_size, "shadows": arguments.shadows, "rows": rows}
 
 
 def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
@@ -116,7 +125,8 @@ def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
     ):
         rows.append(counted(outcomes[0]["task"], [outcome["success"] for outcome in outcomes]))
         episodes += outcomes
-    return {"env": arguments.env, "max_steps": arguments.max_steps, "rows": rows, "per_episode": episodes}
+    given = {name: getattr(arguments, name) for name in ("env", "env_options", "rename", "max_steps")}
+    return {**given, "rows": rows, "per_episode": episodes}
 
 
 def counted(task: str, outcomes: Sequence[bool]) -> dict[str, Any]:

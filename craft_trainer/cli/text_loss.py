@@ -85,6 +85,6 @@ def _held(arguments: "LossArguments", checkpoint: "Checkpoint", batch_size: int)
     from craft_trainer.training.crossing import retention_measure
 
     cache = followed(AnchorCache(resolve_path(arguments.anchors, "dataset")), checkpoint)
-    settings = arguments.retention("token_kl")
+    settings = arguments.retention()
     model = as_anchored_model(checkpoint.model)
     return {"L_retain": retention_measure(model, cache, settings, batch_size)(), "anchors": len(cache)}

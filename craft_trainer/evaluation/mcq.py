@@ -10,7 +10,7 @@ from typing import Any
 from craft_trainer.evaluation.encoding import EncodedQuestion
 from craft_trainer.evaluation.metrics.mcq_likelihood.likelihoods import ItemLikelihoods, item_scores, summarise
 from craft_trainer.evaluation.progress import ProgressFile, Sums
-from craft_trainer.evaluation.prompts import PromptStyle
+from craft_trainer.evaluation.prompts import TEMPLATE, PromptStyle
 from craft_trainer.evaluation.question_images import StoredImage
 from craft_trainer.evaluation.question_rows import Refused
 from craft_trainer.evaluation.questions import Question
@@ -65,6 +65,12 @@ class Encoded:
 def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptStyle) -> Encoded:
     """Encode every question; those the model cannot take are refused. ValueError for a ``style`` it cannot take."""
     style.check(model.chat_templates)
+    is_own = style.template != TEMPLATE  # the usual one is for questions with and without images
+    if is_own and "image" in style.fields and all(question.image is None for question in questions):
+        raise ValueError(
+            f"the template has {{image}}, and none of the {len(questions)} questions has an image: name the column "
+            "that holds them by --columns image=NAME, or leave {image} out"
+        )
     tokenizer = getattr(model.chat_templates, "tokenizer", model.chat_templates)
     encoded = Encoded([], [], [])
     for question in questions:
@@ -85,7 +91,7 @@ def encode_all(model: ChoiceModel, questions: Sequence[Question], style: PromptS
 def encode(model: ChoiceModel, question: Question, style: PromptStyle) -> EncodedQuestion:
     """One question as tokens; ValueError if the model cannot take it."""
     placeholder = "" if question.image is None else model.placeholder
-    if question.image is not None and "{image}" not in style.template:
+    if question.image is not None and "image" not in style.fields:
         raise ValueError("it has an image, and the template has no {image}")
     prompt = style.prompt(question.question, question.choices, placeholder, model.chat_templates)
     return model.encode(prompt, style.continuations(question.choices), question.image, has_marks=style.chat)

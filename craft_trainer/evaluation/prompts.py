@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from string import ascii_uppercase
 from typing import Any, Literal
 
 TEMPLATE = "{image}Question: {question}\nAnswer:"  # lm-evaluation-harness's usual one
 FAILURES = (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RecursionError)  # of a chat template
-FIELD = re.compile(r"\{question\}|\{choices\}")
+FIELDS = ("question", "choices", "image")
+FIELD = re.compile(r"\{\{(\w+)\}\}|\{(\w+)\}")  # in two braces it is text
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,7 @@ class PromptStyle:
 
     Attributes:
         template: text with ``{question}``, and where wanted ``{image}`` (the model's own placeholder, nothing for a
-            question without one) and ``{choices}`` (one line for each: ``A. first``).
+            question without one) and ``{choices}`` (one line for each: ``A. first``). ``{{name}}`` is the text {name}.
         delimiter: what stands between prompt and choice.
         answers: ``text`` scores the choices themselves, ``letters`` scores A, B, C … of a template with ``{choices}``.
         chat: put the prompt into the chat template of the tokenizer, as the user's turn; then without delimiter.
@@ -29,12 +31,30 @@ class PromptStyle:
     chat: bool = False
 
     def __post_init__(self) -> None:
-        if "{question}" not in self.template:
+        fields = self.fields
+        for name in fields:
+            if name not in FIELDS:
+                near = get_close_matches(name, FIELDS, n=1)
+                hint = f": did you mean {{{near[0]}}}?" if near else "."
+                raise ValueError(
+                    f"the template {self.template!r} has the field {{{name}}}, which no question has{hint} The fields "
+                    f"are {{question}}, {{choices}} and {{image}}; to have {{{name}}} as text, write {{{{{name}}}}}"
+                )
+        if "question" not in fields:
             raise ValueError(f"the template {self.template!r} has no {{question}} in it")
+        if fields.count("image") > 1:
+            raise ValueError(
+                f"the template {self.template!r} has {{image}} twice, and a question has one image at most"
+            )
         if self.answers not in ("text", "letters"):
             raise ValueError(f"answers is {self.answers!r}: choose text or letters")
-        if self.answers == "letters" and "{choices}" not in self.template:
+        if self.answers == "letters" and "choices" not in fields:
             raise ValueError("answers are letters: the template must list the {choices} they stand for")
+
+    @property
+    def fields(self) -> list[str]:
+        """The names in braces, as often as they are in the template."""
+        return [found[2] for found in FIELD.finditer(self.template) if found[2]]
 
     def check(self, templates: Any) -> None:
         """Raise a ValueError if a chat template is wanted and ``templates`` (tokenizer or processor) has none."""
@@ -47,12 +67,19 @@ class PromptStyle:
         Raises:
             ValueError: more choices to list than letters, or a chat template that drops what it is given.
         """
-        values = {"{question}": question, "{choices}": ""}
-        if "{choices}" in self.template:
-            values["{choices}"] = "\n".join(map(". ".join, zip(letters(len(choices)), choices, strict=True)))
-        parts = [  # what is filled in is not searched again
-            FIELD.sub(lambda found: values[found[0]], part) for part in self.template.split("{image}")
-        ]
+        values = {"question": question}
+        if "choices" in self.fields:
+            values["choices"] = "\n".join(map(". ".join, zip(letters(len(choices)), choices, strict=True)))
+        parts, begin = [""], 0
+        for found in FIELD.finditer(self.template):  # what is filled in is not searched again
+            text, name = found.groups()
+            parts[-1] += self.template[begin : found.start()]
+            begin = found.end()
+            if name == "image":
+                parts.append("")
+            else:
+                parts[-1] += f"{{{text}}}" if text else values[name]
+        parts[-1] += self.template[begin:]
         return chat_prompt(parts, image, templates) if self.chat else image.join(parts)
 
     def answers_of(self, choices: Sequence[str]) -> list[str]:

@@ -17,6 +17,7 @@ from craft_trainer.hub.saved_datasets import open_saved
 
 Row = tuple[int, Any]  # its number from 1, and its value or the BadRowError that says why it has none
 
+USUAL_IMAGES = ("image", "images", "file_name")  # of JSON lines elsewhere, the last of datasets' imagefolder
 SAVED = ("state.json", "dataset_dict.json", "dataset_info.json")  # what save_to_disk leaves
 
 
@@ -29,6 +30,7 @@ class QuestionData:
         rows: numbers and values.
         columns: the names that rows have.
         has_images: there is an image column named ``image``.
+        image_columns: those of ``columns`` that hold images, by their type or their usual name.
         roots: folders that images may come from; relative paths start at the first.
         description: of the source, ready for JSON.
     """
@@ -37,6 +39,7 @@ class QuestionData:
     rows: Iterable[Row]
     columns: Sequence[str]
     has_images: bool
+    image_columns: Sequence[str]
     roots: Sequence[Path]
     description: dict[str, str | int | None] = field(default_factory=dict)
 
@@ -85,6 +88,7 @@ def _open_lines(path: Path, limit: int | None) -> QuestionData:
         rows=rows,
         columns=list(keys),
         has_images=False,
+        image_columns=[name for name in USUAL_IMAGES if name in keys],
         roots=[path.parent],
         description={"path": str(path), "sha256": hashlib.sha256(content).hexdigest(), "num_rows": len(rows)},
     )
@@ -131,6 +135,7 @@ def _open_dataset(
         rows=enumerate(chosen, 1),
         columns=dataset.column_names,
         has_images=isinstance(dataset.features.get("image"), datasets.Image),
+        image_columns=[name for name, feature in dataset.features.items() if _holds_images(feature)],
         roots=roots,
         description={
             "path" if place is not None else "name": name,
@@ -170,9 +175,16 @@ def undecoded(dataset: Any) -> Any:
     for column, feature in dataset.features.items():
         if isinstance(feature, datasets.Image):
             dataset = dataset.cast_column(column, plain)
-        elif isinstance(getattr(feature, "feature", None), datasets.Image):
+        elif _holds_images(feature):
             dataset = dataset.cast_column(column, datasets.List(plain))
     return dataset
+
+
+def _holds_images(feature: Any) -> bool:
+    """True of an image and of a list of them."""
+    import datasets
+
+    return isinstance(feature, datasets.Image) or isinstance(getattr(feature, "feature", None), datasets.Image)
 
 
 def _cached_folders(name: str) -> list[Path]:
@@ -194,6 +206,8 @@ def load_any(
     import datasets
 
     if place is not None and any((place / file).exists() for file in SAVED):
+        if config is not None:
+            raise ValueError(f"{place} was written by save_to_disk and has no configuration {config!r}: leave that out")
         return open_saved(place, "save it again")
     try:  # absolute: `text`, like other names of builders, is a builder before it is a folder
         called = str(place.absolute() if place else name)

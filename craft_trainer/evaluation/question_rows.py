@@ -1,12 +1,15 @@
 """One row of multiple-choice data: its fields, or why it is no question."""
 
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 FIELDS = ("question", "choices", "answer_index", "id", "image_path", "image")
+IMAGES = ("image", "image_path")  # names of one field
+NEEDED = ("question", "choices", "answer_index")
 MOST_LISTED = 10  # rows in an error
+MOST_NAMED = 6  # fields of a row
 
 
 class BadRowError(ValueError):
@@ -28,17 +31,20 @@ def listed(refused: Sequence[Refused]) -> list[str]:
     return lines + ([f"  … and {len(refused) - MOST_LISTED} more"] if len(refused) > MOST_LISTED else [])
 
 
-def checked_fields(row: Any, names: Mapping[str, str], number: int) -> dict[str, Any]:
+def checked_fields(row: Any, names: Mapping[str, str], number: int, needed: Collection[str] = NEEDED) -> dict[str, Any]:
     """The fields of ``row``, whose columns are ``names``; ``number`` is its id where it has none.
+
+    ``needed`` are the fields that it must have, be it as null.
 
     BadRowError: a missing field, a wrong type, blank text, fewer than two choices, two that are the same, an answer
     that is none of them.
     """
     if not isinstance(row, Mapping):
         raise BadRowError(f"it is {kind_of(row)}, not an object with question, choices and answer_index")
-    for field in ("question", "choices", "answer_index"):
+    for field in needed:
         if names[field] not in row:
-            raise BadRowError(f"it has no {names[field]!r}")
+            fields = ", ".join([shown(name) for name in row][:MOST_NAMED]) + (", …" if len(row) > MOST_NAMED else "")
+            raise BadRowError(f"it has no {names[field]!r}; it has {fields or 'no fields'}")
     question, choices = checked_text(row[names["question"]], "question"), _choices(row[names["choices"]])
     answer, name = _answer(row[names["answer_index"]], len(choices)), _id(row.get(names["id"]), number)
     return {"id": name, "question": question, "choices": choices, "answer_index": answer, "row": number}

@@ -1,13 +1,22 @@
 """Multiple-choice questions from JSON lines or a dataset: all of them checked before anything is computed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from craft_trainer.evaluation.question_data import QuestionData, Row, open_data
 from craft_trainer.evaluation.question_images import ImageFolder, StoredImage
-from craft_trainer.evaluation.question_rows import FIELDS, BadRowError, Refused, checked_fields, listed, shown
+from craft_trainer.evaluation.question_rows import (
+    FIELDS,
+    IMAGES,
+    NEEDED,
+    BadRowError,
+    Refused,
+    checked_fields,
+    listed,
+    shown,
+)
 
 
 @dataclass(frozen=True)
@@ -62,13 +71,14 @@ def read_questions(
 
     A row has ``question``, ``choices`` (2 or more, as many as it likes), ``answer_index`` (from 0), and may have ``id``
     and ``image_path`` (relative to the file or folder, and inside it). A dataset may have an image column ``image``
-    instead. Other keys are ignored.
+    instead. Other keys are ignored, but not images: which column holds them, or that none does, must then be said.
 
     Args:
         data: a file of JSON lines, a folder of a dataset (``save_to_disk``, or files that ``load_dataset`` reads), or
             the name ``owner/name`` of a dataset on the Hub.
         split: of a dataset; may be left out if there is one.
-        columns: our names to the data's, such as ``{"question": "prompt"}``.
+        columns: our names to the data's, such as ``{"question": "prompt"}``; every row has what is named here, be it as
+            null. With ``{"image": ""}`` questions are asked without images.
         on_bad_row: "error" refuses the data if any row is bad; "skip" lists these rows in ``refused``.
         limit: read the first ``limit`` ≥ 1 rows only.
         revision: of a dataset on the Hub.
@@ -76,7 +86,8 @@ def read_questions(
 
     Raises:
         FileNotFoundError: there is no such data.
-        ValueError: bad rows, with row and reason; no question left; unknown columns; a split that must be named.
+        ValueError: bad rows, with row and reason; no question left; unknown columns; images in a column that nothing
+            names; a split that must be named.
     """
     if on_bad_row not in ("error", "skip"):
         raise ValueError(f"on_bad_row must be 'error' or 'skip', not {on_bad_row!r}")
@@ -84,7 +95,8 @@ def read_questions(
         raise ValueError(f"limit must be at least 1, not {limit}")
     source = open_data(data, split=split, revision=revision, config=config, limit=limit)
     names = _columns(columns or {}, source)
-    items, refused = _check_rows(source.rows, names, ImageFolder(source.roots))
+    needed = dict.fromkeys((*NEEDED, *(name for name in columns or {} if names[name])))
+    items, refused = _check_rows(source.rows, names, needed, ImageFolder(source.roots))
     if refused and on_bad_row == "error":
         num_bad = f"{len(refused)} bad row" + ("s" if len(refused) > 1 else "")
         way_out = "Mend them, or leave them out with --on-bad-row skip; the result then lists them."
@@ -96,7 +108,7 @@ def read_questions(
 
 
 def _check_rows(
-    rows: Iterable[Row], names: Mapping[str, str], images: ImageFolder
+    rows: Iterable[Row], names: Mapping[str, str], needed: Collection[str], images: ImageFolder
 ) -> tuple[list[Question], list[Refused]]:
     items: dict[str, Question] = {}
     refused: list[Refused] = []
@@ -104,8 +116,8 @@ def _check_rows(
         try:
             if isinstance(row, BadRowError):
                 raise row
-            fields = checked_fields(row, names, number)
-            item = Question(**fields, image=images.find(row.get(names["image"])))
+            fields = checked_fields(row, names, number, needed)
+            item = Question(**fields, image=images.find(row.get(names["image"]) if names["image"] else None))
             if item.id in items:
                 raise BadRowError(f"its id {shown(item.id)} is that of row {items[item.id].row}")
         except BadRowError as reason:
@@ -121,11 +133,20 @@ def _columns(chosen: Mapping[str, str], source: QuestionData) -> dict[str, str]:
     if unknown:
         raise ValueError(f"columns: {unknown[0]!r} is not a field of a question; the fields are {', '.join(FIELDS)}")
     names = {name: chosen.get(name, name) for name in FIELDS}
-    needed = {"question", "choices", "answer_index"} | set(chosen)
+    needed = {*NEEDED, *(name for name in chosen if name not in IMAGES or chosen[name])}
     for name in (name for name in FIELDS if name in needed and source.columns):
         if names[name] not in source.columns:
             raise ValueError(source.missing_column(name, names[name]))
-    if {"image", "image_path"} <= set(chosen):
+    if set(IMAGES) <= set(chosen):
         raise ValueError("columns: a question has one image; choose image or image_path")
-    has_images = "image" in chosen or (source.has_images and "image_path" not in chosen)
-    return names if has_images else names | {"image": names["image_path"]}
+    if "image_path" in chosen:
+        return names | {"image": names["image_path"]}
+    if "image" in chosen or source.has_images:
+        return names
+    if source.image_columns and "image_path" not in source.columns:
+        name = source.image_columns[0]
+        raise ValueError(
+            f"{source.place} has images in the column {name!r}, and questions would be asked without them: choose it "
+            f"by --columns image={name}, or ask without images by --columns image="
+        )
+    return names | {"image": names["image_path"]}

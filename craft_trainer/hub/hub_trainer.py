@@ -156,8 +156,9 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
             return None
         self.create_model_card(**kwargs)
         self._finish_current_push()
-        if self._repository is not None and revision not in (None, self._repository.revision):
-            self._repository = replace(self._repository, revision=revision).opened()
+        if (there := self._repository) is not None:
+            asked = replace(there, revision=revision or there.revision, token=token or there.token)
+            self._repository = there if asked == there else asked.opened()
         files: Files = run_files(Path(self.args.output_dir))
         push = self._push(files, commit_message or "End of training", (MODEL,))
         if not blocking:

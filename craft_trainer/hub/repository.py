@@ -27,7 +27,8 @@ class Repository:
         name: ``owner/name``, or ``name`` in the account of the token.
         kind: ``model`` or ``dataset``.
         revision: the branch; main if it is None.
-        private: what it becomes if it is made; None is what its owner has set.
+        private: what it becomes if it is made; None is what its owner has set. One that is there stays as it is, and if
+            that is public, True is refused.
         token: by default that of ``hf auth login``, or HF_TOKEN.
     """
 
@@ -38,7 +39,11 @@ class Repository:
     token: str | None = field(default=None, repr=False)
 
     def opened(self) -> "Repository":
-        """The same with its owner in its name, made with its branch if it was not there; it may be written to."""
+        """The same with its owner in its name, made with its branch if it was not there; it may be written to.
+
+        Raises:
+            PermissionError: it is to be private, and is there and public; or the token may not write.
+        """
         return with_retries(self._open)
 
     def commit(self, files: Files, message: str, *, replaces: Sequence[str] = ()) -> CommitInfo:
@@ -65,6 +70,12 @@ class Repository:
         with self._errors():
             hub, place = self._hub()
             made = hub.create_repo(self.name, repo_type=self.kind, private=self.private, exist_ok=True)
+            if self.private and not hub.repo_info(made.repo_id, repo_type=self.kind).private:
+                raise PermissionError(
+                    f"{made.repo_id} is to be private, and there is a public {self.kind} repository of that name, "
+                    "which a push would not hide; nothing was uploaded. Make it private in its settings on the Hub, "
+                    "name another repository, or leave private out"
+                )
             if self.revision is not None:
                 hub.create_branch(made.repo_id, repo_type=self.kind, branch=self.revision, exist_ok=True)
             # the question that comes before every upload: that the repository exists does not say who may write

@@ -72,11 +72,16 @@ OF_TWO: dict[str, Schema] = {"compare": CHECKPOINT, "comparison": COMPARISON}
 
 @dataclass(frozen=True)
 class Asked:
-    """One checkpoint: how many questions it has right, and its mean gold margin in nats (answer − best other)."""
+    """One checkpoint: how many questions it has right, and its mean gold margin in nats (answer − best other).
+
+    ``ids`` are those of the questions it was asked, ``dtype`` is the number type of its weights.
+    """
 
     model: str
     right: Count
     margin_gold: float
+    ids: frozenset[str]
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,8 @@ def _check(content: Mapping[str, Any], place: str) -> None:
 
 def _asked(found: Mapping[str, Any]) -> Asked:
     right = Count(sum(item["correct"] for item in found["items"]), len(found["items"]))
-    return Asked(found["model"], right, float(found["metrics"]["margin_gold"]))
+    ids = frozenset(item["id"] for item in found["items"])
+    return Asked(found["model"], right, float(found["metrics"]["margin_gold"]), ids, found["dtype"])
 
 
 def _ascend(low: Any, high: Any) -> bool:

@@ -12,7 +12,7 @@ from craft_trainer.report.history import Series, Trajectory, load_histories
 from craft_trainer.report.results import Json, Results, load_results
 from craft_trainer.report.roles import Roles, roles_of
 from craft_trainer.report.rollouts import Rollout, load_rollout
-from craft_trainer.report.run import VARIANCE, Run, load_run, teachers_scale
+from craft_trainer.report.run import HISTORY_FILE, RECORD_FILE, STATE_FILE, VARIANCE, Run, load_run, teachers_scale
 from craft_trainer.report.wording import shortened
 
 USUAL_NAMES = (
@@ -80,10 +80,11 @@ class Evidence:
 
     @property
     def settings_by_kind(self) -> tuple[Mapping[str, Mapping[str, Json]], ...]:
-        """Settings by name, as they were recorded: of demos, of comparisons, of multiple choice, of training runs."""
+        """Settings by name, as they were recorded: of demos, comparisons, rollouts, multiple choice, training runs."""
         return (
             {name: demo.results.settings for name, demo in self.demos.items()},
             {name: one.settings for name, one in self.held_out.items()},
+            {name: one.settings for name, one in self.rollouts.items()},
             {name: one.settings for name, one in self.choices.items()},
             {name: run.settings for name, run in self.runs.items()},
         )
@@ -156,7 +157,8 @@ def _kind_of(kind: str, path: Path) -> str:
     """Tell results, held-out losses and runs apart, by the files that commands leave at a ``path``."""
     if kind in ("results", "runs") and (path.name == HELD_OUT_FILE or (path / HELD_OUT_FILE).is_file()):
         return "held_out"
-    return "results" if kind == "runs" and (path / RESULTS_FILE).is_file() else kind
+    is_run = any((path / name).is_file() for name in (HISTORY_FILE, STATE_FILE, RECORD_FILE))  # `push` adds results
+    return "results" if kind == "runs" and (path / RESULTS_FILE).is_file() and not is_run else kind
 
 
 def _split(entry: str) -> tuple[str, Path]:

@@ -43,6 +43,10 @@ def load_held_out(path: Path) -> HeldOut:
     check(content["rows"], [ROW], f"{path}: rows")
     check(content["frames"], {"old": integer(1), "new": integer(1)}, f"{path}: frames")
     losses: dict[str, list[Mapping[str, float]]] = {}
+    seen = [(row["method"], row["seed"]) for row in content["rows"]]
+    for index, (method, seed) in enumerate(seen):
+        if (method, seed) in seen[:index]:
+            raise ValueError(f"{path}: rows[{index}] repeats method {method!r} and seed {seed!r}; keep one of the two")
     for row in content["rows"]:
         losses.setdefault(row["method"], []).append({name: row[name] for name in ("old", "new", "L_retain")})
     own = {name: content.get(name) or {} for name in ("settings", "provenance")}

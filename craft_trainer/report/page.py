@@ -9,6 +9,7 @@ from pathlib import Path
 
 from craft_trainer.files import write_atomically
 from craft_trainer.report import sentences, tables, wording
+from craft_trainer.report.alike import unlike
 from craft_trainer.report.evidence import Evidence, gather
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.results import GROUPS, Results, method_label
@@ -100,7 +101,8 @@ def render(template: str, evidence: Evidence, **figures: object) -> str:
     )
     named = {"GROUPS": GROUPS, "method_label": method_label, "partial": partial, "slug": slug}
     modules = {"sentences": sentences, "tables": tables, "wording": wording}
-    environment.globals |= {"evidence": evidence, "remarks": remarks(evidence), **named, **modules, **figures}
+    found = {"evidence": evidence, "remarks": remarks(evidence), "unlike": unlike(evidence)}
+    environment.globals |= {**found, **named, **modules, **figures}
     return environment.get_template(template).render(version=version("craft-trainer"))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import Literal, NamedTuple
 
+from craft_trainer.report.alike import unlike
 from craft_trainer.report.choices import Choices
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.held_out import HeldOut
@@ -45,7 +46,8 @@ def remarks(evidence: Evidence) -> list[Remark]:
         for pair in pairs:
             found.setdefault(pair, {})[name] = None
     single = len(evidence) == 1
-    every = [Remark(kind, () if single else tuple(names), text) for (kind, text), names in found.items()]
+    every = [Remark("beware", one.about, one.text) for one in unlike(evidence)]
+    every += [Remark(kind, () if single else tuple(names), text) for (kind, text), names in found.items()]
     return sorted(every, key=lambda remark: ORDER.index(remark.kind))
 
 

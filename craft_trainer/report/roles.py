@@ -28,10 +28,14 @@ class Roles:
         return pooled(counts) if counts else None
 
     def kept(self, rollout: Rollout, rollouts: Mapping[str, Rollout]) -> float | None:
-        """Old-task success as a share of the teacher's; None without a teacher that succeeds."""
-        teacher = None if self.teacher is None else self.count(rollouts[self.teacher], "old")
-        mine = self.count(rollout, "old")
+        """Old-task success as a share of the teacher's; None without a teacher that succeeds on the same old tasks."""
+        if self.teacher is None or self._old_of(rollout) != self._old_of(rollouts[self.teacher]):
+            return None
+        teacher, mine = self.count(rollouts[self.teacher], "old"), self.count(rollout, "old")
         return None if mine is None or teacher is None or not teacher.successes else mine.rate / teacher.rate
+
+    def _old_of(self, rollout: Rollout) -> set[str]:
+        return set(self.old) & set(rollout.counts)
 
 
 def roles_of(
@@ -49,7 +53,8 @@ def roles_of(
     of one group is of the other.
 
     Raises:
-        ValueError: no rollout has a task that is given, or one is given as both.
+        ValueError: no rollout has a task that is given, or one is given as both; or there is a ``teacher``, and nothing
+            tells old tasks from new ones.
     """
     runs = list(runs)
     tasks = tuple(dict.fromkeys(task for one in rollouts.values() for task in one.counts))
@@ -61,6 +66,11 @@ def roles_of(
         learned = {sentence for run in runs for sentence in run.new_tasks}
         found["new"] = tuple(task for task in tasks if task in learned or sentences.get(task) in learned)
     if not found["old"] and not found["new"]:
+        if teacher is not None:
+            raise ValueError(
+                "teacher has no effect where nothing tells old tasks from new ones: name the tasks of one kind by "
+                "--old or --new, or give by --run the run that learned some; or name that file by --rollout"
+            )
         return None
     if found["old"] and found["new"] and (others := set(tasks) - {*found["old"], *found["new"]}):
         raise ValueError(f"{', '.join(sorted(others))}: neither in old nor in new; name each task in one of the two")

@@ -5,20 +5,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from craft_trainer.report.reading import ANYTHING, NAME, Schema, check, integer, json_object, without_checksum
-from craft_trainer.report.results import Count, pooled
+from craft_trainer.report.results import Count, Json, pooled
 
 WAY_OUT = "pass what craft-trainer rollout wrote, or run it again"
+ALWAYS = ("seed", "max_steps")  # of what was rolled out: every version has recorded them
+OF_ENVIRONMENT = ("env_options", "shadows")
+OWN_ENVIRONMENT = "Meta-World by craft-trainer"
 ROW: Schema = {"task": NAME, "episodes": integer(1), "successes": ANYTHING}
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """Successes of one policy by task, and what it was told to do in the tasks where that was recorded."""
+    """Successes of one policy by task, and what it was told to do in the tasks where that was recorded.
+
+    ``settings`` are those that decide what an episode is: its environment, its goal (by the seed) and its length.
+    """
 
     path: Path
     policy: str
     counts: Mapping[str, Count]
     sentences: Mapping[str, str]
+    settings: Mapping[str, Json]
 
     @property
     def total(self) -> Count:
@@ -41,4 +48,9 @@ def load_rollout(path: Path) -> Rollout:
             raise ValueError(f"{place} repeats {row['task']!r}; keep one of the two")
         counts[row["task"]] = Count(row["successes"], row["episodes"])
     sentences = {row["task"]: row["sentence"] for row in content["rows"] if isinstance(row.get("sentence"), str)}
-    return Rollout(path, str(content["policy"]), counts, sentences)
+    settings: dict[str, Json] = {"env": content.get("env") or OWN_ENVIRONMENT}
+    settings |= {name: content.get(name, "not recorded") for name in ALWAYS}
+    if settings["max_steps"] is None:
+        settings["max_steps"] = "the environment's own"
+    settings |= {name: content[name] for name in OF_ENVIRONMENT if name in content}
+    return Rollout(path, str(content["policy"]), counts, sentences, settings)

@@ -12,6 +12,7 @@ from huggingface_hub import DatasetCard, HfApi
 from PIL import Image
 
 from craft_trainer.files import appears_when_complete
+from craft_trainer.hub.repository import Repository
 from craft_trainer.progress import progress
 from craft_trainer.simulation.embodied import Asker
 from craft_trainer.simulation.episodes import Shot, Stage
@@ -127,10 +128,20 @@ def write(folder: Path, rows: Sequence[Row], pictures: Mapping[str, bytes], task
     (folder / "README.md").write_text(CARD.format(split=SPLIT, metadata=METADATA, body=body))
 
 
+def repository_of(repo: str, *, private: bool) -> Repository:
+    """Open the dataset repository ``repo``; OSError if it cannot be written to, or is public and not to be."""
+    return Repository(repo, "dataset", private=private or None).opened()
+
+
 def push(folder: Path, repo: str, *, private: bool) -> None:
-    """Upload the questions of ``folder`` with their pictures to a dataset repository of the Hub, and their card."""
+    """Upload the questions of ``folder`` with their pictures to a dataset repository of the Hub, and their card.
+
+    Raises:
+        OSError: the repository cannot be written to, or is to be ``private`` and is there and public.
+    """
+    repo = repository_of(repo, private=private).name
     dataset = datasets.load_dataset(str(folder), split=SPLIT)
-    dataset.push_to_hub(repo, split=SPLIT, private=private)
+    dataset.push_to_hub(repo, split=SPLIT)
     card = DatasetCard.load(repo)  # datasets wrote down what it uploaded
     ours = DatasetCard.load(folder / "README.md")
     card.text = ours.text

@@ -101,6 +101,19 @@ def test_a_private_cache_is_for_those_who_may_read_it(hub, client, cache, tmp_pa
     assert not list(tmp_path.glob("nobody*"))
 
 
+@LFS_ONLY
+def test_a_private_cache_does_not_go_where_everybody_reads(hub, client, cache):
+    """Seen to fail: the Hub leaves a repository that is there as it is, and the cache was public."""
+    hub.create("dataset", REPO)
+    message = failed(push(client, cache, "--private"))
+    assert f"{REPO} is to be private, and there is a public dataset repository of that name" in message
+    assert "Make it private in its settings on the Hub" in message
+    assert set(hub.repos["dataset", REPO].resolve("main")["tree"]) <= {".gitattributes"}
+    hub.repos["dataset", REPO].private = True
+    assert push(client, cache, "--private").status == 0
+    assert hub.repos["dataset", REPO].private
+
+
 def test_every_push_can_be_pulled(hub, client, cache, other_cache, tmp_path):
     """By the commit that the push printed, by a tag on it, by a branch; without a revision it is the newest."""
     first = push(client, cache)

@@ -67,6 +67,16 @@ def test_a_run_is_one_commit(hub, client, run):
 
 
 @LFS_ONLY
+def test_a_private_run_does_not_go_where_everybody_reads(hub, client, run):
+    """Seen to fail: it was pushed into the public repository, and nothing said so."""
+    hub.create("model", REPO)
+    message = failed(push(client, run, "--private", "true", "--revision", "trial", "--checkpoints", "true"))
+    assert f"{REPO} is to be private, and there is a public model repository of that name" in message
+    assert set(in_repository(hub)) <= {".gitattributes"}
+    assert list(hub.repos["model", REPO].refs) == ["main"]
+
+
+@LFS_ONLY
 def test_an_adapter_whose_base_is_a_folder_is_pushed_with_a_warning(hub, client, run):
     """Seen to fail without it: nobody else could load the adapter, and nothing said so."""
     facts = json.loads((run / "card.json").read_text()) | {"adapter": True, "base": {"name": "teacher", "repo": None}}
@@ -248,6 +258,22 @@ def test_the_only_push_that_fails_names_the_command(hub, client, train, tmp_path
     retried = client.command(*command)
     assert retried.status == 0, retried.err
     assert in_repository(hub)["model.safetensors"] == files_of(tmp_path / "craft")["model.safetensors"]
+
+
+@LFS_ONLY
+def test_options_that_bring_nothing_are_refused(hub, client, run, tmp_path):
+    """Seen to fail: a run without checkpoints, and a card by hand, were pushed as if nothing had been asked for."""
+    (run / "README.md").write_text("# Mine\n")
+    results = tmp_path / "results.json"
+    results.write_text("{}")
+    message = failed(push(client, run, "--results", results))
+    assert "results has no effect" in message
+    assert "README.md is by hand" in message
+    for checkpoint in run.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+    assert "checkpoints has no effect" in failed(push(client, run, "--checkpoints", "true"))
+    assert not hub.repos
+    assert not (run / "results.json").exists()
 
 
 @LFS_ONLY

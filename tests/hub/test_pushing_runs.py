@@ -148,6 +148,17 @@ def test_a_card_by_hand_stays(hub, train, tmp_path):
 
 
 @LFS_ONLY
+def test_a_private_run_is_not_trained_for_a_public_repository(hub, train, tmp_path):
+    """Seen to fail with every checkpoint in public. It is found before training."""
+    hub.create("model", REPO)
+    result = train(hub_private_repo=True, hub_strategy="every_save")
+    assert result.status == 1
+    assert f"{REPO} is to be private, and there is a public model repository of that name" in result.err
+    assert titles(hub) == ["initial commit"]
+    assert not list((tmp_path / "craft").glob("checkpoint-*"))
+
+
+@LFS_ONLY
 def test_private_and_on_a_branch(hub, train):
     assert train(hub_strategy="end", hub_private_repo=True, hub_revision="trial").status == 0
     repo = hub.repos["model", REPO]

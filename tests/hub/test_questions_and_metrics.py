@@ -165,3 +165,20 @@ def test_questions_that_were_pushed_are_read_back(hub, client, tmp_path):
     assert (tmp_path / "questions" / QUESTIONS).is_file()
     info = client.python("from huggingface_hub import HfApi; print(HfApi().dataset_info('org/embodied').private)")
     assert info.out.split() == ["True"]
+
+
+def test_private_questions_do_not_go_where_everybody_reads(hub, client, tmp_path):
+    """Seen to fail: datasets asks for a private repository as well, and is given the public one."""
+    embodied(tmp_path / "questions")
+    hub.create("dataset", "org/embodied")
+    push = "from pathlib import Path\nfrom craft_trainer.simulation.question_folder import push\n"
+    pushed = client.python(push + f"push(Path({str(tmp_path / 'questions')!r}), 'org/embodied', private=True)")
+    assert "org/embodied is to be private, and there is a public dataset repository of that name" in pushed.err
+    assert set(hub.repos["dataset", "org/embodied"].resolve("main")["tree"]) <= {".gitattributes"}
+    words = ["mcq-from-demos", "--output", tmp_path / "made", "--push_to_hub", "org/embodied", "--private"]
+    refused = client.command(*words, "--tasks", "push-v3", "--episodes", 1)
+    assert refused.status == 1
+    assert "is to be private" in refused.err
+    assert not (tmp_path / "made").exists(), "it is said before the pictures are made"
+    alone = client.command("mcq-from-demos", "--output", tmp_path / "made", "--private")
+    assert "private has no effect here" in alone.err

@@ -336,6 +336,7 @@ def test_what_is_wrong_is_said_in_a_line(tmp_path, models, capsys):
         (["--model", models[0], "--dtype", "float99"], "dtype is 'float99': choose float32"),
         (["--model", models[0], "--dtype", "int8"], "dtype is 'int8': choose float32"),
         (["--model", models[0], "--template", "Q:"], "has no {question} in it"),
+        (["--model", models[0], "--template", "{image}{question}"], "none of the 2 questions has an image"),
         (["--model", models[0], "--output", str(tmp_path)], f"{tmp_path} is a folder"),
         (["--model", models[0], "--data_config", "main"], "it has no config"),
     ]:

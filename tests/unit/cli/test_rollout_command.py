@@ -26,3 +26,17 @@ def test_the_result_is_written_into_a_new_folder(tmp_path: Path, monkeypatch: py
     file = tmp_path / "new/folder/rollout.json"
     assert main(["rollout", "--policy", "org/policy", "--tasks", "push-v3", "--output", str(file)]) == 0
     assert json.loads(file.read_text())["rows"] == [{"task": "push-v3"}]
+
+
+def test_the_result_says_what_an_episode_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail without env_options: two results of other episodes could not be told apart."""
+    from craft_trainer.models.lerobot import PolicyModel
+    from craft_trainer.simulation import lerobot_envs
+
+    monkeypatch.setattr(PolicyModel, "from_pretrained", lambda *_, **__: None)
+    monkeypatch.setattr(lerobot_envs, "roll_out", lambda *_, **__: [[{"task": "PushT-v0", "success": True}]])
+    file, options = tmp_path / "rollout.json", {"episode_length": 100}
+    given = ["--env", "pusht", "--env_options", json.dumps(options), "--seed", "3", "--output", str(file)]
+    assert main(["rollout", "--policy", "org/policy", *given]) == 0
+    content = json.loads(file.read_text())
+    assert (content["env"], content["env_options"], content["seed"]) == ("pusht", options, 3)

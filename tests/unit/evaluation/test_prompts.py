@@ -33,11 +33,22 @@ def test_letters_stand_for_listed_choices():
         ({"template": "Answer:"}, r"no \{question\} in it"),
         ({"answers": "numbers"}, "answers is 'numbers': choose text or letters"),
         ({"answers": "letters"}, r"must list the \{choices\}"),
+        ({"answers": "letters", "template": "{question} {{choices}}"}, r"must list the \{choices\}"),
+        ({"template": "{{question}}"}, r"no \{question\} in it"),
+        ({"template": "{question}\n{choises}"}, r"the field \{choises\}, .* did you mean \{choices\}\?"),
+        ({"template": "{task} {question}"}, r"The fields are \{question\}, \{choices\} and \{image\}"),
+        ({"template": "{image}{question}{image}"}, r"\{image\} twice"),
     ],
 )
 def test_styles_that_cannot_be_asked(options, message):
     with pytest.raises(ValueError, match=message):
         PromptStyle(**options)
+
+
+def test_braces_that_are_no_field_are_text():
+    """Of JSON as they are, and a word in two pairs loses one: that is how a prompt has {answer} in it."""
+    style = PromptStyle('{"q": "{question}", "a": {}} {{answer}} { x }{image}')
+    assert style.prompt("Why?", ["a", "b"], "<i>", None) == '{"q": "Why?", "a": {}} {answer} { x }<i>'
 
 
 def test_choices_that_have_no_letter_are_not_left_out_of_the_list():

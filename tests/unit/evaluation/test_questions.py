@@ -306,6 +306,29 @@ def test_bytes_of_any_kind_are_never_a_traceback_as_image(folder):
     assert all(one.reason.isprintable() for one in questions.refused)
 
 
+def test_what_columns_name_is_in_every_row(folder):
+    """Seen to fail: rows without it were asked without their image, or had the number of the row for an id. Null is
+    said on purpose."""
+    picture = {"picture": "images/red.png"}
+    path = write(folder, GOOD | picture, GOOD | {"picture": None}, GOOD | {"pictrue": "images/red.png"})
+    reason = "it has no 'picture'; it has 'question', 'choices', 'answer_index', 'pictrue'"
+    for ours in ("image", "image_path"):
+        assert refused(path, columns={ours: "picture"}) == [reason]
+    with pytest.raises(ValueError, match="row 3: it has no 'picture'"):
+        read_questions(path, columns={"id": "picture"})
+
+
+@pytest.mark.parametrize("name", ["image", "images", "file_name"])
+def test_images_are_not_left_out_silently(folder, name):
+    """Seen to fail: every question was asked without its picture."""
+    path = write(folder, GOOD, GOOD | {name: "images/red.png"})
+    with pytest.raises(ValueError, match=f"images in the column '{name}', .* by --columns image={name}, or ask with"):
+        read_questions(path)
+    assert [item.image for item in read_questions(path, columns={"image": ""}).items] == [None, None]
+    beside = write(folder, GOOD | {name: "none.png", "image_path": "images/red.png"})
+    assert read_questions(beside).items[0].image == (folder / "images/red.png").resolve()
+
+
 # ---------------------------------------------------------------- datasets
 
 
@@ -361,6 +384,17 @@ def test_a_folder_of_a_dataset_is_read(dataset, tmp_path, kind, monkeypatch):
     assert len(one.items) == 1
 
 
+def test_an_image_column_of_another_name_is_not_left_out_silently(dataset, tmp_path):
+    """Seen to fail with every question asked without its picture."""
+    renamed = dataset.remove_columns("image_path").rename_column("image", "photo")
+    renamed.save_to_disk(tmp_path / "one")
+    with pytest.raises(ValueError, match=r"images in the column 'photo', .* --columns image=photo"):
+        read_questions(tmp_path / "one", on_bad_row="skip")
+    check_items(read_questions(tmp_path / "one", on_bad_row="skip", columns={"image": "photo"}))
+    plain = read_questions(tmp_path / "one", on_bad_row="skip", columns={"image": ""})
+    assert [item.image for item in plain.items] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("split", "ids"),
     [("train[:2]", "0 1"), ("train[-1:]", "3"), ("train[50%:75%]", "2"), ("train[3:]+test[:1]", "3 9")],
@@ -405,6 +439,13 @@ def test_which_split_must_be_said(dataset, tmp_path):
     for split in (None, "tset"):
         with pytest.raises(ValueError, match="its splits are test, train"):
             read_questions(tmp_path / "two", split=split)
+
+
+def test_a_saved_dataset_has_no_configurations(dataset, tmp_path):
+    """Seen to fail: any name was taken, and the same questions were asked."""
+    dataset.save_to_disk(tmp_path / "one")
+    with pytest.raises(ValueError, match="one was written by save_to_disk and has no configuration 'hard'"):
+        read_questions(tmp_path / "one", config="hard")
 
 
 def test_paths_in_a_dataset_stay_in_its_folder(tmp_path, folder, monkeypatch):

@@ -1,12 +1,14 @@
 """No token in a message, a file or a representation."""
 
 import pickle
+from types import SimpleNamespace
 
 import pytest
 from fakehub import http_library
 from huggingface_hub.errors import HfHubHTTPError
 
 from craft_trainer.hub.errors import masked, plain_errors
+from craft_trainer.hub.hub_trainer import HubMixin
 from craft_trainer.hub.repository import Repository
 from craft_trainer.training.config import CraftConfig
 
@@ -51,3 +53,24 @@ def test_a_configuration_hides_it(tmp_path):
     assert TOKEN.encode() not in pickle.dumps(config)
     assert pickle.loads(pickle.dumps(config)).learning_rate == config.learning_rate
     assert TOKEN not in repr(Repository("org/a", token=TOKEN))
+
+
+def test_the_token_of_a_push_is_used(tmp_path, monkeypatch):
+    """Seen to fail: once the repository was open, push_to_hub(token=…) went on with the run's own token."""
+    monkeypatch.setattr(Repository, "opened", lambda self: self)
+    nothing = dict.fromkeys(("save_model", "create_model_card", "_finish_current_push"), lambda *_, **__: None)
+    trainer = SimpleNamespace(
+        **nothing,
+        **dict.fromkeys(("state", "control")),
+        args=SimpleNamespace(output_dir=str(tmp_path)),
+        callback_handler=SimpleNamespace(on_push_begin=lambda *_: None),
+        is_world_process_zero=lambda: True,
+        _push=lambda *_: SimpleNamespace(job=None),
+        _repository=Repository("org/a", revision="trial", token="of the run"),
+    )
+    HubMixin.push_to_hub(trainer, blocking=False)
+    assert trainer._repository == Repository("org/a", revision="trial", token="of the run")
+    HubMixin.push_to_hub(trainer, blocking=False, token=TOKEN)
+    assert trainer._repository == Repository("org/a", revision="trial", token=TOKEN)
+    HubMixin.push_to_hub(trainer, blocking=False, revision="other")
+    assert trainer._repository == Repository("org/a", revision="other", token=TOKEN)

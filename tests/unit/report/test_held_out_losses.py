@@ -66,3 +66,9 @@ def test_another_file_is_refused(broken: dict[str, object], tmp_path: Path) -> N
     (tmp_path / "held_out.json").write_text(json.dumps(broken))
     with pytest.raises(ValueError, match=r"held_out\.json"):
         gather(results=[str(tmp_path / "held_out.json")])
+
+
+def test_a_row_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    """Seen to fail: files put together by hand had one seed twice in their mean."""
+    with pytest.raises(ValueError, match=r"rows\[3\] repeats method 'craft' and seed 0"):
+        gather(results=[written(tmp_path, [*KEPT, row("craft", 0, 9.0, 9.0)])])

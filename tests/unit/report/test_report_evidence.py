@@ -126,6 +126,14 @@ def test_a_folder_with_results_is_a_demo(tmp_path):
     assert not evidence.runs
 
 
+def test_a_run_whose_results_were_pushed_is_still_a_run(tmp_path):
+    """`push --results` leaves a copy in it. Seen to fail: --run showed the results, and no training."""
+    run = write_run(tmp_path / "craft")
+    write_demo(run)
+    assert list(gather(runs=[str(run)]).runs) == ["craft"]
+    assert list(gather(results=[str(run)]).demos) == ["craft"]
+
+
 def test_twice_the_same_is_refused(tmp_path):
     run = str(write_run(tmp_path / "craft"))
     with pytest.raises(ValueError, match="craft is given twice: name it once"):

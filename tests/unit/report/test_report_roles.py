@@ -110,6 +110,12 @@ def test_roles_that_cannot_be_are_refused(three, given, message):
         reported(three, **given)
 
 
+def test_a_teacher_without_roles_is_refused(three):
+    """Seen to fail: the option had no effect, and all tasks were averaged."""
+    with pytest.raises(ValueError, match=r"teacher has no effect .* by --old or --new"):
+        reported(three)
+
+
 def test_many_policies_are_a_range_and_without_a_teacher_it_is_success(tmp_path):
     paths = [rolled_out(tmp_path, f"p{n}", n, n, 20) for n in (2, 4, 6, 8)]
     assert headlines(gather(rollouts=paths, new=[NEW])) == (

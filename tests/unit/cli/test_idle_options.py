@@ -1,0 +1,93 @@
+"""Options that change nothing beside another one are refused, with the names of both."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from craft_trainer.cli.loss import LossArguments, require_held_out
+from craft_trainer.cli.main import main
+from craft_trainer.cli.mcq import McqArguments
+from craft_trainer.cli.mcq_from_demos import QuestionArguments
+from craft_trainer.cli.rollout import RolloutArguments
+
+MCQ = {"model": "org/model", "data": "org/questions"}
+LOSS = {"dataset": "org/data", "anchors": "org/anchors", "hidden_distance": "cosine"}
+PUSHT = {"policy": "org/policy", "env": "pusht"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "message"),
+    [
+        (McqArguments, MCQ | {"seed": 1}, "seed has no effect here: .*compare is not given"),
+        (McqArguments, MCQ | {"chat": True, "delimiter": "\n"}, "delimiter has no effect here: chat puts"),
+        (LossArguments, LOSS | {"model": "org/lm"}, "hidden_distance has no effect here: retention_terms are token_kl"),
+        (
+            LossArguments,
+            LOSS | {"policy": "org/policy", "retention_terms": ["output"]},
+            "hidden_distance has no effect here: retention_terms are output, and hidden is not one",
+        ),
+        (
+            RolloutArguments,
+            PUSHT | {"tasks": ["PushT-v0"], "env_options": {"task": "PushT-v1"}},
+            "tasks and the task of env_options are one thing",
+        ),
+        (
+            RolloutArguments,
+            PUSHT | {"max_steps": 10, "env_options": '{"episode_length": 20}'},
+            "max_steps and the episode_length of env_options both end an episode",
+        ),
+        (RolloutArguments, PUSHT | {"episodes": 0}, "episodes is 0: it must be at least 1"),
+        (RolloutArguments, PUSHT | {"num_envs": 0}, "num_envs is 0: it must be at least 1"),
+        (QuestionArguments, {"private": True}, "private has no effect here: .*push_to_hub names none"),
+    ],
+)
+def test_an_idle_option_is_refused(kind: Any, given: dict[str, Any], message: str) -> None:
+    """Seen to fail: each was accepted, and the result was as without it."""
+    with pytest.raises(ValueError, match=message):
+        kind(**given)
+
+
+def test_options_that_count_are_taken() -> None:
+    """Beside those that they need, and where an option says what is so anyway."""
+    McqArguments(**MCQ, compare="org/other", seed=1)
+    McqArguments(**MCQ, chat=True)
+    LossArguments(**LOSS, policy="org/policy")
+    LossArguments(**LOSS, model="org/lm", retention_terms=["hidden,token_kl"])
+    RolloutArguments(**PUSHT, env_options={"task": "PushT-v0", "episode_length": 20})
+    QuestionArguments(private=True, push_to_hub="org/questions")
+
+
+def test_a_task_that_stands_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail after both were rolled out, in a report that takes no such file."""
+    tasks = "push-v3,reach-v3,push-v3"
+    assert main(["rollout", "--policy", "org/policy", "--tasks", tasks]) == 1
+    assert re.search("tasks has push-v3 twice", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("told", "share", "message"),
+    [
+        ({}, 0.1, "with held_out 0.0: it has learned from some .* Train with that held_out"),
+        ({"held_out": 0.2}, 0.1, "with held_out 0.2: it has learned from some .* Give held_out 0.2"),
+        ({"held_out": 0.1}, 0.1, ""),
+        ({"held_out": 0.2}, 0.0, ""),
+        ({"dataset": "org/other"}, 0.1, ""),
+    ],
+)
+@pytest.mark.parametrize("place", ["craft", "craft/checkpoint-5"])
+def test_episodes_that_were_learned_are_not_held_out(
+    told: dict[str, Any], share: float, message: str, place: str, tmp_path: Path
+) -> None:
+    """Seen to fail: the loss of a policy on what it had learned was that of held-out episodes."""
+    (tmp_path / place).mkdir(parents=True)
+    settings = {"dataset": str(tmp_path / "data")} | told
+    (tmp_path / "craft/run.json").write_text(json.dumps({"settings": settings}))
+    given = LossArguments(policy=str(tmp_path / place), dataset=str(tmp_path / "data"), held_out=share)
+    if not message:
+        require_held_out(given)
+        return
+    with pytest.raises(ValueError, match=message):
+        require_held_out(given)
