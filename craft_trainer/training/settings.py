@@ -14,6 +14,7 @@ from craft_trainer.optim.epsilon import SCHEDULES
 from craft_trainer.optim.surgery import MERGES
 from craft_trainer.optim.surgery import RULES as SURGERIES
 from craft_trainer.options import json_mapping, option
+from craft_trainer.training.idle import refuse_idle_settings
 from craft_trainer.training.methods import METHODS, Recipe
 
 LARGE = float("inf")  # any finite number
@@ -149,6 +150,7 @@ class RetentionSettings:
         self._check_method()
         self._check_backward()
         self._check_epsilon()
+        refuse_idle_settings(self)
         _require(
             self.multiplier_init <= self.multiplier_max,
             f"multiplier_init is {self.multiplier_init}: it must lie in [0, multiplier_max = {self.multiplier_max}]",
