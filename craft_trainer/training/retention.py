@@ -93,6 +93,7 @@ class Retention:
         self._loss = self._make_loss(model)
         self._output = is_sharded(accelerator) or self._loss.needs != Need.HIDDEN  # FSDP needs whole passes
         self._gathers = False  # whether FSDP knows of predict, if it shards the model
+        self._found: int | None = None  # the task's batch, if it is looked for
         self._epsilon_of_dtype = _coarsest(model.network, accelerator)
 
     @property
@@ -108,7 +109,7 @@ class Retention:
     @property
     def batch_size(self) -> int:
         """Anchors of a retention pass, on each device."""
-        return anchors_per_pass(self._args)
+        return anchors_per_pass(self._args, self._found)
 
     def is_due(self, step: int) -> bool:
         """True if optimizer step ``step`` has a retention pass."""
@@ -122,6 +123,7 @@ class Retention:
         Its mean over processes is Σ λ_k L_k / Σ λ_k, L_k the mean over the anchors of group k on all processes.
         """
         step = trainer.global_step
+        self._found = trainer.train_batch_size if self._args.auto_find_batch_size else None
         rows = self._rows(step)
         losses = self._losses(model, rows)
         loss, means, mean_task_loss = self._means(losses, rows, state, task_loss)

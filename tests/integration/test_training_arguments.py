@@ -403,6 +403,16 @@ def test_a_batch_size_that_is_found(anchors, tmp_path):
     assert [row["step"] for row in history(tmp_path / "b")] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("given", "expected"), [(None, 2), (3, 3)])
+def test_without_a_size_of_its_own_a_retention_pass_shrinks_with_the_batch(anchors, tmp_path, given, expected):
+    """Seen to fail: the task had 2 samples in its memory, and retention went on with 4 anchors."""
+    model = Small(tiny_llama().config)
+    model.load_state_dict(tiny_llama().state_dict())
+    options = BASE | TERMS | {"retention_batch_size": given, "auto_find_batch_size": True, "teacher_mismatch": "allow"}
+    trainer = trained(CraftTrainer, CraftConfig(str(tmp_path), **options), {"model": model}, anchors=anchors)
+    assert (trainer.state.train_batch_size, trainer.retention.batch_size) == (2, expected)
+
+
 def test_a_training_after_an_evaluation_in_bfloat16_is_not_that_of_the_anchors_teacher(anchors, tmp_path):
     """bf16_full_eval casts the model when it is evaluated by hand, and a training after that goes on with it."""
     config = CraftConfig(str(tmp_path), **BASE | TERMS, bf16_full_eval=True)
