@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from craft_trainer.losses.distillation import DistillationLoss
+from craft_trainer.losses.ewc import EWCLoss
 from craft_trainer.losses.replay import ReplayLoss
 from craft_trainer.losses.smoothing import SmoothedLoss
 from craft_trainer.losses.task import Task
@@ -102,12 +103,12 @@ def require_exact(trainer: Trainer) -> None:
             f"the next token, compute_loss_func=SmoothedLoss({args.label_smoothing_factor}) of "
             "craft_trainer.losses.smoothing does it right"
         )
-    replays = settings.recipe.loss is ReplayLoss
-    held = f"method {settings.method}" if replays else "retention term task"
-    replays = replays or (settings.recipe.loss is DistillationLoss and Task.name in settings.retention_terms)
+    takes = settings.recipe.loss in (ReplayLoss, EWCLoss)
+    held = f"method {settings.method}" if takes else "retention term task"
+    takes = takes or (settings.recipe.loss is DistillationLoss and Task.name in settings.retention_terms)
     replaced = smoothed or trainer.compute_loss_func is not None
     by = "label_smoothing_factor or compute_loss_func" if replaced else own_loss(trainer)
-    if by is not None and replays:
+    if by is not None and takes:
         raise ValueError(
             f"{held} takes the model's own loss on the anchors, which {by} replaces on the task: drop it, or hold "
             "something else (method craft with other retention_terms)"
