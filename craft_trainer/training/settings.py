@@ -120,7 +120,9 @@ class RetentionSettings:
         "train so many steps without constraint first; epsilon is then a fraction of the largest L_retain they cause", 0
     )
     task_kl_samples: int = option(
-        "task samples on which KL(teacher‖student) is logged, for models that predict tokens; ≥ 0, 0 is never", 8
+        "task samples on which KL(teacher‖student) is logged, at most those of one batch of a device, for models that "
+        "predict tokens; ≥ 0, 0 is never",
+        8,
     )
     update_angle_every: int = option(
         "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next", 10
