@@ -377,6 +377,35 @@ def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors,
     assert scaled.dual.multiplier == pytest.approx(plain.dual.multiplier)
 
 
+class Change(TrainerCallback):
+    def __init__(self, event, **settings):
+        self.settings = settings
+        setattr(self, event, self.change)
+
+    def change(self, args, state, control, **kwargs):
+        for name, value in self.settings.items():
+            setattr(args, name, value)
+
+
+@pytest.mark.parametrize("event", ["on_train_begin", "on_step_end"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("retention_terms", ["output"]), ("hidden_distance", "l1"), ("method", "l2"), ("retention", 0.5)],
+)
+def test_what_retention_was_made_for_is_not_changed_by_a_callback(tmp_path, anchors, event, name, value):
+    """Seen to fail: the run went on as before, without a word."""
+    with pytest.raises(
+        RuntimeError, match=rf"^{name} was changed to .*{value}.* when it began\. Change it before train"
+    ):
+        run(tmp_path, anchors, callbacks=[Change(event, **{name: value})])
+
+
+def test_other_settings_may_be_changed_by_a_callback(tmp_path, anchors):
+    run(tmp_path, anchors, callbacks=[Change("on_step_end", epsilon=0.5, surgery="none", retention_every=2)])
+    assert [row["epsilon"] for row in history(tmp_path)] == [1e-3, 0.5, 0.5]
+    assert [row["step"] for row in history(tmp_path)] == [1, 3, 5]
+
+
 def test_the_final_state_holds_the_final_multiplier(tmp_path, anchors):
     trainer = run(tmp_path, anchors)
     trainer.save_state()
