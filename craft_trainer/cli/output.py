@@ -20,9 +20,9 @@ from craft_trainer.hub.run_folder import (
     model_of_run,
 )
 from craft_trainer.models.saved import require_loadable
-from craft_trainer.report.reading import json_object
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.distribution import has_whole_shapes
+from craft_trainer.training.same_run import ended
 
 if TYPE_CHECKING:
     from craft_trainer.training.trainer import CraftTrainer
@@ -133,13 +133,5 @@ def _require_free(folder: Path) -> None:
 
 def _require_unfinished(config: CraftConfig, checkpoint: Path) -> None:
     """Nothing would be trained."""
-    state = json_object(checkpoint / STATE_FILE, "give an earlier checkpoint")
-    step, epoch = int(state.get("global_step") or 0), float(state.get("epoch") or 0)
-    knob, ended = "max_steps", step >= config.max_steps
-    if config.max_steps <= 0:
-        knob, ended = "num_train_epochs", epoch >= config.num_train_epochs
-    if ended:
-        raise ValueError(
-            f"{checkpoint}: its run has ended, at optimizer step {step}, and its model is in that folder; to go on, "
-            f"raise {knob}, which is {getattr(config, knob):g}"
-        )
+    if said := ended(config, checkpoint):
+        raise ValueError(said)

@@ -33,7 +33,10 @@ SCHEDULES: dict[str, EpsilonSchedule] = {
 }
 
 
-def epsilon_at(step: int, num_steps: int, *, schedule: str, start: float, end: float) -> float:
-    """ε at optimizer step ``step`` of ``num_steps``; ``end`` is reached at the last step and kept after it."""
-    progress = min(1.0, step / max(1, num_steps - 1))
+def epsilon_at(step: int, first: int, last: int, *, schedule: str, start: float, end: float) -> float:
+    """ε at optimizer step ``step``: ``start`` up to step ``first``, ``end`` from step ``last`` on.
+
+    Progress is (step − first) / (last − first) in [0, 1]. Where ``first`` is ``last``, that one step has ``start``.
+    """
+    progress = min(1.0, max(0, step - first) / max(1, last - first))
     return SCHEDULES[schedule](progress, start, end)

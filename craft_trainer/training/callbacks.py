@@ -18,6 +18,9 @@ from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.constraints import EVERYTHING, GroupConstraintState
 from craft_trainer.optim.dual import Constraint
 from craft_trainer.optim.surgery import NOISE_FLOOR
+from craft_trainer.training.config import retention_settings
+from craft_trainer.training.run_record import now
+from craft_trainer.training.schedule import warn_of_another_end
 
 HISTORY_FILE = "lambda_history.csv"
 GROUP_HISTORY_FILE = "lambda_history_groups.csv"
@@ -63,6 +66,8 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
     """The multipliers and when the next retention pass is due; saved with checkpoints, restored by resuming.
 
     Attributes:
+        begun: when the run began, as ``run.json`` has it.
+        max_steps: optimizer steps of the run, as far as the schedule of ε goes; 0 before it begins.
         warned: whether it was said that a constraint cannot be met.
         rounding: L_retain before the first step, where the student equals its teacher but for rounding.
     """
@@ -74,6 +79,8 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
 
     def _begin(self) -> None:
         self.constraints = {group: Constraint(self.initial) for group in self.groups}
+        self.begun = ""
+        self.max_steps = 0
         self.warned = False
         self.rounding = 0.0
         self._take_step: Callable[[], None] | None = None
@@ -107,7 +114,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
     def state(self) -> dict[str, dict[str, Any]]:
         """The state that Trainer writes into ``trainer_state.json``."""
         saved = {group: asdict(constraint) for group, constraint in self.constraints.items()}
-        plain = {name: getattr(self, name) for name in ("warned", "rounding")}
+        plain = {name: getattr(self, name) for name in ("begun", "max_steps", "warned", "rounding")}
         return {"args": {"initial": self.initial, "groups": self.groups}, "attributes": {"constraints": saved, **plain}}
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -121,6 +128,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
         name = type(self).__name__
         if state.global_step == 0:
             self._begin()
+            self.begun, self.max_steps = now(), state.max_steps
             state.stateful_callbacks[name] = self.state()
         elif name not in state.stateful_callbacks:
             raise ValueError(
@@ -137,6 +145,9 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
                 )
             for attribute, value in saved.items():
                 setattr(self, attribute, value)
+            before, self.max_steps = self.max_steps, state.max_steps
+            if before and state.is_world_process_zero:
+                warn_of_another_end(retention_settings(args), state.global_step, before, state.max_steps)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Leave the final λ in the state that Trainer saves."""

@@ -40,6 +40,7 @@ from craft_trainer.training.finishing import finish_beside, move_sealed, wait_fo
 from craft_trainer.training.finite import last_saved
 from craft_trainer.training.interruption import Interruption
 from craft_trainer.training.run_record import write_lineage
+from craft_trainer.training.same_run import require_same_run, warn_if_ended
 
 Base: Any = Trainer if TYPE_CHECKING else object
 logger = logging.getLogger(__name__)
@@ -65,11 +66,11 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
         SIGINT and SIGTERM end it as :class:`craft_trainer.training.interruption.Interruption` says.
 
         Raises:
-            ValueError: the checkpoint is damaged, or no checkpoint of the run is whole.
+            ValueError: the checkpoint is damaged or of another run, or no checkpoint of the run is whole.
         """
         found = None
         if resume_from_checkpoint not in (None, False):
-            found = self._of_main_process(lambda: self._whole_checkpoint(resume_from_checkpoint))
+            found = self._of_main_process(lambda: self._checkpoint_of_this_run(resume_from_checkpoint))
         with self.callback_of(Interruption).listening(), self._finished_at_the_end():
             return super().train(found, *args, **kwargs)
 
@@ -120,6 +121,14 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
     def callback_of[Kind](self, kind: type[Kind]) -> Kind:
         """Give the callback of a kind that the run has."""
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, kind))
+
+    def _checkpoint_of_this_run(self, asked: str | Path | bool | None) -> str | bool | None:
+        """As the next one, compared with this run; a warning where its run has ended."""
+        found = self._whole_checkpoint(asked)
+        if isinstance(found, str):
+            require_same_run(self, Path(found))
+            warn_if_ended(self.args, Path(found))
+        return found
 
     def _whole_checkpoint(self, asked: str | Path | bool | None) -> str | bool | None:
         """The folder of the checkpoint ``asked`` for; None where the run begins anew; True leaves it to Trainer."""

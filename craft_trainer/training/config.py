@@ -82,11 +82,13 @@ def retention_settings(args: TrainingArguments) -> RetentionSettings:
     return RetentionSettings()
 
 
-def anchors_per_pass(args: TrainingArguments) -> int:
+def anchors_per_pass(args: TrainingArguments, found: int | None = None) -> int:
     """Anchors per device of a retention pass; where it is not set, as many as the task's micro-batch has samples.
 
     It is at most ``MOST_ANCHORS``. So a retention pass is no larger than a task pass, whatever the model, and fits the
-    memory that the task's fits.
+    memory that the task's fits. ``found`` is the batch of the task's that ``auto_find_batch_size`` has gone down to, on
+    all devices of this process.
     """
     given = retention_settings(args).retention_batch_size
-    return min(MOST_ANCHORS, args.per_device_train_batch_size) if given is None else given
+    samples = args.per_device_train_batch_size if found is None else max(1, found // max(1, args.n_gpu))
+    return min(MOST_ANCHORS, samples) if given is None else given

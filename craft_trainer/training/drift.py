@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from craft_trainer.anchors.features import extract, teacher_features
 from craft_trainer.losses.token_kl import token_divergence
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.training.settings import RetentionSettings
 
 SKIPPED = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
             inputs = {key: batch[key] for key in model.input_keys() if key in batch}
             packed = model.packed(inputs)  # these inputs have several entries for a sample, or none
             ends = {key: sum(packed[key][:count]) if key in packed else count for key in inputs}
+            _warn_if_fewer(trainer, min((len(inputs[key]) for key in inputs if key not in packed), default=count))
             first = {key: value[: ends[key]] for key, value in inputs.items()}
     except SKIPPED as error:
         logger.warning("task_kl is not logged: no batch of the task could be read (%r)", error)
@@ -87,6 +89,17 @@ def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
     trainer.accelerator.gradient_state._remove_dataloader(loader)  # it was begun and will not be ended
     trainer.accelerator._dataloaders = [other for other in trainer.accelerator._dataloaders if other is not loader]
     return first
+
+
+def _warn_if_fewer(trainer: Any, there: int) -> None:
+    """Say how many samples are measured, where that is fewer than somebody asked for."""
+    asked = trainer.settings.task_kl_samples
+    if there < asked != RetentionSettings.task_kl_samples and trainer.is_world_process_zero():
+        logger.warning(
+            "task_kl_samples is %d, and a batch of the task has %d samples, so task_kl is of those. Lower it, or raise "
+            "per_device_train_batch_size",
+            *(asked, there),
+        )
 
 
 def _device(model: AnchoredModel) -> torch.device:

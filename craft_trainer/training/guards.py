@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from typing import Any
 
 from accelerate import Accelerator
@@ -12,14 +13,20 @@ from transformers import Trainer, TrainerCallback, TrainerState, TrainingArgumen
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from craft_trainer.losses.distillation import DistillationLoss
+from craft_trainer.losses.ewc import EWCLoss
 from craft_trainer.losses.replay import ReplayLoss
 from craft_trainer.losses.smoothing import SmoothedLoss
 from craft_trainer.losses.task import Task
 from craft_trainer.models.general import base_model
 from craft_trainer.training.config import RetentionArguments, retention_settings
 from craft_trainer.training.distribution import is_sharded
+from craft_trainer.training.settings import RetentionSettings
 
 FOLLOWED = ("train", "_inner_training_loop")  # what an optimizer step passes through, beside training_step
+OF_THE_START = (  # settings that are read once, when a training begins; a callback may change the others
+    *("method", "retention", "retention_terms", "retention_weights", "hidden_distance", "constraints", "backward"),
+    *("multiplier_init", "task_kl_samples"),
+)
 STEP_IN_BACKWARD = ("lomo", "layerwise")  # in the names of optimizers
 FUSED_AWAY = "the optimizer steps inside the backward pass, before the two gradients meet"
 
@@ -102,12 +109,12 @@ def require_exact(trainer: Trainer) -> None:
             f"the next token, compute_loss_func=SmoothedLoss({args.label_smoothing_factor}) of "
             "craft_trainer.losses.smoothing does it right"
         )
-    replays = settings.recipe.loss is ReplayLoss
-    held = f"method {settings.method}" if replays else "retention term task"
-    replays = replays or (settings.recipe.loss is DistillationLoss and Task.name in settings.retention_terms)
+    takes = settings.recipe.loss in (ReplayLoss, EWCLoss)
+    held = f"method {settings.method}" if takes else "retention term task"
+    takes = takes or (settings.recipe.loss is DistillationLoss and Task.name in settings.retention_terms)
     replaced = smoothed or trainer.compute_loss_func is not None
     by = "label_smoothing_factor or compute_loss_func" if replaced else own_loss(trainer)
-    if by is not None and replays:
+    if by is not None and takes:
         raise ValueError(
             f"{held} takes the model's own loss on the anchors, which {by} replaces on the task: drop it, or hold "
             "something else (method craft with other retention_terms)"
@@ -141,11 +148,15 @@ def _fault_of_smoothing(trainer: Trainer) -> str | None:
 
 
 class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is not typed
-    """Stops a run whose optimizer steps retention does not see, by a ValueError or, in its midst, a RuntimeError."""
+    """Stops a run whose optimizer steps retention does not see, by a ValueError or, in its midst, a RuntimeError.
 
-    def __init__(self, accelerator: Accelerator, *, joint: bool = False) -> None:
+    So too a run in which a callback changes a setting that retention was made for when the training began.
+    """
+
+    def __init__(self, accelerator: Accelerator, settings: RetentionSettings) -> None:
         self._accelerator = accelerator
-        self._joint = joint  # so it is not looked for gradients, or for what takes them
+        self._joint = settings.backward == "joint"  # so it is not looked for gradients, or for what takes them
+        self._made_for = {name: deepcopy(getattr(settings, name)) for name in OF_THE_START}
         self._followed = False
 
     def follow(self, model: nn.Module) -> None:
@@ -171,7 +182,17 @@ class GradientGuard(TrainerCallback):  # type: ignore[misc]  # transformers is n
             raise ValueError(f"{hooked[0]} has a hook that runs when its gradient is ready: {FUSED_AWAY}")
 
     def on_optimizer_step(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Make sure that retention saw the step: ``training_step`` may have been replaced on the trainer."""
+        """Make sure that retention saw the step, and that it is still what it was made for.
+
+        ``training_step`` may have been replaced on the trainer.
+        """
+        settings = retention_settings(args)
+        for name, value in self._made_for.items():
+            if getattr(settings, name) != value:
+                raise RuntimeError(
+                    f"{name} was changed to {getattr(settings, name)} during the training, which would have no effect: "
+                    f"retention was made for {value} when it began. Change it before train()"
+                )
         if not self._followed:
             raise RuntimeError(
                 f"optimizer step {state.global_step + 1} did not pass through CraftTrainer.training_step, so nothing "

@@ -255,7 +255,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.retention = Retention(self.anchors, self.anchored_model, self.args, self.accelerator)
         self.add_callback(DualState(settings.recipe.multiplier_init, self.retention.groups))
         self.add_callback(RetentionHistory(by_group=settings.constraints == "per_group"))
-        self.add_callback(GradientGuard(self.accelerator, joint=settings.backward == "joint"))
+        self.add_callback(GradientGuard(self.accelerator, settings))
         self.add_callback(ShortRun())
         if settings.backward == "separate":
             self.add_callback(PassCost(self.retention))

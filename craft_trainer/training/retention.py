@@ -24,7 +24,6 @@ from craft_trainer.models.precision import AUTOCAST
 from craft_trainer.optim import constraints as duals
 from craft_trainer.optim.constraints import EVERYTHING, ConstraintState, GroupConstraintState
 from craft_trainer.optim.dual import Constraint
-from craft_trainer.optim.epsilon import epsilon_at
 from craft_trainer.optim.gradients import put
 from craft_trainer.training.callbacks import DualState
 from craft_trainer.training.config import anchors_per_pass, retention_settings
@@ -37,6 +36,7 @@ from craft_trainer.training.distribution import (
     sums_over_processes,
 )
 from craft_trainer.training.learned_inputs import OTHER_ANCHORS, may_hold_what_is_learned
+from craft_trainer.training.schedule import scheduled_epsilon
 from craft_trainer.training.settings import RetentionSettings
 
 PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
@@ -93,6 +93,7 @@ class Retention:
         self._loss = self._make_loss(model)
         self._output = is_sharded(accelerator) or self._loss.needs != Need.HIDDEN  # FSDP needs whole passes
         self._gathers = False  # whether FSDP knows of predict, if it shards the model
+        self._found: int | None = None  # the task's batch, if it is looked for
         self._epsilon_of_dtype = _coarsest(model.network, accelerator)
 
     @property
@@ -108,7 +109,7 @@ class Retention:
     @property
     def batch_size(self) -> int:
         """Anchors of a retention pass, on each device."""
-        return anchors_per_pass(self._args)
+        return anchors_per_pass(self._args, self._found)
 
     def is_due(self, step: int) -> bool:
         """True if optimizer step ``step`` has a retention pass."""
@@ -122,6 +123,7 @@ class Retention:
         Its mean over processes is Σ λ_k L_k / Σ λ_k, L_k the mean over the anchors of group k on all processes.
         """
         step = trainer.global_step
+        self._found = trainer.train_batch_size if self._args.auto_find_batch_size else None
         rows = self._rows(step)
         losses = self._losses(model, rows)
         loss, means, mean_task_loss = self._means(losses, rows, state, task_loss)
@@ -253,9 +255,7 @@ class Retention:
     def _epsilons(self, trainer: TrainerState, state: DualState, *, probing: bool) -> dict[str, float]:
         """ε of every group; of the drift so far while it is being probed."""
         settings = self._settings
-        final = settings.epsilon if settings.epsilon_final is None else settings.epsilon_final
-        schedule, step, steps = settings.epsilon_schedule, trainer.global_step, trainer.max_steps
-        common = epsilon_at(step, steps, schedule=schedule, start=settings.epsilon, end=final)
+        common = scheduled_epsilon(settings, trainer.global_step, trainer.max_steps)
         epsilons = {group: settings.group_epsilons.get(group, common) for group in self.groups}
         if settings.epsilon_probe_steps == 0:
             return epsilons

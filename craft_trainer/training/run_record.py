@@ -24,9 +24,6 @@ from craft_trainer.training.distribution import is_partitioned, splits_parameter
 
 SCHEMA = 1
 PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", "lerobot", "peft")
-OF_THE_CHECKPOINT = (  # what a resumed run has from its optimizer, its schedule and its λ, whatever it is told
-    *("method", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "multiplier_init"),
-)
 SECRET = ("token", "password", "secret", "api_key")  # ends of names
 ALWAYS = ("learning_rate", "per_device_train_batch_size", "max_steps", "seed")  # told even where they are the default
 ANCHORED = ("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier")  # the same with anchors
@@ -54,39 +51,22 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         self._starts: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Write settings, machine and the time of the start; a resumed run adds its start to those of the file.
-
-        Raises:
-            ValueError: a run is resumed with other settings than it began with, which its checkpoint overrules.
-        """
-        if state.global_step and (self.anchored or self.inputs):
-            self._require_same(Path(args.output_dir) / RUN_FILE, args)
+        """Write settings, machine and the time of the start; a resumed run adds its start to those of the file."""
         if not self._writes(state):
             return
         if state.global_step == 0:
             remove_earlier_results(Path(args.output_dir))
         path = Path(args.output_dir) / RUN_FILE
-        self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": _now()}]
+        self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": now()}]
         self._write(path, args, None)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Write the time of the end; without it the run was ended by something else."""
         if self._writes(state):
-            end = {"step": state.global_step, "time": _now()}
+            end = {"step": state.global_step, "time": now()}
             if args.load_best_model_at_end and state.best_global_step:
                 end["kept_step"] = state.best_global_step
             self._write(Path(args.output_dir) / RUN_FILE, args, end)
-
-    def _require_same(self, path: Path, args: TrainingArguments) -> None:
-        """Compare with the settings that the run in ``path`` began with; none where there is no such file."""
-        before, now = _recorded(path, "settings"), told_settings(self.inputs, args, anchored=self.anchored)
-        for name in OF_THE_CHECKPOINT if isinstance(before, dict) and before else ():
-            if before.get(name) != now.get(name):
-                was, given = (one.get(name, "not given") for one in (before, now))
-                raise ValueError(
-                    f"{name} is {given}, and {path} says {was}: a run that goes on has it from its checkpoint, so the "
-                    "new one would have no effect. Give what it was, or start a new run in another output_dir"
-                )
 
     def _writes(self, state: TrainerState) -> bool:
         return bool(self.anchored or self.inputs) and state.is_world_process_zero
@@ -172,17 +152,21 @@ def versions() -> dict[str, str]:
 
 def _starts(path: Path) -> list[dict[str, Any]]:
     """Earlier starts of a run that is resumed; none where the file is damaged or of an older version."""
-    found = _recorded(path, "starts")
+    found = recorded(path, "starts")
     return found if isinstance(found, list) else []
 
 
-def _recorded(path: Path, key: str) -> Any:
-    """What the file of an earlier start has under ``key``; None where it is missing, damaged or of an older version."""
+def recorded(path: Path, *keys: str | int) -> Any:
+    """What a file of an earlier start has under ``keys``; None where it is missing, damaged or of an older version."""
     try:
-        return json.loads(path.read_text("utf-8"))[key]
-    except (OSError, ValueError, KeyError, TypeError):
+        found = json.loads(path.read_text("utf-8"))
+        for key in keys:
+            found = found[key]
+    except (OSError, ValueError, LookupError, TypeError):
         return None
+    return found
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as ``run.json`` has it: later is greater."""
     return datetime.now(UTC).isoformat(timespec="seconds")

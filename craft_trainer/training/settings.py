@@ -14,6 +14,7 @@ from craft_trainer.optim.epsilon import SCHEDULES
 from craft_trainer.optim.surgery import MERGES
 from craft_trainer.optim.surgery import RULES as SURGERIES
 from craft_trainer.options import json_mapping, option
+from craft_trainer.training.idle import refuse_idle_settings
 from craft_trainer.training.methods import METHODS, Recipe
 
 LARGE = float("inf")  # any finite number
@@ -119,7 +120,9 @@ class RetentionSettings:
         "train so many steps without constraint first; epsilon is then a fraction of the largest L_retain they cause", 0
     )
     task_kl_samples: int = option(
-        "task samples on which KL(teacher‖student) is logged, for models that predict tokens; ≥ 0, 0 is never", 8
+        "task samples on which KL(teacher‖student) is logged, at most those of one batch of a device, for models that "
+        "predict tokens; ≥ 0, 0 is never",
+        8,
     )
     update_angle_every: int = option(
         "optimizer steps from one measurement of the angle between the optimizer's step and g_retain to the next", 10
@@ -149,6 +152,7 @@ class RetentionSettings:
         self._check_method()
         self._check_backward()
         self._check_epsilon()
+        refuse_idle_settings(self)
         _require(
             self.multiplier_init <= self.multiplier_max,
             f"multiplier_init is {self.multiplier_init}: it must lie in [0, multiplier_max = {self.multiplier_max}]",

@@ -7,6 +7,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from craft_trainer.training.config import retention_settings
+from craft_trainer.training.schedule import first_held
 from craft_trainer.training.settings import RetentionSettings
 
 FORGOTTEN = 5.0  # L_retain in units of ε: a run that forgets so much should raise λ
@@ -31,10 +32,11 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
             ValueError: the probe of ε takes the whole run, which would be plain training.
         """
         settings = retention_settings(args)
-        if settings.epsilon_probe_steps >= state.max_steps:
+        if first_held(settings) >= state.max_steps:
+            every = f" with retention_every {settings.retention_every}" if settings.retention_every > 1 else ""
             raise ValueError(
-                f"epsilon_probe_steps is {settings.epsilon_probe_steps}, and the run has {state.max_steps} steps: "
-                "nothing would be held. Give fewer, or train longer"
+                f"epsilon_probe_steps is {settings.epsilon_probe_steps}, and the run has {state.max_steps} steps"
+                f"{every}: nothing would be held. Give fewer, or train longer"
             )
         passes = math.ceil(state.max_steps / settings.retention_every)
         said = warning(settings, passes) if state.global_step == 0 and state.is_world_process_zero else None

@@ -230,7 +230,8 @@ def test_resumed_in_the_middle_of_an_accumulation_window_is_never_killed(tmp_pat
         trainer.train()
     resumed = train(tmp_path / "cut", anchors, resume=str(tmp_path / "cut" / "checkpoint-2"), **options)
     assert_same_weights(parameters(whole), parameters(resumed))
-    assert whole.dual.state() == resumed.dual.state()
+    assert whole.dual.constraints == resumed.dual.constraints
+    assert whole.dual.rounding == resumed.dual.rounding
     files = [(tmp_path / run / "lambda_history.csv").read_bytes() for run in ("whole", "cut")]
     assert files[0] == files[1]
 

@@ -25,7 +25,7 @@ RUNS = {
     "no surgery": {"surgery": "none"},
     "one-sided": {},
     "symmetric": {"surgery": "symmetric"},
-    "barrier": {"surgery": "barrier"},
+    "barrier": {"surgery": "barrier", "multiplier_lr": 0.1},
     "by layers": {"granularity": "layer"},
     "one backward pass": {"surgery": "none", "backward": "joint", "update_angle_every": 10},
     "groups": {"constraints": "per_group"},

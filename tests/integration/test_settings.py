@@ -17,7 +17,7 @@ CHANGES = {
     "granularity": ({"granularity": "tensor"}, {}),
     "merge": ({"merge": "task_priority"}, {}),
     "conflict_threshold": ({"conflict_threshold": -0.9}, {}),
-    "barrier_strength": ({"barrier_strength": 0.1}, {"surgery": "barrier"}),
+    "barrier_strength": ({"barrier_strength": 0.1}, {"surgery": "barrier", "multiplier_lr": 0.1}),
     "multiplier": ({"multiplier": "pi"}, {}),
     "multiplier_init": ({"multiplier_init": 3.0}, {}),
     "multiplier_lr": ({"multiplier_lr": 1.0}, {}),

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -12,8 +13,10 @@ from transformers import EarlyStoppingCallback, Seq2SeqTrainingArguments, Traine
 
 import craft_trainer.losses.distillation
 from craft_trainer import CraftConfig, CraftTrainer
+from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.sampling import anchor_rows
 from craft_trainer.models import precision
+from craft_trainer.training import callbacks, run_record
 from craft_trainer.training.callbacks import LOGGED, RetentionHistory
 
 
@@ -167,7 +170,63 @@ def test_what_a_checkpoint_overrules_is_refused(tmp_path, anchors, changed, said
     with pytest.raises(ValueError, match=said):
         run(tmp_path / "run", anchors, resume=str(tmp_path / "run/checkpoint-4"), **saved | changed)
     assert (tmp_path / "run/run.json").read_bytes() == before
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path / "other", anchors, resume=str(tmp_path / "run/checkpoint-4"), **saved | changed)
+    assert not (tmp_path / "other/run.json").exists()
     run(tmp_path / "run", anchors, resume=str(tmp_path / "run/checkpoint-4"), **saved | {"epsilon": 0.5})
+    run(tmp_path / "moved", anchors, resume=str(tmp_path / "run/checkpoint-4"), **saved | {"epsilon": 0.5})
+
+
+def test_a_checkpoint_of_other_anchors_is_refused(tmp_path, anchors):
+    """Seen to fail: the run went on from it, as if it were its own."""
+    saved = {"save_strategy": "steps", "save_steps": 4}
+    run(tmp_path / "run", anchors, **saved)
+    others = toy_anchors(tmp_path / "others", shift=1.0)
+    for folder, resume in (("run", True), ("elsewhere", str(tmp_path / "run/checkpoint-4"))):
+        with pytest.raises(
+            ValueError, match=r"checkpoint-\d was trained with anchors of the fingerprint .* Give those an"
+        ):
+            run(tmp_path / folder, others, resume=resume, **saved)
+        with pytest.raises(
+            ValueError, match="holds λ, because its run had anchors, and this run has none: give them, "
+        ):
+            run(tmp_path / folder, None, resume=resume, **saved)
+    moved = tmp_path / "copied"
+    shutil.copytree(anchors.folder, moved)
+    assert run(tmp_path / "run", AnchorCache(moved), resume=True, **saved | {"max_steps": 8}).state.global_step == 8
+
+
+def test_a_checkpoint_of_an_earlier_run_is_refused(tmp_path, anchors, monkeypatch):
+    """It has the most steps in the folder of a run that was killed. Seen to fail: the earlier run went on."""
+    times = iter(f"2026-01-01T00:00:{second:02}+00:00" for second in range(60))
+    for place in (run_record, callbacks):
+        monkeypatch.setattr(place, "now", lambda: next(times))
+    saved = {"save_strategy": "steps", "save_steps": 2}
+    run(tmp_path, anchors, **saved | {"learning_rate": 0.01})
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, anchors, callbacks=[Stop(3)], **saved)
+    said = (
+        r"checkpoint-6 is of an earlier run, which began at 2026-01-01T00:00:01.*Delete the checkpoints of the earlier"
+    )
+    with pytest.raises(ValueError, match=said):
+        run(tmp_path, anchors, resume=True, **saved)
+    for step in (4, 6):
+        shutil.rmtree(tmp_path / f"checkpoint-{step}")
+    resumed = run(tmp_path, anchors, resume=True, **saved)
+    assert next(log["learning_rate"] for log in resumed.state.log_history if "loss" in log) == 0.05
+
+
+def test_a_run_that_has_ended_says_that_nothing_is_trained(tmp_path, anchors, caplog):
+    """By steps and by epochs, with anchors and without. Seen to fail: not a word, and no step."""
+    for folder, held, length in (("steps", anchors, {}), ("epochs", None, {"max_steps": -1, "num_train_epochs": 1})):
+        saved = {"save_strategy": "steps", "save_steps": 2} | length
+        trained = run(tmp_path / folder, held, **saved)
+        assert "Nothing is trained now" not in caplog.text
+        again = run(tmp_path / folder, held, resume=True, **saved)
+        assert_same_weights(weights(trained), weights(again))
+        knob = "num_train_epochs, which is 1" if held is None else "max_steps, which is 6"
+        assert f"its model is in that folder; to go on, raise {knob}. Nothing is trained now" in caplog.text
+        caplog.clear()
 
 
 @pytest.mark.parametrize("restore", [False, True])
@@ -254,7 +313,8 @@ def test_an_untouched_student_that_is_not_its_teacher_is_refused(tmp_path, ancho
 @pytest.mark.parametrize("surgery", ["one_sided", "symmetric", "barrier", "none"])
 def test_rounding_error_is_no_conflict(tmp_path, anchors, surgery):
     """At the first step g_r is rounding: by its cosine a projection would turn g_t by nothing that is known."""
-    settings = BASE | {"max_steps": 1, "multiplier_init": 5.0}
+    settings = BASE | {"max_steps": 1}
+    settings |= {"multiplier_lr": 0.1} if surgery == "barrier" else {"multiplier_init": 5.0}
     trainer = run(tmp_path, anchors, **settings | {"surgery": surgery})
     (first,) = history(tmp_path)
     assert first["retention_loss"] < 1e-9
@@ -315,6 +375,35 @@ def test_the_loss_scale_changes_neither_history_nor_direction(tmp_path, anchors,
     for left, right in zip(plain.model.parameters(), scaled.model.parameters(), strict=True):
         torch.testing.assert_close(right.grad / scale, left.grad)
     assert scaled.dual.multiplier == pytest.approx(plain.dual.multiplier)
+
+
+class Change(TrainerCallback):
+    def __init__(self, event, **settings):
+        self.settings = settings
+        setattr(self, event, self.change)
+
+    def change(self, args, state, control, **kwargs):
+        for name, value in self.settings.items():
+            setattr(args, name, value)
+
+
+@pytest.mark.parametrize("event", ["on_train_begin", "on_step_end"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("retention_terms", ["output"]), ("hidden_distance", "l1"), ("method", "l2"), ("retention", 0.5)],
+)
+def test_what_retention_was_made_for_is_not_changed_by_a_callback(tmp_path, anchors, event, name, value):
+    """Seen to fail: the run went on as before, without a word."""
+    with pytest.raises(
+        RuntimeError, match=rf"^{name} was changed to .*{value}.* when it began\. Change it before train"
+    ):
+        run(tmp_path, anchors, callbacks=[Change(event, **{name: value})])
+
+
+def test_other_settings_may_be_changed_by_a_callback(tmp_path, anchors):
+    run(tmp_path, anchors, callbacks=[Change("on_step_end", epsilon=0.5, surgery="none", retention_every=2)])
+    assert [row["epsilon"] for row in history(tmp_path)] == [1e-3, 0.5, 0.5]
+    assert [row["step"] for row in history(tmp_path)] == [1, 3, 5]
 
 
 def test_the_final_state_holds_the_final_multiplier(tmp_path, anchors):

@@ -131,6 +131,17 @@ def test_looking_at_the_data_changes_nothing_of_training(tmp_path, lm_cache):
     assert all(torch.equal(one, other) for one, other in zip(trained[0], trained[8], strict=True))
 
 
+def test_a_diagnostic_of_fewer_samples_than_were_asked_for_says_so(tmp_path, lm_cache, caplog):
+    """A batch has 8. Seen to fail: 32 were asked for, 8 were measured, and nothing was said."""
+    for count in (32, 8, 4):
+        config = CraftConfig(output_dir=str(tmp_path / str(count)), **BASE | KEEP, task_kl_samples=count)
+        with caplog.at_level(logging.WARNING, logger="craft_trainer.training.drift"):
+            CraftTrainer(tiny_llama(), config, collate, TokenTask(), anchors=lm_cache).train()
+        said = "task_kl_samples is 32, and a batch of the task has 8 samples, so task_kl is of those."
+        assert (said in caplog.text) == (count == 32)
+        caplog.clear()
+
+
 def test_a_step_that_is_replaced_on_the_trainer_is_noticed(tmp_path, anchors):
     """The card would claim retention, and there would be none."""
     trainer = CraftTrainer(ToyModel(), CraftConfig(output_dir=str(tmp_path), **BASE), None, ToyTask(), anchors=anchors)

@@ -261,8 +261,9 @@ def test_label_smoothing_that_would_be_wrong_is_refused(options, given, fault, a
 
 
 @pytest.mark.parametrize("replaced", [{"label_smoothing_factor": 0.1}, {"compute_loss_func": own_loss}])
-@pytest.mark.parametrize("method", ["replay", "agem"])
+@pytest.mark.parametrize("method", ["replay", "agem", "ewc"])
 def test_replay_of_another_loss_than_that_of_the_task_is_refused(method, replaced, anchors, tmp_path):
+    """And a Fisher information of another. Seen to fail with ewc, whose was that of the model's own loss."""
     given = {name: value for name, value in replaced.items() if name == "compute_loss_func"}
     options = {name: value for name, value in replaced.items() if name not in given}
     config = CraftConfig(str(tmp_path), method=method, **BASE | options)
@@ -275,10 +276,11 @@ class OwnLoss(CraftTrainer):
         return 1000 * super().compute_loss(*args, **kwargs)
 
 
-def test_replay_beside_a_trainer_with_a_loss_of_its_own_is_refused(anchors, tmp_path):
+@pytest.mark.parametrize("method", ["replay", "ewc"])
+def test_replay_beside_a_trainer_with_a_loss_of_its_own_is_refused(method, anchors, tmp_path):
     """Seen to fail: the task had the loss of the trainer, the anchors that of the model."""
-    config = CraftConfig(str(tmp_path), method="replay", **BASE)
-    with pytest.raises(ValueError, match=r"method replay takes .*OwnLoss\.compute_loss replaces on the task"):
+    config = CraftConfig(str(tmp_path), method=method, **BASE)
+    with pytest.raises(ValueError, match=rf"method {method} takes .*OwnLoss\.compute_loss replaces on the task"):
         made(OwnLoss, config, {}, anchors=anchors)
 
 
@@ -401,6 +403,16 @@ def test_a_batch_size_that_is_found(anchors, tmp_path):
         runs.append(outcome(trainer))
     assert runs[0] == runs[1]
     assert [row["step"] for row in history(tmp_path / "b")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, 2), (3, 3)])
+def test_without_a_size_of_its_own_a_retention_pass_shrinks_with_the_batch(anchors, tmp_path, given, expected):
+    """Seen to fail: the task had 2 samples in its memory, and retention went on with 4 anchors."""
+    model = Small(tiny_llama().config)
+    model.load_state_dict(tiny_llama().state_dict())
+    options = BASE | TERMS | {"retention_batch_size": given, "auto_find_batch_size": True, "teacher_mismatch": "allow"}
+    trainer = trained(CraftTrainer, CraftConfig(str(tmp_path), **options), {"model": model}, anchors=anchors)
+    assert (trainer.state.train_batch_size, trainer.retention.batch_size) == (2, expected)
 
 
 def test_a_training_after_an_evaluation_in_bfloat16_is_not_that_of_the_anchors_teacher(anchors, tmp_path):

@@ -21,6 +21,16 @@ def test_both_are_refused():
             MergeArguments(**PLACES, retention=0.95, epsilon=epsilon)
 
 
+def test_a_distance_of_features_is_refused_where_no_feature_is_held():
+    """Of a language model token_kl alone is held unless more is named. Seen to fail: it was taken, and did nothing."""
+    given = MergeArguments(**PLACES, hidden_distance="cosine")
+    with pytest.raises(
+        ValueError, match=r"^hidden_distance has no effect here: retention_terms \['token_kl'\] hold no"
+    ):
+        given.settings(("token_kl",))
+    assert given.settings(("hidden", "output")).hidden_distance == "cosine"
+
+
 def test_weights_between_that_learned_more_than_the_tuned_ones_are_named():
     """A reader found them in the curve by himself, better in both than what he had."""
     curve = [Point(0.0, 0.0, 3.2), Point(0.4, 0.01, 1.75), Point(0.8, 0.034, 1.61), Point(1.0, 0.05, 1.66)]

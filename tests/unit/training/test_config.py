@@ -131,6 +131,51 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, field: str
 
 
 @pytest.mark.parametrize(
+    ("idle", "reason", "settings"),
+    [
+        ("multiplier", "surgery barrier", {"surgery": "barrier", "multiplier": "pi"}),
+        ("multiplier_init", "surgery barrier", {"surgery": "barrier", "multiplier_init": 5.0}),
+        ("multiplier_lr", "surgery barrier", {"surgery": "barrier", "multiplier_lr": 20.0}),
+        ("barrier_strength", "surgery is one_sided", {"barrier_strength": 2.0}),
+        ("multiplier_lr", "multiplier fixed", {"multiplier": "fixed", "multiplier_lr": 20.0}),
+        ("dual_kp", "multiplier fixed", {"multiplier": "fixed", "dual_kp": 1.0}),
+        ("dual_ema", "multiplier fixed", {"multiplier": "fixed", "dual_ema": 0.5}),
+        ("dual_kp", "multiplier is ascent", {"dual_kp": 1.0}),
+        ("dual_ema", "multiplier is ascent", {"dual_ema": 0.5}),
+        ("hidden_distance", r"retention_terms \['output'\]", {"retention_terms": ["output"], "hidden_distance": "l1"}),
+    ],
+)
+def test_what_another_setting_leaves_without_effect_is_refused(
+    tmp_path: Path, idle: str, reason: str, settings: dict[str, Any]
+) -> None:
+    """By the names of both. Seen to fail: each was accepted, and the run was as without it."""
+    with pytest.raises(ValueError, match=rf"^{idle} has no effect here: .*{reason}.*\. Leave it out"):
+        make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"surgery": "barrier", "multiplier_max": 5.0, "conflict_threshold": -0.5},  # its ceiling, and what is logged
+        {"surgery": "none", "multiplier_init": 0.0, "conflict_threshold": -0.5},
+        {"surgery": "barrier", "multiplier": "ascent", "multiplier_init": 1.0, "multiplier_lr": 0.1},  # the defaults
+        {"multiplier": "fixed", "multiplier_init": 1e4, "multiplier_max": 1e4},
+        {"method": "ewc", "multiplier_init": 1e4, "multiplier_max": 1e4},
+        {"retention_terms": ["hidden"], "hidden_distance": "l1"},
+    ],
+)
+def test_what_has_an_effect_is_accepted(tmp_path: Path, settings: dict[str, Any]) -> None:
+    make(tmp_path, **settings)
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_baseline_takes_the_file_of_a_run_with_retention(tmp_path: Path, method: str) -> None:
+    """As `--config … --method replay` in the guide."""
+    of_files = {"retention": 0.99, "multiplier_lr": 20.0, "hidden_distance": "l1", "multiplier_max": 50.0}
+    make(tmp_path, method=method, **of_files)
+
+
+@pytest.mark.parametrize(
     "value",
     [{"a": 0.0}, {"a": -0.1}, {"a": NAN}, {"a": "0.1"}, {"a": None}, {"a": True}, "[0.1]", "0.1", '"a"', '{"a": '],
 )
@@ -148,8 +193,8 @@ def test_epsilons_of_groups_that_are_no_positive_numbers_are_refused(tmp_path: P
         {"conflict_threshold": 0.0},
         {"multiplier_init": 0.0},
         {"multiplier_init": 4.0, "multiplier_max": 4.0},
-        {"multiplier_lr": 1e-300, "dual_kp": 0.0, "dual_ema": 0.0},
-        {"dual_ema": 0.999},
+        {"multiplier": "pi", "multiplier_lr": 1e-300, "dual_kp": 0.0, "dual_ema": 0.0},
+        {"multiplier": "pi", "dual_ema": 0.999},
         {"retention_weights": [0.0, 1.0]},
         {"retention_every": 1, "retention_batch_size": 1},
         {"epsilon_schedule": "exponential", "epsilon_final": 1e-6},

@@ -20,6 +20,7 @@ from craft_trainer.training.distribution import (
 from craft_trainer.training.finite import require_finite_run
 from craft_trainer.training.guards import GradientGuard
 from craft_trainer.training.joint import require_possible
+from craft_trainer.training.settings import RetentionSettings
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch):
@@ -154,9 +155,9 @@ def test_what_needs_whole_parameters_is_refused_where_they_are_split(tmp_path, m
 def test_several_optimizers_are_refused():
     """Retention merges the gradients of one; joint adds to the loss, whatever steps."""
     prepared = SimpleNamespace(_optimizers=[object(), object()], state=accelerator().state, distributed_type="NO")
-    GradientGuard(prepared, joint=True).on_train_begin(model=nn.Linear(1, 1))
+    GradientGuard(prepared, RetentionSettings(surgery="none", backward="joint")).on_train_begin(model=nn.Linear(1, 1))
     with pytest.raises(ValueError, match="2 optimizers were prepared: retention merges the gradients of one"):
-        GradientGuard(prepared).on_train_begin(model=nn.Linear(1, 1))
+        GradientGuard(prepared, RetentionSettings()).on_train_begin(model=nn.Linear(1, 1))
 
 
 def test_a_part_of_a_weight_that_is_not_finite_is_seen():
