@@ -209,7 +209,7 @@ def test_hub(place, tiny_policy, tiny_anchors, tiny_dataset, tmp_path_factory):
         finally:
             client.close()
         assert {name for _, name in hub.repos} == {
-            f"my-org/my-{name}" for name in ("teacher", "anchors", "policy", "questions")
+            f"my-org/my-{name}" for name in ("teacher", "anchors", "policy", "private-policy", "questions")
         }
     assert set(done) == {"train", "push", "rollout", "cache verify", "cache push", "cache pull", "mcq-from-demos"}
     assert (place / "outputs/pulled/anchors.json").is_file()
