@@ -4,6 +4,7 @@
 set -euo pipefail
 source "$(dirname "$0")/env.sh" all,dev
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
+unset PYTHONDONTWRITEBYTECODE # every command of a test would compile the package anew
 took=.venv/.took-$(printf %s "$*" | tr -c '[:alnum:]' _) # seconds of the same tests, the last time
 if [ -f "$took" ]; then
     echo "The last time, this took $((($(cat "$took") + 59) / 60)) minutes here."

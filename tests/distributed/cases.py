@@ -97,7 +97,7 @@ DDP_CASES = {
     "one_sided": Case(),
     "none": Case({"surgery": "none"}),
     "symmetric": Case({"surgery": "symmetric"}),
-    "barrier": Case({"surgery": "barrier"}),
+    "barrier": Case({"surgery": "barrier", "multiplier_lr": 0.1}),
     "pi": Case({"multiplier": "pi"}),
     "unclipped_sgd": Case({"max_grad_norm": 0.0, "optim": "sgd"}),
     "per_group": Case(PER_GROUP),
