@@ -1,5 +1,6 @@
 """Raw results as they are read: one run for each cell."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -209,9 +210,14 @@ def _require_agreement(runs: Sequence[Run]) -> None:
 def _other_setting(one: Run, other: Run) -> str:
     """Name the first option in which two runs of a method differ by more than their seeds; empty if there is none."""
     for left, right in zip_longest(_options(one), _options(other), fillvalue="nothing"):
-        if left != right and left.replace(str(one.seed), "") != right.replace(str(other.seed), ""):
+        if left != right and _without(one.seed, left) != _without(other.seed, right):
             return f"{left} and {right}"
     return ""
+
+
+def _without(seed: int, option: str) -> str:
+    """Put a word for the seed in the place of every number that is it, and not of digits within a number."""
+    return re.sub(rf"(?<![\d.]){seed}(?![\d.])", "seed", option)
 
 
 def _options(run: Run) -> list[str]:
