@@ -7,6 +7,8 @@ from typing import Any, Self
 
 from tqdm.auto import tqdm
 
+from craft_trainer.termination import raise_if_interrupted
+
 PERIOD = 30.0  # seconds before the first line, and between two at least
 GROWTH = 1.1  # a line comes when this much more time has gone than at the last: hours leave no thousand lines
 
@@ -29,6 +31,7 @@ class Lines:
 
     def update(self, count: int = 1) -> None:
         """Note that ``count`` more are done, and write a line if it is time."""
+        raise_if_interrupted()
         self.n += count
         self._write_in_time()
 
@@ -68,12 +71,27 @@ class Lines:
         pass
 
 
+class Bar(tqdm):  # type: ignore[misc]  # tqdm is not typed
+    """A bar in a terminal."""
+
+    def update(self, count: float | None = 1) -> bool | None:
+        """Note that ``count`` more are done."""
+        raise_if_interrupted()
+        shown: bool | None = super().update(count)
+        return shown
+
+    def __iter__(self) -> Iterator[Any]:
+        for one in super().__iter__():
+            yield one
+            raise_if_interrupted()
+
+
 def progress(iterable: Iterable[Any] | None = None, *, leave: bool = True, **options: Any) -> Any:
-    """Make tqdm's bar where stderr is a terminal, else :class:`Lines`.
+    """Make a `Bar` where stderr is a terminal, else :class:`Lines`.
 
     ``options`` are those that both have: ``desc``, ``unit`` (of one thing: an s is put behind it), ``total`` and
-    ``initial``.
+    ``initial``. An interruption that some library has swallowed is raised at the next thing that is done.
     """
     if not sys.stderr.isatty():
         return Lines(iterable, **options)
-    return tqdm(iterable, leave=leave, **options)
+    return Bar(iterable, leave=leave, **options)

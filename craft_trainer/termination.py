@@ -12,38 +12,57 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM has arrived. What handles an interruption handles it too."""
 
 
-class _Terminate:
-    """Raises `Terminated` in the process of the command. A worker that was forked from it ends at once."""
+INTERRUPTS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
 
-    def __init__(self) -> None:
-        self._process = os.getpid()
+
+class _Interrupt:
+    """Raises in the process of the command. In a worker that was forked from it the signal does what it did before."""
+
+    def __init__(self, before: Any) -> None:
+        self.received = False
+        self._before, self._process = before, os.getpid()
 
     def __call__(self, number: int, _frame: Any) -> None:
         if os.getpid() != self._process:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, self._before)
             signal.raise_signal(number)
-        raise Terminated
+            return
+        self.received = True
+        raise INTERRUPTS[signal.Signals(number)]
 
 
 def is_unhandled(number: int) -> bool:
     """Whether SIGINT or SIGTERM does what it does in a script or command that does not look at it."""
     handler = signal.getsignal(number)
-    return handler in (signal.default_int_handler, signal.SIG_DFL) or isinstance(handler, _Terminate)
+    return handler in (signal.default_int_handler, signal.SIG_DFL) or isinstance(handler, _Interrupt)
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Raise `Terminated` inside when SIGTERM arrives, in the main thread, unless somebody else handles it.
+def interruptible() -> Iterator[None]:
+    """Raise `INTERRUPTS` inside, in the main thread, when a signal arrives that nobody else handles.
 
-    One of several processes ends at once instead: it may wait for another one, where Python handles no signal.
+    One of several processes ends by SIGTERM at once: it may wait for another one, where Python handles no signal.
     """
-    in_main_thread = threading.current_thread() is threading.main_thread()
     is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
-    if not in_main_thread or not is_alone or not is_unhandled(signal.SIGTERM):
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _Terminate())
+    before: dict[int, Any] = {}
+    for number in INTERRUPTS if is_alone and threading.current_thread() is threading.main_thread() else ():
+        handler = signal.getsignal(number)
+        if is_unhandled(number) and (number != signal.SIGINT or handler == signal.default_int_handler):
+            before[number] = signal.signal(number, _Interrupt(handler))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def raise_if_interrupted() -> None:
+    """Raise again what a library has swallowed; long work asks this at every bit of it.
+
+    A bare ``except:`` around the work, as ``datasets`` has where it hashes what it is given, swallows an interruption.
+    """
+    if threading.current_thread() is threading.main_thread():
+        for number, error in INTERRUPTS.items():
+            handler = signal.getsignal(number)
+            if isinstance(handler, _Interrupt) and handler.received:
+                raise error

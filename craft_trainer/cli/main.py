@@ -14,7 +14,7 @@ from typing import Any
 from craft_trainer.cli.full_disk import room_left
 from craft_trainer.cli.hints import nearest
 from craft_trainer.cli.reader import is_unread, while_it_is_read
-from craft_trainer.termination import Terminated, sigterm_interrupts
+from craft_trainer.termination import Terminated, interruptible
 from craft_trainer.version import __version__
 
 COMMANDS = {
@@ -109,7 +109,7 @@ def _status_of(argv: Sequence[str] | None) -> int:
         print(f"craft-trainer: no command {command!r}{nearest(command, COMMANDS)}\n\n{help_text()}", file=sys.stderr)
         return 2
     try:
-        with sigterm_interrupts():
+        with interruptible():
             run(command, options)
     except KeyboardInterrupt as interrupt:
         notes = getattr(interrupt, "__notes__", [])

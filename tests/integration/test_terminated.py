@@ -5,15 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from command_words import flags
+from datasets import fingerprint
 from full_disk import files_up_to
 from lm_folders import save_lines, save_tiny_lm
 
 from craft_trainer.cli.main import main
-from craft_trainer.termination import Terminated, sigterm_interrupts
+from craft_trainer.progress import progress
+from craft_trainer.termination import INTERRUPTS, Terminated, interruptible
 
 MANY = 2_000  # more than are done before the signal
 
@@ -65,6 +68,49 @@ def test_what_is_done_is_kept_and_told(made: Path, tmp_path: Path, command: str,
     assert (tmp_path / result).is_file()
 
 
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_that_datasets_swallows(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    """By the bare ``except:`` around its hashing. Seen to fail: the build went on to its end."""
+    words, some, result = words_of("cache build", made, tmp_path)
+    hashed, sent = fingerprint.Hasher.update, list[int]()
+
+    def interrupted(self: fingerprint.Hasher, value: object) -> None:
+        if not sent and isinstance(value, str) and value == "arrow" and any(tmp_path.glob(some)):
+            sent.append(number)
+            signal.raise_signal(number)
+        hashed(self, value)
+
+    monkeypatch.setattr(fingerprint.Hasher, "update", interrupted)
+    assert main(words) == status
+    assert sent
+    assert not (tmp_path / result).exists()
+    assert main(words) == 0
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_an_interruption_that_a_library_swallows(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    """Work that counts, and work that is iterated over."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: is_terminal)
+    for number, error in INTERRUPTS.items():
+        with interruptible(), progress(total=2, desc="work", unit="bit") as bar:
+            bar.update()
+            with suppress(BaseException):
+                signal.raise_signal(number)
+            with pytest.raises(error):
+                bar.update()
+        with interruptible():
+            bits = iter(progress(range(3), desc="work", unit="bit"))
+            next(bits)
+            with suppress(BaseException):
+                signal.raise_signal(number)
+            with pytest.raises(error):
+                next(bits)
+    with interruptible(), progress(total=1, desc="work", unit="bit") as bar:
+        bar.update()  # what came before is forgotten
+
+
 @pytest.mark.parametrize("command", ["cache build", "mcq"])
 @pytest.mark.parametrize("num_bytes", [100, 2_000, 30_000, 200_000])
 def test_a_full_disk_is_told_with_what_is_kept(
@@ -88,7 +134,7 @@ def test_a_full_disk_is_told_with_what_is_kept(
 
 def test_a_forked_worker_ends_by_the_signal_itself() -> None:
     """`DataLoader` and pools end their workers so. Afterwards the default is there again."""
-    with sigterm_interrupts():
+    with interruptible():
         child = os.fork()
         if not child:
             signal.raise_signal(signal.SIGTERM)
@@ -104,7 +150,7 @@ def test_a_handler_of_the_program_stays() -> None:
     received = []
     before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
     try:
-        with sigterm_interrupts():
+        with interruptible():
             signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -114,5 +160,5 @@ def test_a_handler_of_the_program_stays() -> None:
 def test_one_of_several_processes_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may wait for another one, where Python handles no signal."""
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with sigterm_interrupts():
+    with interruptible():
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
