@@ -71,7 +71,7 @@ class Lines:
         pass
 
 
-class Bar(tqdm):  # type: ignore[misc]  # tqdm is not typed
+class Bar(tqdm):  # type: ignore[type-arg]  # tqdm.auto's takes none
     """A bar in a terminal."""
 
     def update(self, count: float | None = 1) -> bool | None:

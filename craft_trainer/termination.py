@@ -52,8 +52,8 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        while before:
+            signal.signal(*before.popitem())
 
 
 def raise_if_interrupted() -> None:
