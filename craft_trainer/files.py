@@ -71,6 +71,16 @@ def checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; of a folder that of the names and sizes of the files in it."""
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+        names = repr([(file.relative_to(path).as_posix(), file.stat().st_size) for file in files])
+        return hashlib.sha256(names.encode()).hexdigest()
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def write_atomically(path: Path, data: str | bytes) -> None:
     """Write ``data`` (text as UTF-8) beside ``path``, whose folder is made if need be, and move it there in one step.
 

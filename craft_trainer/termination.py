@@ -46,9 +46,8 @@ def interruptible() -> Iterator[None]:
     is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
     before: dict[int, Any] = {}
     for number in INTERRUPTS if is_alone and threading.current_thread() is threading.main_thread() else ():
-        handler = signal.getsignal(number)
-        if is_unhandled(number) and (number != signal.SIGINT or handler == signal.default_int_handler):
-            before[number] = signal.signal(number, _Interrupt(handler))
+        if is_unhandled(number):
+            before[number] = signal.signal(number, _Interrupt(signal.getsignal(number)))
     try:
         yield
     finally:

@@ -66,7 +66,12 @@ def train_and_save(
     if arguments.mcq_data is not None:
         if processor is None:
             policy_reader(trainer.model)
-        questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
+        try:
+            questions = read_questions(arguments.mcq_data, limit=arguments.mcq_limit).items
+        except ValueError as error:
+            if "--columns" in str(error):  # which is of the texts here
+                error.add_note("that option is `craft-trainer mcq`'s: for mcq_data rename the columns")
+            raise
         trainer.add_callback(McqCallback(trainer, processor, questions, steps=arguments.mcq_steps))
     write_short_lines(trainer)
     trainer.warns_if_missed = False  # the verdict below says it

@@ -1,13 +1,15 @@
 """Run the cells of a suite: finished ones never again, and a raw JSON file for each that is new."""
 
+import hashlib
 import json
+import os
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from craft_trainer.files import CHECKSUM, as_json, checked, write_json
+from craft_trainer.files import CHECKSUM, as_json, checked, digest_of, write_json
 from craft_trainer.report.reading import json_object
 from craft_trainer.suites import expansion
 from craft_trainer.suites.expansion import Step, expand
@@ -118,14 +120,16 @@ def run_work(
 
 
 def commit() -> str | None:
-    """The commit of this package's checkout, with ``+`` behind it where files differ; None where there is none."""
+    """The commit of this package's checkout; None where there is none. Changed files add ``+`` and their digest."""
     package = Path(__file__).parents[1]
     try:
         _git(package, "ls-files", "--error-unmatch", __file__)  # or the repository is that of an environment's owner
-        found, changes = _git(package, "rev-parse", "HEAD"), _git(package, "status", "--porcelain", ".")
+        found, changes = _git(package, "rev-parse", "HEAD"), _git(package, "diff", "--binary", "HEAD", ".")
+        added = _git(package, "ls-files", "--others", "--exclude-standard", ".").splitlines()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return f"{found}+" if changes else found
+    changes += "".join(f"{name} {digest_of(package / name)}" for name in added)
+    return f"{found}+{hashlib.sha256(changes.encode()).hexdigest()[:12]}" if changes else found
 
 
 def _git(folder: Path, *words: str) -> str:
@@ -188,9 +192,16 @@ def _changes(content: Raw) -> Raw:
 
 
 def _claim(folder: Path, jobs: Sequence[Job], code: str | None) -> None:
-    """Note in ``folder`` what its outputs are made by; refuse it where another commit or other commands made them."""
+    """Note in ``folder`` what its outputs are made by; refuse it where another commit or other commands made them.
+
+    The same holds for files and folders that commands read and that no command makes.
+    """
     file, known = folder / COMMANDS_FILE, dict[str, Any]()
     mine: Raw = {"commit": code, "commands": {job.name: list(job.argv) for job in jobs}}
+    words = {word for job in jobs for word in job.argv}
+    there = [word for word in words if os.path.exists(word)]  # noqa: PTH110  # `Path` refuses long words
+    outside = sorted(word for word in there if not Path(word).resolve().is_relative_to(folder.resolve()))
+    mine["read"] = {word: digest_of(Path(word)) for word in outside}
     if file.is_file():
         found = json.loads(file.read_text("utf-8"))
         if found["commit"] != mine["commit"]:
@@ -204,7 +215,11 @@ def _claim(folder: Path, jobs: Sequence[Job], code: str | None) -> None:
                 raise ValueError(
                     f"{folder}: {name} had other settings ({_difference([before], [argv])}): choose another --output"
                 )
+        for name, digest in mine["read"].items():
+            if found["read"].get(name, digest) != digest:
+                raise ValueError(f"{name} has changed since {folder} was begun: choose another --output")
         known = found["commands"]
+        mine["read"] = found["read"] | mine["read"]
     for job in jobs:
         output = job.folder or job.result
         if job.name not in known and output.exists():

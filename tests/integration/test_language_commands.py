@@ -510,6 +510,12 @@ def test_mistakes_are_said_in_a_line(place, tmp_path, capsys, command, options, 
     assert not (tmp_path / "out").exists() or command == "train"
 
 
+def test_questions_of_other_columns_are_asked_by_the_command_for_them(place, tmp_path, capsys):
+    """Seen to fail: the way out was `--columns`, which names columns of the texts here."""
+    assert train(place, tmp_path / "out", mcq_data=place / "old.jsonl") == 1
+    assert "that option is `craft-trainer mcq`'s: for mcq_data rename the columns" in capsys.readouterr().err
+
+
 def test_adapter_anchors_need_an_adapter(place, tmp_path, capsys):
     assert train(place, tmp_path / "out", anchors="adapter", anchors_dataset=place / "old.jsonl") == 1
     assert "needs an adapter: give lora_rank" in capsys.readouterr().err
