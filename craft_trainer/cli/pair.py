@@ -86,7 +86,7 @@ def texts_pair(arguments: "MergeArguments", cache: "AnchorCache") -> Pair:
         )
     samples = None
     if arguments.dataset is not None:
-        texts = arguments.text_source().open(tuned, num_proc=arguments.dataset_num_proc)
+        texts = arguments.open_texts(tuned)
         samples = texts, texts.collate
 
     def save(folder: Path) -> None:

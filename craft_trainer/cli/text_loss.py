@@ -68,7 +68,7 @@ def _measured(arguments: "LossArguments", path: str) -> "tuple[TextSamples, RowL
 
     device = arguments.device or PartialState().device.type
     checkpoint = load_checkpoint(path, dtype=arguments.dtype, device=device, quantization=arguments.quantization)
-    samples = arguments.text_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
+    samples = arguments.open_texts(checkpoint)
     batch_size = arguments.batch_size or USUAL_BATCH
     losses = row_losses(checkpoint, samples, spread(len(samples), arguments.samples), batch_size)
     return samples, losses, _held(arguments, checkpoint, batch_size)

@@ -134,7 +134,7 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
     if method_of(base_model(checkpoint.model).config) is not None:
         checkpoint.model.to(config.device)  # Trainer leaves quantised weights where they are
     with config.main_process_first(desc="tokens"):
-        samples = arguments.text_source().open(checkpoint, num_proc=arguments.dataset_num_proc)
+        samples = arguments.open_texts(checkpoint)
         held_out, told = None, [samples.report()]
         if arguments.evaluates:
             held_out = arguments.eval_source().open(checkpoint, num_proc=arguments.dataset_num_proc)

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 from craft_trainer.options import option, pairs_or_json
 
 if TYPE_CHECKING:
+    from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.language.encoding import EncodingSettings
+    from craft_trainer.language.samples import TextSamples
     from craft_trainer.language.source import TextSource
 
 COLUMNS_HELP = (
@@ -51,6 +53,16 @@ class TextArguments:
         from craft_trainer.language.encoding import EncodingSettings
 
         return EncodingSettings(self.max_length or None, self.completion_only_loss, self.assistant_only_loss)
+
+    def open_texts(self, checkpoint: "Checkpoint") -> "TextSamples":
+        """Open the dataset for a model; a ValueError if it is texts, and what the assistant says alone is asked for."""
+        samples = self.text_source().open(checkpoint, num_proc=self.dataset_num_proc)
+        if self.assistant_only_loss and samples.format == "text":
+            raise ValueError(
+                f"assistant_only_loss needs messages, or prompts with completions: of the texts of {samples.place} "
+                "nobody says what the assistant wrote. Leave it out to learn every token"
+            )
+        return samples
 
     def text_source(self, group_column: str | None = None) -> "TextSource":
         """Gather the dataset and how it is read."""

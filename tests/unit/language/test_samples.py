@@ -8,6 +8,7 @@ import pytest
 import torch
 from lm_folders import CHAT, UNMARKED
 
+from craft_trainer.cli.texts import TextArguments
 from craft_trainer.language.encoding import EncodingSettings
 from craft_trainer.language.samples import TextSamples
 
@@ -94,6 +95,15 @@ def test_an_unmarked_template_is_said_and_refused_if_it_matters(lm, lines, monke
     assert "of every token of the messages: the chat template does not mark the assistant's" in samples.report()
     with pytest.raises(ValueError, match="assistant_only_loss needs a chat template"):
         opened(lm, lines([{"messages": TALK}]), assistant_only=True)
+
+
+def test_of_plain_texts_nobody_says_what_the_assistant_wrote(lm, lines):
+    """Seen to fail: every token of them was learned."""
+    alone = {"assistant_only_loss": True}
+    with pytest.raises(ValueError, match=r"of the texts of \S+ nobody says what the assistant wrote"):
+        TextArguments(dataset=str(lines([{"text": "hello world"}])), **alone).open_texts(lm)
+    samples = TextArguments(dataset=str(lines([{"messages": TALK}])), **alone).open_texts(lm)
+    assert "of what the assistant says alone" in samples.report()
 
 
 WITH_TOOLS = (
