@@ -1,6 +1,7 @@
 """Tables of raw results: methods on one stream, on all streams, beside a rival, and by the clock."""
 
 from collections.abc import Sequence
+from math import isnan, nan
 from statistics import median
 from typing import NamedTuple
 
@@ -145,7 +146,7 @@ def suite_table(runs: Sequence[Run]) -> Table:
 
 
 class Average(NamedTuple):
-    """A mean over streams, seeds and tasks, and the ends of its interval; fractions."""
+    """A mean over streams, seeds and tasks, and the ends of its interval, NaN where there is none; fractions."""
 
     mean: float
     low: float
@@ -153,18 +154,24 @@ class Average(NamedTuple):
 
 
 def average(runs: Sequence[Run], group: str, trimmed: float = 0.0) -> Average:
-    """Average the runs of one method, ``trimmed`` from each end, with a stratified bootstrap interval over seeds."""
+    """Average the runs of one method, ``trimmed`` from each end, with a stratified bootstrap interval over seeds.
+
+    There is no interval where a stream has one seed: drawn again, it would be the same.
+    """
     strata = [
         np.array([[count.rate for count in run.groups[group]] for run in runs if run.stream == stream])
         for stream in sorted({run.stream for run in runs})
     ]
-    scores = np.concatenate([stratum.ravel() for stratum in strata])
-    return Average(trimmed_mean(scores, trimmed), *stratified_interval(strata, trimmed=trimmed))
+    mean = trimmed_mean(np.concatenate([stratum.ravel() for stratum in strata]), trimmed)
+    if min(map(len, strata)) == 1:
+        return Average(mean, nan, nan)
+    return Average(mean, *stratified_interval(strata, trimmed=trimmed))
 
 
 def in_percent(one: Average) -> str:
-    """``94.2 (92–96)``."""
-    return f"{100 * one.mean:.1f} ({100 * one.low:.0f}–{100 * one.high:.0f})"
+    """``94.2 (92–96)``, or ``94.2`` where there is no interval."""
+    ends = "" if isnan(one.low) else f" ({100 * one.low:.0f}–{100 * one.high:.0f})"
+    return f"{100 * one.mean:.1f}{ends}"
 
 
 def differences_table(rival: str, runs: Sequence[Run]) -> Table:
@@ -215,7 +222,7 @@ def seconds_table(runs: Sequence[Run]) -> Table:
 
 
 def _difference_cells(one: Difference) -> tuple[str, str, str]:
-    ends = "" if one.interval is None else " to ".join(signed(100 * end, ".0f") for end in one.interval)
+    ends = "" if one.interval is None else " to ".join(signed(100 * end, ".1f") for end in one.interval)
     return str(one.num_pairs), signed(100 * one.mean, "+.1f") + (f" ({ends})" if ends else ""), f"{one.p:.3f}"
 
 

@@ -63,6 +63,14 @@ def test_several_comparisons_are_corrected_together():
     assert paired_differences({}) == {}
 
 
+def test_pairs_that_are_equal_leave_the_test_exact():
+    """Seen to fail: beyond 14 pairs flips were drawn, though the six that differ have 2⁶ signs."""
+    mine = [1.0, 0.9, 1.0, 0.8, 1.0, 0.7, *14 * [1.0]]
+    theirs = [0.9, 0.7, 0.6, 0.7, 0.9, 0.6, *14 * [1.0]]
+    found = paired_differences({"views": (mine, theirs)})["views"]
+    assert (found.num_pairs, found.p) == (20, pytest.approx(2 / 64))
+
+
 def test_equal_runs_differ_by_nothing_and_one_pair_has_no_interval():
     found = paired_differences({"same": ([1.0, 1.0], [1.0, 1.0]), "one": ([1.0], [0.0])})
     assert (found["same"].mean, found["same"].interval, found["same"].p) == (0.0, (0.0, 0.0), 1.0)

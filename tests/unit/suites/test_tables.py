@@ -64,13 +64,13 @@ def test_one_stream(raw):
 def test_all_streams_and_differences(raw):
     cell(raw, "plain", 0, (4, 4, 4), stream="two")
     rows = {row[0]: row[1:] for row in table(raw, "tiny")}
-    assert rows["plain"][:2] == ["2", "3"]
+    assert rows["plain"] == ["2", "3", "37.5", "25.0", "100.0", "100.0"]  # no interval of one seed
     assert rows["teacher"] == ["1", "2", "100.0 (100–100)", "100.0 (100–100)", "0.0 (0–0)", "0.0 (0–0)"]
     rows = {row[0]: row[1:] for row in table(raw, "tiny against plain")}
     assert "plain" not in rows
     pairs, old, p = rows["replay, 20 anchors"][:3]  # 50 − 0 and 50 − 12.5
     half = 12.706 * np.std([50, 37.5], ddof=1) / np.sqrt(2)
-    assert (pairs, old) == ("2", f"+43.8 (−{half - 43.75:.0f} to {half + 43.75:.0f})")
+    assert (pairs, old) == ("2", f"+43.8 (−{half - 43.75:.1f} to {half + 43.75:.1f})")
     assert p == "1.000"  # two pairs, corrected for six comparisons
 
 
