@@ -1,7 +1,7 @@
 """Multiple choice from beginning to end: questions in, the document of results out, for one checkpoint or two."""
 
 import hashlib
-import math
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,6 +16,7 @@ from craft_trainer.evaluation.question_rows import Refused
 from craft_trainer.evaluation.questions import Question
 from craft_trainer.evaluation.scoring import ChoiceModel, Method, agrees, score
 from craft_trainer.models.embeddings import Embeddings
+from craft_trainer.models.finite import require_finite
 
 GROUP = 16  # choices without their question that are scored as one question
 
@@ -143,7 +144,7 @@ def score_questions(
     batches = score(model, [encoded.tokens[i] for i in left], method=method, batch_tokens=settings.batch_tokens)
     for place, sums in batches:
         question = encoded.questions[left[place]]
-        _check_finite(f"question {question.id} (row {question.row})", sums)
+        _require_finite(f"question {question.id} (row {question.row})", sums)
         found[left[place]] = sums
         if progress is not None:
             progress.add(left[place], sums)
@@ -167,13 +168,8 @@ def score_questions(
     }
 
 
-def _check_finite(where: str, sums: Sums) -> None:
-    """Overflow, or weights that are no numbers, end the run before there is more of it."""
-    if not all(math.isfinite(value) for values in sums for value in values):
-        raise FloatingPointError(
-            f"{where}: the model's log-likelihoods are not finite. Its weights "
-            "hold such numbers, or its number type overflows: try --dtype float32"
-        )
+def _require_finite(where: str, sums: Sums) -> None:
+    require_finite(f"{where}: the model's log-likelihoods are", itertools.chain(*sums))
 
 
 def _unconditional(model: ChoiceModel, encoded: Encoded, method: Method, settings: McqSettings) -> dict[str, float]:
@@ -183,7 +179,7 @@ def _unconditional(model: ChoiceModel, encoded: Encoded, method: Method, setting
     tokens = [model.encode("", group) for group in groups]
     found = dict(score(model, tokens, method=method, batch_tokens=settings.batch_tokens))
     for number, group in enumerate(groups):
-        _check_finite(f"without a question, choices from {group[0]!r} on", found[number])
+        _require_finite(f"without a question, choices from {group[0]!r} on", found[number])
     return {
         text: sum(values)
         for number, group in enumerate(groups)

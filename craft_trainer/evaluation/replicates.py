@@ -71,9 +71,9 @@ class Difference:
 def paired_differences(comparisons: Mapping[str, tuple[Sequence[float], Sequence[float]]]) -> dict[str, Difference]:
     """Compare pairs of runs: every value is a method's scores and its rival's, run by run on the same stream and seed.
 
-    The p values are those of the exact sign-flip test (drawn flips where more than 14 pairs differ). It cannot fall below 2 / 2ⁿ with n
-    pairs: five seeds of one stream never reach 5 %. Together they are corrected by Holm's procedure (Holm 1979, Scand.
-    J. Stat. 6:65).
+    The p values are those of the exact sign-flip test (drawn flips where more than 14 pairs differ). It cannot fall
+    below 2 / 2ⁿ with n pairs: five seeds of one stream never reach 5 %. Together they are corrected by Holm's procedure
+    (Holm 1979, Scand. J. Stat. 6:65).
 
     Raises:
         ValueError: a comparison has no pair, or lists of different lengths.

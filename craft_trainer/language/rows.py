@@ -46,8 +46,8 @@ class Rows:
         files = [Path(file["filename"]) for file in self.source.cache_files]
         table = self.source.data.table
         for column in set(columns) & set(self.source.column_names):
-            names = {name for chunk in table.column(column).chunks for name in _named_files(chunk)}
-            files += [root / name for root in self.images.roots[:1] for name in names]
+            named = {name for chunk in table.column(column).chunks for name in _named_files(chunk)}
+            files += [root / name for root in self.images.roots[:1] for name in named]
         found = ((path, path.stat()) for path in sorted(set(files)) if path.is_file())
         return [(str(path), state.st_size, state.st_mtime_ns, state.st_ctime_ns) for path, state in found]
 
@@ -117,11 +117,18 @@ def _lines(path: Path, config: str | None, split: str | None) -> Rows:
 
 
 def _named_files(column: pa.Array) -> list[str]:
-    """The files that a column of images, or of lists of them, names but does not hold."""
+    """The files that a column of images, or of lists of them, names but does not hold.
+
+    A text is relative to the data, and the ``path`` of a struct to the working folder, as `ImageFolder` has them.
+    """
     if isinstance(column, pa.ListArray | pa.LargeListArray):
         column = column.flatten()
     if isinstance(column, pa.StructArray):
-        column = column.field("path").filter(column.field("bytes").is_null())
+        fields = {field.name: column.field(field.name) for field in column.type}
+        named = fields.get("path", pa.array([], pa.string()))
+        if "bytes" in fields and "path" in fields:
+            named = named.filter(fields["bytes"].is_null())
+        return [str(Path(name).absolute()) for name in named.to_pylist() if isinstance(name, str)]
     return [name for name in column.to_pylist() if isinstance(name, str)]
 
 

@@ -24,9 +24,10 @@ from craft_trainer.language.examples import Columns, ExampleReader, bad_rows_tex
 from craft_trainer.language.images import ImageEncoder, placeholder_of
 from craft_trainer.language.rows import Rows, image_digest, open_rows
 from craft_trainer.models.configuration import configuration_digest, image_settings, saved_digest
+from craft_trainer.models.embeddings import Embeddings
 from craft_trainer.models.general import base_model
 
-ENCODING = 3  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
+ENCODING = 4  # raised when the same row becomes other tokens, so that nothing old is read from the datasets' cache
 FEATURES = datasets.Features(
     {name: datasets.List(datasets.Value("int32")) for name in ("input_ids", "labels")}
     | {name: datasets.Value("string") for name in ("images", "group", "reason")}
@@ -264,5 +265,6 @@ def _fingerprint(rows: Rows, columns: Columns, model: Any, processor: Any, setti
         asdict(settings),
         [type(processor).__name__, saved_digest(processor)],
         [getattr(config, name, None) for name in ("model_type", "image_token_id", "video_token_id")],
+        list(Embeddings.of(model)),
     ]
     return configuration_digest({"content": content})[:16]

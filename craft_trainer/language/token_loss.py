@@ -13,6 +13,7 @@ from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.encoding import UNLEARNED
 from craft_trainer.language.samples import TextSamples
 from craft_trainer.models.families import as_anchored_model
+from craft_trainer.models.finite import require_finite
 from craft_trainer.progress import progress
 
 
@@ -30,6 +31,7 @@ def row_losses(checkpoint: Checkpoint, samples: TextSamples, rows: Sequence[int]
 
     Raises:
         ValueError: no row has a token with a label, or the model has no loss of single texts.
+        FloatingPointError: a loss is not finite.
     """
     model = as_anchored_model(checkpoint.model)
     if task_loss_of(model) is None:
@@ -44,6 +46,7 @@ def row_losses(checkpoint: Checkpoint, samples: TextSamples, rows: Sequence[int]
             found = extract(model, batch, [], output=True, task=True).task
         assert found is not None
         losses[places] = found.double().cpu().numpy()
+        require_finite(f"{samples.place}: the model's loss is", losses[places])
         tokens[places] = (batch["labels"][:, 1:] != UNLEARNED).sum(dim=1).cpu().numpy()
     if not tokens.any():
         raise ValueError(f"{samples.place}: no row has a token that is learned, so there is no loss")

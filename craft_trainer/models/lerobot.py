@@ -23,6 +23,7 @@ from craft_trainer.models import adapting
 from craft_trainer.models.base import AT_INPUT, Batch, Moments, TokenLayout, weights_digest
 from craft_trainer.models.checkpoint import load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
+from craft_trainer.models.finite import require_finite
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.normalisation import check_statistics, observed_moments, with_floor
 from craft_trainer.models.own_actions import own_actions
@@ -148,8 +149,13 @@ class PolicyModel(PolicyModule):
         return self._family().predict(self.policy, inputs)
 
     def select_action(self, batch: Batch) -> Float[Tensor, "batch dim"]:
-        """The next action in the environment's units, from the policy's own queue of chunked actions."""
+        """The next action in the environment's units, from the policy's own queue of chunked actions.
+
+        Raises:
+            FloatingPointError: the action is not finite.
+        """
         action: Tensor = self.postprocessor(self.policy.select_action(self.preprocessed(batch)))
+        require_finite("an action of the policy is", [float(action.sum())])
         return action
 
     def acts_blindly(self) -> bool:

@@ -15,6 +15,7 @@ from craft_trainer.losses.loss import TrainingStart
 from craft_trainer.losses.replay import task_loss
 from craft_trainer.losses.term import LossSettings
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.models.finite import require_finite
 from craft_trainer.progress import progress
 
 TOLERANCE = 2.0**-10  # of α
@@ -73,7 +74,8 @@ def retention_measure(
 ) -> Callable[[], float]:
     """Make a function that gives L_retain of ``model`` as it is now: the mean over all ``anchors``.
 
-    It is the loss of CRaFT's own retention passes, in evaluation mode, in units of the teacher.
+    It is the loss of CRaFT's own retention passes, in evaluation mode, in units of the teacher. The function raises a
+    FloatingPointError if the loss is not finite.
 
     Raises:
         ValueError: the anchors lack what a term needs.
@@ -96,7 +98,9 @@ def retention_measure(
     @torch.no_grad()
     def measure() -> float:
         shown = progress(batches, desc="L_retain", unit="batch", leave=False)
-        return sum(loss(model, read(batch)).double().sum().item() for batch in shown) / len(rows)
+        found: float = sum(loss(model, read(batch)).double().sum().item() for batch in shown) / len(rows)
+        require_finite("L_retain of the model is", [found])
+        return found
 
     return measure
 
@@ -107,7 +111,8 @@ def task_measure(
     """Make a function that gives the task loss of ``model`` as it is now, on ``num_samples`` spread over ``samples``.
 
     It is the mean over labels where there are labels, else over samples, in evaluation mode. What the loss draws at
-    random, like the noise of a diffusion policy, is the same at every call.
+    random, like the noise of a diffusion policy, is the same at every call. The function raises a FloatingPointError if
+    the loss is not finite.
     """
     device = next(model.network.parameters()).device
     size = len(samples)  # type: ignore[arg-type]  # ours have a length
@@ -123,6 +128,7 @@ def task_measure(
                 loss = task_loss(model, AnchorBatch(inputs, Features({}, None), []))
                 count = _weight(inputs)
                 total, weight = total + loss.item() * count, weight + count
+        require_finite("the model's task loss is", [total])
         return total / weight
 
     return measure

@@ -1,19 +1,23 @@
 """Wherever a NaN comes from, the run ends with an error that says so, and saves nothing after it."""
 
+import shutil
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.utils import DistributedType
+from command_words import flags
+from lm_folders import save_lines, save_tiny_lm
 from runs import BASE
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from toy import ToyModel, ToyTask, toy_anchors
 from transformers import TrainerCallback
 
 from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.cli.main import main
+from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.training.finite import FiniteMixin
 
 NAN = float("nan")
@@ -237,6 +241,52 @@ def test_in_train(tiny_policy, tiny_dataset, tmp_path, capsys):
     saved = list((tmp_path / "out").glob("checkpoint-*/model.safetensors"))
     assert [path.parent.name for path in saved] == ["checkpoint-1"]
     assert all(value.isfinite().all() for value in load_file(saved[0]).values())
+
+
+def poisoned(teacher, folder):
+    """A copy of a checkpoint, one weight of which is not a number."""
+    shutil.copytree(teacher, folder)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    tensors[next(name for name in tensors if "mlp" in name or "linear1.weight" in name)].view(-1)[0] = NAN
+    save_file(tensors, file, {"format": "pt"})
+    return folder
+
+
+def refused_with(words, output, capsys):
+    """Whether a command ends with status 1, a line that says why, and no result."""
+    assert main(words) == 1
+    told = capsys.readouterr().err
+    assert "not finite. Its weights hold such numbers" in told
+    assert not output.exists()
+
+
+def test_in_a_language_model_that_is_measured(tmp_path, capsys):
+    """Seen to fail: "difference +nan: chance may do that", NaN in a JSON file, and a merge of the teacher's weights."""
+    teacher = save_tiny_lm(tmp_path / "teacher")
+    bad, out = poisoned(teacher, tmp_path / "bad"), tmp_path / "out"
+    texts = save_lines(tmp_path / "texts.jsonl", [{"text": f"hello world {n}"} for n in range(8)])
+    built = {"teacher": teacher, "dataset": texts, "anchors": 8, "output_dir": tmp_path / "anchors"}
+    assert main(["cache", "build", *flags(**built)]) == 0
+    for models in ({"model": teacher, "compare": bad}, {"model": bad}):
+        refused_with(["loss", *flags(**models, dataset=texts, output=out)], out, capsys)
+    merged = {"teacher": teacher, "tuned": bad, "anchors": tmp_path / "anchors", "epsilon": 0.05}
+    refused_with(["merge", *flags(**merged, output_dir=out)], out, capsys)
+
+
+def test_in_a_policy_that_is_measured(tiny_policy, tiny_dataset, tmp_path, capsys):
+    """Seen to fail: "L_retain nan", a merge of the teacher's weights, and episodes of actions that are no numbers."""
+    tiny_policy().save_pretrained(tmp_path / "teacher")
+    bad, out = poisoned(tmp_path / "teacher", tmp_path / "bad"), tmp_path / "out"
+    built = {"teacher": tmp_path / "teacher", "dataset": tiny_dataset, "anchors": 8, "output_dir": tmp_path / "anchors"}
+    assert main(["cache", "build", *flags(**built)]) == 0
+    refused_with(["loss", *flags(policy=bad, dataset=tiny_dataset, output=out)], out, capsys)
+    merged = {"teacher": tmp_path / "teacher", "tuned": bad, "anchors": tmp_path / "anchors", "epsilon": 0.05}
+    refused_with(["merge", *flags(**merged, output_dir=out)], out, capsys)
+    seen = {"observation.state": torch.zeros(1, 4), "observation.environment_state": torch.zeros(1, 39)}
+    policy = PolicyModel.from_pretrained(bad).eval()
+    with torch.no_grad(), pytest.raises(FloatingPointError, match="an action of the policy is not finite"):
+        policy.select_action(seen)
 
 
 @pytest.mark.parametrize(

@@ -245,6 +245,19 @@ def test_pictures_that_changed_are_read_anew(tmp_path):
         before.batch([0])
 
 
+@pytest.mark.parametrize("held", [{"bytes": None}, {}])
+def test_pictures_of_the_working_folder_that_changed_are_read_anew(held, tmp_path, monkeypatch):
+    """Where the row holds a place itself. Seen to fail: such a picture was not watched, and without ``bytes`` in the
+    table the end was a traceback."""
+    monkeypatch.chdir(tmp_path)
+    model, processor = vlm_and_processor("qwen2_vl")
+    rows = [row | {"image": {"path": f"data/{row['image']}"} | held} for row in ROWS]
+    opened_again = saved(tmp_path / "data", rows)
+    before = opened_again(model, processor)
+    picture(tmp_path / "data" / "0.png", 2, width=56)
+    assert opened_again(model, processor).lengths[0] > before.lengths[0]
+
+
 def test_rows_rewritten_under_the_same_fingerprint_are_read_anew(tmp_path):
     """As ``datasets`` leaves them when what they were mapped from changed. Seen to fail with that fingerprint alone."""
     model, processor = vlm_and_processor("qwen2_vl")

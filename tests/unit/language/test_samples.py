@@ -1,14 +1,18 @@
 """Which tokens of a text count, what is cut, what is refused, and that padding changes nothing."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import datasets
 import pytest
 import torch
+from bpe import bpe_tokenizer
 from lm_folders import CHAT, UNMARKED
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from craft_trainer.cli.texts import TextArguments
+from craft_trainer.language.checkpoints import load_checkpoint
 from craft_trainer.language.encoding import EncodingSettings
 from craft_trainer.language.samples import TextSamples
 
@@ -316,6 +320,22 @@ def test_a_saved_dataset_is_read_like_lines(lm, lines, tmp_path, splits):
     assert saved.fingerprint() == lined.fingerprint()
     if splits:
         assert len(opened(lm, str(tmp_path / "saved"), split="test")) == 1
+
+
+@pytest.mark.parametrize("first", ["short", "long"])
+def test_which_rows_are_bad_is_asked_of_every_model(tmp_path, first):
+    """A saved dataset keeps its tokens beside it. Seen to fail: rows were refused, or not, as the first model said."""
+    tokenizer = bpe_tokenizer()
+    for name, positions in (("short", 32), ("long", 256)):
+        sizes = {"n_positions": positions, "n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": len(tokenizer)}
+        GPT2LMHeadModel(GPT2Config(**sizes, bos_token_id=0, eos_token_id=1)).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    rows = [{"text": "The red puck" + ", hello world" * 30}] * 8
+    datasets.Dataset.from_list(rows).save_to_disk(tmp_path / "rows")
+    for name in sorted(("short", "long"), key=lambda name: name != first):
+        model = load_checkpoint(str(tmp_path / name), dtype="float32")
+        with pytest.raises(ValueError, match="embeddings of 32 positions") if name == "short" else nullcontext():
+            assert len(opened(model, str(tmp_path / "rows"))) == 8
 
 
 def test_a_dataset_of_the_hub_is_asked_for_by_name_and_revision(lm, monkeypatch, tmp_path):
