@@ -12,6 +12,7 @@ from craft_trainer.anchors.cache import ROW_COLUMN, AnchorCache
 from craft_trainer.anchors.provenance import BUILD, Provenance, same_model
 from craft_trainer.anchors.selection import stratified_rows
 from craft_trainer.anchors.shards import save, write_cache
+from craft_trainer.anchors.sources.views import KEPT, VIEWS
 from craft_trainer.anchors.teacher_pass import rows_digest
 from craft_trainer.files import appears_when_complete, temporary
 
@@ -19,21 +20,34 @@ PARTS = "parts"  # under which the provenance has the data of the caches that we
 OF_THE_BUILD = "batch_size"  # the one entry of the storage that anchors of two caches need not share
 
 
-def join_caches(caches: Sequence[AnchorCache], output_dir: Path, *, num_anchors: int, seed: int) -> AnchorCache:
+def join_caches(
+    caches: Sequence[AnchorCache],
+    output_dir: Path,
+    *,
+    seed: int,
+    num_anchors: int | None = None,
+    num_frames: int | None = None,
+) -> AnchorCache:
     """Write ``num_anchors`` anchors of ``caches`` (all, if there are no more) to ``output_dir`` as one cache.
 
-    Every group gets the same number, as far as it has so many; within a group every cache does; which those are is
-    drawn by ``seed``. Groups of the same name are one group. Columns are copied as they are, in the order of the
-    caches; the units of the losses are measured anew over what was kept. The provenance names the teachers and the data
-    of what was kept.
+    With ``num_frames`` instead, so many frames are kept with all of their views. Every group gets the same number, as
+    far as it has so many; within a group every cache does; which those are is drawn by ``seed``. Groups of the same
+    name are one group. Columns are copied as they are, in the order of the caches; the units of the losses are measured
+    anew over what was kept. The provenance names the teachers and the data of what was kept.
 
     Raises:
         FileExistsError: ``output_dir`` exists.
-        ValueError: the caches differ in what they hold, refer to different data, or nothing is to be kept.
+        ValueError: the caches differ in what they hold, refer to different data, or nothing is to be kept; or frames
+            are asked for, and a cache has no views of each.
     """
     require_alike(caches)
     groups = [(group, number) for number, cache in enumerate(caches) for group in cache.groups]
-    kept = stratified_rows(groups, min(num_anchors, len(groups)), seed=seed)
+    units = [[row] for row in range(len(groups))] if num_frames is None else _frames(caches)
+    wanted = num_anchors if num_frames is None else num_frames
+    if wanted is None or None not in (num_anchors, num_frames):
+        raise ValueError("anchors, frames: say how many of one to keep")
+    drawn = stratified_rows([groups[rows[0]] for rows in units], min(wanted, len(units)), seed=seed)
+    kept = [row for place in drawn for row in units[place]]
     parts: list[tuple[AnchorCache, list[int]]] = []
     teachers, start = [], 0
     for cache in caches:
@@ -58,6 +72,28 @@ def join_caches(caches: Sequence[AnchorCache], output_dir: Path, *, num_anchors:
         )
         write_cache(anchors, folder, provenance)
     return AnchorCache(output_dir)
+
+
+def _frames(caches: Sequence[AnchorCache]) -> list[list[int]]:
+    """The rows of every frame, its views among them, counted over all ``caches``. They lie one behind the other."""
+    found: list[list[int]] = []
+    start = 0
+    for cache in caches:
+        data = cache.provenance.data
+        if VIEWS not in data or KEPT not in data:
+            raise ValueError(
+                f"{cache.folder} has no views of every frame: give the number of anchors instead of frames"
+            )
+        each = data[VIEWS] + data[KEPT]
+        before, last = None, -1
+        for place, (row, group) in enumerate(zip(cache.dataset[ROW_COLUMN][:], cache.groups, strict=True)):
+            frame = (group, row // each)
+            if frame != before or row <= last:
+                found.append([])
+            found[-1].append(start + place)
+            before, last = frame, row
+        start += len(cache)
+    return found
 
 
 def _copied(cache: AnchorCache, rows: list[int], place: str) -> datasets.Dataset:

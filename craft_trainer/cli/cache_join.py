@@ -8,6 +8,8 @@ EXAMPLE = (
     "craft-trainer cache join --caches outputs/anchors outputs/anchors2 --anchors 1000 --output_dir outputs/joined"
 )
 
+DEFAULT = 1000
+
 
 @dataclass(kw_only=True)
 class JoinArguments:
@@ -15,7 +17,10 @@ class JoinArguments:
 
     caches: list[str] = option("two or more anchor caches, the oldest first: folders or Hub repositories")
     output_dir: str = option("folder of the joined cache; it must not exist")
-    anchors: int = option("how many to keep, shared out evenly over the old tasks; all if there are no more", 1000)
+    anchors: int | None = option(
+        "how many to keep, shared out evenly over the old tasks; all if there are no more; by default 1000", None
+    )
+    frames: int | None = option("how many frames to keep, each with all of its views, instead of anchors", None)
     seed: int = option("chooses which", 0)
 
 
@@ -28,7 +33,8 @@ def run(arguments: JoinArguments) -> None:
 
     output_dir = local_folder(arguments.output_dir, "cache join")
     caches = [AnchorCache(resolve_path(cache, "dataset")) for cache in split_list(arguments.caches)]
-    joined = join_caches(caches, output_dir, num_anchors=arguments.anchors, seed=arguments.seed)
+    num_anchors = DEFAULT if arguments.anchors is None and arguments.frames is None else arguments.anchors
+    joined = join_caches(caches, output_dir, seed=arguments.seed, num_anchors=num_anchors, num_frames=arguments.frames)
     made = joined.provenance
     print(f"{len(joined)} anchors: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()))
     for teacher in made.teachers:

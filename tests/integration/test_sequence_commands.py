@@ -50,6 +50,45 @@ def sequence(tmp_path_factory, tiny_policy, tiny_dataset):
     return folder
 
 
+def test_frames_are_kept_with_all_their_views(sequence, tiny_dataset, tmp_path, capsys):
+    """Of two caches, and of a joined one with a third. Every group and every cache has its share. Without views there
+    are none to be kept, and not both counts can be given."""
+    caches = []
+    for number, teacher in enumerate(("first", "second", "first")):
+        given = {
+            "teacher": sequence / teacher,
+            "dataset": tiny_dataset,
+            "views": 2,
+            "seed": number,
+            "anchors": 12 - number,
+        }
+        assert main(["cache", "build", *flags(**given, output_dir=tmp_path / f"{number}")]) == 0
+        caches.append(AnchorCache(tmp_path / f"{number}"))
+
+    def frames(cache):
+        """Of what was copied: the group, and inputs of every frame beside those of its views."""
+        states = [tuple(row) for row in cache.dataset["input/observation.state"][:]]
+        return {tuple(states[start : start + 3]) for start in range(0, len(states), 3)}
+
+    joined = tmp_path / "joined"
+    words = ["cache", "join", "--caches", f"{tmp_path}/0,{tmp_path}/1", "--output_dir", str(joined)]
+    assert main([*words, "--frames", "8"]) == 0
+    kept = AnchorCache(joined)
+    assert [teacher["anchors"] for teacher in kept.provenance.teachers] == [12, 12]
+    assert list(kept.provenance.groups.values()) == [12, 12]
+    assert frames(kept) < frames(caches[0]) | frames(caches[1])
+    again = ["cache", "join", "--caches", f"{joined},{tmp_path}/2", "--frames", "6", "--output_dir", f"{joined}2"]
+    assert main(again) == 0
+    assert len(AnchorCache(f"{joined}2")) == 18
+    assert frames(AnchorCache(f"{joined}2")) < frames(kept) | frames(caches[2])
+    for more, told in (
+        ([*words[:3], f"{sequence}/anchors1,{sequence}/anchors2"], "has no views of every frame: give the number of"),
+        ([*words[:4], "--anchors", "8"], "anchors, frames: say how many of one to keep"),
+    ):
+        assert main([*more, "--frames", "8", "--output_dir", str(tmp_path / "not")]) == 1
+        assert told in capsys.readouterr().err
+
+
 def third(sequence, dataset, folder, **changes):
     """The command of the third stage."""
     given = {"model": sequence / "second", "anchors": sequence / "joined", "dataset": dataset, "output_dir": folder}

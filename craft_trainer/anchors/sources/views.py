@@ -13,6 +13,7 @@ from torch import Tensor
 from craft_trainer.anchors.sources.source import AnchorSource
 from craft_trainer.models.base import Moments
 
+VIEWS, KEPT = "views", "anchors_kept"  # in a provenance: how many of each frame, and whether it is there itself
 STREAM = 2  # of random numbers, beside that of states drawn from statistics
 KNOWN = 3.0  # deviations from the mean, within which a policy that normalises is taken to know its inputs
 SHIFT, COLOUR = 0.04, 0.2  # of pictures: of their width and height, and of brightness, contrast and saturation
@@ -103,7 +104,7 @@ class Views:
     def description(self) -> Mapping[str, Any]:
         """That of the source, with what the views are."""
         told = self._source.description()
-        views: dict[str, Any] = {"views": self._each - self._kept, "anchors_kept": self._kept}
+        views: dict[str, Any] = {VIEWS: self._each - self._kept, KEPT: self._kept}
         views |= {"view_noise": self._noise, "view_mix": self._mix, "view_seed": self._seed}
         views |= {} if self._kept else {"within_deviations": KNOWN}
         content = [told["fingerprint"], self._rows, views, self._images]
