@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,6 +20,14 @@ from craft_trainer.progress import progress
 from craft_trainer.termination import INTERRUPTS, Terminated, interruptible
 
 MANY = 2_000  # more than are done before the signal
+
+
+@pytest.fixture
+def listens() -> Iterator[None]:
+    """SIGINT interrupts, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +77,7 @@ def test_what_is_done_is_kept_and_told(made: Path, tmp_path: Path, command: str,
     assert (tmp_path / result).is_file()
 
 
+@pytest.mark.usefixtures("listens")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_interruption_that_datasets_swallows(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, status: int
@@ -89,6 +99,7 @@ def test_an_interruption_that_datasets_swallows(
     assert main(words) == 0
 
 
+@pytest.mark.usefixtures("listens")
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_an_interruption_that_a_library_swallows(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
     """Work that counts, and work that is iterated over."""
