@@ -37,8 +37,8 @@ def join_caches(
 
     Raises:
         FileExistsError: ``output_dir`` exists.
-        ValueError: the caches differ in what they hold, refer to different data, or nothing is to be kept; or frames
-            are asked for, and a cache has no views of each.
+        ValueError: the caches differ in what they hold, refer to different data, or nothing is to be kept; both numbers
+            are given, or none; or frames are asked for, and a cache has no views of each.
     """
     require_alike(caches)
     groups = [(group, number) for number, cache in enumerate(caches) for group in cache.groups]

@@ -11,5 +11,6 @@ def require_finite(what: str, values: Iterable[float]) -> None:
     """
     if not all(map(math.isfinite, values)):
         raise FloatingPointError(
-            f"{what} not finite. Its weights hold such numbers, or its number type overflows: try --dtype float32"
+            f"{what} not finite. Its weights hold such numbers: take an earlier checkpoint. Or its number type "
+            "overflows: load a language model in float32 (--dtype, of merge --teacher_dtype)"
         )
