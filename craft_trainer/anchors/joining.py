@@ -44,8 +44,8 @@ def join_caches(
     groups = [(group, number) for number, cache in enumerate(caches) for group in cache.groups]
     units = [[row] for row in range(len(groups))] if num_frames is None else _frames(caches)
     wanted = num_anchors if num_frames is None else num_frames
-    if wanted is None or None not in (num_anchors, num_frames):
-        raise ValueError("anchors, frames: say how many of one to keep")
+    if wanted is None or wanted < 1 or None not in (num_anchors, num_frames):
+        raise ValueError("anchors, frames: say how many of one to keep, 1 or more")
     drawn = stratified_rows([groups[rows[0]] for rows in units], min(wanted, len(units)), seed=seed)
     kept = [row for place in drawn for row in units[place]]
     parts: list[tuple[AnchorCache, list[int]]] = []

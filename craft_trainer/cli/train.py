@@ -91,8 +91,11 @@ def run(arguments: TrainArguments, config: "TrainConfig") -> None:
     """Train, save a checkpoint that the libraries of its family load, say what comes next.
 
     Raises:
-        ValueError: an option is of the other family.
+        ValueError: an option is of the other family, or of a push to the Hub that is not asked for.
     """
+    if not config.push_to_hub:
+        of_a_push = [field.name for field in fields(config) if field.name.startswith("hub_")]
+        refuse_idle(config, of_a_push, "it is of a push to the Hub, and push_to_hub is not true")
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
     if arguments.model is None or is_policy(checkpoint_folder(arguments.model)):

@@ -7,6 +7,7 @@ from runs_on_the_hub import REPO, files_of
 
 LFS_ONLY = pytest.mark.parametrize("client", ["lfs"], indirect=True)
 RUN = {"hub_strategy": "all_checkpoints", "hub_always_push": True, "max_steps": 4, "save_steps": 2}
+NOT_PUSHED = dict.fromkeys(["push_to_hub", "hub_model_id", "hub_strategy", "hub_always_push"])
 
 
 def uploaded(hub, kind, name, folder):
@@ -30,7 +31,7 @@ def test_resumed_from_the_hub_is_never_interrupted(hub, train, tmp_path):
     whole = tmp_path / "craft"
     for number, place in enumerate((f"{REPO}/checkpoint-2", f"{REPO}/checkpoint-2@main")):
         folder = tmp_path / f"resumed{number}"
-        options = {"output_dir": folder, "push_to_hub": None, "hub_model_id": None}
+        options = {"output_dir": folder} | NOT_PUSHED
         result = train(**RUN | options | {"resume_from_checkpoint": place})
         assert result.status == 0, result.err
         assert history(folder) == history(whole)
@@ -45,7 +46,7 @@ def test_the_checkpoint_with_the_most_steps_is_taken(hub, train, tmp_path):
     assert train(**RUN).status == 0
     older = files_of(tmp_path / "craft/checkpoint-2")
     hub.upload("model", REPO, {f"last-checkpoint/{name}": content for name, content in older.items()})
-    options = {"output_dir": tmp_path / "more", "push_to_hub": None, "hub_model_id": None, "max_steps": 5}
+    options = {"output_dir": tmp_path / "more", "max_steps": 5} | NOT_PUSHED
     result = train(**RUN | options | {"resume_from_checkpoint": REPO})
     assert result.status == 0, result.err
     assert [row[0] for row in history(tmp_path / "more")[1:]] == ["1", "2", "3", "4", "5"]

@@ -82,10 +82,15 @@ def test_frames_are_kept_with_all_their_views(sequence, tiny_dataset, tmp_path, 
     assert len(AnchorCache(f"{joined}2")) == 18
     assert frames(AnchorCache(f"{joined}2")) < frames(kept) | frames(caches[2])
     for more, told in (
-        ([*words[:3], f"{sequence}/anchors1,{sequence}/anchors2"], "has no views of every frame: give the number of"),
-        ([*words[:4], "--anchors", "8"], "anchors, frames: say how many of one to keep"),
+        (
+            [*words[:3], f"{sequence}/anchors1,{sequence}/anchors2", "--frames", "8"],
+            "has no views of every frame: give",
+        ),
+        ([*words[:4], "--anchors", "8", "--frames", "8"], "anchors, frames: say how many of one to keep"),
+        ([*words[:4], "--frames", "0"], "anchors, frames: say how many of one to keep, 1 or more"),
+        ([*words[:4], "--anchors", "0"], "anchors, frames: say how many of one to keep, 1 or more"),
     ):
-        assert main([*more, "--frames", "8", "--output_dir", str(tmp_path / "not")]) == 1
+        assert main([*more, "--output_dir", str(tmp_path / "not")]) == 1
         assert told in capsys.readouterr().err
 
 
