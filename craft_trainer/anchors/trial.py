@@ -1,4 +1,4 @@
-"""Test whether hidden features are a function of the sample, tried where nobody has looked into the model."""
+"""What is tried on samples, where nobody can tell by looking into the model: of what its answers are a function."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import send_to_device
 
 from craft_trainer.anchors.features import Features, FeatureSpec, extract
+from craft_trainer.anchors.teacher_pass import raw_inputs, with_own_actions
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.models.noise import forked_rng
 
@@ -34,7 +35,7 @@ def require_held(
         model.module_path(spec.path)
     if not specs or not getattr(model, "is_tried", False):
         return
-    samples = send_to_device(dict(load([0, 1])), next(model.network.parameters()).device)
+    samples = send_to_device(dict(load([0, 1])), _device(model))
     first = {key: value[:1] for key, value in samples.items()}
     passes = ((samples, 0), (samples, 1), (first, 0))
     together, again, alone = (_features(model, batch, specs, seed) for batch, seed in passes)
@@ -49,8 +50,26 @@ def require_held(
                 )
 
 
+def reads_instructions(model: AnchoredModel, load: Callable[[list[int]], Mapping[str, Any]]) -> bool:
+    """True if what a policy makes of a sample changes with its instruction, tried on the first row of ``load``."""
+    sample = send_to_device(raw_inputs(model, lambda rows: dict(load(rows)))([0]), _device(model))
+    sample = with_own_actions(model, sample, [0])
+    first, second = (
+        _features(model, sample | {"task": [told]}, [], seed=0, output=True).output for told in ("open it", "close it")
+    )
+    assert first is not None
+    assert second is not None
+    return not torch.equal(first, second)
+
+
 @torch.no_grad()
-def _features(model: AnchoredModel, batch: Mapping[str, Any], specs: Sequence[FeatureSpec], seed: int) -> Features:
-    with forked_rng(next(model.network.parameters()).device):
+def _features(
+    model: AnchoredModel, batch: Mapping[str, Any], specs: Sequence[FeatureSpec], seed: int, *, output: bool = False
+) -> Features:
+    with forked_rng(_device(model)):
         torch.manual_seed(seed)
-        return extract(model, batch, specs, output=False)
+        return extract(model, batch, specs, output=output)
+
+
+def _device(model: AnchoredModel) -> torch.device:
+    return next(model.network.parameters()).device

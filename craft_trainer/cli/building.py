@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option, refuse_idle, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -64,6 +64,10 @@ class CacheArguments:
 
     def fill(self, defaults: Defaults) -> None:
         """Give the options that the family of the teacher decides, where they are not given, their ``defaults``."""
+        if split_list(self.layers or [defaults.layers]) == ["none"]:
+            refuse_idle(self, ["pooling"], "no hidden layers are kept")
+        if not self.output:
+            refuse_idle(self, ["num_tokens"], "output is false, so no tokens are kept")
         self.layers = split_list(self.layers or [defaults.layers])
         self.pooling = split_list(self.pooling or [defaults.pooling])
         self.batch_size = defaults.batch_size if self.batch_size is None else self.batch_size

@@ -104,6 +104,9 @@ class CompareArguments:
             raise ValueError(f"{', '.join(sorted(both))}: a task is either old or new")
         if self.old_tasks:
             refuse_idle(self, ["held_out"], "the verdict comes from rollouts")
+            if "dataset" not in self.source:
+                reason = f"the verdict comes from rollouts, and source {' '.join(self.source)} does not read it"
+                refuse_idle(self, ["old_dataset"], reason)
         else:
             refuse_idle(self, OF_SIMULATORS, "it is of rollouts, and no old_tasks and new_tasks are given")
             if "rollouts" in self.source:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from craft_trainer.files import write_atomically
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option, refuse_idle, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.suites.jobs import Job
@@ -43,6 +43,12 @@ class DemoArguments:
     quick: bool = option("one seed instead of three", False)
     workers: int = option("processes that run at once", min(8, os.cpu_count() or 1))
     output: str = option("folder of the results; a run that was interrupted goes on in it", "outputs/demo")
+
+    def __post_init__(self) -> None:
+        if not self.views:
+            refuse_idle(self, ["view_noise"], "there are no views")
+        if self.quick:
+            refuse_idle(self, ["seeds"], "quick takes one seed; without it you can name one in seeds")
 
 
 def run(arguments: DemoArguments) -> None:

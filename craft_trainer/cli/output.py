@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from craft_trainer.hub.run_folder import (
     model_of_run,
 )
 from craft_trainer.models.saved import require_loadable
+from craft_trainer.options import refuse_idle
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.distribution import has_whole_shapes
 from craft_trainer.training.same_run import ended
@@ -40,6 +42,7 @@ def claimed_output(config: CraftConfig) -> Iterator[str | None]:
     A folder that holds another run, or in which one is at work, is refused: two would be a mixture, of checkpoints or
     of an adapter and full weights, of which every tool reads the older. So is a checkpoint that is not there, or ended.
     """
+    refuse_idle_pushes(config)
     folder, is_main = Path(config.output_dir), config.process_index == 0
     was_begun = begun(folder) or (folder / LOCK).is_file()  # a lock that a killed process has left
     with in_use(folder) if is_main else nullcontext():  # the launcher ends the other processes with the main one
@@ -59,6 +62,17 @@ def _claim(config: CraftConfig, folder: Path, *, was_begun: bool) -> str | None:
     else:
         _require_free(folder)
     return checkpoint
+
+
+def refuse_idle_pushes(config: CraftConfig) -> None:
+    """Refuse, by a ValueError, settings of a push to the Hub that another setting leaves without effect."""
+    if not config.push_to_hub:
+        names = [field.name for field in fields(config) if field.name.startswith("hub_")]
+        refuse_idle(config, names, "it is of a push to the Hub, and push_to_hub is not true")
+    if config.hub_strategy == "end":
+        refuse_idle(config, ["hub_always_push"], "hub_strategy is end, so the end alone is pushed")
+    elif config.save_strategy == "no":
+        refuse_idle(config, ["hub_strategy", "hub_always_push"], "save_strategy is no, so the end alone is pushed")
 
 
 def save_and_push(trainer: "CraftTrainer") -> None:

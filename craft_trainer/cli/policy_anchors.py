@@ -23,6 +23,7 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
         ValueError: a source or an option is of language models.
     """
     from craft_trainer.anchors.sources.frames import FrameSource
+    from craft_trainer.anchors.trial import reads_instructions
 
     require_sources(arguments.source, SOURCES, f"{arguments.teacher} is a policy")
     names = [field.name for field in fields(TextSourceArguments) if field.name != "dataset"]
@@ -47,6 +48,8 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
             source, count, teacher, processes, source.allowed if isinstance(source, FrameSource) else None
         ),
     )
+    if arguments.prompts_file is not None and not reads_instructions(teacher, samples.batch):
+        refuse_idle(arguments, ["prompts_file"], f"this {teacher.policy_config.type} reads no instructions")
     described = {"source": ",".join(arguments.source), **samples.description()}
     groups = [samples.groups[row] for row in rows]
     cache = arguments.build(teacher, samples, processes, rows=rows, groups=groups, specs=specs, source=described)

@@ -1,5 +1,6 @@
 """``craft-trainer train`` of a LeRobot policy."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
@@ -61,19 +62,19 @@ def train(arguments: "TrainArguments", config: "CraftConfig") -> None:
     """Train and save an ordinary LeRobot checkpoint in ``output_dir``."""
     from craft_trainer.cli.output import claimed_output
 
-    check_options(arguments)
+    check_options(arguments, config.retention_terms)
     refuse_of_language_models(config)
     with claimed_output(config) as checkpoint:
         train_policy(arguments, config, checkpoint)
 
 
-def check_options(arguments: "TrainArguments") -> None:
+def check_options(arguments: "TrainArguments", terms: Sequence[str]) -> None:
     """Refuse, by a ValueError, anchors that a policy cannot have, and options that would change nothing."""
     if arguments.model is None and (arguments.rename or arguments.adapt_to):
         raise ValueError("rename and adapt_to are for checkpoints: a new policy takes names and features as they are")
     if arguments.model is None and arguments.peft is not None:
         raise ValueError("peft: an adapter is put on a checkpoint, and policy_type makes a new policy: train it whole")
-    arguments.check_anchors(makes=(ADAPTER,), of="demonstrations")
+    arguments.check_anchors(terms, makes=(ADAPTER,), of="demonstrations")
     if arguments.anchors is None:
         refuse_idle(arguments, ["anchors_dataset"], "no anchors are given")
     if arguments.anchors == AUTO and arguments.model is None:
@@ -174,6 +175,8 @@ def adapter_anchors(arguments: "TrainArguments", model: "PolicyModel") -> "Adapt
     if model.peft_model is None:
         raise ValueError("anchors: adapter needs an adapter: give --peft.r, --peft.…, or start from one")
     assert arguments.anchors_dataset is not None
+    if model.output_kind != "logits":
+        refuse_idle(arguments, ["num_tokens"], f"{model.policy_config.type} predicts no tokens")
     samples = PolicyDataset.of(model, arguments.anchors_dataset)
     layers, poolings = arguments.held(DEFAULTS.layers, DEFAULTS.pooling)
     specs = feature_specs(layer_paths(model, layers).values(), poolings)

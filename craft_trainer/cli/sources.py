@@ -112,6 +112,8 @@ class SourceArguments:
             raise ValueError("failed must be drop or keep, and rollout_episodes ≥ 1")
         if "dataset" in self.source and self.dataset is None:
             raise ValueError("source dataset reads a dataset of the old tasks: give it by --dataset")
+        if self.new_dataset is not None and "dataset" not in self.source:
+            refuse_idle(self, ["dataset"], f"source {' '.join(self.source)} reads new_dataset")
         if "new_task" in self.source and self.new_dataset is None:
             if "dataset" in self.source:
                 raise ValueError("sources dataset and new_task read two: give the one to be learned by --new_dataset")

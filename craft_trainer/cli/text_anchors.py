@@ -8,6 +8,7 @@ from craft_trainer.cli.building import Defaults, require_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SourceArguments
 from craft_trainer.cli.text_sources import TEXT_SOURCES
+from craft_trainer.cli.texts import opened
 from craft_trainer.options import refuse_idle
 
 if TYPE_CHECKING:
@@ -172,10 +173,12 @@ def _read(
     group: str | None = None,
 ) -> "TextAnchors":
     from craft_trainer.language.anchoring import TextAnchors
-    from craft_trainer.language.source import READING
+    from craft_trainer.language.source import READING, TextSource
 
     with processes.main_process_first():
-        samples = source.open(checkpoint, num_proc=arguments.dataset_num_proc)
+        is_alone = len(arguments.source) == 1  # or an option may be for the other texts
+        open_texts = opened if is_alone else TextSource.open
+        samples = open_texts(source, checkpoint, num_proc=arguments.dataset_num_proc)
     processes.print(samples.report())
     told = {"dataset": source.dataset, "revision": samples.revision, READING: source.to_json()}
     return TextAnchors(samples, told, group)

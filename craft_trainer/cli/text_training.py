@@ -1,5 +1,6 @@
 """``craft-trainer train`` of a language or vision-language model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -93,7 +94,7 @@ def train(arguments: "TrainArguments", config: "LanguageConfig") -> None:
     """Train and save a checkpoint that `from_pretrained` and `craft-trainer mcq` load, in ``output_dir``."""
     from craft_trainer.cli.output import claimed_output
 
-    check_options(arguments)
+    check_options(arguments, config.retention_terms, config.constraints)
     arguments.require_evaluation(config)
     if arguments.evaluates:
         config.prediction_loss_only = True  # nothing reads the logits of an evaluation, which fill the memory
@@ -101,13 +102,17 @@ def train(arguments: "TrainArguments", config: "LanguageConfig") -> None:
         train_language_model(arguments, config, resumed)
 
 
-def check_options(arguments: "TrainArguments") -> None:
+def check_options(arguments: "TrainArguments", terms: Sequence[str], constraints: str) -> None:
     """Refuse, by a ValueError, options that would change nothing, and anchors without their texts."""
     if arguments.lora_rank is None:
         refuse_idle(arguments, OF_LORA, "there is no lora_rank")
     if arguments.anchors != ADAPTER:
         refuse_idle(arguments, OF_ADAPTER, "it is an option of anchors: adapter")
-    arguments.check_anchors(makes=(AUTO, ADAPTER), of="texts")
+    if constraints == "single":
+        refuse_idle(arguments, ["group_column"], "it is of constraints per_group, and there is a single one")
+    arguments.check_anchors(terms, makes=(AUTO, ADAPTER), of="texts")
+    if arguments.layers is None:
+        refuse_idle(arguments, ["pooling"], "no layers are named, and a language model has none by default")
     if arguments.anchors == AUTO and arguments.anchors_dataset is not None:
         raise ValueError("anchors_dataset has no effect with anchors: auto, whose texts are the model's: leave it out")
     if arguments.anchors is None and arguments.anchors_dataset is not None:

@@ -55,14 +55,8 @@ class TextArguments:
         return EncodingSettings(self.max_length or None, self.completion_only_loss, self.assistant_only_loss)
 
     def open_texts(self, checkpoint: "Checkpoint") -> "TextSamples":
-        """Open the dataset for a model; a ValueError if it is texts, and what the assistant says alone is asked for."""
-        samples = self.text_source().open(checkpoint, num_proc=self.dataset_num_proc)
-        if self.assistant_only_loss and samples.format == "text":
-            raise ValueError(
-                f"assistant_only_loss needs messages, or prompts with completions: of the texts of {samples.place} "
-                "nobody says what the assistant wrote. Leave it out to learn every token"
-            )
-        return samples
+        """Open the dataset for a model."""
+        return opened(self.text_source(), checkpoint, num_proc=self.dataset_num_proc)
 
     def text_source(self, group_column: str | None = None) -> "TextSource":
         """Gather the dataset and how it is read."""
@@ -80,3 +74,24 @@ class TextArguments:
             self.chat,
             self.on_bad_row,
         )
+
+
+def opened(source: "TextSource", checkpoint: "Checkpoint", num_proc: int | None = None) -> "TextSamples":
+    """Open ``source`` for a model.
+
+    Raises:
+        ValueError: what the assistant says alone is to be learned, and the data does not say it, or prompts are to be
+            learned as well.
+    """
+    samples, settings = source.open(checkpoint, num_proc=num_proc), source.settings
+    if settings.assistant_only and samples.format == "text":
+        raise ValueError(
+            f"assistant_only_loss needs messages, or prompts with completions: of the texts of {samples.place} "
+            "nobody says what the assistant wrote. Leave it out to learn every token"
+        )
+    if settings.assistant_only and samples.format == "prompt" and not settings.completion_only:
+        raise ValueError(
+            "assistant_only_loss has no effect here: completion_only_loss is false, so prompts are learned as well. "
+            "Leave one of them out"
+        )
+    return samples

@@ -65,15 +65,26 @@ class TrainArguments(PolicyTrainArguments, TextTrainArguments, AskArguments):
         """Choose what is held: ``layers`` and ``pooling`` of the family, where none are given."""
         return split_list(self.layers or [layers]), split_list(self.pooling or [pooling])
 
-    def check_anchors(self, *, makes: Sequence[str], of: str) -> None:
+    def check_anchors(self, terms: Sequence[str], *, makes: Sequence[str], of: str) -> None:
         """Refuse, by a ValueError, anchors: adapter without its data ``of`` the family, and options without effect.
 
-        ``makes`` are the values of ``anchors`` for which ``layers``, ``pooling`` and ``num_tokens`` say what is held.
+        ``makes`` are the values of ``anchors`` for which ``layers``, ``pooling`` and ``num_tokens`` say what ``terms``
+        hold.
         """
+        from craft_trainer.losses.term import Need
+        from craft_trainer.losses.terms import TERMS
+
         if self.anchors == ADAPTER and self.anchors_dataset is None:
             raise ValueError(f"anchors: adapter needs {of} of what is to be kept: name them with anchors_dataset")
         if self.anchors not in makes:
             refuse_idle(self, HELD, f"it is an option of anchors: {' and '.join(makes)}")
+        needs = [TERMS[name].needs for name in terms]
+        for need, names, what in (
+            (Need.HIDDEN, ["layers", "pooling"], "hidden features"),
+            (Need.TOKENS, ["num_tokens"], "tokens"),
+        ):
+            if not any(one & need for one in needs):
+                refuse_idle(self, names, f"retention_terms {' '.join(terms)} hold no {what}")
 
 
 SHOWN = (  # by --help; the others by --help all
@@ -91,11 +102,8 @@ def run(arguments: TrainArguments, config: "TrainConfig") -> None:
     """Train, save a checkpoint that the libraries of its family load, say what comes next.
 
     Raises:
-        ValueError: an option is of the other family, or of a push to the Hub that is not asked for.
+        ValueError: an option is of the other family.
     """
-    if not config.push_to_hub:
-        of_a_push = [field.name for field in fields(config) if field.name.startswith("hub_")]
-        refuse_idle(config, of_a_push, "it is of a push to the Hub, and push_to_hub is not true")
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
     if arguments.model is None or is_policy(checkpoint_folder(arguments.model)):

@@ -72,6 +72,8 @@ class Columns:
         for ours in mapping:
             if ours not in FIELDS:
                 raise ValueError(f"columns names {ours!r}; it can name {', '.join(FIELDS)}")
+        if group is not None and "group" in mapping:
+            raise ValueError(f"group_column is {group!r}, and columns names {mapping['group']!r}: give one of them")
         group = mapping.get("group", group)
         for theirs in (*mapping.values(), *([] if group is None else [group])):
             if theirs not in rows.columns:
@@ -84,6 +86,11 @@ class Columns:
                 f"{rows.place} has no column text, messages, or prompt and completion. Its columns are "
                 f"{', '.join(rows.columns)}: say which are meant, like --columns text=NAME or "
                 "prompt=NAME,completion=NAME"
+            )
+        if "completion" in mapping and there[0] != "prompt":
+            raise ValueError(
+                f"columns names a completion, and what is read of {rows.place} is {there[0]}: name the prompt as well, "
+                "or leave it out"
             )
         if answers and there[0] == "prompt" and names["completion"] not in rows.columns:
             raise ValueError(

@@ -14,6 +14,7 @@ from torch.utils.data import IterableDataset
 from craft_trainer.anchors.features import extract, teacher_features
 from craft_trainer.losses.token_kl import token_divergence
 from craft_trainer.models.base import AnchoredModel
+from craft_trainer.options import refuse_idle
 from craft_trainer.training.settings import RetentionSettings
 
 SKIPPED = (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -55,9 +56,17 @@ class TaskDrift:
 
 
 def begin_task_drift(trainer: Any) -> TaskDrift | None:
-    """Measure the teacher on task samples of ``trainer``; None without any, or where the model predicts no tokens."""
+    """Measure the teacher on task samples of ``trainer``; None without any, or where the model predicts no tokens.
+
+    Raises:
+        ValueError: somebody asked for more or fewer than usual, and the model predicts no tokens.
+    """
     count = trainer.settings.task_kl_samples
-    if count == 0 or trainer.anchored_model.output_kind != "logits":
+    if trainer.anchored_model.output_kind != "logits":
+        if count != 0:
+            refuse_idle(trainer.settings, ["task_kl_samples"], "the model predicts no tokens, so it has no task_kl")
+        return None
+    if count == 0:
         return None
     batch = probe_batch(trainer, count)
     if batch is None:

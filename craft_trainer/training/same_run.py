@@ -1,6 +1,7 @@
 """Compare a checkpoint with the run that is to go on from it."""
 
 import logging
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,11 @@ def require_same_run(trainer: Any, checkpoint: Path) -> None:
     run_file = checkpoint.parent / RUN_FILE
     if isinstance(saved, dict):
         _require_younger(checkpoint, run_file, saved.get("begun"))
-    _require_same_settings(run_file, told_settings(record.inputs, trainer.args, anchored=record.anchored))
+    now = told_settings(record.inputs, trainer.args, anchored=record.anchored)
+    _require_same_settings(run_file, now, OF_THE_CHECKPOINT)
+    began_with = recorded(checkpoint / LINEAGE_FILE, "lineage", -1, "weights")
+    if record.lineage is None or began_with != record.lineage.start["weights"]:  # or the same weights elsewhere
+        _require_same_settings(run_file, now, ["model"])
     before = recorded(checkpoint / LINEAGE_FILE, "anchors", "fingerprint")
     if before is not None and record.lineage is not None:
         now = (record.lineage.anchors or {}).get("fingerprint", "")
@@ -58,10 +63,10 @@ def _require_younger(checkpoint: Path, run_file: Path, begun: Any) -> None:
         )
 
 
-def _require_same_settings(run_file: Path, now: dict[str, Any]) -> None:
+def _require_same_settings(run_file: Path, now: dict[str, Any], names: Iterable[str]) -> None:
     """Compare with the settings that the run in ``run_file`` began with; nothing where there is no such file."""
     before = recorded(run_file, "settings")
-    for name in OF_THE_CHECKPOINT if isinstance(before, dict) and before else ():
+    for name in names if isinstance(before, dict) and before else ():
         if before.get(name) != now.get(name):
             was, given = (one.get(name, "not given") for one in (before, now))
             raise ValueError(

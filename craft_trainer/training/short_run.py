@@ -29,7 +29,8 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         """Warn, unless the run goes on from a checkpoint.
 
         Raises:
-            ValueError: the probe of ε takes the whole run, which would be plain training.
+            ValueError: the probe of ε takes the whole run, or the next retention pass is after its end: it would be
+                plain training.
         """
         settings = retention_settings(args)
         if first_held(settings) >= state.max_steps:
@@ -37,6 +38,11 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
             raise ValueError(
                 f"epsilon_probe_steps is {settings.epsilon_probe_steps}, and the run has {state.max_steps} steps"
                 f"{every}: nothing would be held. Give fewer, or train longer"
+            )
+        if 1 < settings.retention_every >= state.max_steps:
+            raise ValueError(
+                f"retention_every is {settings.retention_every}, and the run has {state.max_steps} steps: the only "
+                "retention pass would come before the first of them. Give fewer, or train longer"
             )
         passes = math.ceil(state.max_steps / settings.retention_every)
         said = warning(settings, passes) if state.global_step == 0 and state.is_world_process_zero else None

@@ -89,7 +89,18 @@ def test_two_builds_are_the_same_bytes(teacher, tiny_dataset, tmp_path):
     assert AnchorCache(tmp_path / "three").provenance.fingerprint != first.provenance.fingerprint
 
 
-def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
+def test_instructions_for_a_policy_that_reads_none(teacher, tiny_dataset, tmp_path, capsys):
+    """Seen to fail: the same frames counted as other inputs, so anchors of what is learned were not refused."""
+    (tmp_path / "prompts.txt").write_text("open the drawer\n")
+    options = {"source": "new_task", "dataset": tiny_dataset, "prompts_file": tmp_path / "prompts.txt", "anchors": 10}
+    assert build(teacher, tmp_path / "cache", **options) == 1
+    assert "prompts_file has no effect here: this act reads no instructions. Leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()
+
+
+def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path, monkeypatch):
+    """As of a policy that reads them."""
+    monkeypatch.setattr("craft_trainer.anchors.trial.reads_instructions", lambda *_: True)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("open the drawer\n\nclose it\nopen the drawer\n")
     options = {"source": "new_task", "dataset": tiny_dataset, "prompts_file": prompts, "anchors": 10}
@@ -122,6 +133,10 @@ def test_old_instructions_on_new_frames(teacher, tiny_dataset, tmp_path):
         ({"source": "statistics", "selection": "k_center"}, "selection has no effect here: as many states are drawn"),
         ({"source": "statistics", "num_tokens": 8}, "num_tokens has no effect here: act predicts no tokens"),
         ({"source": "statistics", "inputs": "reference"}, "source dataset or corpus alone"),
+        (
+            {"source": "new_task", "dataset": "DATA", "new_dataset": "DATA"},
+            "dataset has no effect here: source new_task",
+        ),
         ({"source": "statistics,new_task", "dataset": "DATA", "anchors": 1}, "at least one of each"),
         ({"source": "statistics", "source_weights": [1]}, "source_weights has no effect with one source"),
         ({"source": "statistics,new_task", "dataset": "DATA", "source_weights": [1]}, "above 0 for each of statistics"),

@@ -152,6 +152,20 @@ def test_plain_training_and_its_resume(teacher, tiny_dataset, tmp_path):
     assert not (tmp_path / "whole" / "lambda_history.csv").exists()
 
 
+def test_a_run_goes_on_from_its_own_model(teacher, tiny_policy, tiny_dataset, tmp_path, capsys):
+    """Which may be elsewhere now. Seen to fail: another model was named in run.json, and the weights were the
+    checkpoint's."""
+    given = TRAIN | {"dataset": tiny_dataset, "output_dir": tmp_path / "run", "save_steps": 2}
+    assert main(["train", *flags(**given | {"model": teacher, "max_steps": 2})]) == 0
+    shutil.copytree(teacher, tmp_path / "moved")
+    tiny_policy(seed=5).save_pretrained(tmp_path / "other")
+    given |= {"max_steps": 4, "resume_from_checkpoint": "last"}
+    assert main(["train", *flags(**given | {"model": tmp_path / "other"})]) == 1
+    error = capsys.readouterr().err
+    assert f"model is {tmp_path / 'other'}, and {tmp_path / 'run' / 'run.json'} says {teacher}: a run that" in error
+    assert main(["train", *flags(**given | {"model": tmp_path / "moved"})]) == 0
+
+
 def test_a_second_run_does_not_fall_upon_the_first(craft_run, capsys):
     """Seen to fail with the output folder not asked for."""
     folder, command = craft_run

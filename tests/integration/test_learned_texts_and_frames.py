@@ -58,8 +58,9 @@ def test_a_base_without_its_adapter_is_held_on_other_texts_than_those_that_are_l
     assert learn(place, "old", tmp_path / "other", **live, anchors_dataset=place / "new.jsonl") == 0
 
 
-def test_frames_that_are_learned_are_refused_as_anchors(tiny_policy, tiny_dataset, tmp_path, capsys):
-    """From `cache build` of either source; under old instructions they are other inputs."""
+def test_frames_that_are_learned_are_refused_as_anchors(tiny_policy, tiny_dataset, tmp_path, capsys, monkeypatch):
+    """From `cache build` of either source; under old instructions they are other inputs of a policy that reads them."""
+    monkeypatch.setattr("craft_trainer.anchors.trial.reads_instructions", lambda *_: True)
     tiny_policy().save_pretrained(tmp_path / "teacher")
     (tmp_path / "old.txt").write_text("open the drawer\nclose it\n")
     for source, more, status in (

@@ -9,6 +9,7 @@ from craft_trainer import CraftConfig, CraftTrainer
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.features import FeatureSpec
 from craft_trainer.anchors.relabelling import relabel_cache
+from craft_trainer.anchors.trial import reads_instructions
 from craft_trainer.anchors.verification import deviations
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.pooling import POOLINGS
@@ -131,6 +132,21 @@ def test_what_a_policy_is_shown_where_it_acts_blindly_does_not_matter(kind, look
     assert torch.equal(act(blindfold=True)[0], actions)
     if kind != "pi0_fast":
         assert not torch.equal(actions[0], actions[-1])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reads"),
+    [
+        *(("act", False), ("diffusion", False)),
+        *(("pi0", True), ("pi05", True), ("pi0_fast", True), ("smolvla", True)),
+    ],
+)
+def test_which_policies_read_an_instruction(kind, reads, make_twin):
+    """With demonstrated actions and without. Seen to fail: old instructions were put on frames for ACT, too."""
+    policy = make_twin(kind, **{"cameras": ()} if kind == "act" else {})
+    assert reads_instructions(policy, loader(policy)) is reads
+    if policy.can_act:
+        assert reads_instructions(policy, unlabelled(policy)) is reads
 
 
 def observation(policy, seed):

@@ -142,6 +142,14 @@ def test_a_diagnostic_of_fewer_samples_than_were_asked_for_says_so(tmp_path, lm_
         caplog.clear()
 
 
+def test_a_diagnostic_of_tokens_is_refused_where_there_are_none(tmp_path, anchors):
+    """Seen to fail: it was never logged, and nothing was said. The default asks for nothing."""
+    config = CraftConfig(output_dir=str(tmp_path), **BASE, task_kl_samples=4)
+    trainer = CraftTrainer(ToyModel(), config, train_dataset=ToyTask(), anchors=anchors)
+    with pytest.raises(ValueError, match="task_kl_samples has no effect here: the model predicts no tokens"):
+        trainer.train()
+
+
 def test_a_step_that_is_replaced_on_the_trainer_is_noticed(tmp_path, anchors):
     """The card would claim retention, and there would be none."""
     trainer = CraftTrainer(ToyModel(), CraftConfig(output_dir=str(tmp_path), **BASE), None, ToyTask(), anchors=anchors)

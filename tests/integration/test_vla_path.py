@@ -49,7 +49,7 @@ LEARNING = {
     },
     "smolvla": {"max_steps": 20},
 }
-CRAFT = TRAIN | {"max_steps": 4, "retention_batch_size": 4, "logging_steps": 1, "task_kl_samples": 2}
+CRAFT = TRAIN | {"max_steps": 4, "retention_batch_size": 4, "logging_steps": 1}
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,26 @@ from typing import Any
 
 import pytest
 
+from craft_trainer.cli.building import Defaults
+from craft_trainer.cli.cache_build import BuildArguments
+from craft_trainer.cli.compare import CompareArguments
+from craft_trainer.cli.demo import DemoArguments
 from craft_trainer.cli.loss import LossArguments, require_held_out
 from craft_trainer.cli.main import main
 from craft_trainer.cli.mcq import McqArguments
 from craft_trainer.cli.mcq_from_demos import QuestionArguments
 from craft_trainer.cli.rollout import RolloutArguments
+from craft_trainer.cli.text_training import check_options
+from craft_trainer.cli.train import TrainArguments
 
+COMPARE = {"policy": "org/policy", "old_dataset": "org/old", "new_dataset": "org/new", "learning_rate": 1e-5}
+ADAPTER = {
+    "model": "org/lm",
+    "dataset": "org/texts",
+    "anchors": "adapter",
+    "anchors_dataset": "org/old",
+    "lora_rank": 4,
+}
 MCQ = {"model": "org/model", "data": "org/questions"}
 LOSS = {"dataset": "org/data", "anchors": "org/anchors", "hidden_distance": "cosine"}
 PUSHT = {"policy": "org/policy", "env": "pusht"}
@@ -42,6 +56,13 @@ PUSHT = {"policy": "org/policy", "env": "pusht"}
         (RolloutArguments, PUSHT | {"episodes": 0}, "episodes is 0: it must be at least 1"),
         (RolloutArguments, PUSHT | {"num_envs": 0}, "num_envs is 0: it must be at least 1"),
         (QuestionArguments, {"private": True}, "private has no effect here: .*push_to_hub names none"),
+        (DemoArguments, {"view_noise": 0.5}, "view_noise has no effect here: there are no views"),
+        (DemoArguments, {"quick": True, "seeds": ["5", "6"]}, "seeds has no effect here: quick takes one seed"),
+        (
+            CompareArguments,
+            COMPARE | {"old_tasks": ["push-v3"], "new_tasks": ["reach-v3"], "source": ["rollouts"]},
+            "old_dataset has no effect here: the verdict comes from rollouts, and source rollouts does not read it",
+        ),
     ],
 )
 def test_an_idle_option_is_refused(kind: Any, given: dict[str, Any], message: str) -> None:
@@ -58,6 +79,48 @@ def test_options_that_count_are_taken() -> None:
     LossArguments(**LOSS, model="org/lm", retention_terms=["hidden,token_kl"])
     RolloutArguments(**PUSHT, env_options={"task": "PushT-v0", "episode_length": 20})
     QuestionArguments(private=True, push_to_hub="org/questions")
+    DemoArguments(views=2, view_noise=0.5)
+    CompareArguments(**COMPARE, old_tasks=["push-v3"], new_tasks=["reach-v3"])
+
+
+@pytest.mark.parametrize(
+    ("options", "terms", "message"),
+    [
+        (
+            {"layers": ["-1"]},
+            ["token_kl"],
+            "layers has no effect here: retention_terms token_kl hold no hidden features",
+        ),
+        ({"pooling": ["none"]}, ["token_kl"], "pooling has no effect here: retention_terms token_kl hold no hidden"),
+        ({"layers": ["-1"], "num_tokens": 4}, ["hidden"], "num_tokens has no effect here: .* hidden hold no tokens"),
+        ({"pooling": ["none"]}, ["hidden", "token_kl"], "pooling has no effect here: no layers are named"),
+        ({"group_column": "topic"}, ["token_kl"], "group_column has no effect here: it is of constraints per_group"),
+        ({"layers": ["-1"], "pooling": ["none"]}, ["hidden"], ""),
+        ({"num_tokens": 4}, ["hidden", "token_kl"], ""),
+    ],
+)
+def test_what_an_adapters_anchors_do_not_hold(options: dict[str, Any], terms: list[str], message: str) -> None:
+    """Seen to fail: each was accepted, and the weights were as without it."""
+    arguments = TrainArguments(**ADAPTER | options)
+    if not message:
+        check_options(arguments, terms, "single")
+        return
+    with pytest.raises(ValueError, match=message):
+        check_options(arguments, terms, "single")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": ["none"], "pooling": ["none"]}, "pooling has no effect here: no hidden layers are kept"),
+        ({"output": False, "num_tokens": 4}, "num_tokens has no effect here: output is false, so no tokens are kept"),
+    ],
+)
+def test_what_a_cache_does_not_keep(options: dict[str, Any], message: str) -> None:
+    """Seen to fail: each was accepted, and the anchors were as without it."""
+    arguments = BuildArguments(teacher="org/policy", dataset="org/data", output_dir="cache", **options)
+    with pytest.raises(ValueError, match=message):
+        arguments.fill(Defaults("-1", "none", 64))
 
 
 def test_a_task_that_stands_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:

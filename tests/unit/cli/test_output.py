@@ -34,6 +34,39 @@ def write_checkpoint(folder, step):
     return checkpoint
 
 
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"hub_model_id": "me/run"}, "push_to_hub is not true"),
+        ({"hub_strategy": "end"}, "push_to_hub is not true"),
+        ({"hub_token": "hf_x"}, "push_to_hub is not true"),
+        ({"hub_private_repo": True}, "push_to_hub is not true"),
+        ({"hub_always_push": True}, "push_to_hub is not true"),
+        ({"hub_revision": "trial"}, "push_to_hub is not true"),
+        ({"hub_strategy": "checkpoint", "push_to_hub": True, "save_strategy": "no"}, "save_strategy is no"),
+        ({"hub_always_push": True, "push_to_hub": True, "save_strategy": "no"}, "save_strategy is no"),
+        ({"hub_always_push": True, "push_to_hub": True, "hub_strategy": "end"}, "hub_strategy is end"),
+    ],
+)
+def test_a_setting_of_a_push_without_effect_is_refused(tmp_path, given, reason):
+    """Seen to fail: the run ended well, and nothing, or no checkpoint, was on the Hub."""
+    with pytest.raises(ValueError, match=rf"^{next(iter(given))} has no effect here: .*{reason}.*\. Leave it out"):
+        claim_output(config(tmp_path / "run", **given))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {},
+        {"push_to_hub": True, "hub_strategy": "end", "save_strategy": "no"},
+        {"push_to_hub": True, "hub_strategy": "all_checkpoints", "hub_always_push": True, "save_steps": 2},
+    ],
+)
+def test_a_setting_of_a_push_with_an_effect_is_accepted(tmp_path, given):
+    assert claim_output(config(tmp_path / "run", **given)) is None
+
+
 @pytest.fixture
 def run(tmp_path):
     """The folder of a run of 100 steps and 2 epochs that was killed at its end, with checkpoints at 20 and 100."""

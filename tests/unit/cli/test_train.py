@@ -9,7 +9,7 @@ import pytest
 from craft_trainer.cli.arguments import parse_all
 from craft_trainer.cli.described import headings
 from craft_trainer.cli.main import main
-from craft_trainer.cli.train import OF_LANGUAGE_MODELS, OF_POLICIES, SHOWN, TrainArguments, run
+from craft_trainer.cli.train import OF_LANGUAGE_MODELS, OF_POLICIES, SHOWN, TrainArguments
 from craft_trainer.cli.train_config import TrainConfig
 from craft_trainer.training.config import CraftConfig
 from craft_trainer.training.language_config import LanguageConfig
@@ -92,24 +92,6 @@ def test_retention_and_epsilon_are_one_dial(tmp_path: Path) -> None:
     assert [config.of(family).epsilon for family in FAMILIES] == [0.1, 0.1]
     with pytest.raises(ValueError, match=r"retention 0.9 and epsilon 0.01 are one dial.* give one of them"):
         parsed(tmp_path, "--retention", "0.9", "--epsilon", "0.01")
-
-
-@pytest.mark.parametrize(
-    "given",
-    [
-        {"hub_model_id": "me/run"},
-        {"hub_strategy": "end"},
-        {"hub_token": "hf_x"},
-        {"hub_private_repo": True},
-        {"hub_always_push": True},
-        {"hub_revision": "trial"},
-    ],
-)
-def test_a_setting_of_a_push_is_refused_where_nothing_is_pushed(tmp_path: Path, given: dict[str, Any]) -> None:
-    """Before the model is looked for. Seen to fail: the run ended well, and nothing was on the Hub."""
-    arguments, config = parsed(tmp_path, *(f"--{name}={value}" for name, value in given.items()))
-    with pytest.raises(ValueError, match=rf"{next(iter(given))} has no effect here: .*push_to_hub is not true"):
-        run(arguments, config)
 
 
 def test_help_shows_what_matters_and_with_all_the_rest(capsys: pytest.CaptureFixture[str]) -> None:

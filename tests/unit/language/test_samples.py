@@ -110,6 +110,23 @@ def test_of_plain_texts_nobody_says_what_the_assistant_wrote(lm, lines):
     assert "of what the assistant says alone" in samples.report()
 
 
+def test_either_the_completion_is_learned_alone_or_the_prompt_as_well(lm, lines):
+    """Seen to fail: with both asked for, prompts were learned."""
+    data = str(lines([{"prompt": "hello", "completion": " world"}]))
+    with pytest.raises(ValueError, match="assistant_only_loss has no effect here: completion_only_loss is false"):
+        TextArguments(dataset=data, assistant_only_loss=True, completion_only_loss=False).open_texts(lm)
+    TextArguments(dataset=data, assistant_only_loss=True).open_texts(lm)
+
+
+def test_columns_that_nothing_reads(lm, lines):
+    """Seen to fail: the samples were those without the option."""
+    texts = lines([{"text": "hello world", "topic": "x", "kind": "y"}])
+    with pytest.raises(ValueError, match=r"group_column is 'topic', and columns names 'kind': give one of them"):
+        opened(lm, texts, columns={"group": "kind"}, group_column="topic")
+    with pytest.raises(ValueError, match=r"columns names a completion, and what is read of \S+ is text"):
+        opened(lm, texts, columns={"completion": "topic"})
+
+
 WITH_TOOLS = (
     "{{ mood }}{% for t in tools or [] %}{{ t['name'] + (t['parameters'] | tojson) }}{% endfor %}"
     "{% for m in messages %}"

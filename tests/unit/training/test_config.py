@@ -143,6 +143,15 @@ def test_settings_that_do_not_go_together_are_refused(tmp_path: Path, field: str
         ("dual_kp", "multiplier is ascent", {"dual_kp": 1.0}),
         ("dual_ema", "multiplier is ascent", {"dual_ema": 0.5}),
         ("hidden_distance", r"retention_terms \['output'\]", {"retention_terms": ["output"], "hidden_distance": "l1"}),
+        ("retention", "multiplier fixed", {"multiplier": "fixed", "retention": 0.999}),
+        ("epsilon_final", "multiplier fixed", {"multiplier": "fixed", **LINEAR}),
+        ("epsilon_per_group", "multiplier fixed", {"multiplier": "fixed", "epsilon_per_group": {"a": 0.1}, **GROUPED}),
+        ("multiplier", "merge equal", {"merge": "equal", "multiplier": "pi"}),
+        ("multiplier_init", "merge equal", {"merge": "equal", "multiplier_init": 5.0}),
+        ("multiplier_lr", "merge equal", {"merge": "equal", "multiplier_lr": 5.0}),
+        ("multiplier_max", "merge equal", {"merge": "equal", "multiplier_max": 5.0}),
+        ("retention", "merge equal", {"merge": "equal", "retention": 0.999}),
+        ("epsilon_final", "merge equal", {"merge": "equal", **LINEAR}),
     ],
 )
 def test_what_another_setting_leaves_without_effect_is_refused(
@@ -162,6 +171,9 @@ def test_what_another_setting_leaves_without_effect_is_refused(
         {"multiplier": "fixed", "multiplier_init": 1e4, "multiplier_max": 1e4},
         {"method": "ewc", "multiplier_init": 1e4, "multiplier_max": 1e4},
         {"retention_terms": ["hidden"], "hidden_distance": "l1"},
+        {"multiplier": "fixed", "epsilon": 0.05},  # what the run is judged by
+        {"merge": "equal", "multiplier_lr": 5.0, "constraints": "per_group"},  # λ weighs the groups
+        {"surgery": "barrier", "retention": 0.999},
     ],
 )
 def test_what_has_an_effect_is_accepted(tmp_path: Path, settings: dict[str, Any]) -> None:
@@ -200,7 +212,7 @@ def test_epsilons_of_groups_that_are_no_positive_numbers_are_refused(tmp_path: P
         {"epsilon_schedule": "exponential", "epsilon_final": 1e-6},
         {"surgery": "none", "hidden_distance": "cosine", "teacher_mismatch": "allow", "learned_inputs": "allow"},
         {"surgery": "barrier", "barrier_strength": 1e-6},
-        {"granularity": "tensor", "merge": "equal", "multiplier": "pi"},
+        {"granularity": "tensor", "merge": "equal"},
         {"epsilon_probe_steps": 0, "task_kl_samples": 0},
         {"retention_terms": ["token_kl", "token_ce", "hidden"]},
     ],

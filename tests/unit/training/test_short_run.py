@@ -1,6 +1,7 @@
 """The warning that λ can hardly move: for which runs it comes, and that what it says is enough."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 from one_number import Run
@@ -44,6 +45,20 @@ def test_a_short_run_is_told_a_rate_that_is_enough(passes):
 )
 def test_no_other_run_is_warned(settings, passes):
     assert warning(RetentionSettings(**settings), passes) is None
+
+
+@pytest.mark.parametrize(
+    ("every", "steps", "is_refused"), [(12, 12, True), (13, 12, True), (11, 12, False), (1, 1, False)]
+)
+def test_a_run_whose_only_pass_comes_before_its_first_step_is_refused(tmp_path, every, steps, is_refused):
+    """Seen to fail: the run was plain training."""
+    args = Run(tmp_path, retention_every=every).args
+    with (
+        pytest.raises(ValueError, match=f"retention_every is {every}, and the run has {steps} ")
+        if is_refused
+        else nullcontext()
+    ):
+        ShortRun().on_train_begin(args, TrainerState(max_steps=steps), None)
 
 
 def test_steps_without_a_pass_do_not_count_and_a_resumed_run_is_not_warned(tmp_path, caplog):
