@@ -76,12 +76,12 @@ class Poisoned(ToyModel):
         return self._poison(value) if self.retains and value.requires_grad else value
 
 
-@pytest.mark.parametrize("last", [3, 6])
+@pytest.mark.parametrize("last", [4, 6])
 @pytest.mark.parametrize("anchored", [False, True])
 def test_in_the_gradient_before_the_optimizer_steps(anchored, last, anchors, tmp_path):
-    """At the last step as well. The weights are those before it."""
+    """At the last step, which has no retention pass. The weights are those before it."""
     options = {"max_steps": last, "save_strategy": "steps", "save_steps": last - 1, "logging_strategy": "no"}
-    config = CraftConfig(output_dir=str(tmp_path), **BASE | options | {"retention_every": 50})
+    config = CraftConfig(output_dir=str(tmp_path), **BASE | options | {"retention_every": 2})
     given = {"anchors": anchors} if anchored else {}
     trainer = CraftTrainer(Poisoned(last), config, train_dataset=ToyTask(), **given)
     with pytest.raises(
@@ -118,8 +118,8 @@ def test_in_the_optimizer(saved, step, tmp_path):
 
 
 def test_between_two_retention_passes(anchors, tmp_path):
-    """Nothing is logged or saved before the end, and the only pass comes before the bad step."""
-    options = {"retention_every": 50, "max_steps": 3, "logging_strategy": "no", "max_grad_norm": 0.0}
+    """Nothing is logged or saved before the end, and the bad step has no pass."""
+    options = {"retention_every": 2, "max_steps": 3, "logging_strategy": "no", "max_grad_norm": 0.0}
     config = CraftConfig(output_dir=str(tmp_path), **BASE | options | {"learning_rate": 1e30})
     trainer = CraftTrainer(ToyModel(), config, anchors=anchors, train_dataset=ToyTask())
     with pytest.raises(FloatingPointError, match=r"step 2: the task loss is inf"):

@@ -137,13 +137,13 @@ def test_what_a_policy_is_shown_where_it_acts_blindly_does_not_matter(kind, look
 @pytest.mark.parametrize(
     ("kind", "reads"),
     [
-        *(("act", False), ("diffusion", False)),
+        ("diffusion", False),  # and ACT, in test_cache_sources.py
         *(("pi0", True), ("pi05", True), ("pi0_fast", True), ("smolvla", True)),
     ],
 )
 def test_which_policies_read_an_instruction(kind, reads, make_twin):
     """With demonstrated actions and without. Seen to fail: old instructions were put on frames for ACT, too."""
-    policy = make_twin(kind, **{"cameras": ()} if kind == "act" else {})
+    policy = make_twin(kind)
     assert reads_instructions(policy, loader(policy)) is reads
     if policy.can_act:
         assert reads_instructions(policy, unlabelled(policy)) is reads
