@@ -62,14 +62,15 @@ def _groups_row(runs: Sequence[Run]) -> tuple[str, ...]:
 
 def _sequence_table(runs: Sequence[Run]) -> Table:
     """Every method on a sequence of tasks: means over seeds. "Just learned" is the mean of R[j, j], in percent."""
-    columns = ("method", "seeds", "average, %", "just learned, %", "BWT", "NBT", "AUC, %")
+    columns = ("method", "seeds", "average, %", "each seed", "just learned, %", "BWT", "NBT", "AUC, %")
     return Table("", columns, [_sequence_row(found) for found in by_method(runs).values()])
 
 
 def _sequence_row(runs: Sequence[Run]) -> tuple[str, ...]:
     matrices = [run.matrix() for run in runs]
     if len(matrices[0]) == 1:  # all tasks at once
-        return runs[0].label, _seeds(runs), f"{100 * np.mean(matrices):.1f}", *4 * (DASH,)
+        ends = " ".join(f"{100 * np.mean(matrix):.1f}" for matrix in matrices)
+        return runs[0].label, _seeds(runs), f"{100 * np.mean(matrices):.1f}", ends, *4 * (DASH,)
     measures = [
         [how(matrix) for matrix in matrices]
         for how in (
@@ -81,8 +82,9 @@ def _sequence_row(runs: Sequence[Run]) -> tuple[str, ...]:
         )
     ]
     average, new, bwt, nbt, auc = (100 * float(np.mean(values)) for values in measures)
+    ends = " ".join(f"{100 * value:.1f}" for value in measures[0])
     return (
-        *(runs[0].label, _seeds(runs), f"{average:.1f}", f"{new:.1f}"),
+        *(runs[0].label, _seeds(runs), f"{average:.1f}", ends, f"{new:.1f}"),
         *(signed(bwt, ".1f"), signed(nbt, ".1f"), f"{auc:.1f}"),
     )
 

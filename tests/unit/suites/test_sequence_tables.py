@@ -8,7 +8,7 @@ from craft_trainer.files import checked, write_json
 FORGETS = [(1.0, 0.0, 0.0), (0.5, 0.75, 0.0), (0.25, 0.5, 1.0)]
 # Just learned (100 + 75 + 100) / 3. BWT (−75 − 25) / 2. NBT: task a lost 50 and 75, b lost 25.
 # AUC: a 1.75/3, b 1.25/2, c 1.
-SHOWN = ["plain", "0", "58.3", "91.7", "−50.0", "43.8", "73.6"]
+SHOWN = ["plain", "0", "58.3", "58.3", "91.7", "−50.0", "43.8", "73.6"]
 
 
 def sequence(raw, stream, method, matrix, *, names=("score1", "score2", "score3"), commands=COMMANDS):
@@ -54,4 +54,4 @@ def test_joint_training_stands_beside_a_sequence(tmp_path):
     sequence(tmp_path, "together", "joint", [(1.0, 0.5, 0.75)])
     rows = table(tmp_path, "row")
     assert [row[:3] for row in rows[2:]] == [["plain", "0", "58.3"], ["joint", "0", "75.0"]]
-    assert rows[3][3:] == ["–"] * 4
+    assert rows[3][3:] == ["75.0", *["–"] * 4]
