@@ -105,8 +105,7 @@ class CompareArguments:
         if self.old_tasks:
             refuse_idle(self, ["held_out"], "the verdict comes from rollouts")
             if "dataset" not in self.source:
-                reason = f"the verdict comes from rollouts, and source {' '.join(self.source)} does not read it"
-                refuse_idle(self, ["old_dataset"], reason)
+                refuse_idle(self, ["old_dataset"], f"rollouts decide, and source {' '.join(self.source)} reads none")
         else:
             refuse_idle(self, OF_SIMULATORS, "it is of rollouts, and no old_tasks and new_tasks are given")
             if "rollouts" in self.source:
@@ -150,8 +149,7 @@ class CompareArguments:
                 f"device is {self.device}, and training takes the first: leave out the number, and choose by "
                 "CUDA_VISIBLE_DEVICES"
             )
-        beside_others = "rollouts" in self.source and len(self.source) > 1
-        if beside_others and self.env_rename not in ({}, self.rename):
+        if "rollouts" in self.source and len(self.source) > 1 and self.env_rename not in ({}, self.rename):
             raise ValueError("source rollouts beside others: give the same rename and env_rename, or rollouts alone")
 
     def mapping(self, name: str) -> dict[str, Any]:

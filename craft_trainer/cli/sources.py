@@ -243,8 +243,7 @@ def stand_in_pictures(arguments: SourceArguments, teacher: "PolicyModel", seed: 
             "source statistics draws states, and the policy reads pictures as well: noise stands in for them, so give "
             "a dataset whose colours it takes, e.g. that of the new task, by --new_dataset"
         )
-    source = FrameSource(PolicyDataset.of(teacher, place))
-    return Pictures(source, teacher.image_keys(), seed=seed)
+    return Pictures(FrameSource(PolicyDataset.of(teacher, place)), teacher.image_keys(), seed=seed)
 
 
 SOURCES: Mapping[str, Callable[[SourceArguments, Any, int, int], "AnchorSource"]] = {

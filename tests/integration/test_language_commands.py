@@ -476,6 +476,7 @@ def test_old_texts_are_asked_for(place, tmp_path, capsys):
         ("build", {"source": "dataset,own_texts", "anchors": 1}, "1 anchors of 2 sources"),
         ("build", {"anchors": 99}, "99 anchors asked of 24 samples"),
         ("build", {"layers": "7"}, "has no layer 7"),
+        ("build", {"assistant_only_loss": True}, "nobody says what the assistant wrote"),
         ("build", {"selection": "best"}, "selection is 'best'"),
         ("build", {"group_column": "tpoic"}, "has no column 'tpoic'"),
         ("train", {"anchors": "adapter"}, "name them with anchors_dataset"),

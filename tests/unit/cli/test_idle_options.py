@@ -61,7 +61,7 @@ PUSHT = {"policy": "org/policy", "env": "pusht"}
         (
             CompareArguments,
             COMPARE | {"old_tasks": ["push-v3"], "new_tasks": ["reach-v3"], "source": ["rollouts"]},
-            "old_dataset has no effect here: the verdict comes from rollouts, and source rollouts does not read it",
+            "old_dataset has no effect here: rollouts decide, and source rollouts reads none",
         ),
     ],
 )
