@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from craft_trainer.suites.jobs import command_line
-from craft_trainer.suites.suite import OF_A_METHOD, Cell, Suite, known
+from craft_trainer.suites.suite import OF_A_METHOD, Cell, Settings, Suite, known
 
 # {name}; {name-1|first}: of the stage before, before all first
 REFERENCE = re.compile(r"\{(\w+?)(?:(-1)(?:\|(\w+))?)?\}")
 # {{text}}, which stands for {text}; else what looks like a reference, unlike the {"a": 1} of JSON or a count {3}
 BRACED = re.compile(r"\{\{([^{}]*)\}\}|\{\s*[^\W\d][\w\s|.-]*\}")
 JSON_FILE = ("rollout", "mcq", "loss")  # what they write by --output; the others make a folder by --output_dir
+NO_STAGE: Settings = {"item": None, "before": None}  # of a command that is not repeated
 WRITTEN_LAST = {"train": "trainer_state.json", "merge": "merge.json"}  # in folders that do not appear whole
 
 
@@ -152,11 +153,13 @@ class _Expansion:
         if (label, index) in self.begun:
             raise ValueError(f"{place.command} needs its own output, by way of what it refers to: break the circle")
         self.begun.add((label, index))
-        item = None if index is None else self.stream[key][index]
+        stage = NO_STAGE
+        if index is not None:
+            stage = {"item": self.stream[key][index], "before": self.stream[key][:index]}
         filled = {}
         for place.key, value in settings.items():
             if value is not None:  # a method takes a setting back by null
-                filled[place.key] = _flat(self._filled(place, value, item))
+                filled[place.key] = _flat(self._filled(place, value, stage))
                 if filled[place.key] == []:
                     raise ValueError(
                         f"{place}: {value} is an empty list in the cell {self.cell.name}: fill it, or leave the option "
@@ -193,10 +196,10 @@ class _Expansion:
             return [*found, variant]
         return [*found, f"budget{self.cell.budget}"] if "budget" in axes else found
 
-    def _filled(self, place: _Place, value: Any, item: Any) -> Any:
+    def _filled(self, place: _Place, value: Any, stage: Settings) -> Any:
         """Put what ``value`` refers to in its place, and note in ``place`` what that was."""
         if isinstance(value, list):
-            parts = [(part, self._filled(place, part, item)) for part in value]
+            parts = [(part, self._filled(place, part, stage)) for part in value]
             return [
                 one
                 for part, found in parts
@@ -205,31 +208,31 @@ class _Expansion:
         if isinstance(value, dict):
             for key in value:
                 self._require_plain(place, key, value)
-            return {key: self._filled(place, part, item) for key, part in value.items()}
+            return {key: self._filled(place, part, stage) for key, part in value.items()}
         if not isinstance(value, str):
             return value
         if REFERENCE.fullmatch(value):
-            return self._referred(place, value, item)
-        return BRACED.sub(lambda found: self._in_text(place, found, item), value)
+            return self._referred(place, value, stage)
+        return BRACED.sub(lambda found: self._in_text(place, found, stage), value)
 
     def _require_plain(self, place: _Place, key: Any, mapping: Mapping[Any, Any]) -> None:
         """Refuse a reference as the key of a mapping; YAML reads one without quotation marks as such a key."""
         if BRACED.search(str(key)):
             raise ValueError(f"{place}: {key} is the key of a mapping, but only a value can be a reference")
         found = REFERENCE.fullmatch(f"{{{key}}}")
-        if mapping[key] is None and found and found[1] in [*self._values(None), *self.suite.commands]:
+        if mapping[key] is None and found and found[1] in [*self._values(NO_STAGE), *self.suite.commands]:
             raise ValueError(f'{place}: a reference stands in quotation marks: write "{found[0]}"')
 
-    def _in_text(self, place: _Place, found: re.Match[str], item: Any) -> str:
+    def _in_text(self, place: _Place, found: re.Match[str], stage: Settings) -> str:
         """Write what a reference within a longer text stands for; doubled braces become single ones."""
         if found[1] is not None:
             return f"{{{found[1]}}}"
-        value = self._referred(place, found[0], item)
+        value = self._referred(place, found[0], stage)
         if isinstance(value, list | dict):
             raise ValueError(f"{place}: {found[0]} is {value}, which has no place in a longer text")
         return str(value)
 
-    def _referred(self, place: _Place, reference: str, item: Any) -> Any:
+    def _referred(self, place: _Place, reference: str, stage: Settings) -> Any:
         """Find what ``reference`` stands for, and note in ``place`` what that was."""
         found = REFERENCE.fullmatch(reference)
         if found is None:
@@ -237,7 +240,7 @@ class _Expansion:
                 f"{place}: {reference} is no reference: write {{name}}, or {{name-1|first}} for the stage before, or "
                 f"double the braces that are to stay: {{{reference}}}"
             )
-        values, name, index = self._values(item), found[1], place.index
+        values, name, index = self._values(stage), found[1], place.index
         for one in filter(None, (name, found[3])):
             if one not in (*values, *self.suite.commands):
                 raise ValueError(
@@ -255,7 +258,7 @@ class _Expansion:
         if name in self.suite.commands:
             return self._output(place, name, index)
         if values[name] is None:
-            needed = {"item": "each in its command", "budget": "budgets in the suite"}
+            needed = {**dict.fromkeys(NO_STAGE, "each in its command"), "budget": "budgets in the suite"}
             raise ValueError(f"{place}: {reference} has no value: it needs {needed.get(name, 'one in the stream')}")
         if BRACED.search(str(values[name])):
             raise ValueError(
@@ -265,9 +268,9 @@ class _Expansion:
         place.axes.add(name if name in ("seed", "budget") else "stream")
         return values[name]
 
-    def _values(self, item: Any) -> dict[str, Any]:
+    def _values(self, stage: Settings) -> dict[str, Any]:
         """List what a reference can stand for, beside the outputs of commands."""
-        return {"seed": self.cell.seed, "budget": self.cell.budget, "item": item, **self.stream}
+        return {"seed": self.cell.seed, "budget": self.cell.budget, **stage, **self.stream}
 
     def _output(self, place: _Place, label: str, index: int | None) -> str:
         """Find what the command ``label`` writes, in the stage ``index`` where it is repeated."""

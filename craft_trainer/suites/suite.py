@@ -9,7 +9,7 @@ Settings = Mapping[str, Any]
 KEYS = ("streams", "seeds", "budgets", "blocks", "commands", "evaluations", "methods")
 OPTIONAL = ("budgets", "blocks")
 OF_A_METHOD = ("label", "streams", "seeds", "budgets")  # beside the commands that it changes
-AXES = ("stream", "seed", "budget", "item")
+AXES = ("stream", "seed", "budget", "item", "before")
 EVALUATES = ("rollout", "mcq", "loss", "train")
 
 

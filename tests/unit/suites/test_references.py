@@ -69,7 +69,7 @@ def test_doubled_braces_become_single_and_other_braces_stay(text, passed_on):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        ("a {teachr}", "'teachr' is none of seed, budget, item, old, new, names, old_data, new_data, teacher"),
+        ("a {teachr}", "'teachr' is none of seed, budget, item, before, old, new, names, old_data, new_data, teacher"),
         ({"a": ["{teachr}"]}, "'teachr' is none of seed"),
         ("{teachr}", "'teachr' is none of seed, .*double the braces that are to stay: {{teachr}}"),
         ("{teachr-1|frist}", "'teachr' is none of seed"),

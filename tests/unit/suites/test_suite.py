@@ -120,6 +120,13 @@ def test_a_sequence_goes_on_from_the_stage_before():
     assert option(steps["score2"], "tasks") == ["a", "b", "c", "d"]
 
 
+def test_a_stage_knows_the_entries_before_its_own():
+    score = SEQUENCE["commands"]["score"] | {"tasks": ["{first}", "{before}"]}
+    suite = Suite.of("row", SEQUENCE | {"commands": SEQUENCE["commands"] | {"score": score}})
+    steps = {step.output.stem: step for step in expand(suite, Cell("row", "plain", None, 3), Path())}
+    assert [option(steps[f"score{n}"], "tasks") for n in (1, 2, 3)] == [["a"], ["a", "b"], ["a", "b", "c"]]
+
+
 def test_no_two_outputs_of_a_cell_have_one_name():
     """Seen to fail: one of two evaluations was missing from the raw result."""
     before = {"run": "rollout", "policy": "{start}", "tasks": ["{first}"]}
@@ -167,6 +174,7 @@ def test_a_method_takes_a_setting_back_by_null():
             {"methods": {"m": {"score": {"policy": "{student}/checkpoint-{item}"}}}},
             "policy: {item} has no value: it needs each",
         ),
+        ({"methods": {"m": {"score": {"tasks": "{before}"}}}}, "tasks: {before} has no value: it needs each"),
         ({"commands": {"score": {"policy": "x"}}}, "commands: score does not say what to run"),
         ({"streams": {"one": {"teacher": 1}}}, "commands: teacher is also a key of streams: one"),
         ({"streams": {"one": {"seed": 1}}}, "streams: one: {seed} has a meaning already"),
