@@ -1,12 +1,14 @@
 """Load a checkpoint for `train`, `cache build` and `cache verify` by the same options, and open a cache."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from craft_trainer.options import json_mapping, option, refuse_idle
 
 if TYPE_CHECKING:
+    from lerobot.configs.policies import PreTrainedConfig
+
     from craft_trainer.anchors.cache import AnchorCache
     from craft_trainer.language.checkpoints import Checkpoint
     from craft_trainer.models.base import AnchoredModel
@@ -40,7 +42,7 @@ class LoadArguments:
         """Compare the checkpoint at ``path`` with ``datasets``, before either is loaded.
 
         Raises:
-            ValueError: one lacks a feature of the policy, or has it in another shape.
+            ValueError: one lacks a feature of the policy, or has it in another shape, or `rename` names what none has.
         """
         from craft_trainer.hub.resolve_path import resolve_path
         from craft_trainer.models.adapting import take_features
@@ -54,8 +56,25 @@ class LoadArguments:
         if self.adapt_to is not None:
             take_features(config, load_metadata(self.adapt_to), self.rename)
         renamed = self.rename or saved_renames(folder)
-        for dataset in datasets:
-            require_fit(config, dataset, load_metadata(dataset).features, renamed=renamed)
+        features = {dataset: load_metadata(dataset).features for dataset in datasets}
+        if features:
+            also = [] if self.adapt_to is None else [self.adapt_to]
+            self._require_renamed(config, features | {place: load_metadata(place).features for place in also})
+        for dataset, there in features.items():
+            require_fit(config, dataset, there, renamed=renamed)
+
+    def _require_renamed(self, config: "PreTrainedConfig", features: Mapping[str, Mapping[str, Any]]) -> None:
+        """Refuse a pair of ``rename`` that does nothing: no dataset has its name, or the policy does not read it."""
+        from craft_trainer.models.lerobot_dataset import READ
+
+        assert isinstance(self.rename, dict)
+        read = [*(config.input_features or {}), *(config.output_features or {})]
+        for old, new in self.rename.items():
+            if not any(old in there for there in features.values()):
+                named = sorted({name for there in features.values() for name in there if name.startswith(READ)})
+                raise ValueError(f"rename: {' and '.join(features)} has no {old!r}, but {', '.join(named)}")
+            if new not in read:
+                raise ValueError(f"rename: {old!r} becomes {new!r}, and the policy reads {', '.join(read)}")
 
     def load(self, path: str, device: str | None, *, whole_statistics: bool = True) -> "PolicyModel":
         """Load the checkpoint at ``path``; see :meth:`PolicyModel.from_pretrained`."""

@@ -59,3 +59,21 @@ def test_names_that_a_checkpoint_changes_itself_are_known(teacher, tiny_dataset,
     LoadArguments(rename=renamed).require_fit(str(teacher), [str(data)])
     with pytest.raises(ValueError, match=f"{STATE} is missing"):
         LoadArguments().require_fit(str(teacher), [str(data)])
+
+
+@pytest.mark.parametrize("command", ["train", "cache build"])
+@pytest.mark.parametrize(
+    ("rename", "said"),
+    [
+        ({"observation.jiont": "observation.joint"}, ["has no 'observation.jiont', but action, ", STATE]),
+        ({STATE: "observation.joints"}, [f"{STATE!r} becomes 'observation.joints', and the policy reads {STATE}"]),
+    ],
+)
+def test_a_name_that_changes_nothing_is_refused(command, rename, said, teacher, tiny_dataset, tmp_path, capsys):
+    """Seen to fail: the run went on with the names that there are."""
+    model = {"model": teacher, "use_cpu": True, "max_steps": 1} if command == "train" else {"teacher": teacher}
+    given = flags(dataset=tiny_dataset, output_dir=tmp_path / "out", rename=json.dumps(rename), **model)
+    assert main([*command.split(), *given]) == 1
+    printed = capsys.readouterr().err
+    assert not [words for words in said if words not in printed], printed
+    assert not (tmp_path / "out").exists()
