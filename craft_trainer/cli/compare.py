@@ -121,7 +121,7 @@ class CompareArguments:
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         self.seeds = split_list(self.seeds)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+        if not self.seeds or len({int(seed) for seed in self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}: name at least one, and none twice")
 
     def _refuse_own(self) -> None:
@@ -282,7 +282,7 @@ def run(arguments: CompareArguments) -> None:
     with in_use(folder):
         seconds = run_claimed(
             folder,
-            comparison.settings(),
+            comparison.settings() | {"read": comparison.read()},
             "comparison",
             lambda: comparison_jobs(comparison, folder),
             num_workers=arguments.workers,

@@ -135,6 +135,9 @@ def claim_folder(folder: Path, settings: str, kind: str) -> None:
     """Mark ``folder`` as this experiment's: a run that was interrupted goes on, one with other settings is refused."""
     mark = folder / "settings.json"
     if mark.exists() and mark.read_text() != settings:
-        raise FileExistsError(f"{folder} holds a {kind} with other settings: delete it, or choose another --output")
+        raise FileExistsError(
+            f"{folder} holds a {kind} with other settings, or of what has changed since: delete it, or choose another "
+            "--output"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(mark, settings)

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from craft_trainer.language.samples import TextSamples
     from craft_trainer.language.token_loss import RowLosses
 
+FEWEST = 20  # texts; below it a bootstrap interval of a mean is too narrow to rely on
 USUAL_BATCH = 8  # texts of one forward pass
 
 
@@ -38,6 +39,8 @@ def sentences(measured: dict[str, Any]) -> str:
         low, high = measured["difference_ci"]
         verdict = "predicts these texts worse" if low > 0 else "predicts these texts better" if high < 0 else ""
         said = f"the second model {verdict}" if verdict else "chance may do that"
+        if measured["rows"] < FEWEST:
+            said = f"fewer than {FEWEST} texts are too few to rely on the interval, so nothing may be concluded"
         lines.append(f"difference {_with_ends(measured, 'difference', '+.4f')}, second less first: {said}")
     for name, of in (("L_retain", ""), ("compare_L_retain", " of the second model")):
         if name in measured:

@@ -12,7 +12,7 @@ from craft_trainer.hub.facts import Retained, RunFacts, Source
 from craft_trainer.hub.run_folder import HISTORIES
 from craft_trainer.report.page import write_success_figure
 from craft_trainer.report.results import Results, load_results, method_label
-from craft_trainer.report.run import teachers_scale
+from craft_trainer.report.run import CRAFT, teachers_scale
 from craft_trainer.report.tables import Table, format_table
 from craft_trainer.report.wording import Markdown, code, in_markdown
 
@@ -160,7 +160,7 @@ def metadata(facts: RunFacts, extra: Mapping[str, Any]) -> dict[str, Any]:
 def body(facts: RunFacts, last: Mapping[str, str] | None, results: Results | None, name: str) -> str:
     """The text of the card, in Markdown."""
     title = (facts.repo or name).rpartition("/")[2]
-    parts = (_lead(facts), _made(facts), _end(last, facts.retained), _kept(results), _how_to_load(facts))
+    parts = (_lead(facts), _made(facts), _end(last, facts), _kept(results), _how_to_load(facts))
     return "\n".join([f"# {in_markdown(title)}", "", *(line for part in parts for line in part)])
 
 
@@ -201,10 +201,11 @@ def _anchors(retained: Retained) -> dict[str, str]:
     }
 
 
-def _end(last: Mapping[str, str] | None, retained: Retained | None) -> Iterator[str]:
-    if last is None:
+def _end(last: Mapping[str, str] | None, facts: RunFacts) -> Iterator[str]:
+    """The last pass; a baseline has no constraint, and its loss is another."""
+    if last is None or facts.method != CRAFT:
         return
-    scale = teachers_scale(retained.units if retained else [])
+    scale = teachers_scale(facts.retained.units if facts.retained else [])
     shown = {name: f"{float(last[name]):.4g}" for name in SHOWN}
     yield from ("## The constraint at the end", "")
     yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")

@@ -8,11 +8,20 @@ from typing import Any, NamedTuple
 
 from craft_trainer.report.choices import Choices, load_choices
 from craft_trainer.report.held_out import HELD_OUT_FILE, HeldOut, load_held_out
-from craft_trainer.report.history import Series, Trajectory, load_histories
+from craft_trainer.report.history import Series, Trajectory
 from craft_trainer.report.results import Json, Results, load_results
 from craft_trainer.report.roles import Roles, roles_of
 from craft_trainer.report.rollouts import Rollout, load_rollout
-from craft_trainer.report.run import HISTORY_FILE, RECORD_FILE, STATE_FILE, VARIANCE, Run, load_run, teachers_scale
+from craft_trainer.report.run import (
+    HISTORY_FILE,
+    RECORD_FILE,
+    STATE_FILE,
+    VARIANCE,
+    Run,
+    load_histories,
+    load_run,
+    teachers_scale,
+)
 from craft_trainer.report.wording import shortened
 
 USUAL_NAMES = (
@@ -45,15 +54,15 @@ class Evidence:
 
     @property
     def trajectories(self) -> Mapping[str, Trajectory]:
-        """Courses of the constraint, by the name of the demo or the run; those without a history are left out."""
+        """Courses of the constraint, by the name of the demo or the run; those without a constraint are left out."""
         demos = {name: demo.histories for name, demo in self.demos.items() if demo.histories}
-        runs = {name: {0: run.history} for name, run in self.runs.items() if run.history is not None}
+        runs = {name: {0: run.constrained} for name, run in self.runs.items() if run.constrained is not None}
         return {**demos, **runs}
 
     @property
     def scale(self) -> str:
         """The teacher's scale that L_retain is a fraction of in the trajectories; demos hold features and actions."""
-        units = [unit for run in self.runs.values() if run.history is not None for unit in run.units or (VARIANCE,)]
+        units = [unit for run in self.runs.values() if run.constrained is not None for unit in run.units or (VARIANCE,)]
         return teachers_scale(units + [VARIANCE for demo in self.demos.values() if demo.histories])
 
     @property

@@ -59,12 +59,6 @@ def history_path(results: Results, seed: int) -> Path:
     return results.path.parent / f"seed{seed}" / "craft" / "lambda_history.csv"
 
 
-def load_histories(results: Results) -> Trajectory:
-    """Histories by seed; a seed without a file is left out, a damaged file is a ValueError."""
-    paths = {seed: history_path(results, seed) for seed in results.seeds}
-    return {seed: load_history(path) for seed, path in paths.items() if path.is_file()}
-
-
 def load_history(path: Path) -> History:
     """Read one file; ValueError names the file, the line and the column."""
     with path.open(encoding="utf-8", errors="replace", newline="") as file:  # what is replaced is no number

@@ -6,9 +6,10 @@ from typing import Literal, NamedTuple
 
 from craft_trainer.report.alike import unlike
 from craft_trainer.report.choices import Choices
+from craft_trainer.report.constraint import GROUPS_FILE, missed_groups, ratios_of
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.held_out import HeldOut
-from craft_trainer.report.history import Trajectory, course
+from craft_trainer.report.history import Trajectory, course, history_path
 from craft_trainer.report.results import GROUPS, Count, Group, Results, method_label
 from craft_trainer.report.rollouts import Rollout
 from craft_trainer.report.run import Run
@@ -64,7 +65,9 @@ def _of_demo(demo: Demo) -> Pairs:
     yield from _of_rivals(results, "new")
     yield from _of_seeds(results)
     if demo.histories:
-        yield from _of_trajectory(demo.histories)
+        folders = [history_path(results, seed).parent for seed in demo.histories]
+        missed = [missed_groups(ratios_of(folder / GROUPS_FILE)) for folder in folders]
+        yield from _of_trajectory(demo.histories, missed=next(filter(None, missed), ""))
     if missing := missing_sentence(results, demo.histories):
         yield "note", missing
 
@@ -116,14 +119,17 @@ def _of_seeds(results: Results) -> Pairs:
     yield "note", "An interval covers the luck of the episodes. It does not cover other tasks, robots or settings."
 
 
-def _of_trajectory(histories: Trajectory, *, learned: bool = True, ended: bool = True) -> Pairs:
+def _of_trajectory(histories: Trajectory, *, learned: bool = True, ended: bool = True, missed: str = "") -> Pairs:
+    """Say whether the constraint was met; ``missed`` are the old tasks whose own constraint was not."""
     over = course(histories)
     each = f" in {over.num_kept} of {plural(over.num_seeds, 'seed')}" if over.num_seeds > 1 else ""
     numbers = f"L_retain {short_percent(over.retention_loss)} % against {short_percent(over.epsilon)} %"
     if over.diverged:
         yield "beware", "L_retain was not finite at some steps: training diverged there."
     if not ended:
-        yield "note", f"So far the constraint is {'' if over.kept else 'not '}met: {numbers}."
+        yield "note", f"So far the constraint is {'' if over.kept and not missed else 'not '}met{missed}: {numbers}."
+    elif missed:
+        yield "beware", f"The constraint was not met at the end of training{missed}: {numbers}."
     elif over.kept:
         kind: Kind = "holds" if learned else "note"
         yield kind, f"The constraint was met at the end of training{each}: {numbers}."
@@ -197,8 +203,11 @@ def _of_run(run: Run) -> Pairs:
     if fell is not None and not learned and run.ended is not False:
         moved = f"fell by {100 * fell:.1f} %" if fell >= 0 else f"rose by {-100 * fell:.1f} %"
         yield "beware", f"Little or nothing was learned: the task loss {moved}. Who stands still meets any constraint."
-    if run.history is not None:
-        yield from _of_trajectory({0: run.history}, learned=learned, ended=run.ended is not False)
+    if run.constrained is not None:
+        missed = missed_groups(ratios_of(run.path / GROUPS_FILE, run.kept_step))
+        yield from _of_trajectory({0: run.constrained}, learned=learned, ended=run.ended is not False, missed=missed)
+    elif run.history is not None:
+        yield "note", f"Method {run.method} has no constraint that it could meet or miss."
     else:
         yield "note", "No lambda_history.csv: it was trained without anchors, or the file was left behind."
     if run.ended is False:

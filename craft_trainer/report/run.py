@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from craft_trainer.report.choices import Choices, load_choices
-from craft_trainer.report.history import History, Series, load_history
+from craft_trainer.report.history import History, Series, Trajectory, history_path, load_history
 from craft_trainer.report.reading import Rule, check, json_object
-from craft_trainer.report.results import Json
+from craft_trainer.report.results import Json, Results
 
 HISTORY_FILE, STATE_FILE, RECORD_FILE, CHOICES_FILE = "lambda_history.csv", "trainer_state.json", "run.json", "mcq.json"
 WITHOUT_IT = "remove it to write the report without it"
 VARIANCE = "variance"
+CRAFT = "craft"  # the only method with a constraint
 NEW_TASKS = "new_tasks"  # of settings
 OBJECT = Rule("an object or null", lambda value: value is None or isinstance(value, dict))
 OBJECTS = Rule(
@@ -61,6 +62,16 @@ class Run:
     choices: Choices | None
     new_tasks: tuple[str, ...] = ()
     kept_step: int | None = None
+
+    @property
+    def method(self) -> str:
+        """What protected the old tasks."""
+        return str(self.settings.get("method", CRAFT))
+
+    @property
+    def constrained(self) -> History | None:
+        """The history up to the step whose weights are kept; None for a baseline, which has no constraint."""
+        return self.history.until(self.kept_step) if self.history is not None and self.method == CRAFT else None
 
     @property
     def fall_of_loss(self) -> float | None:
@@ -109,6 +120,13 @@ def load_run(folder: Path) -> Run:
         new_tasks=tuple(map(str, (told.get("settings") or {}).get(NEW_TASKS) or ())),
         kept_step=_whole((told.get("end") or {}).get("kept_step")),
     )
+
+
+def load_histories(results: Results) -> Trajectory:
+    """Histories of the craft runs by seed; a seed without a file is left out, a damaged file is a ValueError."""
+    paths = {seed: history_path(results, seed) for seed in results.seeds}
+    found = {seed: load_run(path.parent).constrained for seed, path in paths.items() if path.is_file()}
+    return {seed: history for seed, history in found.items() if history is not None}
 
 
 def _checked(path: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from functools import partial
 from math import isfinite, isnan
 from typing import Any
 
-from craft_trainer.report.choices import Choices
+from craft_trainer.report.choices import Choices, verdicts
+from craft_trainer.report.constraint import GROUPS_FILE, constraint, missed_groups, ratios_of
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Trajectory, course, history_path
@@ -154,15 +155,12 @@ def choices_sentence(asked: Mapping[str, Choices]) -> str:
     if not compared:
         rates = spread([right.rate for right in first], percent)
         return f"{len(first)} checkpoints answered {rates} % of their multiple-choice questions right."
-    intervals = [one["accuracy_difference_ci"] for one in compared]
-    worse, better = sum(high < 0 for _, high in intervals), sum(low > 0 for low, _ in intervals)
-    unsure = len(intervals) - worse - better
-    rest = f"; in {unsure} its 95 % interval includes no change" if unsure else ""
-    margins = [one["margin_gold_change_ci"] for one in compared]
-    lost, gained = sum(high < 0 for _, high in margins), sum(low > 0 for low, _ in margins)
-    number = plural(len(intervals), "multiple-choice comparison")
-    accuracy = f"{number}: accuracy fell in {worse} and rose in {better}{rest}"
-    return f"{accuracy}; the gold margin fell in {lost} and rose in {gained}."
+    accuracy, margin = zip(*(verdicts(one).values() for one in compared), strict=True)
+    unsure = accuracy.count("undecided")
+    rest = f"; in {unsure} chance may do what was seen" if unsure else ""
+    number = plural(len(compared), "multiple-choice comparison")
+    said = f"{number}: accuracy fell in {accuracy.count('fell')} and rose in {accuracy.count('rose')}{rest}"
+    return f"{said}; the gold margin fell in {margin.count('fell')} and rose in {margin.count('rose')}."
 
 
 def changes_sentence(compared: Mapping[str, Mapping[str, Any]]) -> str:
@@ -173,22 +171,26 @@ def changes_sentence(compared: Mapping[str, Mapping[str, Any]]) -> str:
 
 def runs_sentence(runs: Mapping[str, Run]) -> str:
     """Say where L_retain and the task loss of one run ended; of several, how many kept to their budget."""
-    held = [course({0: run.history}) for run in runs.values() if run.history is not None]
+    held = [run for run in runs.values() if run.constrained is not None]
     if len(runs) == 1:
         (run,) = runs.values()
         losses = run.losses[1]
         fell = f", and a task loss that went from {losses[0]:.3g} to {losses[-1]:.3g}" if len(losses) > 1 else ""
-        if not held:
+        if run.history is None:
             return f"A training run without a retention history{fell}."
-        (ended,) = held
+        if run.constrained is None:
+            return f"A training run by method {run.method}, which has no constraint{fell}."
+        ended = course({0: run.constrained})
         loss = f"{short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
-        budget = f"{'within' if ended.kept else 'above'} its budget ε of {short_percent(ended.epsilon)} %"
+        missed = missed_groups(ratios_of(run.path / GROUPS_FILE, run.kept_step))
+        where = "above" if missed or not ended.kept else "within"
+        budget = f"{where} its budget ε of {short_percent(ended.epsilon)} %{missed}"
         begin = "Training goes on or was cut off," if run.ended is False else "Training ended"
         return f"{begin} with L_retain at {loss}, {budget}{fell}."
     if not held:
-        return f"{len(runs)} training runs compared; none of them has a retention history."
-    aside = f" ({len(runs) - len(held)} without a retention history)" if len(held) < len(runs) else ""
-    kept = f"{sum(one.kept for one in held)} of {len(held)}"
+        return f"{len(runs)} training runs compared; none of them has a constraint."
+    aside = f" ({len(runs) - len(held)} without a constraint)" if len(held) < len(runs) else ""
+    kept = f"{sum(constraint(run).met for run in held)} of {len(held)}"
     verb = "is" if any(run.ended is False for run in runs.values()) else "ended"
     return f"{len(runs)} training runs compared{aside}: L_retain {verb} within its budget ε in {kept}."
 

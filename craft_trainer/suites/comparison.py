@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from craft_trainer.files import digest_of
 from craft_trainer.hub.manifest import newest_whole
 from craft_trainer.report.results import GROUPS
 from craft_trainer.suites.demo import DONE, METHODS, Row, Settings, places, summarize
@@ -70,6 +71,11 @@ class Comparison:
     def settings(self) -> Settings:
         """Everything that decides the result, as plain JSON values."""
         return json.loads(json.dumps(vars(self)))  # type: ignore[no-any-return]  # JSON has no types
+
+    def read(self) -> dict[str, str]:
+        """The policy and the datasets that are here, by name, each with its digest: another may come to lie there."""
+        places = map(Path, (self.policy, *self.datasets.values()))
+        return {str(place): digest_of(place) for place in places if place.exists()}
 
     @property
     def in_simulator(self) -> bool:

@@ -143,7 +143,8 @@ class Run:
         """Success of every task (in the order in which they were learned) after every stage, or after a single one.
 
         Raises:
-            ValueError: the rollouts are not one for each task, or not all of the same tasks.
+            ValueError: the rollouts are not one for each task, not all of the same tasks, or in another order than the
+                stream's.
         """
         if len({tuple(stage) for stage in self.stages}) != 1 or len(self.stages) not in (1, len(self.stages[0])):
             sizes = ", ".join(str(len(stage)) for stage in self.stages)
@@ -151,6 +152,14 @@ class Run:
                 f"{self.path} has {len(self.stages)} rollouts, of {sizes or 'no'} tasks: a sequence has one after each "
                 "of its tasks, always of all of them in this order. Leave other rollouts out of the suite's evaluations"
             )
+        order = list(self.stages[0])
+        for listed in (value for value in self.tasks.values() if isinstance(value, list) and len(self.stages) > 1):
+            if (rolled := [task for task in order if task in listed]) != [task for task in listed if task in order]:
+                raise ValueError(
+                    f"{self.path}: the rollouts have {', '.join(rolled)} in this order, and the stream has "
+                    f"{', '.join(map(str, listed))}: what was just learned would be taken for another task. Give the "
+                    "evaluation its tasks in the order of the stream"
+                )
         return np.array([[count.rate for count in stage.values()] for stage in self.stages])
 
 

@@ -21,7 +21,7 @@ from craft_trainer.evaluation.replicates import (
     stratified_interval,
     trimmed_mean,
 )
-from craft_trainer.evaluation.token_mean import mean_over_tokens
+from craft_trainer.evaluation.token_mean import Mean, mean_over_tokens
 from craft_trainer.report.results import GROUPS, pooled
 from craft_trainer.report.tables import Table
 from craft_trainer.report.wording import DASH, percent, rate, signed
@@ -107,22 +107,31 @@ def _texts_row(runs: Sequence[Run]) -> tuple[str, ...]:
         ends = [run.losses[-1] for run in runs]
         row += [f"{np.mean(ends):.3f}", " ".join(f"{end:.3f}" for end in ends)]
     for name, first in runs[0].measured.items():
-        found = [run.measured[name] for run in runs]
         if not first.tokens:
-            row.append(f"{np.mean([one.loss for one in found]):.3f}")
+            row.append(f"{np.mean([run.measured[name].loss for run in runs]):.3f}")
             continue
-        for run, one in zip(runs, found, strict=True):
-            if one.tokens != first.tokens:
-                raise ValueError(
-                    f"{runs[0].path} and {run.path}: {name} was measured on other rows, which cannot be averaged one "
-                    "by one: measure both on the same texts"
-                )
-        changes = np.mean([one.changes for one in found], axis=0)
-        row.append(_with_ends(mean_over_tokens(changes, np.array(first.tokens, dtype=np.float64)), 3))
+        row.append(_with_ends(change_of_texts(runs, name), 3))
     for change, scale, digits in (("margin_gold", 1, 3), ("correct", 100, 1)) if runs[0].changes else ():
         changes = scale * np.mean([run.changes[change] for run in runs], axis=0)
         row.append(_with_ends((float(changes.mean()), *mean_interval(changes)), digits))
     return tuple(row)
+
+
+def change_of_texts(runs: Sequence[Run], name: str) -> Mean:
+    """What the evaluation ``name`` by ``loss`` changed by since the start, averaged over seeds text by text.
+
+    Raises:
+        ValueError: two runs were measured on other texts.
+    """
+    first = runs[0].measured[name]
+    for run in runs:
+        if run.measured[name].tokens != first.tokens:
+            raise ValueError(
+                f"{runs[0].path} and {run.path}: {name} was measured on other rows, which cannot be averaged one by "
+                "one: measure both on the same texts"
+            )
+    changes = np.mean([run.measured[name].changes for run in runs], axis=0)
+    return mean_over_tokens(changes, np.array(first.tokens, dtype=np.float64))
 
 
 def _with_ends(found: tuple[float, float, float], digits: int) -> str:
@@ -159,11 +168,20 @@ def average(runs: Sequence[Run], group: str, trimmed: float = 0.0) -> Average:
     """Average the runs of one method, ``trimmed`` from each end, with a stratified bootstrap interval over seeds.
 
     There is no interval where a stream has one seed: drawn again, it would be the same.
+
+    Raises:
+        ValueError: the streams have different numbers of seeds, so that one of them would count more.
     """
+    names = sorted({run.stream for run in runs})
     strata = [
-        np.array([[count.rate for count in run.groups[group]] for run in runs if run.stream == stream])
-        for stream in sorted({run.stream for run in runs})
+        np.array([[count.rate for count in run.groups[group]] for run in runs if run.stream == name]) for name in names
     ]
+    if len({len(stratum) for stratum in strata}) > 1:
+        seeds = ", ".join(f"{len(stratum)} on {name}" for name, stratum in zip(names, strata, strict=True))
+        raise ValueError(
+            f"{runs[0].method} has seeds of different numbers ({seeds}), so that one stream would count more than "
+            "another: run as many on each, tabulate one stream (SUITE/STREAM), or choose other methods by `of`"
+        )
     mean = trimmed_mean(np.concatenate([stratum.ravel() for stratum in strata]), trimmed)
     if min(map(len, strata)) == 1:
         return Average(mean, nan, nan)

@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from craft_trainer.evaluation.token_mean import Mean, mean_over_tokens
+from craft_trainer.evaluation.token_mean import Mean
 from craft_trainer.report.figures.canvas import blank_figure
 from craft_trainer.report.wording import signed
 from craft_trainer.suites.pictures import Picture, looks, spread, write_around
 from craft_trainer.suites.runs import Run, by_method
+from craft_trainer.suites.tables import change_of_texts
 
 ROOM = 0.06  # of the axis, between the labels of two methods
 
@@ -31,9 +32,12 @@ def text_frontier_picture(runs: Sequence[Run]) -> Picture:
     seeds text by text.
 
     Raises:
-        ValueError: no run has both.
+        ValueError: no run has both, or they are of several streams or measured on other texts.
     """
-    points = [_lost(mine) for mine in by_method(run for run in runs if run.losses and _compared(run)).values()]
+    known = [run for run in runs if run.losses and _compared(run)]
+    if len(streams := sorted({run.stream for run in known})) > 1:
+        raise ValueError(f"losses of {' and '.join(streams)} are of other texts: choose one stream, as SUITE/STREAM")
+    points = [_lost(mine) for mine in by_method(known).values()]
     if not points:
         raise ValueError("no run has the loss of new texts beside that of others: evaluate by `run: loss` with compare")
     least = min(points, key=lambda point: point.other.mean)
@@ -53,10 +57,8 @@ def _compared(run: Run) -> str | None:
 
 def _lost(runs: Sequence[Run]) -> Lost:
     name = str(_compared(runs[0]))
-    changes = np.mean([run.measured[name].changes for run in runs], axis=0)
-    tokens = np.array(runs[0].measured[name].tokens, dtype=np.float64)
     new = float(np.mean([run.losses[-1] for run in runs]))
-    return Lost(runs[0].name, runs[0].label, new, mean_over_tokens(changes, tokens))
+    return Lost(runs[0].name, runs[0].label, new, change_of_texts(runs, name))
 
 
 def _figure(title: str, points: Sequence[Lost]) -> Figure:

@@ -4,7 +4,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from craft_trainer.report.outcome import LOOSER, constraint, made_no_pass
+from craft_trainer.report.constraint import constraint
+from craft_trainer.report.outcome import LOOSER, made_no_pass
 from craft_trainer.report.run import load_run
 from craft_trainer.training.short_run import ShortRun
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from craft_trainer.report.choices import Choices
+from craft_trainer.report.choices import Choices, verdicts
 from craft_trainer.report.evidence import Demo
 from craft_trainer.report.figures.canvas import BLUE, GREY, VERMILLION, blank_figure
 from craft_trainer.report.figures.success import frame_rates, method_colours
@@ -26,6 +26,8 @@ CHANGES = (  # key in the comparison, title, factor, label of the axis
     ("accuracy_difference", "Accuracy", 100.0, "change, points (lines: 95 % interval)"),
     ("margin_gold_change", "Gold margin", 1.0, "change, nats per question"),
 )
+
+COLOURS = {"fell": VERMILLION, "rose": BLUE, "undecided": GREY}
 
 
 class Panel(NamedTuple):
@@ -98,15 +100,15 @@ def answers_figure(documents: Mapping[str, Choices]) -> Figure:
 def change_figure(comparisons: Mapping[str, Mapping[str, Any]]) -> Figure:
     """One row for each comparison (``comparison`` of the documents of ``craft-trainer mcq``), by what it is called.
 
-    Left the change of accuracy, right that of the gold margin (right answer − best other choice); blue where the
-    interval lies above 0 and vermillion where it lies below.
+    Left the change of accuracy, right that of the gold margin (right answer − best other choice); blue where it rose
+    and vermillion where it fell by more than chance, as the comparison's conclusion has it.
     """
     figure = blank_figure(1.05 + CHANGE_INCHES * len(comparisons))
     panels = figure.subplots(1, len(CHANGES), sharey=True)
     for axes, (key, title, factor, label) in zip(panels, CHANGES, strict=True):
         for row, comparison in enumerate(comparisons.values()):
             low, high = (factor * end for end in comparison[f"{key}_ci"])
-            change, colour = factor * comparison[key], VERMILLION if high < 0 else BLUE if low > 0 else GREY
+            change, colour = factor * comparison[key], COLOURS[verdicts(comparison)[key]]
             axes.plot([low, high], [row, row], color=colour, lw=2, solid_capstyle="round")
             axes.plot([change], [row], "o", color=colour, ms=6)
             above = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 8}

@@ -27,6 +27,13 @@ def test_the_unit_is_that_of_the_terms(tmp_path: Path, units: list[str], said: s
     assert "| 0.01 | 0.05 | 2 |" in text
 
 
+def test_a_baseline_has_no_constraint_to_show(tmp_path: Path) -> None:
+    """Seen to fail: the loss of replay was called L_retain, beside an ε that nothing held it to."""
+    last = {"step": "1", "retention_loss": "0.7", "multiplier": "1.0", "epsilon": "0.01"}
+    assert "The constraint at the end" in body(RunFacts("craft", step=1), last, None, "run")
+    assert "The constraint at the end" not in body(RunFacts("replay", step=1), last, None, "run")
+
+
 HEADER = "step,retention_loss,multiplier,epsilon\n"
 
 

@@ -2,11 +2,15 @@
 
 import csv
 import json
+import re
 
 import pytest
 from report_inputs import write_history, write_run
 
+from craft_trainer.report.evidence import gather
 from craft_trainer.report.outcome import outcome
+from craft_trainer.report.remarks import remarks
+from craft_trainer.report.sentences import headlines
 
 
 def said(folder):
@@ -54,6 +58,46 @@ def test_a_baseline_has_no_constraint(tmp_path):
     (folder / "run.json").write_text(json.dumps(record))
     assert outcome(folder)[0] == "method replay has no constraint: its loss ended at 0.7, weighed by 0.5"
     assert "multiplier_lr" not in said(folder)
+
+
+def recorded(folder, **changes):
+    record = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(record | changes))
+    return folder
+
+
+def the_best_is_early(folder):
+    write_run(folder)
+    lines = (folder / "lambda_history.csv").read_text().splitlines()
+    early = [line.replace(",0.02,", ",0.9,", 1) if i <= 10 else line for i, line in enumerate(lines)]
+    (folder / "lambda_history.csv").write_text("\n".join(early) + "\n")
+    return recorded(folder, end={"time": "now", "kept_step": 10})
+
+
+@pytest.mark.parametrize(
+    ("make", "headline", "remark"),
+    [
+        (the_best_is_early, "L_retain at 90 %.*above its budget", "was not met .*90 % against 5 %"),
+        (
+            lambda folder: with_groups(write_run(folder), push=0.1, door=1.8),
+            "above its budget ε of 5 % for 1 of 2 old tasks \\(door is at 1.8 × ε\\)",
+            "was not met .* for 1 of 2 old tasks",
+        ),
+        (
+            lambda folder: recorded(write_run(folder, retention_loss=0.7), settings={"method": "replay"}),
+            "by method replay, which has no constraint",
+            "has no constraint that it could meet or miss",
+        ),
+    ],
+)
+def test_the_page_agrees_with_the_last_words_of_the_training(make, headline, remark, tmp_path):
+    """Seen to fail: the page took the last step, the mean over old tasks, and the loss of replay for L_retain."""
+    evidence = gather(runs=[str(make(tmp_path / "run"))])
+    (said,) = headlines(evidence)
+    assert re.search(headline, said)
+    about = [one for one in remarks(evidence) if "constraint" in one.text]
+    assert [one.kind for one in about] == ["note" if "replay" in said else "beware"]
+    assert re.search(remark, about[0].text)
 
 
 def test_the_old_task_that_was_not_kept_is_named(tmp_path):

@@ -8,7 +8,8 @@ import pytest
 from report_inputs import write_history
 
 from craft_trainer.report import Results, load_results, verdict
-from craft_trainer.report.history import load_histories, load_history
+from craft_trainer.report.history import load_history
+from craft_trainer.report.run import load_histories
 from craft_trainer.report.sentences import conflict_sentence, constraint_sentence, missing_sentence
 
 type Document = dict[str, Any]

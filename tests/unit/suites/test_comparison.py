@@ -132,3 +132,15 @@ def test_losses_have_a_row_for_each_seed_and_one_for_the_teacher(tmp_path: Path)
     ]
     assert found["rows"][1] == {"method": "plain", "seed": 0, "old": 1.0, "new": 2.0, "L_retain": 0.5}
     assert found["frames"] == {"old": 9, "new": 9}
+
+
+def test_another_policy_of_the_same_name_is_noticed(tmp_path: Path) -> None:
+    """Seen to fail: seeds that were added were trained from other weights than those before, in one table."""
+    policy = tmp_path / "policy"
+    policy.mkdir()
+    (policy / "model.safetensors").write_bytes(bytes(3_000_000))
+    compared = replace(HELD_OUT, policy=str(policy))
+    before = compared.read()
+    assert list(before) == [str(policy)]
+    (policy / "model.safetensors").write_bytes(bytes(2_999_999) + b"1")
+    assert compared.read() != before

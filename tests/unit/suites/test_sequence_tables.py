@@ -11,13 +11,19 @@ FORGETS = [(1.0, 0.0, 0.0), (0.5, 0.75, 0.0), (0.25, 0.5, 1.0)]
 SHOWN = ["plain", "0", "58.3", "58.3", "91.7", "−50.0", "43.8", "73.6"]
 
 
-def sequence(raw, stream, method, matrix, *, names=("score1", "score2", "score3"), commands=COMMANDS):
+def sequence(raw, stream, method, matrix, *, names=("score1", "score2", "score3"), commands=COMMANDS, tasks=None):
     """The raw result of tasks a, b and c: success after every stage, by the ``names`` of the evaluations."""
     evaluations = {}
     for name, rates in zip(names, matrix, strict=False):
         rows = [{"task": task, "episodes": 4, "successes": int(4 * s)} for task, s in zip("abc", rates, strict=True)]
         evaluations[name] = {"rows": rows}
-    content = {"schema": 1, "suite": "row", "stream": stream, "tasks": {"tasks": ["a", "b", "c"]}, "method": method}
+    content = {
+        "schema": 1,
+        "suite": "row",
+        "stream": stream,
+        "tasks": tasks or {"tasks": ["a", "b", "c"]},
+        "method": method,
+    }
     content |= {"label": method, "budget": None, "seed": 0, "seconds": {}, "commands": commands}
     content |= {"evaluations": evaluations}
     write_json(raw / f"row/{stream}/{method}/seed0.json", checked(content))
@@ -55,3 +61,11 @@ def test_joint_training_stands_beside_a_sequence(tmp_path):
     rows = table(tmp_path, "row")
     assert [row[:3] for row in rows[2:]] == [["plain", "0", "58.3"], ["joint", "0", "75.0"]]
     assert rows[3][3:] == ["75.0", *["–"] * 4]
+
+
+@pytest.mark.parametrize("listed", ["acb", "cba"])
+def test_rollouts_in_another_order_than_the_stream_are_refused(listed, tmp_path):
+    """Seen to fail: a perfect learner had a BWT of +50, because the second task counted as the first."""
+    sequence(tmp_path, "long", "plain", FORGETS, tasks={"first": [listed[0]], "tasks": list(listed[1:])})
+    with pytest.raises(ValueError, match=r"in this order, and the stream has .* in the order of the stream"):
+        table(tmp_path, "row/long")

@@ -62,16 +62,17 @@ def test_one_stream(raw):
 
 
 def test_all_streams_and_differences(raw):
-    cell(raw, "plain", 0, (4, 4, 4), stream="two")
+    for stream, kept in (("one", 2), ("two", 4)):
+        cell(raw, "once", 0, (4, kept, 4), stream=stream)
     rows = {row[0]: row[1:] for row in table(raw, "tiny")}
-    assert rows["plain"] == ["2", "3", "37.5", "31.2", "100.0", "100.0"]  # no interval of one seed
+    assert rows["once"] == ["2", "2", "87.5", "100.0", "100.0", "100.0"]  # no interval of one seed
     assert rows["teacher"] == ["1", "2", "100.0 (100–100)", "100.0 (100–100)", "0.0 (0–0)", "0.0 (0–0)"]
     rows = {row[0]: row[1:] for row in table(raw, "tiny against plain")}
     assert "plain" not in rows
     pairs, old, p = rows["replay, 20 anchors"][:3]  # 50 − 0 and 50 − 12.5
     half = 12.706 * np.std([50, 37.5], ddof=1) / np.sqrt(2)
     assert (pairs, old) == ("2", f"+43.8 (−{half - 43.75:.1f} to {half + 43.75:.1f})")
-    assert p == "1.000"  # two pairs, corrected for six comparisons
+    assert p == "1.000"  # two pairs, corrected for eight comparisons
 
 
 def test_a_rival_is_compared_at_the_budget_of_the_other(raw):

@@ -1,0 +1,67 @@
+"""Whether L_retain ended within ε: of a run, and of every old task that has a constraint of its own."""
+
+import csv
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import NamedTuple
+
+from craft_trainer.report.history import course
+from craft_trainer.report.run import Run, teachers_scale
+from craft_trainer.report.wording import percent, short, short_percent
+
+GROUPS_FILE = "lambda_history_groups.csv"
+
+
+class Constraint(NamedTuple):
+    """Whether L_retain ended within ε, and the sentence that says so."""
+
+    met: bool
+    sentence: str
+
+
+def constraint(run: Run) -> Constraint:
+    """Say whether L_retain was within ε over the last tenth of the retention passes; of every group, where it is known.
+
+    Means over the passes, as on the page of `craft-trainer report`; up to the step whose weights are kept, where those
+    are not the last. A baseline has no constraint that it could miss.
+    """
+    if run.history is None:
+        return Constraint(True, "nothing held the old tasks: this was plain training, without anchors")
+    ended = course({0: run.history.until(run.kept_step)})
+    at = "" if run.kept_step in (None, run.step) else f" at step {run.kept_step}, whose weights are kept"
+    if run.constrained is None:
+        loss, weight = short(ended.retention_loss), short(ended.multiplier)
+        return Constraint(True, f"method {run.method} has no constraint: its loss ended at {loss}, weighed by {weight}")
+    numbers = f"L_retain {short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
+    numbers += f", ε {short_percent(ended.epsilon)} %, λ {short(ended.multiplier)}"
+    conflicts = "" if ended.conflict != ended.conflict else f"; conflicts in {percent(ended.conflict)} % of the steps"
+    ratios = ratios_of(run.path / GROUPS_FILE, run.kept_step)
+    missed = missed_groups(ratios)
+    if not (missed or not ended.kept):
+        of_all = f" for all {len(ratios)} old tasks" if len(ratios) > 1 else ""
+        return Constraint(True, f"the constraint was met{of_all}{at}: {numbers}{conflicts}")
+    return Constraint(False, f"the constraint was NOT met{missed}{at}: {numbers}{conflicts}")
+
+
+def missed_groups(ratios: Mapping[str, float]) -> str:
+    """Name the old tasks whose L_retain / ε is above 1, as `` for 1 of 2 old tasks (…)``; empty where none is."""
+    above = [f"{name} is at {ratio:.2g} × ε" for name, ratio in ratios.items() if not ratio <= 1]
+    return f" for {len(above)} of {len(ratios)} old tasks ({'; '.join(above)})" if above else ""
+
+
+def ratios_of(groups: Path, until: int | None = None) -> dict[str, float]:
+    """Mean L_retain / ε of every group over the last tenth of its passes; none without a constraint per group.
+
+    Passes after step ``until`` do not count, if it is given.
+    """
+    if not groups.is_file():
+        return {}
+    passes: dict[str, list[float]] = defaultdict(list)
+    with groups.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if until is not None and float(row["step"]) > until:
+                continue
+            passes[row["group"]].append(float(row["retention_loss"]) / float(row["epsilon"]))
+    return {group: fmean(values[-max(1, len(values) // 10) :]) for group, values in passes.items()}
