@@ -12,6 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 CHECKSUM = "sha256"  # the key of a JSON object under which the digest of all others stands
 DRAFT_SUFFIX = ".tmp"
 BLOCK, BLOCKS = 65_536, 16  # what counts of a large file in a folder, in bytes and times
@@ -24,18 +26,37 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
 
     Raises:
         FileExistsError: ``folder`` is there already.
+        RuntimeError: another process is writing it.
     """
     if folder.exists():
         raise FileExistsError(f"{folder} exists: delete it, or choose another folder")
     partial = folder.with_name(folder.name + ".draft.partial")  # unlike the shards of a cache that is being built
-    shutil.rmtree(partial, ignore_errors=True)
     partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        yield partial
-        partial.rename(folder)
-    except BaseException:
+    with _alone(folder):
         shutil.rmtree(partial, ignore_errors=True)
-        raise
+        try:
+            yield partial
+            partial.rename(folder)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuse, by a RuntimeError, to write ``folder`` while another process does; the lock ends with the process."""
+    file = folder.with_name(f"{folder.name}.draft.lock")
+    lock = FileLock(file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        refusal = f"another process is writing {folder}: wait until it is done, or choose another folder"
+        raise RuntimeError(refusal) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)  # while it is held
+        lock.release()
 
 
 @contextmanager

@@ -111,10 +111,11 @@ class HubMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self._repository = Repository(name, "model", args.hub_revision, private, token).opened()
         self.hub_model_id = self._repository.name
         self.push_in_progress = None
-        clear_stages(Path(args.output_dir))
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As Trainer's; tells which pushes failed."""
+        """As Trainer's; tells which pushes failed. What earlier pushes have left goes first, as the folder is ours."""
+        if self.args.push_to_hub and self.is_world_process_zero():
+            clear_stages(Path(self.args.output_dir))
         try:
             output = super().train(*args, **kwargs)
         except BaseException as error:

@@ -32,8 +32,8 @@ from craft_trainer.models.quantization import keep_layout, loading_options, quan
 from craft_trainer.report.reading import json_object
 
 DTYPES = ("float32", "bfloat16", "float16", "float64")
-ADAPTER_CONFIG = "adapter_config.json"
-CONFIG_FILE = "config.json"
+ADAPTER_CONFIG, CONFIG_FILE = "adapter_config.json", "config.json"
+SCALES = ("r", "lora_alpha", "use_rslora", "rank_pattern", "alpha_pattern")  # by which an adapter's weights count
 WEIGHTS_FILE, ADAPTER_WEIGHTS = "model.safetensors", "adapter_model.safetensors"
 FIXED = re.compile(r"(masked_bias|inv_freq)$")  # what older checkpoints hold though the architecture decides it
 OTHER_FORMATS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", *CHECKPOINTS)  # not downloaded
@@ -227,6 +227,10 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str |
 
 def load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
     """Load the weights of the adapter in ``folder`` into that of the PEFT model; a ValueError unless they are its."""
+    own = model.active_peft_config
+    for name, was in json_of(folder / ADAPTER_CONFIG).items():
+        if name in SCALES and (was or None) != (getattr(own, name, None) or None):  # PEFT takes the weights alone
+            raise ValueError(f"{name} is not {was}, by which the adapter in {folder} was trained: give what it was")
     with loading(folder):
         found = model.load_adapter(str(folder), model.active_adapters[0], is_trainable=trainable)
     trained_prompt = {"prompt_embeddings"} if model.active_peft_config.is_prompt_learning else set()  # PEFT is strict

@@ -135,14 +135,3 @@ def _asked(found: Mapping[str, Any]) -> Asked:
 
 def _ascend(low: Any, high: Any) -> bool:
     return number().holds(low) and number(low).holds(high)
-
-
-def verdicts(comparison: Mapping[str, Any]) -> dict[str, str]:
-    """Whether accuracy and the gold margin ``fell``, ``rose`` or are ``undecided``, by :data:`CHANGES`.
-
-    It is what the conclusion of the comparison goes by, not its intervals alone.
-    """
-    from craft_trainer.evaluation.metrics.mcq_comparison.paired import Comparison, accuracy_verdict, margin_verdict
-
-    numbers = Comparison(**comparison)
-    return dict(zip(CHANGES, (accuracy_verdict(numbers), margin_verdict(numbers)), strict=True))

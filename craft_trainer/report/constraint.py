@@ -61,7 +61,8 @@ def ratios_of(groups: Path, until: int | None = None) -> dict[str, float]:
     passes: dict[str, list[float]] = defaultdict(list)
     with groups.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if until is not None and float(row["step"]) > until:
+            is_after = until is not None and float(row["step"]) > until
+            if is_after or float(row["epsilon"]) == 0:  # there is no ε until epsilon_probe_steps have found one
                 continue
             passes[row["group"]].append(float(row["retention_loss"]) / float(row["epsilon"]))
     return {group: fmean(values[-max(1, len(values) // 10) :]) for group, values in passes.items()}

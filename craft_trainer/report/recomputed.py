@@ -66,6 +66,17 @@ def check_comparison(first: Items, second: Items, comparison: Numbers, place: st
         raise _disagrees(f"{place}conclusion", comparison["conclusion"], text)
 
 
+def verdicts(comparison: Numbers) -> dict[str, str]:
+    """Whether accuracy and the gold margin ``fell``, ``rose`` or are ``undecided``, by the names of the two changes.
+
+    It is what the conclusion of the comparison goes by, not its intervals alone.
+    """
+    from craft_trainer.evaluation.metrics.mcq_comparison.paired import Comparison, accuracy_verdict, margin_verdict
+
+    numbers = Comparison(**comparison)
+    return {"accuracy_difference": accuracy_verdict(numbers), "margin_gold_change": margin_verdict(numbers)}
+
+
 def _likelihoods(item: Numbers, place: str) -> ItemLikelihoods:
     """Make the input of :func:`item_scores` from one item, whose sums and lengths are those of its tokens."""
     tokens = item["token_log_likelihoods"]

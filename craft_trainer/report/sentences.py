@@ -5,11 +5,12 @@ from functools import partial
 from math import isfinite, isnan
 from typing import Any
 
-from craft_trainer.report.choices import Choices, verdicts
+from craft_trainer.report.choices import Choices
 from craft_trainer.report.constraint import GROUPS_FILE, constraint, missed_groups, ratios_of
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Trajectory, course, history_path
+from craft_trainer.report.recomputed import verdicts
 from craft_trainer.report.results import GROUPS, Count, Results, method_label
 from craft_trainer.report.roles import Roles
 from craft_trainer.report.rollouts import Rollout

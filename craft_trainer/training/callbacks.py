@@ -126,6 +126,7 @@ class DualState(TrainerCallback, ExportableState):  # type: ignore[misc]  # tran
             ValueError: the checkpoint that is resumed holds no λ.
         """
         name = type(self).__name__
+        self._take_step = None  # of a pass whose optimizer step was interrupted
         if state.global_step == 0:
             self._begin()
             self.begun, self.max_steps = now(), state.max_steps

@@ -24,8 +24,8 @@ def warn_if_missed(trainer: "RetentionMixin") -> None:
         return
     try:
         ended = constraint(load_run(folder))
-    except ValueError as error:  # somebody else wrote into the folder
-        logger.warning("whether the constraint was met cannot be told: %s", error)
+    except Exception as error:  # noqa: BLE001  # the training is done: no file that somebody wrote there may lose it
+        logger.warning("whether the constraint was met cannot be told: %r", error)
         return
     if not ended.met:
         told = trainer.dual.warned or trainer.callback_of(ShortRun).warned

@@ -203,7 +203,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         look = partial(retention.forward, self.anchored_model, self.state, self.dual, task_loss)
         found: RetentionPass = through_root(self.model, look)
         if self.state.global_step == 0 and self._untouched:
-            found, self._untouched = retention.begin(found, self.dual), False
+            found = retention.begin(found, self.dual)
+        self._untouched = False  # also where a checkpoint was resumed
         return found
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
@@ -215,16 +216,13 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         return found
 
     def _hp_search_setup(self, trial: Any) -> None:
-        """As Trainer's, which calls it when model and settings are those of this training, and no checkpoint is loaded.
-
-        So this is where retention is made for them: the model is the teacher still.
-        """
+        """As Trainer's, called when model and settings are those of this training: retention is made of the teacher."""
         super()._hp_search_setup(trial)
         if self.is_world_process_zero():
             warn_if_emulated(self.model, self.accelerator.mixed_precision)
         if self.anchors is not None:
             self._prepare_retention()
-        if self.retention is not None:
+        if self.retention is not None and self.task_drift is None:
             self.task_drift = begin_task_drift(self)
 
     def _prepare_retention(self) -> None:
@@ -239,7 +237,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self._prepared, self._untouched = prepared, False
         for kind in OWN_CALLBACKS:
             self.remove_callback(kind)
-        self.retention = None
+        self.retention = self.task_drift = None
         if self.anchors is None or settings.recipe.loss is None:
             return
         require_followed(type(self))

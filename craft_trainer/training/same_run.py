@@ -40,6 +40,12 @@ def require_same_run(trainer: Any, checkpoint: Path) -> None:
         _require_younger(checkpoint, run_file, saved.get("begun"))
     now = told_settings(record.inputs, trainer.args, anchored=record.anchored)
     _require_same_settings(run_file, now, OF_THE_CHECKPOINT)
+    learned, held_out = ((one or {}).get("held_out") or 0.0 for one in (recorded(run_file, "settings"), now))
+    if learned != held_out:
+        raise ValueError(
+            f"held_out is {held_out:g}, and {run_file} says {learned:g}: the run has learned from episodes that would "
+            f"then count as held out, or the other way round. Give what it was, or {NEW_RUN}"
+        )
     began_with = recorded(checkpoint / LINEAGE_FILE, "lineage", -1, "weights")
     if record.lineage is None or began_with != record.lineage.start["weights"]:  # or the same weights elsewhere
         _require_same_settings(run_file, now, ["model"])

@@ -165,7 +165,7 @@ class RetentionSettings:
         name = "epsilon" if self.epsilon_schedule == "constant" else "epsilon_final"
         implied, usual = round(1 - self.retention, 12), type(self).__dataclass_fields__[name].default
         _require(
-            getattr(self, name) in (usual, implied),
+            getattr(self, name) in (usual, implied, self.__dict__.get("_implied")),  # a search sets another retention
             f"retention {self.retention:g} sets {name} to {implied:g}, and {name} is {getattr(self, name)}: give one",
         )
         _require(
@@ -174,6 +174,7 @@ class RetentionSettings:
             "measures: give epsilon instead of retention",
         )
         setattr(self, name, implied)
+        self.__dict__["_implied"] = implied
 
     def _check_terms(self) -> None:
         _require(bool(self.retention_terms), f"retention_terms is empty: name one of {', '.join(TERMS)}")

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from averaging import average_of_ranks
 from cases import CASES, RESUMED, WHOLE, Case, Stop, train
+from evaluated_texts import eval_loss
 from sharded_core import CORE_CASES, reached_by_a_pass_that_ends_early, run_core, what_unregistered_predict_says
 from sharded_on_cpu import cpu_may_be_sharded
 
@@ -44,6 +45,8 @@ def all_work(folder: Path, place: dict[str, int]) -> dict[str, Work]:
         "unregistered": what_unregistered_predict_says,
         "ends_early": partial(reached_by_a_pass_that_ends_early, anchors / "core_toy"),
     }
+    for num_texts in (5, 7, 12):
+        work[f"texts_{num_texts}"] = partial(eval_loss, folder / "texts", num_texts)
     for name, core in CORE_CASES.items():
         work[name] = partial(run_core, *core, anchors, **place)
     for prefix, sharding in (("", ""), ("fsdp_", WHOLE)):

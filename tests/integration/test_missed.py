@@ -121,3 +121,9 @@ def test_a_probe_of_the_whole_run_is_refused(tmp_path):
     """Seen to fail: it was plain training."""
     with pytest.raises(ValueError, match="epsilon_probe_steps is 6, and the run has 6 steps: nothing would be held"):
         run(tmp_path / "run", toy_anchors(tmp_path / "anchors"), epsilon_probe_steps=6)
+
+
+def test_a_probe_of_every_group_ends_with_a_verdict(tmp_path, caplog):
+    """There is no ε while it is probed. Seen to fail: a finished training ended in a ZeroDivisionError."""
+    found = end_of(tmp_path, caplog, constraints="per_group", epsilon_probe_steps=4, epsilon=0.5)
+    assert len(found) <= 1

@@ -7,10 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from craft_trainer.report.choices import Choices, verdicts
+from craft_trainer.report.choices import Choices
 from craft_trainer.report.evidence import Demo
 from craft_trainer.report.figures.canvas import BLUE, GREY, VERMILLION, blank_figure
 from craft_trainer.report.figures.success import frame_rates, method_colours
+from craft_trainer.report.recomputed import verdicts
 from craft_trainer.report.results import GROUPS, Count, method_label
 from craft_trainer.report.roles import Roles
 from craft_trainer.report.rollouts import Rollout

@@ -91,7 +91,7 @@ def fill_and_die(enter, folder):
 def test_a_folder_of_a_killed_process_goes_with_the_next(tmp_path, enter):
     """Copies of joined caches lay in folders of random names, which stayed for ever."""
     killed(fill_and_die, enter, tmp_path / "made")
-    assert len(names(tmp_path)) == 1
+    assert [name for name in names(tmp_path) if name.endswith(".partial")]
     with enter(tmp_path / "made") as place:
         place.mkdir(exist_ok=True)
         assert names(place) == []
@@ -113,3 +113,17 @@ def test_what_a_killed_download_has_left_goes_with_the_next(tmp_path, monkeypatc
     found = storage.downloaded(url)
     assert (found / "model.safetensors").read_text() == "weights"
     assert [name for name in names(found.parent) if not name.endswith(".lock")] == [found.name]
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    """Seen to fail: the second removed what the first had written, and the result was half of each."""
+    with appears_when_complete(tmp_path / "data") as first:
+        first.mkdir()
+        (first / "episode").write_text("mine")
+        with (
+            pytest.raises(RuntimeError, match=r"another process is writing .*data: wait until it is done"),
+            appears_when_complete(tmp_path / "data"),
+        ):
+            pytest.fail("both write")
+    assert (tmp_path / "data/episode").read_text() == "mine"
+    assert names(tmp_path) == ["data"]

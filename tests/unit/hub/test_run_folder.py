@@ -1,7 +1,13 @@
 """What of a run's folder is the model, and what is only needed to resume."""
 
 import os
+from dataclasses import replace
 
+from runs import BASE
+from toy import ToyModel, ToyTask
+
+from craft_trainer import CraftConfig, CraftTrainer
+from craft_trainer.hub import hub_trainer
 from craft_trainer.hub.run_folder import checkpoints, clear_stages, model_files, run_files, staged
 
 MODEL = [
@@ -57,3 +63,15 @@ def test_a_stage_outlives_its_checkpoint_and_takes_no_room(tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "link", no_links)
     assert (staged(checkpoint, 5) / "sub/x").read_text() == "sub/x"
+
+
+def test_a_trainer_that_is_only_made_leaves_the_stages_of_a_run_that_pushes(tmp_path, monkeypatch):
+    """Seen to fail: a second script that evaluated in the same folder deleted what was being uploaded."""
+    monkeypatch.setattr(hub_trainer.Repository, "opened", lambda self: replace(self, name="me/x"))
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"0123456789")
+    stage = staged(checkpoint, 3)
+    config = CraftConfig(output_dir=str(tmp_path), **BASE, push_to_hub=True, hub_model_id="me/x")
+    CraftTrainer(ToyModel(), config, train_dataset=ToyTask())
+    assert (stage / "model.safetensors").is_file()

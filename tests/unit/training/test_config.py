@@ -332,3 +332,15 @@ def test_a_baseline_refuses_what_it_sets_itself(tmp_path: Path, method: str, nam
     with pytest.raises(ValueError, match=rf"^{name} {value} has no effect with method {method}, which sets its own"):
         make(tmp_path, method=method, **{name: value})
     make(tmp_path, **{name: value})
+
+
+def test_retention_may_be_set_again(tmp_path):
+    """As a search does between two trials. Seen to fail: the epsilon of the trial before was taken for a given one."""
+    config = make(tmp_path, retention=0.9)
+    for kept, epsilon in ((0.95, 0.05), (0.99, 0.01)):
+        config.retention = kept
+        config.check()
+        assert config.epsilon == epsilon
+    config.epsilon = 0.3
+    with pytest.raises(ValueError, match=r"retention 0.99 sets epsilon to 0.01, and epsilon is 0.3"):
+        config.check()
