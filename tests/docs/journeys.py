@@ -65,6 +65,7 @@ ELSEWHERE = {  # pattern of "page: line" → what runs it
     r"merge\.md: craft-trainer cache build .*own_texts": "tests/integration/test_language_commands.py",
     r"merge\.md: craft-trainer merge .*new_task": "tests/integration/test_merge_command.py",
     r"--quantization ": "tests/integration/test_quantized.py",  # where bitsandbytes is installed
+    r"sequences\.md: craft-trainer cache build .*rollouts": "tests/integration/test_cache_sources.py",
     r"--streamed_rows ": "tests/integration/test_language_commands.py",
     r"s3://": "tests/unit/anchors/test_places.py",  # in a place of the memory
     # not in CI:
