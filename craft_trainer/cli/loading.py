@@ -72,9 +72,9 @@ class LoadArguments:
         for old, new in self.rename.items():
             if not any(old in there for there in features.values()):
                 named = sorted({name for there in features.values() for name in there if name.startswith(READ)})
-                raise ValueError(f"rename: {' and '.join(features)} has no {old!r}, but {', '.join(named)}")
+                raise ValueError(f"rename: {' and '.join(features)} has no {old!r}: name one of {', '.join(named)}")
             if new not in read:
-                raise ValueError(f"rename: {old!r} becomes {new!r}, and the policy reads {', '.join(read)}")
+                raise ValueError(f"rename: {old!r} becomes {new!r}, which nobody reads: name one of {', '.join(read)}")
 
     def load(self, path: str, device: str | None, *, whole_statistics: bool = True) -> "PolicyModel":
         """Load the checkpoint at ``path``; see :meth:`PolicyModel.from_pretrained`."""

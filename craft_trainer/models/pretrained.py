@@ -227,10 +227,10 @@ def _whole_model(kind: Any, folder: str | Path, dtype: str | None, device: str |
 
 def load_whole_adapter(model: Any, folder: Path, *, trainable: bool) -> None:
     """Load the weights of the adapter in ``folder`` into that of the PEFT model; a ValueError unless they are its."""
-    own = model.active_peft_config
     for name, was in json_of(folder / ADAPTER_CONFIG).items():
-        if name in SCALES and (was or None) != (getattr(own, name, None) or None):  # PEFT takes the weights alone
-            raise ValueError(f"{name} is not {was}, by which the adapter in {folder} was trained: give what it was")
+        now = getattr(model.active_peft_config, name, None)
+        if name in SCALES and (was or None) != (now or None):  # PEFT takes the weights alone
+            raise ValueError(f"{name} is {now}, and the adapter in {folder} was trained with {was}: give {was}")
     with loading(folder):
         found = model.load_adapter(str(folder), model.active_adapters[0], is_trainable=trainable)
     trained_prompt = {"prompt_embeddings"} if model.active_peft_config.is_prompt_learning else set()  # PEFT is strict

@@ -2,7 +2,6 @@
 
 import csv
 from collections import defaultdict
-from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -37,25 +36,29 @@ def constraint(run: Run) -> Constraint:
     numbers = f"L_retain {short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
     numbers += f", ε {short_percent(ended.epsilon)} %, λ {short(ended.multiplier)}"
     conflicts = "" if ended.conflict != ended.conflict else f"; conflicts in {percent(ended.conflict)} % of the steps"
-    ratios = ratios_of(run.path / GROUPS_FILE, run.kept_step)
-    missed = missed_groups(ratios)
+    ratios, missed = ratios_of(run.path, run.kept_step), missed_tasks(run.path, run.kept_step)
     if not (missed or not ended.kept):
         of_all = f" for all {len(ratios)} old tasks" if len(ratios) > 1 else ""
         return Constraint(True, f"the constraint was met{of_all}{at}: {numbers}{conflicts}")
     return Constraint(False, f"the constraint was NOT met{missed}{at}: {numbers}{conflicts}")
 
 
-def missed_groups(ratios: Mapping[str, float]) -> str:
-    """Name the old tasks whose L_retain / ε is above 1, as `` for 1 of 2 old tasks (…)``; empty where none is."""
+def missed_tasks(folder: Path, until: int | None = None) -> str:
+    """Name the old tasks of the run in ``folder`` that ended above their own ε; empty where none did.
+
+    It is a piece of a sentence, `` for 1 of 2 old tasks (door is at 1.8 × ε)``. See :func:`ratios_of`.
+    """
+    ratios = ratios_of(folder, until)
     above = [f"{name} is at {ratio:.2g} × ε" for name, ratio in ratios.items() if not ratio <= 1]
     return f" for {len(above)} of {len(ratios)} old tasks ({'; '.join(above)})" if above else ""
 
 
-def ratios_of(groups: Path, until: int | None = None) -> dict[str, float]:
+def ratios_of(folder: Path, until: int | None = None) -> dict[str, float]:
     """Mean L_retain / ε of every group over the last tenth of its passes; none without a constraint per group.
 
     Passes after step ``until`` do not count, if it is given.
     """
+    groups = folder / GROUPS_FILE
     if not groups.is_file():
         return {}
     passes: dict[str, list[float]] = defaultdict(list)

@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from craft_trainer.report.alike import unlike
 from craft_trainer.report.choices import Choices
-from craft_trainer.report.constraint import GROUPS_FILE, missed_groups, ratios_of
+from craft_trainer.report.constraint import missed_tasks
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Trajectory, course, history_path
@@ -66,7 +66,7 @@ def _of_demo(demo: Demo) -> Pairs:
     yield from _of_seeds(results)
     if demo.histories:
         folders = [history_path(results, seed).parent for seed in demo.histories]
-        missed = [missed_groups(ratios_of(folder / GROUPS_FILE)) for folder in folders]
+        missed = [missed_tasks(folder) for folder in folders]
         yield from _of_trajectory(demo.histories, missed=next(filter(None, missed), ""))
     if missing := missing_sentence(results, demo.histories):
         yield "note", missing
@@ -204,7 +204,7 @@ def _of_run(run: Run) -> Pairs:
         moved = f"fell by {100 * fell:.1f} %" if fell >= 0 else f"rose by {-100 * fell:.1f} %"
         yield "beware", f"Little or nothing was learned: the task loss {moved}. Who stands still meets any constraint."
     if run.constrained is not None:
-        missed = missed_groups(ratios_of(run.path / GROUPS_FILE, run.kept_step))
+        missed = missed_tasks(run.path, run.kept_step)
         yield from _of_trajectory({0: run.constrained}, learned=learned, ended=run.ended is not False, missed=missed)
     elif run.history is not None:
         yield "note", f"Method {run.method} has no constraint that it could meet or miss."

@@ -6,7 +6,7 @@ from math import isfinite, isnan
 from typing import Any
 
 from craft_trainer.report.choices import Choices
-from craft_trainer.report.constraint import GROUPS_FILE, constraint, missed_groups, ratios_of
+from craft_trainer.report.constraint import constraint, missed_tasks
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Trajectory, course, history_path
@@ -183,7 +183,7 @@ def runs_sentence(runs: Mapping[str, Run]) -> str:
             return f"A training run by method {run.method}, which has no constraint{fell}."
         ended = course({0: run.constrained})
         loss = f"{short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
-        missed = missed_groups(ratios_of(run.path / GROUPS_FILE, run.kept_step))
+        missed = missed_tasks(run.path, run.kept_step)
         where = "above" if missed or not ended.kept else "within"
         budget = f"{where} its budget ε of {short_percent(ended.epsilon)} %{missed}"
         begin = "Training goes on or was cut off," if run.ended is False else "Training ended"

@@ -65,8 +65,11 @@ def test_names_that_a_checkpoint_changes_itself_are_known(teacher, tiny_dataset,
 @pytest.mark.parametrize(
     ("rename", "said"),
     [
-        ({"observation.jiont": "observation.joint"}, ["has no 'observation.jiont', but action, ", STATE]),
-        ({STATE: "observation.joints"}, [f"{STATE!r} becomes 'observation.joints', and the policy reads {STATE}"]),
+        ({"observation.jiont": "observation.joint"}, ["has no 'observation.jiont': name one of action, ", STATE]),
+        (
+            {STATE: "observation.joints"},
+            [f"{STATE!r} becomes 'observation.joints', which nobody reads: name one of {STATE}"],
+        ),
     ],
 )
 def test_a_name_that_changes_nothing_is_refused(command, rename, said, teacher, tiny_dataset, tmp_path, capsys):

@@ -93,7 +93,7 @@ def test_an_adapter_goes_on_by_the_scale_it_was_trained_with(changed, tmp_path):
 
     trainer().train()
     (name,) = changed
-    with pytest.raises(ValueError, match=f"{name} is not .*, by which the adapter in .*checkpoint-3 was trained"):
+    with pytest.raises(ValueError, match=f"{name} is .*, and the adapter in .*checkpoint-3 was trained with .*: give"):
         trainer(**changed).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     trainer().train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
 

@@ -169,7 +169,7 @@ def test_an_adapter_is_loaded_in_place(base, tmp_path):
     model.load_checkpoint(tmp_path / "saved")
     assert [parameter.data_ptr() for parameter in model.parameters()] == before
     assert model.fingerprint() == saved.fingerprint()
-    with pytest.raises(ValueError, match=r"r is not 2, by which the adapter in .*saved was trained: give what it was"):
+    with pytest.raises(ValueError, match=r"r is 3, and the adapter in .*saved was trained with 2: give 2"):
         adapted(folder, {"r": 3}).load_checkpoint(tmp_path / "saved")
     with pytest.raises(FileNotFoundError, match=r"smolvla holds no adapter_model.safetensors"):
         model.load_checkpoint(folder)
