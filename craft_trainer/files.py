@@ -32,7 +32,8 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
         raise FileExistsError(f"{folder} exists: delete it, or choose another folder")
     partial = folder.with_name(folder.name + ".draft.partial")  # unlike the shards of a cache that is being built
     partial.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    mark = folder.with_name(f"{folder.name}.draft.lock")
+    with locked(mark, f"another process is writing {folder}: wait until it is done, or choose another folder"):
         shutil.rmtree(partial, ignore_errors=True)
         try:
             yield partial
@@ -40,22 +41,27 @@ def appears_when_complete(folder: Path) -> Iterator[Path]:
         except BaseException:
             shutil.rmtree(partial, ignore_errors=True)
             raise
+        finally:
+            mark.unlink(missing_ok=True)  # while it is held
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Refuse, by a RuntimeError, to write ``folder`` while another process does; the lock ends with the process."""
-    file = folder.with_name(f"{folder.name}.draft.lock")
-    lock = FileLock(file)
+def locked(file: Path | str, refusal: str, *, is_singleton: bool = False) -> Iterator[FileLock]:
+    """Hold the lock that ``file`` stands for; it ends with the process, however that ends.
+
+    With ``is_singleton`` the process that has it already passes, and ``lock_counter`` says how often.
+
+    Raises:
+        RuntimeError: another process has it; with the text ``refusal``.
+    """
+    lock = FileLock(file, is_singleton=is_singleton)
     try:
         lock.acquire(blocking=False)
     except Timeout as error:
-        refusal = f"another process is writing {folder}: wait until it is done, or choose another folder"
         raise RuntimeError(refusal) from error
     try:
-        yield
+        yield lock
     finally:
-        file.unlink(missing_ok=True)  # while it is held
         lock.release()
 
 

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import datasets
-from filelock import FileLock, Timeout
 from fsspec.core import url_to_fs
 from safetensors.torch import save as as_bytes
 from torch import Tensor
@@ -22,6 +21,7 @@ from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.lease import leased
 from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance, file_digest
 from craft_trainer.anchors.statistics import BYTES_AT_ONCE, ConstantFeatureError, cache_statistics
+from craft_trainer.files import locked
 from craft_trainer.hub.saved_datasets import open_saved
 from craft_trainer.hub.storage import copy_here
 
@@ -57,7 +57,7 @@ class Shards:
         refusal = f"another process is building {self.folder}: wait until it is done, or choose another folder"
         self._files.makedirs(self._root, exist_ok=True)
         file = self._path(LOCK_FILE)
-        with _file_lock(file, refusal) if self._is_local else leased(self._files, file, refusal):
+        with locked(file, refusal) if self._is_local else leased(self._files, file, refusal):
             try:
                 yield
             finally:
@@ -200,19 +200,6 @@ class Shards:
 
 def _name(number: int) -> str:
     return f"shard-{number:05d}"
-
-
-@contextmanager
-def _file_lock(file: str, refusal: str) -> Iterator[None]:
-    lock = FileLock(file)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RuntimeError(refusal) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _upload(folder: Path, output: str) -> None:

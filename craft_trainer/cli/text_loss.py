@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from craft_trainer.language.samples import TextSamples
     from craft_trainer.language.token_loss import RowLosses
 
-FEWEST = 20  # texts; below it a bootstrap interval of a mean is too narrow to rely on
 USUAL_BATCH = 8  # texts of one forward pass
 
 
@@ -32,6 +31,8 @@ def measure(arguments: "LossArguments") -> dict[str, Any]:
 
 def sentences(measured: dict[str, Any]) -> str:
     """Say what was measured, a line for each model and one for the difference."""
+    from craft_trainer.evaluation.metrics.mcq_comparison.intervals import FEWEST
+
     counts = f"on {measured['rows']:,} texts, {measured['tokens']:,} tokens"
     lines = [f"loss {_with_ends(measured, 'loss', '.4f')} nats a token {counts}"]
     if "compare_loss" in measured:

@@ -4,12 +4,12 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from craft_trainer.files import locked
 
 CHECKPOINT_PREFIX = "checkpoint-"
 LAST_CHECKPOINT = "last-checkpoint"  # what hub_strategy checkpoint calls the newest
@@ -40,27 +40,24 @@ def in_use(folder: Path) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     file = folder.resolve() / LOCK
     holder = file.read_text("utf-8") if file.is_file() else ""
-    lock = FileLock(file, is_singleton=True)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout as error:
-        raise RuntimeError(
-            f"{folder} is in use by another run ({holder or 'which has just begun'}): wait until it has ended, "
-            "end it, or give another output folder"
-        ) from error
-    is_outermost = lock.lock_counter == 1
-    try:
-        if is_outermost:
+    refusal = (
+        f"{folder} is in use by another run ({holder or 'which has just begun'}): wait until it has ended, "
+        "end it, or give another output folder"
+    )
+    with ExitStack() as left:
+        if is_new:
+            left.callback(_remove_if_empty, folder)
+        lock = left.enter_context(locked(file, refusal, is_singleton=True))
+        if lock.lock_counter == 1:  # not inside it again
+            left.callback(file.unlink, missing_ok=True)  # while it is held: who waits for it notices
             now = datetime.now(UTC).isoformat(timespec="seconds")
             file.write_text(f"process {os.getpid()} on {platform.node()} since {now}", "utf-8")
         yield
-    finally:
-        if is_outermost:
-            file.unlink(missing_ok=True)  # while it is held: who waits for it notices
-        lock.release()
-        if is_new:
-            with suppress(OSError):  # it stays if something was written into it
-                folder.rmdir()
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # it stays if something was written into it
+        folder.rmdir()
 
 
 def remove_earlier_results(folder: Path) -> None:

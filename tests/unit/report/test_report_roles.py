@@ -147,7 +147,7 @@ def test_a_constraint_that_is_met_by_standing_still_is_no_good_sign(tmp_path):
 @pytest.mark.parametrize(("fewest", "fell"), [(10, 2), (20, 0)])
 def test_several_comparisons_say_what_the_margins_did(fewest, fell, tmp_path, monkeypatch):
     """They move before answers flip; an interval of ten questions is not relied on. Seen to fail: it was."""
-    monkeypatch.setattr(paired, "FEWEST_FOR_MARGIN", fewest)
+    monkeypatch.setattr(paired, "FEWEST", fewest)
     paths = [str(write_mcq(tmp_path / f"{name}.json")) for name in "ab"]
     (found,) = headlines(gather(choices=paths))
     assert found.endswith(f"; the gold margin fell in {fell} and rose in 0.")

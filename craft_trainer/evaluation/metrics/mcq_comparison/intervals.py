@@ -9,6 +9,7 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 NUM_RESAMPLES = 9999
+FEWEST = 20  # items; below it a bootstrap interval of a mean is too narrow to rely on
 CONFIDENCE = 0.95
 POWER = 0.8
 MOST_ITEMS_FOR_BCA = 5000  # its jackknife takes n² steps, and beyond this the two kinds of interval are the same

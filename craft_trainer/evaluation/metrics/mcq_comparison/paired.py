@@ -10,13 +10,12 @@ from typing import Any, Literal
 import numpy as np
 from statsmodels.stats.proportion import proportion_confint
 
-from .intervals import CONFIDENCE, NUM_RESAMPLES, items_needed, mcnemar_p, mean_interval
+from .intervals import CONFIDENCE, FEWEST, NUM_RESAMPLES, items_needed, mcnemar_p, mean_interval
 
 FEWEST_RESAMPLES = 99
 Verdict = Literal["fell", "rose", "undecided"]
 
 LEVEL = 0.05
-FEWEST_FOR_MARGIN = 20  # below this a bootstrap interval of a mean is too narrow to rely on
 DISAGREE = (
     "The two disagree: the second model answers {} questions, although on average the right answers {}. Its answers "
     "are {}; what carries the mean margin must be seen in the items."
@@ -205,7 +204,7 @@ def accuracy_verdict(numbers: Comparison) -> Verdict:
 def margin_verdict(numbers: Comparison) -> Verdict:
     """Did the mean gold margin change? By its 95 % interval, from 20 items on."""
     low, high = numbers.margin_gold_change_ci
-    if numbers.num_items < FEWEST_FOR_MARGIN or low <= 0 <= high:
+    if numbers.num_items < FEWEST or low <= 0 <= high:
         return "undecided"
     return "fell" if high < 0 else "rose"
 
@@ -237,8 +236,8 @@ def _margin(numbers: Comparison, verdict: Verdict) -> str:
     interval = f"95 % CI {low:+.3g} to {high:+.3g}"
     if verdict != "undecided":
         return f"The gold margin {verdict} by {abs(change):.3g} nats per item ({interval})."
-    if numbers.num_items < FEWEST_FOR_MARGIN:
-        few = f"fewer than {FEWEST_FOR_MARGIN} items are too few to rely on its interval"
+    if numbers.num_items < FEWEST:
+        few = f"fewer than {FEWEST} items are too few to rely on its interval"
         return f"The gold margin changed by {change:+.3g} nats per item; {few}."
     return f"The gold margin changed by {change:+.3g} nats per item ({interval}): chance may do that."
 
