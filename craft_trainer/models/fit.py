@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from lerobot.configs.policies import PreTrainedConfig
@@ -30,7 +30,8 @@ def require_fit(
     Raises:
         ValueError: a camera, the state or the actions are missing, or have another shape; it names all of them.
     """
-    named = {new: old for old, new in renamed.items()}
+    kept = own_names(renamed, features)
+    named = {new: old for old, new in renamed.items() if new not in kept}
     _require_cameras(config, dataset, [name for name, one in features.items() if one["dtype"] in CAMERAS], named)
     misfits = list(_misfits(config, features, named, normalised or {}))
     if misfits:
@@ -42,6 +43,11 @@ def require_fit(
             f"{listed}: it is another robot's. Give data of the policy's own, start from a base checkpoint with "
             f"--adapt_to {dataset}, or from a new policy (--policy_type){named_otherwise}"
         )
+
+
+def own_names(renamed: Mapping[str, str], features: Collection[str]) -> dict[str, str]:
+    """Features that are ``renamed``, and that this data has by the policy's own name: that name → the one renamed."""
+    return {new: old for old, new in renamed.items() if old not in features and new in features and new not in renamed}
 
 
 def _require_cameras(config: PreTrainedConfig, dataset: str, cameras: Sequence[str], named: Mapping[str, str]) -> None:

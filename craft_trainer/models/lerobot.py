@@ -134,12 +134,18 @@ class PolicyModel(PolicyModule):
         """Preprocess raw samples for the policy: normalised, tokenised, and with the ``noise`` that came along.
 
         Raises:
-            ValueError: the batch lacks actions or noise that this type of policy reads.
+            ValueError: the batch lacks numbers, actions or noise that the policy reads.
         """
         family = self._family()
         if family.reads_actions and ACTION not in batch:
             raise ValueError(f"what a {self.policy_config.type} predicts depends on demonstrated actions: add them")
-        seen = set(self.input_keys())
+        pictures, seen = self.image_keys(), set(self.input_keys())
+        numbers = seen - {*pictures, *self.target_keys(), "task"}  # some policies do without a camera
+        if missing := sorted(numbers - batch.keys()):
+            raise ValueError(
+                f"the samples have {', '.join(sorted(batch))}, and no {', '.join(missing)}, which the policy reads: "
+                "what it is named in the data is set by rename, and anchors are built and trained on with the same"
+            )
         inputs = self.preprocessed({key: value for key, value in batch.items() if key in seen})
         noise = {key: value for key, value in batch.items() if key.startswith(NOISE)}
         return family.prepare(self.policy, {**inputs, **noise})
@@ -261,12 +267,6 @@ class PolicyModel(PolicyModule):
             "processors": saved_digest(self.preprocessor, self.postprocessor),
             "configuration": configuration_digest({"policy": fields, "modules": module_configurations(self.policy)}),
         }
-
-    @property
-    def renamed(self) -> dict[str, str]:
-        """Features that the data names otherwise than the policy: the data's names → the policy's."""
-        maps = [step.rename_map for step in self.preprocessor.steps if hasattr(step, "rename_map")]
-        return {name: new for renames in maps for name, new in renames.items()}
 
     def _raw(self, name: str) -> str:
         """The data's name of the policy's feature ``name``."""

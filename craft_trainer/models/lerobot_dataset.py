@@ -20,7 +20,7 @@ from torch.utils.data import Dataset, Subset, default_collate
 
 from craft_trainer.hub.resolve_path import HubPlace, parse, resolve_path
 from craft_trainer.models.adapting import TEXTS
-from craft_trainer.models.fit import require_fit
+from craft_trainer.models.fit import own_names, require_fit
 from craft_trainer.models.held_out import held_out_episodes
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.models.normalisation import num_normalised
@@ -47,12 +47,13 @@ def load_metadata(dataset: str) -> LeRobotDatasetMetadata:
 class PolicyDataset(Dataset[Sample]):
     """The samples of a LeRobot dataset that ``config``'s policy trains on.
 
-    Indexing gives what ``LeRobotDataset`` gives. When no feature is an image or video and all frames take no more than
-    ``LARGEST_TABLE``, they are held in memory and a whole batch is gathered at once (``__getitems__``), which torch's
-    DataLoader uses. Of others LeRobot reads every frame from disk: the same samples, more slowly.
+    Indexing gives what ``LeRobotDataset`` gives, but features by their names in ``named`` where it has them. When no
+    feature is an image or video and all frames take no more than ``LARGEST_TABLE``, they are held in memory and a whole
+    batch is gathered at once (``__getitems__``), which torch's DataLoader uses. Of others LeRobot reads every frame
+    from disk: the same samples, more slowly.
     """
 
-    def __init__(self, dataset: str, config: PreTrainedConfig) -> None:
+    def __init__(self, dataset: str, config: PreTrainedConfig, named: Mapping[str, str] | None = None) -> None:
         repo_id, root = _repo_and_root(dataset)
         self.source = dataset
         self.meta = meta = LeRobotDatasetMetadata(repo_id, root)
@@ -62,6 +63,7 @@ class PolicyDataset(Dataset[Sample]):
             delta_timestamps=resolve_delta_timestamps(config, meta),
             video_backend=None if meta.video_keys else "pyav",
         )
+        self._named = named or {}
         self._num_dropped: int = getattr(config, "drop_n_last_frames", 0)
         features = meta.features.items()
         self._texts = [name for name, feature in features if feature["dtype"] in TEXTS]
@@ -78,7 +80,7 @@ class PolicyDataset(Dataset[Sample]):
         """
         features = load_metadata(dataset).features
         require_fit(model.policy_config, dataset, features, renamed=model.renamed, normalised=num_normalised(model))
-        return cls(dataset, model.policy_config)
+        return cls(dataset, model.policy_config, own_names(model.renamed, features))
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -94,7 +96,8 @@ class PolicyDataset(Dataset[Sample]):
     def _of_policies(self, sample: Sample) -> Sample:
         """Bring a sample into the form of policies: without columns of texts, and one number as a vector of one."""
         kept = {name: value for name, value in sample.items() if name not in self._texts}
-        return kept | {name: kept[name][..., None] for name in self._single if name in kept}
+        kept |= {name: kept[name][..., None] for name in self._single if name in kept}
+        return {self._named.get(name, name): value for name, value in kept.items()}
 
     def without_last_frames(self, rows: Sequence[int] | None = None) -> "Dataset[Sample]":
         """Those of ``rows``, by default all, that LeRobot trains on.

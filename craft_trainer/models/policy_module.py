@@ -64,14 +64,25 @@ class PolicyModule(nn.Module):
         """The ``PeftModel`` around the policy; None of a policy without an adapter."""
         return self._around[0]
 
+    @property
+    def renamed(self) -> dict[str, str]:
+        """Features that the data names otherwise than the policy: the data's names → the policy's."""
+        maps = [step.rename_map for step in self.preprocessor.steps if hasattr(step, "rename_map")]
+        return {name: new for renames in maps for name, new in renames.items()}
+
     def preprocessed(self, samples: Mapping[str, Any]) -> dict[str, Any]:
-        """Preprocess raw samples, on the device that the policy was moved to since it was loaded."""
-        device = self.device
+        """Preprocess raw samples, on the device that the policy was moved to since it was loaded.
+
+        What is renamed takes the place of a feature that has its new name already.
+        """
+        device, renamed = self.device, self.renamed
+        replaced = {new for name, new in renamed.items() if name in samples} - renamed.keys()
+        kept = {name: value for name, value in samples.items() if name not in replaced}
         for step in self.preprocessor.steps:
             if isinstance(step, DeviceProcessorStep) and step.tensor_device.type != device.type:
                 step.device = str(device)
                 step.__post_init__()  # LeRobot's way of reading it
-        found: dict[str, Any] = self.preprocessor(dict(samples))
+        found: dict[str, Any] = self.preprocessor(kept)
         return found
 
     def add_adapter(self, settings: Mapping[str, Any]) -> None:

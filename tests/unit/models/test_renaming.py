@@ -1,0 +1,49 @@
+"""Data that names a feature otherwise than the policy, as the policy does, or in both ways."""
+
+import pytest
+import torch
+
+from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.models.lerobot_dataset import PolicyDataset
+
+OWN, WORLD = "observation.environment_state", "observation.world"
+
+
+@pytest.fixture(scope="module")
+def renaming(teacher):
+    return PolicyModel.from_pretrained(teacher, rename={WORLD: OWN})
+
+
+@pytest.mark.parametrize("names", [(WORLD, OWN), (OWN, WORLD)])
+def test_what_is_renamed_takes_the_place_of_what_has_the_name(renaming, tiny_dataset, names):
+    """Seen to fail: the policy saw whichever of the two came last."""
+    batch = PolicyDataset.of(renaming, str(tiny_dataset)).batch([0, 1])
+    world, rest = batch.pop(WORLD), batch
+    both = {name: world if name == WORLD else torch.full_like(world, 7) for name in names}
+    torch.testing.assert_close(
+        renaming.preprocessed(rest | both)[OWN], renaming.preprocessed(rest | {WORLD: world})[OWN]
+    )
+
+
+def test_a_swap_of_two_names_is_a_swap(teacher, tiny_dataset):
+    swapping = PolicyModel.from_pretrained(teacher, rename={OWN: WORLD, WORLD: OWN})
+    seen = swapping.preprocessed({OWN: torch.zeros(1, 39), WORLD: torch.ones(1, 39)})
+    assert (seen[WORLD] == 0).all()
+    assert not (seen[OWN] == 0).all()
+
+
+def test_data_may_have_the_policys_own_name(renaming, teacher, tiny_dataset):
+    """Seen to fail: the policy's own recordings were refused, with advice that was refused too."""
+    samples = PolicyDataset.of(renaming, str(tiny_dataset))
+    assert OWN not in samples[0]
+    assert WORLD in samples[0]
+    plain = PolicyModel.from_pretrained(teacher)
+    expected = plain.predict(plain.prepare(PolicyDataset.of(plain, str(tiny_dataset)).batch([3, 5])))
+    torch.testing.assert_close(renaming.predict(renaming.prepare(samples.batch([3, 5]))), expected)
+
+
+def test_samples_without_a_number_that_is_read_are_refused(renaming, teacher, tiny_dataset):
+    """Seen to fail with a KeyError."""
+    batch = PolicyDataset.of(PolicyModel.from_pretrained(teacher), str(tiny_dataset)).batch([0])
+    with pytest.raises(ValueError, match=f"{OWN}.*and no {WORLD}, which the policy reads.*rename"):
+        renaming.prepare(batch)
