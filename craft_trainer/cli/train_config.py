@@ -1,5 +1,6 @@
 """The settings of `train` before the family of the model is known."""
 
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,9 +37,18 @@ class TrainConfig(CraftConfig):
         self.given = {field.name: getattr(self, field.name) for field in fields(self) if field.init}
         if self.retention is not None and self.epsilon is not None and self.epsilon_schedule == "constant":
             raise ValueError(ONE_DIAL.format(self.retention, self.epsilon))
-        for name, value in vars(self.of(CraftConfig)).items():
+        for name, value in vars(self._of_either()).items():
             if not self._is_open(name) or (name == "epsilon" and self.retention is not None):
                 setattr(self, name, value)
+
+    def _of_either(self) -> CraftConfig:
+        """The configuration of the first family whose defaults go with what is given; else the refusal of the first."""
+        try:
+            return self.of(CraftConfig)
+        except ValueError:
+            with suppress(ValueError):
+                return self.of(LanguageConfig)
+            raise
 
     def of[Config: CraftConfig](self, family: type[Config]) -> Config:
         """Make the configuration of a ``family``, with its own defaults where nothing is given."""

@@ -32,8 +32,18 @@ class L2SPLoss(RetentionLoss):
         return cls(start.model.network)
 
     def __call__(self, model: AnchoredModel, anchors: AnchorBatch) -> Float[Tensor, " 1"]:
-        """Compute the penalty, whatever the anchors."""
-        squares = [(name, (value - self._start[name]).square()) for name, value in trainable(model.network)]
+        """Compute the penalty, whatever the anchors.
+
+        Raises:
+            ValueError: a parameter is trained that was frozen at the start.
+        """
+        now = dict(trainable(model.network))
+        if later := sorted(now.keys() - self._start.keys()):
+            raise ValueError(
+                f"{later[0]} was frozen when the run began and is trained now: methods l2 and ewc hold the parameters "
+                "that are trained from the start, so unfreeze it before"
+            )
+        squares = [(name, (value - self._start[name]).square()) for name, value in now.items()]
         return torch.stack([self._weighted(name, square).sum() for name, square in squares]).sum().view(1) / 2
 
     def _weighted(self, name: str, square: Tensor) -> Tensor:

@@ -15,7 +15,13 @@ class SmoothedLoss:
     """
 
     def __init__(self, smoothing: float) -> None:
-        """``smoothing`` is s, in [0, 1)."""
+        """``smoothing`` is s, in [0, 1).
+
+        Raises:
+            ValueError: it is not.
+        """
+        if not 0 <= smoothing < 1:
+            raise ValueError(f"label_smoothing_factor is {smoothing:g}: it must lie in [0, 1)")
         self.smoothing = smoothing
 
     def __call__(

@@ -47,7 +47,7 @@ def gramians(task: Gradients, retain: Gradients, blocks: Sequence[Sequence[int]]
 def combine(task: Gradients, retain: Gradients, task_weight: float, retain_weight: float) -> Gradients:
     """``task_weight · task + retain_weight · retain`` per parameter, in the memory of its first operand.
 
-    A parameter touched by one loss only keeps that loss's weighted gradient.
+    A parameter touched by one loss only keeps that loss's weighted gradient; by ``retain`` of weight 0 alone, none.
     """
     return [_weighted_sum(t, task_weight, r, retain_weight) for t, r in zip(task, retain, strict=True)]
 
@@ -120,7 +120,7 @@ def _weighted_sum(
     task: Tensor | None, task_weight: float, retain: Tensor | None, retain_weight: float
 ) -> Tensor | None:
     if task is None:
-        return None if retain is None else retain.mul_(retain_weight)
+        return None if retain is None or retain_weight == 0 else retain.mul_(retain_weight)  # a zero would be decayed
     scaled = task if task_weight == 1.0 else task.mul_(task_weight)
     return scaled if retain is None else scaled.add_(retain, alpha=retain_weight)
 

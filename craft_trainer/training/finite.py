@@ -3,6 +3,7 @@
 import logging
 import math
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,7 +97,7 @@ class FiniteWeights(TrainerCallback):  # type: ignore[misc]  # transformers is n
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, *_: Any, **kwargs: Any) -> None:
         """Look at the loss of an evaluation, which may choose the best checkpoint; the weights or the data are why."""
         for name, value in kwargs["metrics"].items():
-            if name.endswith("loss") and not math.isfinite(value):
+            if name.endswith("loss") and isinstance(value, Real) and not math.isfinite(value):
                 require_finite_run(args, state, **kwargs)
                 raise FloatingPointError(
                     f"step {state.global_step}: {name} is {value} although every weight is finite: look for bad "

@@ -1,5 +1,6 @@
 """One backward pass of L_task + λ·L_retain: where an engine hides gradients, or a trainer has a step of its own."""
 
+import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_backward(trainer: Any) -> None:
-    """Set ``backward`` of the arguments to joint where separate is impossible, and say so once.
+    """Set ``backward`` of this trainer's arguments to joint where separate is impossible, and say so once.
 
     Raises:
         ValueError: an engine hides gradients, and the settings need them.
@@ -41,7 +42,8 @@ def choose_backward(trainer: Any) -> None:
         )
     else:
         reason = f"{step} does not call super().training_step"
-    setattr(args, args.renamed.get("backward", "backward"), "joint")
+    trainer.args = copy.copy(args)  # which may be those of another trainer as well
+    setattr(trainer.args, args.renamed.get("backward", "backward"), "joint")
     try:
         trainer.settings.check()
     except ValueError as error:

@@ -15,7 +15,10 @@ from craft_trainer.training.run_record import RunRecord, recorded, told_settings
 
 OF_THE_CHECKPOINT = (  # what a resumed run has from its optimizer, its schedule and its λ, whatever it is told
     *("method", "learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "multiplier_init"),
+    *("optim", "optim_args"),
 )
+OF_LAMBDA = ("retention_terms", "retention_weights", "hidden_distance")  # the units of L_retain, to which λ belongs
+OVERRULED = "a run that goes on has it from its checkpoint, so the new one would have no effect"
 NEW_RUN = "start a new run from its weights in another output_dir"
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,8 @@ def require_same_run(trainer: Any, checkpoint: Path) -> None:
     if isinstance(saved, dict):
         _require_younger(checkpoint, run_file, saved.get("begun"))
     now = told_settings(record.inputs, trainer.args, anchored=record.anchored)
-    _require_same_settings(run_file, now, OF_THE_CHECKPOINT)
+    _require_same_settings(run_file, now, OF_THE_CHECKPOINT, OVERRULED)
+    _require_same_settings(run_file, now, OF_LAMBDA, "λ of the checkpoint belongs to L_retain as it was")
     learned, held_out = ((one or {}).get("held_out") or 0.0 for one in (recorded(run_file, "settings"), now))
     if learned != held_out:
         raise ValueError(
@@ -48,7 +52,7 @@ def require_same_run(trainer: Any, checkpoint: Path) -> None:
         )
     began_with = recorded(checkpoint / LINEAGE_FILE, "lineage", -1, "weights")
     if record.lineage is None or began_with != record.lineage.start["weights"]:  # or the same weights elsewhere
-        _require_same_settings(run_file, now, ["model"])
+        _require_same_settings(run_file, now, ["model"], OVERRULED)
     before = recorded(checkpoint / LINEAGE_FILE, "anchors", "fingerprint")
     if before is not None and record.lineage is not None:
         now = (record.lineage.anchors or {}).get("fingerprint", "")
@@ -69,15 +73,15 @@ def _require_younger(checkpoint: Path, run_file: Path, begun: Any) -> None:
         )
 
 
-def _require_same_settings(run_file: Path, now: dict[str, Any], names: Iterable[str]) -> None:
+def _require_same_settings(run_file: Path, now: dict[str, Any], names: Iterable[str], why: str) -> None:
     """Compare with the settings that the run in ``run_file`` began with; nothing where there is no such file."""
     before = recorded(run_file, "settings")
     for name in names if isinstance(before, dict) and before else ():
         if before.get(name) != now.get(name):
             was, given = (one.get(name, "not given") for one in (before, now))
             raise ValueError(
-                f"{name} is {given}, and {run_file} says {was}: a run that goes on has it from its checkpoint, so the "
-                "new one would have no effect. Give what it was, or start a new run in another output_dir"
+                f"{name} is {given}, and {run_file} says {was}: {why}. Give what it was, or start a new run in another "
+                "output_dir"
             )
 
 

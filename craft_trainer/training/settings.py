@@ -141,11 +141,11 @@ class RetentionSettings:
         for name, known in CHOICES.items():
             _one_of(name, getattr(self, name), known)
         for name, (low, high, range_text) in RANGES.items():
-            value = getattr(self, name)
-            may_be_none = RetentionSettings.__dataclass_fields__[name].default is None
+            value, field = getattr(self, name), RetentionSettings.__dataclass_fields__[name]
+            may_be = "float" in str(field.type) or isinstance(value, int)
             _require(
-                (value is None and may_be_none) or _within(value, low, high),
-                f"{name} is {value!r}: it must {range_text}, and finite",
+                (value is None and field.default is None) or (may_be and _within(value, low, high)),
+                f"{name} is {value!r}: it must {range_text}, and {'finite' if may_be else 'whole'}",
             )
         self._settle_epsilon()
         self._check_terms()
@@ -177,17 +177,16 @@ class RetentionSettings:
         self.__dict__["_implied"] = implied
 
     def _check_terms(self) -> None:
-        _require(bool(self.retention_terms), f"retention_terms is empty: name one of {', '.join(TERMS)}")
-        for term in self.retention_terms:
+        terms, weights = self.retention_terms, self.retention_weights
+        _require(isinstance(terms, list | tuple), f"retention_terms is {terms!r}: give a list")
+        _require(bool(terms), f"retention_terms is empty: name one of {', '.join(TERMS)}")
+        for term in terms:
             _one_of("retention_terms", term, TERMS)
+        _require(len(terms) == len(set(terms)), f"retention_terms {terms} names a term twice")
+        fits = isinstance(weights, list | tuple) and len(weights) == len(terms)
         _require(
-            len(self.retention_terms) == len(set(self.retention_terms)),
-            f"retention_terms {self.retention_terms} names a term twice",
-        )
-        weights = self.retention_weights
-        _require(
-            weights is None or (len(weights) == len(self.retention_terms) and min(weights) >= 0 and max(weights) > 0),
-            f"retention_weights is {weights}: one weight ≥ 0 for each of {self.retention_terms}, and one above 0",
+            weights is None or (fits and all(_within(weight, 0, LARGE) for weight in weights) and max(weights) > 0),
+            f"retention_weights is {weights}: give a list with a weight ≥ 0 for each of {terms}, and one above 0",
         )
 
     def _check_method(self) -> None:

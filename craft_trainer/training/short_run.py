@@ -33,6 +33,8 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
                 plain training.
         """
         settings = retention_settings(args)
+        if state.max_steps < 1:
+            raise ValueError("the run has no steps: raise max_steps or num_train_epochs")
         if first_held(settings) >= state.max_steps:
             every = f" with retention_every {settings.retention_every}" if settings.retention_every > 1 else ""
             raise ValueError(

@@ -12,9 +12,9 @@ def block_rule(settings: RetentionSettings, retention_pass: RetentionPass) -> Bl
     constraint = retention_pass.constraint
     if retention_pass.probing:
         return lambda gram: none(gram, Weights(1.0, 0.0), settings.conflict_threshold)
-    weights = MERGES[settings.merge](constraint.multiplier)
-    if retention_pass.rounding:
-        weights = Weights(1.0, 0.0) if settings.recipe.surgery == "barrier" else weights  # which has no λ of its own
+    weights, is_barrier = MERGES[settings.merge](constraint.multiplier), settings.recipe.surgery == "barrier"
+    if retention_pass.rounding and not (is_barrier and constraint.violation > 0):  # beyond ε it pushes back, whatever
+        weights = Weights(1.0, 0.0) if is_barrier else weights  # which has no λ of its own
         return lambda _gram: Surgery(*weights, cosine=0.0, conflict=False)
     rule = surgery_rule(
         settings.recipe.surgery,
@@ -37,7 +37,7 @@ def joint_step(retention_pass: RetentionPass, *, step: int) -> CraftStep:
         step=step,
         task_loss=retention_pass.task_loss,
         retention_loss=constraint.retention_loss,
-        multiplier=constraint.multiplier,
+        multiplier=0.0 if retention_pass.probing else constraint.multiplier,
         epsilon=constraint.epsilon,
         violation=constraint.violation,
     )

@@ -132,6 +132,14 @@ def test_a_step_of_its_own_makes_backward_joint_and_says_so(tmp_path, anchors, c
     assert_same_runs(usual, tmp_path / "usual", own, tmp_path / "own")
 
 
+def test_the_arguments_stay_what_they_are_for_another_trainer(tmp_path, anchors):
+    """Seen to fail: the next trainer with the same arguments took one backward pass, and did not say so."""
+    args = CraftConfig(str(tmp_path / "own"), **NONE)
+    own = retaining(OwnStep)(ToyModel(), args, anchors=anchors, train_dataset=ToyTask(size=192))
+    own.train()
+    assert (own.args.backward, args.backward) == ("joint", "separate")
+
+
 def test_a_step_of_its_own_is_refused_with_surgery(tmp_path, anchors):
     with pytest.raises(TypeError, match=r"OwnStep\.training_step does not call .* set surgery none"):
         trained(tmp_path, anchors, retaining(OwnStep), surgery="one_sided")

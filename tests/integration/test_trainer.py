@@ -160,6 +160,9 @@ def test_the_angle_is_measured_at_the_first_pass_from_every_multiple_on(tmp_path
         ({"weight_decay": 0.5}, "weight_decay is 0.5, and .*run.json says not given: "),
         ({"multiplier_init": 3.0}, "multiplier_init is 3.0, and .*run.json says not given: "),
         ({"method": "weighted_sum", "epsilon": 0.01, "multiplier_lr": 0.1}, "method is weighted_sum, and "),
+        ({"optim": "sgd"}, "optim is sgd, and .*run.json says not given: "),
+        ({"hidden_distance": "cosine"}, "hidden_distance is cosine, and .*: λ of the checkpoint belongs to "),
+        ({"retention_terms": ["output"]}, r"retention_terms is \['output'\], and .*: λ of the checkpoint belongs to "),
     ],
 )
 def test_what_a_checkpoint_overrules_is_refused(tmp_path, anchors, changed, said):
@@ -469,6 +472,16 @@ def test_evaluation_and_the_best_model(tmp_path, anchors):
     loaded = ToyModel()
     loaded.load_checkpoint(best)
     assert_same_weights(weights(trainer), loaded.state_dict())
+
+
+def test_a_metric_that_is_no_number_may_be_called_a_loss(tmp_path, anchors):
+    """Seen to fail with a TypeError at the first evaluation, where Trainer trains on."""
+    options = CraftConfig(output_dir=str(tmp_path), **BASE, eval_strategy="steps", eval_steps=3)
+    data = {"train_dataset": ToyTask(), "eval_dataset": ToyTask(seed=3)}
+    found = {"each_loss": [0.1, 0.2], "no_loss": None, "named_loss": {"a": 1.0}}
+    trainer = CraftTrainer(ToyModel(), options, anchors=anchors, compute_metrics=lambda _: found, **data)
+    trainer.train()
+    assert trainer.state.global_step == 6
 
 
 def test_the_retention_pass_runs_in_the_precision_of_training(tmp_path, anchors, monkeypatch, caplog):

@@ -260,6 +260,13 @@ def test_label_smoothing_that_would_be_wrong_is_refused(options, given, fault, a
         made(CraftTrainer, config, given, anchors=anchors)
 
 
+@pytest.mark.parametrize("smoothing", [-0.5, 1.0])
+def test_a_smoothing_out_of_range_is_refused(smoothing):
+    """Seen to fail: a negative one was trained with."""
+    with pytest.raises(ValueError, match=rf"label_smoothing_factor is {smoothing:g}: it must lie in \[0, 1\)"):
+        SmoothedLoss(smoothing)
+
+
 @pytest.mark.parametrize("replaced", [{"label_smoothing_factor": 0.1}, {"compute_loss_func": own_loss}])
 @pytest.mark.parametrize("method", ["replay", "agem", "ewc"])
 def test_replay_of_another_loss_than_that_of_the_task_is_refused(method, replaced, anchors, tmp_path):

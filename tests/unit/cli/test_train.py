@@ -54,6 +54,22 @@ def test_a_family_has_its_own_defaults_where_nothing_is_given(
     assert made.to_dict() == family(output_dir=str(tmp_path), use_cpu=True, **values).to_dict()
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--retention", "0.99", "--epsilon_schedule", "linear"),
+        ("--epsilon_final", "0.01", "--epsilon_schedule", "linear"),
+        ("--retention_weights", "2"),
+    ],
+)
+def test_what_goes_with_the_defaults_of_one_family_waits_for_it(tmp_path: Path, words: tuple[str, ...]) -> None:
+    """Seen to fail: these were refused by the defaults of policies, before a language model was looked at."""
+    _, config = parsed(tmp_path, *words)
+    config.of(LanguageConfig)
+    with pytest.raises(ValueError, match=r"has no effect|a weight"):
+        config.of(CraftConfig)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_with_a_schedule_retention_is_its_end(tmp_path: Path, family: type[CraftConfig]) -> None:
     """Seen to fail: the command refused the two as one dial, and a script began with what it should end with."""

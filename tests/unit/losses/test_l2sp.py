@@ -40,3 +40,13 @@ def test_frozen_parameters_are_left_out() -> None:
         model.encoder.weight += 100.0
     assert penalty(model, anchors()).item() == 0
     assert set(penalty._start) == {"head.weight", "head.bias", "unused_by_retention"}
+
+
+def test_a_parameter_that_is_trained_later_is_refused_by_name() -> None:
+    """Seen to fail with a KeyError."""
+    model = ToyModel()
+    model.encoder.requires_grad_(False)
+    penalty = L2SPLoss(model)
+    model.encoder.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"encoder\.\w+ was frozen when the run began and is trained now"):
+        penalty(model, anchors())

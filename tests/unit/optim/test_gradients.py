@@ -168,6 +168,12 @@ def test_combine_keeps_none_only_where_neither_loss_has_a_gradient() -> None:
     assert [gradient is None for gradient in merged] == [False, False, True, False, False]
 
 
+def test_a_gradient_of_weight_zero_alone_is_none() -> None:
+    """Seen to fail: the optimizer decayed by it a parameter that plain training leaves alone."""
+    merged = combine(make_gradients(12, missing=[0, 2]), make_gradients(13, missing=[1, 2]), 1.0, 0.0)
+    assert [gradient is None for gradient in merged] == [True, False, True, False, False]
+
+
 def test_combine_reuses_the_memory_of_its_first_operand() -> None:
     task, retain = make_gradients(14, missing=[0]), make_gradients(15)
     merged = combine(task, retain, 1.0, 0.5)

@@ -102,6 +102,11 @@ def test_a_value_outside_its_range_is_refused(tmp_path: Path, name: str, value: 
     [
         ("retention_terms", {"retention_terms": ["hidden", "weights"]}),
         ("retention_terms", {"retention_terms": []}),
+        ("retention_terms is 'hidden': give a list", {"retention_terms": "hidden"}),
+        ("retention_weights is 1.0: give a list", {"retention_weights": 1.0}),
+        ("retention_weights", {"retention_weights": [INF, 1.0]}),
+        ("retention_every is 2.5: it must be at least 1, and whole", {"retention_every": 2.5}),
+        ("retention_batch_size is 4.5: it must be at least 1, and whole", {"retention_batch_size": 4.5}),
         ("retention_terms", {"retention_terms": ["hidden", "hidden"]}),
         ("retention_weights", {"retention_weights": [1.0]}),
         ("retention_weights", {"retention_weights": []}),

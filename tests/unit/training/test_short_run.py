@@ -61,6 +61,12 @@ def test_a_run_whose_only_pass_comes_before_its_first_step_is_refused(tmp_path, 
         ShortRun().on_train_begin(args, TrainerState(max_steps=steps), None)
 
 
+def test_a_run_without_steps_is_refused_as_such(tmp_path):
+    """Seen to fail: it was said to give fewer of epsilon_probe_steps, which were 0."""
+    with pytest.raises(ValueError, match="the run has no steps: raise max_steps"):
+        ShortRun().on_train_begin(Run(tmp_path).args, TrainerState(max_steps=0), None)
+
+
 def test_steps_without_a_pass_do_not_count_and_a_resumed_run_is_not_warned(tmp_path, caplog):
     args = Run(tmp_path, retention_every=50, multiplier_lr=0.1, epsilon=0.01).args
     state = TrainerState(max_steps=1000)
