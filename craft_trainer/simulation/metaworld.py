@@ -59,9 +59,20 @@ def describe(task: str) -> str:
 
 
 def as_groups(values: Mapping[str, float], groups: Collection[str]) -> dict[str, float]:
-    """Put its sentence in place of every task's name in ``values`` that is none of the ``groups``."""
+    """Put its sentence in place of every task's name in ``values`` that is none of the ``groups``.
+
+    Raises:
+        ValueError: two tasks have one sentence, so they are one group, and their values differ.
+    """
     sentences = {task: describe(task) for task in values if task in TASK_NAMES and task not in groups}
-    return {sentences.get(task, task): value for task, value in values.items()}
+    found: dict[str, float] = {}
+    for task, value in values.items():
+        group = sentences.get(task, task)
+        if found.setdefault(group, value) != value:
+            raise ValueError(
+                f"{task} is one group with another task, {group!r}: give both the same value, not {value:g}"
+            )
+    return found
 
 
 def draw_goals(task: str, num_goals: int, seed: int, split: Split) -> list[Goal]:

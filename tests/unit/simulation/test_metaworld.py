@@ -82,6 +82,14 @@ def test_a_task_has_two_names() -> None:
     assert as_groups(given, ["push-v3"]) == given
 
 
+def test_tasks_of_one_sentence_are_one_group():
+    """Seen to fail: the value of the first vanished."""
+    both = {"push-v3": 0.01, "push-back-v3": 0.01}
+    assert as_groups(both, []) == {"Push the puck to a goal": 0.01}
+    with pytest.raises(ValueError, match="push-back-v3 is one group with another task, 'Push the puck to a goal'"):
+        as_groups(both | {"push-back-v3": 0.5}, [])
+
+
 def test_observations_have_lerobots_names() -> None:
     flat = np.arange(78, dtype=np.float64).reshape(2, 39)
     named = name_observation(flat)
