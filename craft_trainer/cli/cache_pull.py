@@ -42,5 +42,6 @@ def run(arguments: PullArguments) -> None:
         except (ValueError, FileNotFoundError) as error:
             raise type(error)(str(error).replace(str(partial), repo)) from error
     print(f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")
-    teacher = cache.provenance.teachers[-1]["path"]
-    print(f"next: craft-trainer cache verify --cache {arguments.output_dir} --teacher {teacher}")
+    for number, teacher in enumerate(dict.fromkeys(one["path"] for one in cache.provenance.teachers)):
+        step = "or:   " if number else "next: "
+        print(f"{step}craft-trainer cache verify --cache {arguments.output_dir} --teacher {teacher}")

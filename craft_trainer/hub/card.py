@@ -1,14 +1,14 @@
 """The card of a run on the Hub: what it is, from what, retained by what, what it kept, how it is loaded."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from craft_trainer.files import write_atomically
 from craft_trainer.hub import readme
-from craft_trainer.hub.facts import Retained, RunFacts, Source
+from craft_trainer.hub.facts import Retained, RunFacts, Source, Teacher
 from craft_trainer.hub.run_folder import HISTORIES
 from craft_trainer.report.page import write_success_figure
 from craft_trainer.report.results import Results, load_results, method_label
@@ -169,10 +169,7 @@ def _lead(facts: RunFacts) -> Iterator[str]:
     if facts.retained is None:
         yield f"Trained with craft_trainer by the method {method}, nothing retained: its old tasks were not protected."
     else:
-        yield (
-            f"Fine-tuned with craft_trainer by the method {method}: a new task is learned while what the teacher did "
-            f"on {sum(facts.retained.groups.values()):,} anchors is retained."
-        )
+        yield (f"Fine-tuned with craft_trainer by the method {method}: a new task is learned {facts.retained.held}.")
     yield ""
 
 
@@ -187,10 +184,8 @@ def _made(facts: RunFacts) -> Iterator[str]:
 
 
 def _anchors(retained: Retained) -> dict[str, str]:
-    weights = f", weights {code(retained.weights)}" if retained.weights else ""
     features = ", ".join(f"{code(path)} ({in_markdown(pooling)})" for path, pooling in retained.features)
-    return {
-        "teacher": Markdown(_linked(retained.teacher) + weights),
+    return _teachers(retained.teachers) | {
         "retention terms × weight": ", ".join(f"{term} × {weight:g}" for term, weight in retained.terms.items()),
         "hidden features (pooling)": Markdown(features or "none"),
         "anchors": "; ".join(f"{count} of {group}" for group, count in retained.groups.items()),
@@ -198,6 +193,17 @@ def _anchors(retained: Retained) -> dict[str, str]:
         "anchor cache": Markdown(f"fingerprint {code(retained.fingerprint[:12])}")
         if retained.fingerprint
         else "none, the base is the teacher",
+    }
+
+
+def _teachers(teachers: Sequence[Teacher]) -> dict[str, str]:
+    """A row for each teacher, with its share of the anchors if there are several."""
+    several = len(teachers) > 1
+    return {
+        f"teacher {number}, of {teacher.anchors} anchors" if several else "teacher": Markdown(
+            _linked(teacher.source) + (f", weights {code(teacher.weights)}" if teacher.weights else "")
+        )
+        for number, teacher in enumerate(teachers, start=1)
     }
 
 

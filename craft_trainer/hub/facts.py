@@ -8,7 +8,7 @@ from typing import Self
 from craft_trainer.files import write_json
 
 FACTS_FILE = "card.json"
-SCHEMA = 1
+SCHEMA = 2
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,22 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Teacher:
+    """A checkpoint that made ``anchors`` of a run, and ``weights``, the start of the digest of its weights."""
+
+    source: Source
+    anchors: int
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
 class Retained:
     """The layers and terms that were kept close to the teacher.
 
     Attributes:
-        teacher: the checkpoint that made the anchors, and ``weights``, the start of the digest of its weights.
-        terms: retention term → its weight.
+        held: what the method holds, as the end of a sentence that begins with "a new task is learned".
+        teachers: those that made the anchors, in their order.
+        terms: retention term → its weight; {} of a method that holds none.
         units: what of the teacher the terms are fractions of.
         features: pairs of a module path and a pooling.
         groups: old task → number of anchors.
@@ -42,12 +52,12 @@ class Retained:
         source: where the anchors come from, in words; "" where that is not known.
     """
 
-    teacher: Source
+    held: str
+    teachers: list[Teacher]
     terms: dict[str, float]
     units: list[str]
     features: list[list[str]]
     groups: dict[str, int]
-    weights: str | None = None
     fingerprint: str | None = None
     source: str = ""
 
@@ -110,7 +120,8 @@ class RunFacts:
             if content["schema"] != SCHEMA or set(content) != known:
                 raise ValueError(f"schema {content['schema']}")
             found = content["retained"]
-            retained = found and Retained(**found | {"teacher": Source(**found["teacher"])})
+            made = [Teacher(**one | {"source": Source(**one["source"])}) for one in (found or {}).get("teachers", [])]
+            retained = found and Retained(**found | {"teachers": made})
             sources = {name: content[name] and Source(**content[name]) for name in ("base", "dataset")}
             return cls(**content | sources | {"retained": retained})
         except (ValueError, TypeError, KeyError) as error:

@@ -10,8 +10,11 @@ from transformers.models.auto import modeling_auto
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
-from craft_trainer.hub.facts import Retained, RunFacts, Source
-from craft_trainer.losses.terms import units
+from craft_trainer.hub.facts import Retained, RunFacts, Source, Teacher
+from craft_trainer.losses.distillation import DistillationLoss
+from craft_trainer.losses.task import Task
+from craft_trainer.losses.term import Need
+from craft_trainer.losses.terms import TERMS, units
 from craft_trainer.models.general import base_model, encoder_of, sentence_transformers_class
 from craft_trainer.models.quantization import RECORD
 from craft_trainer.training.config import SETTINGS
@@ -34,6 +37,12 @@ TRAINING = (  # of TrainingArguments
 )
 NOT_OF_THE_METHOD = ("method", "retention_terms", "retention_weights")
 DIGEST = 12  # characters that are shown
+HELD = {  # of the methods that hold something else than what the teacher did; see losses/
+    "replay": "while the task loss on the labels of {anchors} is minimised with its own",
+    "agem": "without the part of its gradient that would raise the task loss on the labels of {anchors}",
+    "l2": "while the weights are pulled back to those before training; the {anchors} play no part",
+    "ewc": "while the weights are pulled back to those before training, as the labels of {anchors} need them",
+}
 
 
 def run_facts(trainer: Any) -> RunFacts:
@@ -101,18 +110,31 @@ def _base_quantization(model: nn.Module) -> dict[str, bool | str]:
 
 
 def _retained(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings) -> Retained:
-    retained, features = units(settings.retention_terms), [[spec.path, spec.pooling] for spec in anchors.specs]
+    terms = settings.term_weights if settings.recipe.loss is DistillationLoss else {}
+    hidden = any(Need.HIDDEN in TERMS[name].needs for name in terms)
+    features = [[spec.path, spec.pooling] for spec in anchors.specs if hidden]
+    what, common = held(settings, f"{len(anchors):,} anchors"), (terms, units(terms), features)
     if isinstance(anchors, AdapterAnchors):
+        base = Teacher(Source("the base model, without its adapter"), len(anchors))
         counts = {group: anchors.groups.count(group) for group in dict.fromkeys(anchors.groups)}
-        return Retained(
-            Source("the base model, without its adapter"), settings.term_weights, retained, features, counts
-        )
+        return Retained(what, [base], *common, counts)
     made = anchors.provenance
-    newest = made.teachers[-1]
-    teacher = Source.of(str(newest["path"])) or Source("unknown")
-    weights = str(newest["weights"])[:DIGEST]
-    held = settings.term_weights, retained, features, dict(made.groups)
-    return Retained(teacher, *held, weights, made.fingerprint, made.told_source())
+    teachers = [
+        Teacher(Source.of(str(one["path"])) or Source("unknown"), int(one["anchors"]), str(one["weights"])[:DIGEST])
+        for one in made.teachers
+    ]
+    return Retained(what, teachers, *common, dict(made.groups), made.fingerprint, made.told_source())
+
+
+def held(settings: RetentionSettings, anchors: str) -> str:
+    """What the method holds on so many ``anchors``, for the sentence "a new task is learned …"."""
+    if settings.method in HELD:
+        return HELD[settings.method].format(anchors=anchors)
+    answers = [name for name in settings.retention_terms if name != Task.name]
+    if not answers:
+        return f"while the task loss on the labels of {anchors} is held to the teacher's"
+    labels = Task.name in settings.retention_terms
+    return f"while what the teacher did on {anchors} is retained" + (", and its task loss on their labels" * labels)
 
 
 def _settings(settings: RetentionSettings) -> dict[str, str]:

@@ -129,7 +129,7 @@ def test_the_card_says_what_was_done(hub, train, tiny_anchors, tmp_path):
         assert said in card
     assert tiny_anchors.provenance.fingerprint[:12] in card
     assert "library_name: lerobot" in card
-    assert facts["retained"]["weights"] == tiny_anchors.provenance.teachers[0]["weights"][:12]
+    assert facts["retained"]["teachers"][0]["weights"] == tiny_anchors.provenance.teachers[0]["weights"][:12]
     assert str(tmp_path) not in card + json.dumps(facts), "folders of this machine are nobody's business"
 
 

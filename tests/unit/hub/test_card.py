@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from craft_trainer.hub.card import body, last_pass, snippet
-from craft_trainer.hub.facts import Retained, RunFacts, Source
+from craft_trainer.hub.facts import Retained, RunFacts, Source, Teacher
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ def test_the_unit_is_that_of_the_terms(tmp_path: Path, units: list[str], said: s
     """Seen to fail: every language model was said to be retained in units of a variance."""
     history = tmp_path / "lambda_history.csv"
     history.write_text("step,retention_loss,multiplier,epsilon\n1,0.01,2.0,0.05\n")
-    retained = Retained(Source("org/lm", "org/lm"), {"hidden": 1.0}, units, [], {"old": 3})
+    retained = Retained("", [Teacher(Source("org/lm", "org/lm"), 3)], {"hidden": 1.0}, units, [], {"old": 3})
     text = body(RunFacts("craft", retained=retained, step=1), last_pass(history, 1), None, "run")
     assert f"L_retain and ε are in units of {said}" in text
     assert "| 0.01 | 0.05 | 2 |" in text

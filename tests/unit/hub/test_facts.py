@@ -4,10 +4,15 @@ import json
 
 import pytest
 
-from craft_trainer.hub.facts import FACTS_FILE, Retained, RunFacts, Source
+from craft_trainer.hub.facts import FACTS_FILE, Retained, RunFacts, Source, Teacher
 
 RETAINED = Retained(
-    Source("outputs/teacher"), {"hidden": 1.0}, ["variance"], [["policy.model", "none"]], {"push": 3}, "abc"
+    "while 3 anchors are retained",
+    [Teacher(Source("outputs/teacher"), 3, "abc")],
+    {"hidden": 1.0},
+    ["variance"],
+    [["policy.model", "none"]],
+    {"push": 3},
 )
 FACTS = RunFacts(
     "craft", "lerobot", "act", base=Source("org/a@v1", "org/a"), retained=RETAINED, training={"seed": "1"}, step=7
@@ -21,7 +26,9 @@ def test_it_comes_back(tmp_path):
     assert RunFacts.read(tmp_path) == RunFacts("plain")
 
 
-@pytest.mark.parametrize("damage", [{"schema": 9}, {"more": 1}, {"retained": {"teacher": 1}}, {"base": {"place": "x"}}])
+@pytest.mark.parametrize(
+    "damage", [{"schema": 9}, {"more": 1}, {"retained": {"teachers": [1]}}, {"base": {"place": "x"}}]
+)
 def test_another_version_is_refused(tmp_path, damage):
     FACTS.write(tmp_path)
     content = json.loads((tmp_path / FACTS_FILE).read_text()) | damage
