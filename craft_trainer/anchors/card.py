@@ -5,16 +5,14 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from craft_trainer.anchors.provenance import DIGESTS, Provenance, public
+from craft_trainer.hub.readme import signed
 from craft_trainer.report.wording import Markdown, code, in_markdown
 
-CARD_FILE = "README.md"
-PAGE = """---
-tags: [craft_trainer, continual-learning, anchors]
-configs:
-- config_name: default
-  data_files: '*.arrow'
----
-
+HEADER = {
+    "tags": ["craft_trainer", "continual-learning", "anchors"],
+    "configs": [{"config_name": "default", "data_files": "*.arrow"}],
+}
+PAGE = """\
 # Anchors
 
 Samples of tasks that a model already knows, with what its teacher makes of them. Fine-tuning with
@@ -61,7 +59,7 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
     scales = {
         code(name): [f"{statistics[f'{kind}/{name}'].mean():.4g}" for kind in ("mean", "variance")] for name in named
     }
-    return PAGE.format(
+    page = PAGE.format(
         made=_rows(made),
         groups=_rows(provenance.groups),
         scales="\n".join(f"| {name} | {' | '.join(scales[name])} |" for name in sorted(scales)),
@@ -69,6 +67,7 @@ def card(provenance: Provenance, statistics: Mapping[str, Tensor]) -> str:
         files=", ".join(map(code, sorted(provenance.files))),
         fingerprint=provenance.compute_fingerprint(),
     )
+    return signed(HEADER, page, before=None)
 
 
 def _teachers(provenance: Provenance) -> dict[str, str]:

@@ -16,12 +16,13 @@ from safetensors.torch import save as as_bytes
 from torch import Tensor
 
 from craft_trainer.anchors.cache import STATISTICS_FILE, feature_columns
-from craft_trainer.anchors.card import CARD_FILE, card
+from craft_trainer.anchors.card import card
 from craft_trainer.anchors.columns import open_columns
 from craft_trainer.anchors.lease import leased
 from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance, file_digest
 from craft_trainer.anchors.statistics import BYTES_AT_ONCE, ConstantFeatureError, cache_statistics
 from craft_trainer.files import locked
+from craft_trainer.hub.readme import README
 from craft_trainer.hub.saved_datasets import open_saved
 from craft_trainer.hub.storage import copy_here
 
@@ -222,7 +223,7 @@ def write_cache(anchors: datasets.Dataset, folder: Path, provenance: Provenance)
     provenance.files.update({file.name: file_digest(file) for file in sorted(folder.iterdir())})
     provenance.sizes.update({name: anchors.data.table.column(name).nbytes for name in anchors.column_names})
     provenance.write(folder)
-    (folder / CARD_FILE).write_text(card(provenance, statistics))
+    (folder / README).write_text(card(provenance, statistics))
 
 
 def save(anchors: datasets.Dataset, folder: Path | str) -> None:

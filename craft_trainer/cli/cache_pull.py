@@ -29,8 +29,7 @@ def run(arguments: PullArguments) -> None:
     from craft_trainer.hub.resolve_path import HubPlace
     from craft_trainer.hub.storage import local_folder
 
-    repo, _, at = arguments.repo.partition("@")
-    revision = HubPlace(repo, at or None).at(arguments.revision).revision
+    repo, revision = HubPlace.of(arguments.repo, arguments.revision)
     with appears_when_complete(local_folder(arguments.output_dir, "cache pull")) as partial:
         with plain_errors(repo, "dataset", revision):
             snapshot_download(

@@ -73,6 +73,5 @@ def destination(arguments: PushArguments, facts: "RunFacts") -> tuple[str, str |
         raise ValueError(f"{arguments.run} has not been pushed anywhere yet: say where with --repo owner/name")
     if arguments.repo is None:
         return str(facts.repo), arguments.revision or facts.revision
-    repo, _, at = arguments.repo.partition("@")
-    same = facts.revision if repo == facts.repo else None
-    return repo, HubPlace(repo, at or None).at(arguments.revision).revision or same
+    repo, revision = HubPlace.of(arguments.repo, arguments.revision)
+    return repo, revision or (facts.revision if repo == facts.repo else None)

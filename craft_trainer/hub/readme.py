@@ -1,4 +1,4 @@
-"""The README of a run: ours to write again, or written by hand and left alone."""
+"""The README of a run or of an anchor cache: ours to write again, or written by hand and left alone."""
 
 import hashlib
 import re
@@ -34,7 +34,7 @@ def signed(metadata: dict[str, Any], body: str, before: str | None) -> str:
     kept = {} if before is None or any(sentence in before for sentence in BY_LIBRARIES) else _header(before)
     tags = list(dict.fromkeys([*metadata.get("tags", []), *(kept.get("tags") or [])]))
     merged = {key: value for key, value in kept.items() if key not in MADE_ANEW} | metadata | {"tags": tags}
-    header = ModelCardData(**{key: value for key, value in merged.items() if value is not None}).to_yaml()
+    header = ModelCardData(**merged).to_yaml()
     mark = MARK.format(digest=_digest(body.strip()))
     return f"---\n{header}\n---\n\n{mark}\n\n{body.strip()}\n"
 
@@ -54,9 +54,17 @@ def write(folder: Path, metadata: dict[str, Any], body: str, before: str | None)
     return not by_hand
 
 
+def renewed(text: str, there: str | None) -> str | None:
+    """The README ``text`` as it takes the place of the one ``there``; None if that one is by hand, and stays."""
+    if there is not None and is_by_hand(there):
+        return None
+    return text if there is None or is_by_hand(text) else signed(_header(text), _body(text), there)
+
+
 def _header(text: str) -> dict[str, Any]:
     try:
-        return dict(vars(ModelCard(text, ignore_metadata_errors=False).data))
+        found = vars(ModelCard(text, ignore_metadata_errors=False).data)
+        return {key: value for key, value in found.items() if value is not None}
     except (ValueError, YAMLError):
         return {}
 

@@ -14,6 +14,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from craft_trainer.hub.errors import plain_errors, retry_after
 
 PAUSES = (5.0, 20.0)  # seconds before the second and before the third attempt
+ADDED = {".gitattributes"}  # what the Hub adds
 LONGEST_PAUSE = 120.0  # even if the Hub asks for more
 logger = logging.getLogger(__name__)
 Files = Mapping[str, Path | bytes]
@@ -45,6 +46,26 @@ class Repository:
             PermissionError: it is to be private, and is there and public; or the token may not write.
         """
         return with_retries(self._open)
+
+    def files(self) -> set[str]:
+        """The paths of what is there, without what the Hub adds to every repository."""
+
+        def ask() -> list[str]:
+            with self._errors():
+                hub, place = self._hub()
+                return list(hub.list_repo_files(self.name, **place))
+
+        return {*with_retries(ask)} - ADDED
+
+    def text(self, file: str) -> str:
+        """The text of a ``file`` that is there."""
+
+        def ask() -> str:
+            with self._errors():
+                hub, place = self._hub()
+                return Path(hub.hf_hub_download(self.name, file, **place)).read_text("utf-8")
+
+        return with_retries(ask)
 
     def commit(self, files: Files, message: str, *, replaces: Sequence[str] = ()) -> CommitInfo:
         """Upload ``files`` (path in the repository → file, or its bytes) in one commit: all of them or none.

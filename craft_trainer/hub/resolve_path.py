@@ -27,6 +27,12 @@ class HubPlace(NamedTuple):
     repo: str
     revision: str | None = None
 
+    @classmethod
+    def of(cls, name: str, revision: str | None = None) -> "HubPlace":
+        """That of ``owner/name`` or ``owner/name@revision``, at ``revision`` if that is given; see :meth:`at`."""
+        repo, _, at = name.partition("@")
+        return cls(repo, at or None).at(revision)
+
     @property
     def name(self) -> str:
         """``owner/name``, or ``owner/name@revision``."""

@@ -4,10 +4,13 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from fakehub.server import READ_ONLY_TOKEN, TOKEN
 
+from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.joining import join_caches
 from craft_trainer.anchors.provenance import PROVENANCE_FILE, Provenance
 from craft_trainer.files import as_json
 
@@ -45,6 +48,13 @@ def published(cache):
     made = Provenance.read(cache)
     assert str(cache.parents[2]) not in as_json(made.published().document())
     return contents(cache) | {PROVENANCE_FILE: as_json(made.published().document()).encode()}
+
+
+def relabelled_path(cache, folder, teacher_path):
+    """A copy of ``cache`` whose teacher is called ``teacher_path``."""
+    made = Provenance.read(shutil.copytree(cache, folder))
+    replace(made, teachers=[one | {"path": teacher_path} for one in made.teachers]).write(folder)
+    return AnchorCache(folder)
 
 
 def push(client, cache, *more, repo=REPO, **environment):
@@ -134,22 +144,82 @@ def test_every_push_can_be_pulled(hub, client, cache, other_cache, tmp_path):
     assert "has no revision 'v2'" in failed(pull(client, tmp_path / "no", "--revision", "v2"))
 
 
-def test_a_push_is_one_commit(hub, client, cache, tmp_path):
+def test_a_push_is_one_commit(hub, client):
     """Whoever pulls meanwhile gets the old cache or the new one. Seen to fail with ``upload_folder`` over Xet.
 
     Which makes a commit of every 250 files, and one after five minutes.
     """
-    folder = shutil.copytree(cache, tmp_path / "cache")
-    for number in range(260):
-        (folder / f"note-{number:03d}.txt").write_text(str(number))
-    assert push(client, folder).status == 0
+    client.python(
+        "from craft_trainer.hub.repository import Repository; "
+        f"Repository('{REPO}', 'dataset').opened().commit({{f'data-{{n}}.arrow': b'x' for n in range(260)}}, 'many')"
+    )
     assert len(hub.repos["dataset", REPO].commits) == 2  # the first is the empty repository
+
+
+@LFS_ONLY
+def test_only_the_cache_is_pushed(hub, client, cache, tmp_path):
+    """Seen to fail: whatever lay in the folder was published."""
+    folder = shutil.copytree(cache, tmp_path / "cache")
+    for name in (".env", "notes.txt"):
+        (folder / name).write_text("mine")
+    assert push(client, folder).status == 0
+    assert set(hub.repos["dataset", REPO].resolve("main")["tree"]) - {".gitattributes"} == set(contents(cache))
+
+
+@LFS_ONLY
+def test_a_repository_of_something_else_is_refused(hub, client, cache):
+    """Seen to fail: the card of a dataset was overwritten, and its norms were deleted, with status 0."""
+    hub.create("dataset", REPO)
+    theirs = {"README.md": b"# theirs", "norms.safetensors": b"x", "meta/info.json": b"{}"}
+    hub.upload("dataset", REPO, theirs)
+    message = failed(push(client, cache))
+    assert f"{REPO} holds meta/info.json, norms.safetensors and no anchors.json" in message
+    assert "name another repository" in message
+    assert set(hub.repos["dataset", REPO].resolve("main")["tree"]) - {".gitattributes"} == set(theirs)
+
+
+@LFS_ONLY
+def test_a_card_that_was_edited_on_the_hub_stays(hub, client, cache, other_cache, tmp_path):
+    """And so do lines of its header. Seen to fail: the next push overwrote both."""
+    assert push(client, cache).status == 0
+    ours = (cache / "README.md").read_text()
+    hub.upload("dataset", REPO, {"README.md": ours.replace("tags:", "license: mit\ntags:").encode()})
+    assert push(client, other_cache).status == 0
+    assert pull(client, tmp_path / "header").status == 0
+    card = (tmp_path / "header/README.md").read_text()
+    assert "license: mit" in card
+    assert Provenance.read(other_cache).fingerprint in card
+    hub.upload("dataset", REPO, {"README.md": b"# mine"})
+    result = push(client, cache)
+    assert f"README.md of {REPO} is by hand and stays" in result.out
+    assert pull(client, tmp_path / "text").status == 0
+    assert contents(tmp_path / "text") == published(cache) | {"README.md": b"# mine"}
+
+
+@LFS_ONLY
+def test_a_branch_may_stand_behind_the_name(hub, client, cache):
+    """Seen to fail with a message about the characters of a name."""
+    result = push(client, cache, repo=f"{REPO}@trial")
+    assert result.status == 0, result.err
+    assert "anchors.json" in hub.repos["dataset", REPO].resolve("trial")["tree"]
+    assert "anchors.json" not in hub.repos["dataset", REPO].resolve("main")["tree"]
+
+
+@LFS_ONLY
+def test_every_teacher_of_a_joined_cache_gets_its_command(hub, client, cache, other_cache, tmp_path):
+    """Seen to fail: only that of the cache that was joined last."""
+    made = [relabelled_path(one, tmp_path / name, name) for one, name in ((cache, "first"), (other_cache, "second"))]
+    joined = join_caches(made, tmp_path / "joined", num_anchors=1000, seed=0).folder
+    assert push(client, joined).status == 0
+    said = pull(client, tmp_path / "pulled").out
+    for name in ("first", "second"):
+        assert f"craft-trainer cache verify --cache {tmp_path / 'pulled'} --teacher {name}\n" in said
 
 
 @LFS_ONLY
 def test_shards_of_an_earlier_cache_do_not_stay(hub, client, cache, tmp_path):
     hub.create("dataset", REPO)
-    hub.upload("dataset", REPO, {"data-00001-of-00002.arrow": b"old", "LICENSE": b"theirs"})
+    hub.upload("dataset", REPO, {"data-00001-of-00002.arrow": b"old", "LICENSE": b"theirs", "anchors.json": b"{}"})
     assert push(client, cache).status == 0
     assert pull(client, tmp_path / "cache").status == 0
     assert contents(tmp_path / "cache") == published(cache) | {"LICENSE": b"theirs"}

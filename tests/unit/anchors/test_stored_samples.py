@@ -184,7 +184,7 @@ def test_the_card_names_the_files_that_are_checked(whole: AnchorCache, tmp_path:
 
 def test_the_card_says_what_the_cache_is(whole: AnchorCache) -> None:
     card = (whole.folder / "README.md").read_text()
-    assert card.startswith("---\ntags: [craft_trainer, continual-learning, anchors]\n")
+    assert card.startswith("---\ntags:\n- craft_trainer\n- continual-learning\n- anchors\n")
     scale = load_file(whole.folder / "statistics.safetensors")["variance/output"].mean().item()
     for part in (
         "| teacher | seer: weights `w`, processors `p` |",
