@@ -196,14 +196,16 @@ class TextSamples(Dataset[dict[str, Any]]):
                 lists = [np.int64(len(one)).tobytes() + one.tobytes() for one in numbers]
                 yield b"".join([*lists, images.encode()])
 
-    def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
+    def rows_in_common(self, inputs: datasets.Dataset, learned: Sequence[int] | None = None) -> list[int]:
         """The rows of ``inputs``, those of anchors, that have the tokens of one of these samples.
 
-        None is found among samples with images, whose pictures would have to be compared too.
+        Only the ``learned`` samples count, by default all. None is found among samples with images, whose pictures
+        would have to be compared too.
         """
         if any(self._samples["images"]) or "input_ids" not in inputs.column_names:
             return []
-        own = {tuple(tokens) for tokens in self._samples["input_ids"]}
+        samples = self._samples if learned is None else self._samples.select(learned)
+        own = {tuple(tokens) for tokens in samples["input_ids"]}
         pairs = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)  # anchors of texts always have both
         anchors = (tuple(itertools.compress(tokens, mask)) for tokens, mask in pairs)
         return [row for row, tokens in enumerate(anchors) if tokens in own]

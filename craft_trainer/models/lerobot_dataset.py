@@ -163,10 +163,11 @@ class PolicyDataset(Dataset[Sample]):
                     digest.update(hashlib.file_digest(content, "sha256").digest())
         return digest.hexdigest()
 
-    def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
+    def rows_in_common(self, inputs: datasets.Dataset, learned: Sequence[int] | None = None) -> list[int]:
         """The rows of ``inputs``, those of anchors, that have the state and the sentence of one of these frames.
 
-        Numbers are compared bit by bit, pictures are not; none is found where there are no numbers.
+        Only the ``learned`` frames count, by default all. Numbers are compared bit by bit, pictures are not; none is
+        found where there are no numbers.
         """
         sizes = {
             name: math.prod(feature["shape"])
@@ -176,7 +177,8 @@ class PolicyDataset(Dataset[Sample]):
         shared = {name: size for name, size in sizes.items() if name in inputs.column_names}
         if not shared or "task" not in inputs.column_names:
             return []
-        own = set(_frames_as_bytes(self.frames.hf_dataset, shared, self.task_of_frame))
+        frames = list(_frames_as_bytes(self.frames.hf_dataset, shared, self.task_of_frame))
+        own = set(frames if learned is None else (frames[row] for row in learned))
         anchors = _frames_as_bytes(inputs, shared, inputs["task"])
         return [row for row, frame in enumerate(anchors) if frame in own]
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 import datasets
 from torch.utils.data import Subset
 
-from craft_trainer.anchors.cache import AnchorCache
+from craft_trainer.anchors.cache import ROW_COLUMN, AnchorCache
 from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE
-from craft_trainer.anchors.joining import data_parts
+from craft_trainer.anchors.joining import PARTS, data_parts
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.losses.distillation import DistillationLoss
@@ -32,8 +32,11 @@ class ComparableData(Protocol):
     def fingerprint(self) -> str:
         """SHA-256 of what is in it."""
 
-    def rows_in_common(self, inputs: datasets.Dataset) -> list[int]:
-        """The rows of ``inputs``, those of anchors, that are also inputs of a sample; none where it cannot be told."""
+    def rows_in_common(self, inputs: datasets.Dataset, learned: Sequence[int] | None = None) -> list[int]:
+        """The rows of ``inputs``, those of anchors, that are also inputs of a ``learned`` sample, by default of any.
+
+        None where it cannot be told.
+        """
 
     def __len__(self) -> int: ...
 
@@ -52,7 +55,7 @@ def refuse_learned_inputs(anchors: AnchorCache | AdapterAnchors, learned: Any, s
     data = learned.dataset if isinstance(learned, Subset) else learned
     if not held or settings.learned_inputs == "allow" or not isinstance(data, ComparableData):
         return
-    rows = learned_rows(anchors, data)
+    rows = learned_rows(anchors, data, learned.indices if isinstance(learned, Subset) else None)
     if not rows or max(held.values()) * _share(anchors, rows, settings) * _apart(anchors, rows) <= settings.epsilon:
         return
     raise ValueError(
@@ -62,11 +65,14 @@ def refuse_learned_inputs(anchors: AnchorCache | AdapterAnchors, learned: Any, s
     )
 
 
-def learned_rows(anchors: AnchorCache | AdapterAnchors, data: ComparableData) -> list[int]:
-    """The anchors whose inputs are also those of a sample of ``data``, which is being learned.
+def learned_rows(
+    anchors: AnchorCache | AdapterAnchors, data: ComparableData, learned: Sequence[int] | None = None
+) -> list[int]:
+    """The anchors whose inputs are also those of a sample of ``data``, of the ``learned`` ones if not all are.
 
-    All of them if they are of the same dataset, by its fingerprint. Otherwise embedded inputs are compared: pictures
-    are not, so a policy's anchor is the frame with its state and sentence.
+    If they are of the same dataset, by its fingerprint, those of its samples that are learned. Otherwise embedded
+    inputs are compared: pictures are not, so a policy's anchor is the frame with its state and sentence. So are those
+    of a cache that was joined, whose rows may have been counted anew.
     """
     everything = list(range(len(anchors)))
     if isinstance(anchors, AdapterAnchors):
@@ -74,8 +80,12 @@ def learned_rows(anchors: AnchorCache | AdapterAnchors, data: ComparableData) ->
     parts = data_parts(anchors.provenance.data)
     same_size = all(part["frames"] == len(data) and OTHER_INSTRUCTIONS not in part for part in parts)
     if same_size and {part["fingerprint"] for part in parts} == {data.fingerprint()}:
-        return everything
-    return [] if (inputs := anchors.embedded_inputs()) is None else data.rows_in_common(inputs)
+        if learned is None:
+            return everything
+        if PARTS not in anchors.provenance.data or anchors.embedded_inputs() is None:
+            chosen = set(learned)
+            return [place for place, row in enumerate(anchors.dataset[ROW_COLUMN][:]) if row in chosen]
+    return [] if (inputs := anchors.embedded_inputs()) is None else data.rows_in_common(inputs, learned)
 
 
 def answers_held(settings: RetentionSettings) -> dict[str, float]:

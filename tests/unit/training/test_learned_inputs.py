@@ -76,12 +76,32 @@ def settings(tmp_path: Path, **changes: Any) -> Any:
 def test_anchors_of_the_dataset_that_is_learned_are_refused(build: Build, data: PolicyDataset, tmp_path: Path) -> None:
     """Seen to fail with the fingerprint left out, where a cache of references has no inputs to compare."""
     references = build(known=True, inputs="reference")
-    for learned in (data, Subset(data, range(3))):
+    for learned, share in ((data, len(references)), (Subset(data, range(3)), 1)):
         with pytest.raises(ValueError, match=REFUSED) as error:
             refuse_learned_inputs(references, learned, settings(tmp_path))
-        assert f"{len(references)} of {len(references)} anchors" in str(error.value)
+        assert f"{share} of {len(references)} anchors" in str(error.value)
         assert "retention_terms: [hidden]" in str(error.value)
     assert learned_rows(build(inputs="reference"), data) == []
+
+
+def test_anchors_of_episodes_that_are_held_out_are_not_learned(
+    build: Build, data: PolicyDataset, tmp_path: Path
+) -> None:
+    """Seen to fail: every one of them was said to be learned, because the dataset is the same."""
+    held_out = data.rows_of(0.34, learned=False) or []
+    learned = Subset(data, data.rows_of(0.34, learned=True) or [])
+    assert len(held_out)
+    assert len(learned)
+    apart = [build(known=True, rows=held_out[place::2], inputs="reference") for place in (0, 1)]
+    embedded = build(known=True, rows=held_out)
+    joined = [
+        join_caches(parts, tmp_path / f"joined{number}", num_anchors=10**6, seed=0)
+        for number, parts in enumerate((apart, [embedded, build(known=True, rows=held_out[::2])]))
+    ]
+    for cache in (apart[0], embedded, *joined):
+        refuse_learned_inputs(cache, learned, settings(tmp_path))
+        with pytest.raises(ValueError, match=f"{len(cache)} of {len(cache)} anchors"):
+            refuse_learned_inputs(cache, data, settings(tmp_path))
 
 
 @pytest.mark.parametrize(
