@@ -135,8 +135,9 @@ class PolicyDataset(Dataset[Sample]):
 
     @property
     def revision(self) -> str:
-        """That of the Hub repository, or nothing."""
-        return str(self.meta.revision or "")
+        """That of the Hub repository, if its name has one, or nothing: LeRobot has its version of the format there."""
+        place = parse(self.source)
+        return (place.revision if isinstance(place, HubPlace) else None) or ""
 
     @property
     def task_of_frame(self) -> list[str]:

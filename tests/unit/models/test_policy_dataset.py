@@ -225,3 +225,11 @@ def test_frames_that_lerobot_does_not_train_on_are_left_out(tmp_path: Path) -> N
     assert none.without_last_frames() is none
     with pytest.raises(ValueError, match="no episode has more than drop_n_last_frames = 9 frames"):
         PolicyDataset(data, DiffusionConfig(device="cpu", drop_n_last_frames=9)).without_last_frames()
+
+
+def test_the_revision_is_that_in_the_name(tiny_dataset: Path, tiny_policy: Callable[..., PolicyModel]) -> None:
+    """Seen to fail with v3.0, LeRobot's version of its format, for every folder and for org/data@mine."""
+    dataset = PolicyDataset(str(tiny_dataset), tiny_policy().policy_config)
+    assert dataset.revision == ""
+    dataset.source = "org/data@mine"
+    assert dataset.revision == "mine"
