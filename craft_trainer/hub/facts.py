@@ -23,8 +23,9 @@ class Source:
         """``place`` as strangers may read it: of an absolute path the last part, the rest as it is."""
         if place is None or str(place) == "":
             return None
-        path, repo = Path(place), str(place).partition("@")[0]
-        is_folder = path.exists() or repo.count("/") != 1 or path.is_absolute() or path.parent.exists()
+        path, (repo, _, revision) = Path(place), str(place).partition("@")
+        is_folder = path.exists() or repo.count("/") != 1 or path.is_absolute()
+        is_folder |= path.parent.exists() and not revision
         return cls(path.name if path.is_absolute() else str(place), None if is_folder else repo)
 
 

@@ -53,15 +53,20 @@ def parse(place: str | Path) -> Path | HubPlace:
 
     Raises:
         FileNotFoundError: it is neither; a missing folder inside an existing one, or in ``outputs``, is taken for
-            a mistyped path.
+            a mistyped path, unless a revision of it is named.
     """
     folder = Path(place)
     if folder.exists():
         return folder
     repo, at, revision = str(place).partition("@")
     is_file = folder.suffix in FILES or folder.parts[0] == OUTPUTS
-    if not is_file and REPOSITORY_ID.fullmatch(repo) and (revision or not at) and not Path(repo).parent.exists():
-        return HubPlace(repo, revision or None)
+    if not is_file and REPOSITORY_ID.fullmatch(repo) and (revision or not at):
+        if revision or not Path(repo).parent.exists():
+            return HubPlace(repo, revision or None)
+        raise FileNotFoundError(
+            f"there is no file or folder {place}. If you mean the Hub repository of that name, which the folder "
+            f"{Path(repo).parent} here hides, give its revision as well (owner/name@revision), e.g. {repo}@main"
+        )
     raise FileNotFoundError(
         f"there is no file or folder {place}, and it is not the id of a Hub repository (owner/name, or "
         "owner/name@revision)"

@@ -52,13 +52,24 @@ def test_a_folder_comes_first(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "place", ["name@v1", "org/name@", "a/b/c", "/no/where", "here/mistyped", "here/mistyped@v1", "outputs/gone"]
+    "place", ["name@v1", "org/name@", "a/b/c", "/no/where", "here/mistyped", "outputs/gone", "outputs/gone@v1"]
 )
 def test_what_is_neither(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here").mkdir()
     with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*owner/name@revision"):
         parse(place)
+
+
+def test_a_folder_called_like_the_owner_hides_no_revision(tmp_path, monkeypatch):
+    """As a clone of lerobot beside which one works. Seen to fail: none of its names could be given in any way."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lerobot").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"which the folder lerobot here hides, .* e.g. lerobot/act@main"):
+        parse("lerobot/act")
+    assert parse("lerobot/act@main") == HubPlace("lerobot/act", "main")
+    assert Source.of("lerobot/act@main") == Source("lerobot/act@main", "lerobot/act")
+    assert Source.of("lerobot/act") == Source("lerobot/act", None)
 
 
 def test_what_a_card_calls_it(tmp_path, monkeypatch):
