@@ -1,12 +1,17 @@
 """An anchor cache of every policy family holds what the policy says of its anchors: features, output, tokens, noise."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from lerobot.configs.types import FeatureType, PolicyFeature
+from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from policies import SIZE, batch_of
 
 from craft_trainer.anchors.building import build_anchor_cache
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import FeatureSpec, extract, teacher_features
+from craft_trainer.anchors.relabelling import relabel_cache
 
 CAMERAS = ("front", "wrist")
 NUM_ANCHORS = 9
@@ -72,3 +77,21 @@ def test_a_student_that_moved_is_told_from_its_teacher(model, cache):
     moved = extract(model, batch.inputs, cache.specs, output=False)
     for spec in cache.specs:
         assert not torch.allclose(moved.hidden[spec.column], batch.teacher.hidden[spec.column], rtol=1e-3)
+
+
+def test_a_policy_that_reads_other_inputs_does_not_become_the_teacher(
+    tiny_anchors, tiny_policy, image_policy, tmp_path
+):
+    """Seen to fail with a KeyError, and with sizes of tensors that did not match."""
+    features = {"observation.state": PolicyFeature(FeatureType.STATE, (4,))}
+    past = DiffusionConfig(n_obs_steps=2, horizon=8, input_features=features, push_to_hub=False, device="cpu")
+    for teacher, said in (
+        (image_policy, "observation.images.front is missing"),
+        (tiny_policy(chunk_size=4, n_action_steps=4), r"action is of shape \(8, 4\) instead of \(4, 4\)"),
+        (SimpleNamespace(policy_config=past), r"observation.state is of shape \(4,\) instead of \(2, 4\)"),
+    ):
+        with pytest.raises(
+            ValueError, match=f"other cannot become the teacher of .*{said}.*: build a cache anew by that"
+        ):
+            relabel_cache(tiny_anchors, teacher, tmp_path / "again", teacher_path="other")
+    assert not list(tmp_path.iterdir())
