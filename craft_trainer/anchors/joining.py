@@ -17,6 +17,7 @@ from craft_trainer.anchors.teacher_pass import rows_digest
 from craft_trainer.files import appears_when_complete, temporary
 
 PARTS = "parts"  # under which the provenance has the data of the caches that were joined
+FRAMES = (VIEWS, KEPT)  # what the provenance has where a cache holds whole frames with their views
 OF_THE_BUILD = "batch_size"  # the one entry of the storage that anchors of two caches need not share
 
 
@@ -37,8 +38,8 @@ def join_caches(
 
     Raises:
         FileExistsError: ``output_dir`` exists.
-        ValueError: the caches differ in what they hold, refer to different data, or nothing is to be kept; both numbers
-            are given, or none; or frames are asked for, and a cache has no views of each.
+        ValueError: the caches differ in what they hold, refer to different data, or of some group nothing would be
+            kept; both numbers are given, or none; or frames are asked for, and a cache has no views of each.
     """
     require_alike(caches)
     groups = [(group, number) for number, cache in enumerate(caches) for group in cache.groups]
@@ -46,6 +47,11 @@ def join_caches(
     wanted = num_anchors if num_frames is None else num_frames
     if wanted is None or wanted < 1 or None not in (num_anchors, num_frames):
         raise ValueError("anchors, frames: say how many of one to keep, 1 or more")
+    if wanted < (num_groups := len({group for group, _ in groups})):
+        raise ValueError(
+            f"{'anchors' if num_frames is None else 'frames'} is {wanted}, and there are {num_groups} old tasks: "
+            f"of some nothing would be kept. Keep {num_groups} or more"
+        )
     drawn = stratified_rows([groups[rows[0]] for rows in units], min(wanted, len(units)), seed=seed)
     kept = [row for place in drawn for row in units[place]]
     parts: list[tuple[AnchorCache, list[int]]] = []
@@ -62,7 +68,7 @@ def join_caches(
         first = sources[0]
         provenance = Provenance(
             teachers=_merged(teachers),
-            data=_joined_data([one.data for one in sources], anchors[ROW_COLUMN][:]),
+            data=_joined_data([one.data for one in sources], anchors[ROW_COLUMN][:], cut=_cuts_frames(caches, kept)),
             features=first.features,
             storage=first.storage | {OF_THE_BUILD: max(one.storage[OF_THE_BUILD] for one in sources)},
             groups=dict(sorted(Counter(chosen).items())),
@@ -80,7 +86,7 @@ def _frames(caches: Sequence[AnchorCache]) -> list[list[int]]:
     start = 0
     for cache in caches:
         data = cache.provenance.data
-        if VIEWS not in data or KEPT not in data:
+        if not _has_frames(cache):
             raise ValueError(
                 f"{cache.folder} has no views of every frame: give the number of anchors instead of frames"
             )
@@ -94,6 +100,17 @@ def _frames(caches: Sequence[AnchorCache]) -> list[list[int]]:
             before, last = frame, row
         start += len(cache)
     return found
+
+
+def _has_frames(cache: AnchorCache) -> bool:
+    return {*FRAMES} <= cache.provenance.data.keys()
+
+
+def _cuts_frames(caches: Sequence[AnchorCache], kept: Sequence[int]) -> bool:
+    """True if of some frame with views only a part is ``kept``."""
+    chosen = set(kept)
+    frames = _frames(caches) if all(map(_has_frames, caches)) else []
+    return any(0 < sum(row in chosen for row in frame) < len(frame) for frame in frames)
 
 
 def _copied(cache: AnchorCache, rows: list[int], place: str) -> datasets.Dataset:
@@ -165,20 +182,25 @@ def _merged(teachers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _joined_data(parts: Sequence[dict[str, Any]], rows: Sequence[int]) -> dict[str, Any]:
+def _joined_data(parts: Sequence[dict[str, Any]], rows: Sequence[int], *, cut: bool) -> dict[str, Any]:
     """Join the provenance of all ``parts``: what they share, names, a digest of the rest, and the frames of all data.
 
-    Data of the same fingerprint is counted once.
+    Data of the same fingerprint is counted once, and has one name: the first that is there. Where frames are ``cut``
+    from their views, nothing is said of views.
     """
     whole = [one for part in parts for one in data_parts(part)]
     digest = hashlib.sha256("".join(str(part["fingerprint"]) for part in whole).encode()).hexdigest()
+    names = dict.fromkeys(str(part["dataset"]) for part in whole)
+    if whole[0]["fingerprint"] and len({part["fingerprint"] for part in whole}) == 1:
+        names = dict.fromkeys([next((name for name in names if Path(name).exists()), next(iter(names)))])
     told = {
-        "dataset": " + ".join(dict.fromkeys(str(part["dataset"]) for part in whole)),
+        "dataset": " + ".join(names),
         "revision": "",
         "fingerprint": digest,
     }
     frames = {part["fingerprint"] or (part["dataset"], part["frames"]): int(part["frames"]) for part in whole}
     common = {key: value for key, value in parts[0].items() if all(part.get(key) == value for part in parts)}
+    common = {key: value for key, value in common.items() if not (cut and key in FRAMES)}
     return told | common | {"frames": sum(frames.values()), "rows": rows_digest(rows), PARTS: whole}
 
 

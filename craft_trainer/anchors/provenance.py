@@ -54,7 +54,8 @@ class Provenance:
         data = self.data
         if not data.get("source"):
             return ""
-        each = [data, *data["parts"].values()] if isinstance(data.get("parts"), Mapping) else [data]
+        parts = data.get("parts") or []
+        each = [data, *(parts.values() if isinstance(parts, Mapping) else parts)]
         perturbed = (f", {one['views']} views, view_noise {one['view_noise']}" for one in each if one.get("views"))
         return (f"{data['chosen']}: " if "chosen" in data else "") + f"{data['source']}{next(perturbed, '')}"
 

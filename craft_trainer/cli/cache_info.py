@@ -1,13 +1,28 @@
 """``craft-trainer cache info``: what a cache was made from, and its bytes per anchor."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from craft_trainer.options import option
 
 PLACES = ("cache",)
 EXAMPLE = "craft-trainer cache info --cache outputs/anchors"
 PARTS = {"input": "inputs", "hidden": "hidden features", "output": "output", "token": "tokens", "task": "task loss"}
+
+NOT_SETTINGS = (
+    "dataset",
+    "revision",
+    "fingerprint",
+    "frames",
+    "rows",
+    "source",
+    "chosen",
+    "parts",
+    "anchors",
+    "reading",
+)
 
 
 @dataclass
@@ -32,6 +47,8 @@ def run(arguments: InfoArguments) -> None:
             for one in made.teachers
         ),
         "dataset": f"{made.data['dataset']} {made.data['revision']}".strip() + f", {made.data['frames']} samples",
+        "made from": made.told_source(),
+        "settings": _settings(made.data),
         "anchors": f"{total}: " + ", ".join(f"{count} of {group}" for group, count in made.groups.items()),
         "features": ", ".join(f"{spec['path']} ({spec['pooling']})" for spec in made.features) or "none",
         "inputs": made.storage["inputs"],
@@ -41,7 +58,8 @@ def run(arguments: InfoArguments) -> None:
         "fingerprint": made.fingerprint,
     }
     for name, value in rows.items():
-        print(f"{name:<12} {value}")
+        if value:
+            print(f"{name:<12} {value}")
     print("\nbytes per anchor")
     parts: Counter[str] = Counter()
     for name, size in made.sizes.items():
@@ -49,3 +67,17 @@ def run(arguments: InfoArguments) -> None:
     for part, size in parts.items():
         print(f"{part:<16} {size / total:>12,.0f}")
     print(f"{'in all':<16} {sum(made.sizes.values()) / total:>12,.0f}")
+
+
+def _settings(data: Mapping[str, Any]) -> str:
+    """What the samples were made by, e.g. "views 2, view_noise 0.1, view_seed 7"; of parts one after the other."""
+    parts = data.get("parts") or []
+    told = (
+        ", ".join(
+            f"{key} {', '.join(map(str, value)) if isinstance(value, list) else value}"
+            for key, value in one.items()
+            if key not in NOT_SETTINGS and not isinstance(value, Mapping)
+        )
+        for one in (data, *(parts.values() if isinstance(parts, Mapping) else parts))
+    )
+    return "; ".join(dict.fromkeys(filter(None, told)))

@@ -81,7 +81,20 @@ def test_frames_are_kept_with_all_their_views(sequence, tiny_dataset, tmp_path, 
     assert main(again) == 0
     assert len(AnchorCache(f"{joined}2")) == 18
     assert frames(AnchorCache(f"{joined}2")) < frames(kept) | frames(caches[2])
+    assert main(["cache", "info", "--cache", str(joined)]) == 0
+    info = capsys.readouterr().out
+    assert "made from    dataset, 2 views, view_noise 0.1" in info
+    assert "settings     views 2, anchors_kept True, view_noise 0.1" in info
+    cut, whole, parts = tmp_path / "cut", tmp_path / "whole", f"{tmp_path}/0,{tmp_path}/1"
+    for folder, number in ((cut, 20), (whole, 1000)):
+        assert main(["cache", "join", "--caches", parts, *flags(anchors=number, output_dir=folder)]) == 0
+    made = flags(cache=cut, teacher=sequence / "first", output_dir=f"{cut}again")
+    assert main(["cache", "relabel", *made]) == 0
+    assert main(["cache", "join", "--caches", f"{whole},{tmp_path}/2", *flags(frames=6, output_dir=f"{whole}2")]) == 0
+    assert len(AnchorCache(f"{whole}2")) == 18
     for more, told in (
+        ([*words[:3], f"{cut},{tmp_path}/2", "--frames", "8"], "has no views of every frame: give"),
+        ([*words[:3], f"{cut}again,{tmp_path}/2", "--frames", "8"], "has no views of every frame: give"),
         (
             [*words[:3], f"{sequence}/anchors1,{sequence}/anchors2", "--frames", "8"],
             "has no views of every frame: give",
