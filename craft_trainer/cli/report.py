@@ -56,6 +56,12 @@ class ReportArguments:
             raise ValueError("old and new have no effect without rollouts: name some by --rollout or --teacher")
         if self.format not in FORMATS:
             raise ValueError(f"format is {self.format!r}: it must be one of {', '.join(FORMATS)}")
+        ending = Path(self.output or "").suffix[1:].lower()
+        if ending in FORMATS and ending != self.format:
+            raise ValueError(
+                f"output is {self.output}, and format is {self.format}: give --format {ending}, or a file that ends "
+                f"in .{self.format}"
+            )
 
 
 def run(arguments: ReportArguments) -> None:

@@ -56,6 +56,15 @@ def test_json_and_markdown_are_printed_or_written(folders, capsys):
     assert (folders / "report.md").read_text("utf-8").startswith("# A training run without a retention history")
 
 
+@pytest.mark.parametrize(("output", "given"), [("rep.md", []), ("rep.json", []), ("rep.html", ["--format", "md"])])
+def test_a_file_of_another_format_is_refused(folders, capsys, output, given):
+    """Seen to fail: rep.md was a page."""
+    assert main(["report", "--run", "first", *given, "--output", output]) == 1
+    assert f"output is {output}, and format is" in (said := capsys.readouterr().err)
+    assert f"give --format {output.partition('.')[2]}" in said
+    assert not Path(output).exists()
+
+
 @pytest.mark.parametrize("format_", ["html", "md", "json"])
 def test_an_earlier_report_stays_where_the_disk_is_full(folders, capsys, format_):
     """Seen to fail with md and json, which were emptied first."""

@@ -36,8 +36,11 @@ def test_the_model_goes_and_states_stay(tmp_path):
 
 
 def test_paths_and_machine_stay(tmp_path):
-    """`craft-trainer report --run` puts its page, with all of run.json, beside it. Seen to fail: it was pushed."""
-    filled(tmp_path, [*MODEL, "run.json", "report.html"])
+    """`craft-trainer report --run` puts its page, with all of run.json, beside it; rollouts name the policy's folder.
+
+    Seen to fail: they were pushed.
+    """
+    filled(tmp_path, [*MODEL, "run.json", "report.html", "rollout.json", "rollouts-new.json"])
     assert set(run_files(tmp_path)) == set(MODEL)
 
 
