@@ -10,6 +10,7 @@ from transformers.trainer_callback import ExportableState
 from craft_trainer.evaluation.choices.opening import reader_of
 from craft_trainer.evaluation.mcq import McqSettings, encode_all, score_questions
 from craft_trainer.evaluation.questions import Question
+from craft_trainer.hub.run_folder import step_of_weights
 
 LOGGED = ("accuracy", "accuracy_per_char", "margin_gold", "brier")
 
@@ -38,7 +39,7 @@ class KnownAtStart(TrainerCallback, ExportableState):  # type: ignore[misc]  # t
 
 
 class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no types
-    """Scores a small set of questions at the start, every ``steps`` optimizer steps, and at the end.
+    """Scores a small set of questions at the start, every ``steps`` optimizer steps, and at the last.
 
     Logs ``mcq/accuracy``, ``mcq/accuracy_per_char``, ``mcq/margin_gold`` (nats), ``mcq/brier`` and ``mcq/kept``, the
     fraction of what was right at the start that is right still, to wherever the trainer logs.
@@ -85,7 +86,11 @@ class McqCallback(TrainerCallback):  # type: ignore[misc]  # transformers has no
         del args, control
         self._ask(state.global_step)
 
-    on_train_end = on_train_begin
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask at the last step, unless an earlier one's weights have been loaded as the best."""
+        del control
+        if step_of_weights(args, state) == state.global_step:
+            self._ask(state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Every so often."""

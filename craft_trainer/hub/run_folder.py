@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from craft_trainer.files import locked
 
@@ -60,9 +61,12 @@ def _remove_if_empty(folder: Path) -> None:
         folder.rmdir()
 
 
-def remove_earlier_results(folder: Path) -> None:
-    """Remove what an earlier run in ``folder`` left of λ and of its end, which would be taken for the new one's."""
-    for name in (*HISTORIES, STATE_FILE):
+def remove_earlier_results(folder: Path, others: tuple[str, ...] = ()) -> None:
+    """Remove what an earlier run in ``folder`` left of λ and of its end, which would be taken for the new one's.
+
+    ``others`` are files of it that the new one does not write.
+    """
+    for name in (*HISTORIES, STATE_FILE, *others):
         (folder / name).unlink(missing_ok=True)
 
 
@@ -87,6 +91,15 @@ def checkpoints(folder: Path) -> list[Path]:
     """The checkpoint folders of a run, by their step."""
     steps = {path: path.name.removeprefix(CHECKPOINT_PREFIX) for path in folder.glob(f"{CHECKPOINT_PREFIX}*")}
     return sorted((path for path, step in steps.items() if step.isdigit()), key=lambda path: int(steps[path]))
+
+
+def step_of_weights(args: Any, state: Any) -> int:
+    """The step whose weights a training leaves: its last, or that of the best checkpoint, if that is loaded at the end.
+
+    ``args`` and ``state`` are those of a Trainer whose training has ended.
+    """
+    best = state.best_model_checkpoint if args.load_best_model_at_end else None
+    return int(Path(best).name.removeprefix(CHECKPOINT_PREFIX) if best else state.global_step)
 
 
 def begun(folder: Path) -> bool:

@@ -40,7 +40,7 @@ class Run:
     """The files that a training run left; every part but ``path`` may be missing.
 
     ``step`` of ``max_steps`` optimizer steps were made. ``losses`` and ``known`` are (steps, values): the logged task
-    loss, and the fraction of the questions right before training that is right still. ``recorded`` says whether
+    loss, and the fraction of the questions right before training that is right still; up to ``kept_step``. ``recorded`` says whether
     ``settings`` and ``provenance`` are those of run.json; ``ended`` whether that tells of an end, None without it.
     ``new_tasks`` are the sentences of the tasks that a policy learned, as recorded. ``kept_step`` is the step whose
     weights were loaded at the end as the best; None where they are those of the last step.
@@ -101,15 +101,17 @@ def load_run(folder: Path) -> Run:
         raise ValueError(f"{folder}: holds none of {names}; pass the output_dir of a training run")
     trained = _checked(state, STATE) if state in files else {}
     told = _checked(record, RECORD) if record in files else {}
+    kept = _whole((told.get("end") or {}).get("kept_step"))
     log: list[dict[str, Any]] = trained.get("log_history", [])
+    of_weights = [entry for entry in log if kept is None or entry.get("step", 0) <= kept]
     return Run(
         path=folder,
         files=files,
         history=load_history(history) if history in files else None,
         step=_whole(trained.get("global_step")),
         max_steps=_whole(trained.get("max_steps")),
-        losses=_logged(log, "loss"),
-        known=_logged(log, "mcq/kept"),
+        losses=_logged(of_weights, "loss"),
+        known=_logged(of_weights, "mcq/kept"),
         seconds=next((entry["train_runtime"] for entry in log if "train_runtime" in entry), None),
         units=tuple(map(str, told.get("units") or ())),
         settings=told.get("settings") or {name: trained[name] for name in FROM_STATE if name in trained},
@@ -118,7 +120,7 @@ def load_run(folder: Path) -> Run:
         ended=told["end"] is not None if "end" in told else None,
         choices=load_choices(choices) if choices in files else None,
         new_tasks=tuple(map(str, (told.get("settings") or {}).get(NEW_TASKS) or ())),
-        kept_step=_whole((told.get("end") or {}).get("kept_step")),
+        kept_step=kept,
     )
 
 

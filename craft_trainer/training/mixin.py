@@ -108,6 +108,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.anchors = anchors
         if is_drawn_at_every_epoch(self.args, self.train_dataset):
             self.add_callback(EpochOrder())
+        self.add_callback(RunRecord(anchored=self.anchors is not None))
         if self.anchors is None:
             self._refuse_idle_settings()
         else:
@@ -117,11 +118,10 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
 
     def record_run(self, inputs: Mapping[str, Any]) -> None:
         """Write ``run.json`` into the output folder, which says what the run was given: ``inputs`` and the settings."""
-        there = [callback for callback in self.callback_handler.callbacks if isinstance(callback, RunRecord)]
-        if not there:
-            lineage = lineage_of(self) if self.is_world_process_zero() else None
-            self.add_callback(RunRecord(anchored=self.anchors is not None, lineage=lineage))
-        self.callback_of(RunRecord).inputs = dict(inputs)
+        record = self.callback_of(RunRecord)
+        record.inputs = dict(inputs)
+        if record.lineage is None and self.is_world_process_zero():
+            record.lineage = lineage_of(self)
 
     @property
     def settings(self) -> RetentionSettings:

@@ -11,6 +11,7 @@ from transformers.models.auto import modeling_auto
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.live import AdapterAnchors
 from craft_trainer.hub.facts import Retained, RunFacts, Source, Teacher
+from craft_trainer.hub.run_folder import step_of_weights
 from craft_trainer.losses.distillation import DistillationLoss
 from craft_trainer.losses.task import Task
 from craft_trainer.losses.term import Need
@@ -66,7 +67,7 @@ def run_facts(trainer: Any) -> RunFacts:
         settings={} if anchors is None else _settings(settings),
         training=_chosen(args, set(TRAINING)),
         versions=versions(),
-        step=trainer.state.global_step,
+        step=trainer.state.global_step if trainer.is_in_train else step_of_weights(args, trainer.state),
         repo=repo,
         revision=args.hub_revision if repo else None,
     )

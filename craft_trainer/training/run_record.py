@@ -14,9 +14,9 @@ import torch
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from craft_trainer.anchors.cache import AnchorCache
-from craft_trainer.anchors.lineage import Lineage
+from craft_trainer.anchors.lineage import LINEAGE_FILE, Lineage
 from craft_trainer.files import write_json
-from craft_trainer.hub.run_folder import RUN_FILE, remove_earlier_results
+from craft_trainer.hub.run_folder import RUN_FILE, remove_earlier_results, step_of_weights
 from craft_trainer.losses.terms import units
 from craft_trainer.options import default_of
 from craft_trainer.training.config import retention_settings
@@ -37,7 +37,8 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     Attributes:
         inputs: what the run was given besides its configuration: policy, dataset, anchors.
-        anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file.
+        anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file, and none of an earlier
+            run.
         lineage: the weights that it starts from, their ancestors, and the anchors that hold it; None where it is not
             known.
     """
@@ -52,10 +53,10 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Write settings, machine and the time of the start; a resumed run adds its start to those of the file."""
+        if state.global_step == 0 and state.is_world_process_zero:
+            remove_earlier_results(Path(args.output_dir), () if self._writes(state) else (RUN_FILE, LINEAGE_FILE))
         if not self._writes(state):
             return
-        if state.global_step == 0:
-            remove_earlier_results(Path(args.output_dir))
         path = Path(args.output_dir) / RUN_FILE
         self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": now()}]
         self._write(path, args, None)
@@ -64,8 +65,8 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         """Write the time of the end; without it the run was ended by something else."""
         if self._writes(state):
             end = {"step": state.global_step, "time": now()}
-            if args.load_best_model_at_end and state.best_global_step:
-                end["kept_step"] = state.best_global_step
+            if (kept := step_of_weights(args, state)) != state.global_step:
+                end["kept_step"] = kept
             self._write(Path(args.output_dir) / RUN_FILE, args, end)
 
     def _writes(self, state: TrainerState) -> bool:

@@ -352,6 +352,7 @@ def train(folder, model, questions, *, steps=2, resume=None, **options):
         model,
         CraftConfig(output_dir=str(folder), **BASE | {"max_steps": 5} | options),
         train_dataset=TokenTask(),
+        eval_dataset=TokenTask(),
         data_collator=collate,
     )
     trainer.add_callback(McqCallback(trainer, tokenizer, questions, steps=steps))
@@ -392,6 +393,16 @@ def test_the_callback_logs_what_the_model_knows_and_changes_nothing(tmp_path, mo
     ).train()
     for (name, left), (_, other) in zip(model.named_parameters(), without.named_parameters(), strict=True):
         assert torch.equal(left, other), name
+
+
+def test_the_last_point_is_of_the_step_it_is_logged_at(tmp_path, models):
+    """Seen to fail: the best model, which was loaded at the end, was scored as that of the last step."""
+    questions = read_questions(write(tmp_path / "data.jsonl", rows(4))).items
+    saves = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    options = saves | {"load_best_model_at_end": True, "greater_is_better": True, "learning_rate": 5.0}
+    trainer = train(tmp_path / "a", LlamaForCausalLM.from_pretrained(models[0]), questions, **options)
+    assert trainer.state.best_global_step < 5
+    assert sorted(curve(trainer)) == [0, 2, 4]
 
 
 def test_kept_is_measured_from_the_start_of_a_run_that_was_resumed(tmp_path, models):

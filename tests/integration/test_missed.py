@@ -9,6 +9,7 @@ from runs import BASE, run
 from toy import ToyModel, ToyTask, toy_anchors
 
 from craft_trainer.cli.main import main
+from craft_trainer.hub.facts import RunFacts
 from craft_trainer.language import auto
 from craft_trainer.report.outcome import outcome
 from craft_trainer.training.config import CraftConfig
@@ -100,7 +101,8 @@ def test_the_command_says_it_once(tmp_path, caplog, capsys, monkeypatch):
 
 
 def test_the_verdict_is_on_the_weights_that_are_kept(tmp_path, caplog):
-    """Seen to fail: the best of 40 steps was kept, that of step 32, and the verdict was on the last, which met ε."""
+    """And the card is of them. Seen to fail: the best of 40 steps was kept, that of step 32, and verdict and card were on
+    the last, which met ε."""
     saves = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
     given = {"load_best_model_at_end": True, "epsilon": 0.2, "multiplier_init": 0.0, "multiplier_lr": 20.0}
     config = CraftConfig(
@@ -115,6 +117,10 @@ def test_the_verdict_is_on_the_weights_that_are_kept(tmp_path, caplog):
     (told,) = [record.message for record in caplog.records if "constraint" in record.message]
     assert told.startswith(f"the constraint was NOT met at step {kept}, whose weights are kept: L_retain ")
     assert outcome(tmp_path / "run")[0] in told
+    trainer.save_model()
+    for folder, step in (tmp_path / "run", kept), (tmp_path / "run/checkpoint-40", 40):
+        assert RunFacts.read(folder).step == step
+        assert f"At step {step}. L_retain" in (folder / "README.md").read_text()
 
 
 def test_a_probe_of_the_whole_run_is_refused(tmp_path):

@@ -11,6 +11,7 @@ from craft_trainer.report.evidence import gather
 from craft_trainer.report.outcome import outcome
 from craft_trainer.report.remarks import remarks
 from craft_trainer.report.sentences import headlines
+from craft_trainer.report.tables import runs_table
 
 
 def said(folder):
@@ -48,6 +49,15 @@ def test_of_weights_that_are_not_the_last_it_says_what_they_keep(tmp_path):
     (folder / "run.json").write_text(json.dumps(record | {"end": {"time": "now", "kept_step": 10}}))
     missed = "the constraint was NOT met for 2 of 2 old tasks (near is at 9 × ε; far is at 9 × ε) at step 10, "
     assert missed in said(folder)
+
+
+def test_what_was_learned_is_told_of_the_weights_that_are_kept(tmp_path):
+    """Seen to fail: L_retain was that of step 30, the task loss and the answers those of step 60."""
+    run = recorded(write_run(tmp_path / "run"), end={"time": "now", "kept_step": 30})
+    assert "learned: the task loss went from 0.1 to 0.0333" in said(run)
+    evidence = gather(runs=[str(run)])
+    assert "a task loss that went from 0.1 to 0.0333" in headlines(evidence)[0]
+    assert runs_table(evidence.runs).rows[0][1:] == ("60 of 60", "0.1", "0.0333", "100")
 
 
 def test_a_baseline_has_no_constraint(tmp_path):

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from runs import run
+from toy import toy_anchors
 from transformers import TrainerControl, TrainerState
 
 from craft_trainer import CraftConfig
@@ -108,3 +110,20 @@ def test_a_new_run_in_an_old_folder_does_not_tell_of_the_old_one(tmp_path):
         state.global_step = step
         callback.on_train_begin(args, state, control)
         assert {path.name for path in tmp_path.iterdir()} - {"run.json"} == kept
+
+
+def test_a_run_without_a_record_leaves_none_of_an_earlier_one(tmp_path):
+    """Seen to fail: a report on plain weights said that the constraint of the earlier run was met."""
+    anchors, saves = toy_anchors(tmp_path / "anchors"), {"save_strategy": "steps", "save_steps": 2}
+    run(tmp_path / "run", anchors, **saves).save_model()
+    told = {"run.json", "lambda_history.csv", "lineage.json"}
+    assert told <= {path.name for path in (tmp_path / "run").iterdir()}
+    run(tmp_path / "run", None, max_steps=2)
+    assert not told & {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_a_resumed_run_without_a_record_removes_nothing(tmp_path):
+    run(tmp_path, None, save_strategy="steps", save_steps=2)
+    (tmp_path / "run.json").write_text("{}")
+    run(tmp_path, None, resume=str(tmp_path / "checkpoint-2"))
+    assert (tmp_path / "run.json").read_text() == "{}"
