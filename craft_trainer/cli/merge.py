@@ -173,14 +173,15 @@ def write_curve(
     from craft_trainer.losses.terms import units
     from craft_trainer.report.figures.canvas import standalone_image
     from craft_trainer.report.figures.merge import merge_figure
+    from craft_trainer.report.run import teachers_scale
 
     given = {name: getattr(arguments, name) for name in ("teacher", "tuned", "anchors", "dataset")}
     given |= {"epsilon": settings.epsilon, "terms": settings.term_weights, "chosen": best._asdict()}
     write_json(folder / DOCUMENT, given | {"curve": [point._asdict() for point in curve]})
     alphas, retention, task = zip(*curve, strict=True)
-    losses, unit = (None if best.task_loss is None else task), " and ".join(units(settings.term_weights))
+    losses, scale = (None if best.task_loss is None else task), teachers_scale(units(settings))
 
     def draw() -> Any:
-        return merge_figure(alphas, retention, losses, epsilon=settings.epsilon, chosen=best.alpha, unit=unit)
+        return merge_figure(alphas, retention, losses, epsilon=settings.epsilon, chosen=best.alpha, scale=scale)
 
     write_atomically(folder / PICTURE, standalone_image(draw, "svg"))

@@ -216,8 +216,7 @@ def _end(last: Mapping[str, str] | None, facts: RunFacts) -> Iterator[str]:
     yield from ("## The constraint at the end", "")
     yield from ("| L_retain | ε | λ |", "|---:|---:|---:|", f"| {' | '.join(shown.values())} |", "")
     yield (
-        f"At step {last['step']}. L_retain and ε are in units of the teacher's {scale}; `{HISTORIES[0]}` has "
-        "every retention pass."
+        f"At step {last['step']}. L_retain and ε are in units of {scale}; `{HISTORIES[0]}` has every retention pass."
     )
     yield ""
 

@@ -37,6 +37,7 @@ def cosine(
 
 
 DISTANCES: dict[str, Distance] = {"mse": mse, "cosine": cosine, "l1": l1}
+UNITS = {"mse": "variance", "cosine": "cosine distance", "l1": "standard deviation"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,6 @@ class Hidden(RetentionTerm):
 
     name = "hidden"
     needs = Need.HIDDEN
-    unit = "variance"
 
     distance: str = "mse"
 
@@ -57,6 +57,11 @@ class Hidden(RetentionTerm):
     def configured(cls, settings: LossSettings) -> Self:
         """Take the distance that ``settings`` name."""
         return cls(settings.hidden_distance)
+
+    @property
+    def unit(self) -> str:
+        """That of the distance."""
+        return UNITS[self.distance]
 
     def __call__(self, student: Features, teacher: Features, scales: Scales) -> Float[Tensor, " batch"]:
         """Compare every cached feature."""

@@ -42,19 +42,22 @@ class RetentionTerm(ABC):
     Attributes:
         name: the word for it in ``retention_terms``.
         needs: what it reads of an anchor. Anchors that lack it are refused before training.
-        unit: what of the teacher its value is a fraction of.
         way_out: what to do about anchors that lack what it needs.
     """
 
     name: ClassVar[str]
     needs: ClassVar[Need]
-    unit: ClassVar[str]
     way_out: ClassVar[str] = "rebuild the anchors"
 
     @classmethod
     def configured(cls, settings: LossSettings) -> Self:
         """Make the term as ``settings`` say."""
         return cls()
+
+    @property
+    @abstractmethod
+    def unit(self) -> str:
+        """What its value is a fraction of; a plain attribute where that does not depend on the settings."""
 
     @abstractmethod
     def __call__(self, student: Features, teacher: Features, scales: Scales) -> Float[Tensor, " batch"]:

@@ -33,7 +33,7 @@ def constraint(run: Run) -> Constraint:
     if run.constrained is None:
         loss, weight = short(ended.retention_loss), short(ended.multiplier)
         return Constraint(True, f"method {run.method} has no constraint: its loss ended at {loss}, weighed by {weight}")
-    numbers = f"L_retain {short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
+    numbers = f"L_retain {short_percent(ended.retention_loss)} % of {teachers_scale(run.units)}"
     numbers += f", ε {short_percent(ended.epsilon)} %, λ {short(ended.multiplier)}"
     conflicts = "" if ended.conflict != ended.conflict else f"; conflicts in {percent(ended.conflict)} % of the steps"
     ratios, missed = ratios_of(run.path, run.kept_step), missed_tasks(run.path, run.kept_step)

@@ -15,7 +15,7 @@ from craft_trainer.report.results import Json, Results
 
 HISTORY_FILE, STATE_FILE, RECORD_FILE, CHOICES_FILE = "lambda_history.csv", "trainer_state.json", "run.json", "mcq.json"
 WITHOUT_IT = "remove it to write the report without it"
-VARIANCE = "variance"
+VARIANCE, COSINE = "variance", "cosine distance"  # units of terms
 CRAFT = "craft"  # the only method with a constraint
 NEW_TASKS = "new_tasks"  # of settings
 OBJECT = Rule("an object or null", lambda value: value is None or isinstance(value, dict))
@@ -40,10 +40,10 @@ class Run:
     """The files that a training run left; every part but ``path`` may be missing.
 
     ``step`` of ``max_steps`` optimizer steps were made. ``losses`` and ``known`` are (steps, values): the logged task
-    loss, and the fraction of the questions right before training that is right still; up to ``kept_step``. ``recorded`` says whether
-    ``settings`` and ``provenance`` are those of run.json; ``ended`` whether that tells of an end, None without it.
-    ``new_tasks`` are the sentences of the tasks that a policy learned, as recorded. ``kept_step`` is the step whose
-    weights were loaded at the end as the best; None where they are those of the last step.
+    loss, and the fraction of the questions right before training that is right still; up to ``kept_step``.
+    ``recorded`` says whether ``settings`` and ``provenance`` are those of run.json; ``ended`` whether that tells of an
+    end, None without it. ``new_tasks`` are the sentences of the tasks that a policy learned, as recorded. ``kept_step``
+    is the step whose weights were loaded at the end as the best; None where they are those of the last step.
     """
 
     path: Path
@@ -85,8 +85,11 @@ class Run:
 
 
 def teachers_scale(units: Iterable[str]) -> str:
-    """Name what of the teacher L_retain is a fraction of, if its terms have ``units``; a variance if none is known."""
-    return " or ".join(sorted(set(units))) or VARIANCE
+    """Name what L_retain is a fraction of, if its terms have ``units``; the teacher's variance if none is known."""
+    known = set(units) or {VARIANCE}
+    own = " or ".join(sorted(known - {COSINE}))
+    pieces = [f"the teacher's {own}" if own else "", "a cosine distance of 1" if COSINE in known else ""]
+    return " or ".join(filter(None, pieces))
 
 
 def load_run(folder: Path) -> Run:

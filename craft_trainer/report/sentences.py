@@ -14,12 +14,13 @@ from craft_trainer.report.recomputed import verdicts
 from craft_trainer.report.results import GROUPS, Count, Results, method_label
 from craft_trainer.report.roles import Roles
 from craft_trainer.report.rollouts import Rollout
-from craft_trainer.report.run import VARIANCE, Run, teachers_scale
+from craft_trainer.report.run import Run, teachers_scale
 from craft_trainer.report.wording import angle, percent, plural, short, short_percent, signed, spread
 
 SENTENCE_NAMES = {"craft": "CRaFT", "plain": "plain fine-tuning", "teacher": "the teacher"}
 RIGHT_ANGLE = 0.0087  # sin 0.5°: a cosine below it is that of an angle which is written as 90°
 MOST_NAMED = 3  # policies with a clause of their own
+TEACHERS_VARIANCE = teachers_scale([])
 ENDINGS = {"craft": "", "teacher": "; no other method is in these results"}
 
 
@@ -182,7 +183,7 @@ def runs_sentence(runs: Mapping[str, Run]) -> str:
         if run.constrained is None:
             return f"A training run by method {run.method}, which has no constraint{fell}."
         ended = course({0: run.constrained})
-        loss = f"{short_percent(ended.retention_loss)} % of the teacher's {teachers_scale(run.units)}"
+        loss = f"{short_percent(ended.retention_loss)} % of {teachers_scale(run.units)}"
         missed = missed_tasks(run.path, run.kept_step)
         where = "above" if missed or not ended.kept else "within"
         budget = f"{where} its budget ε of {short_percent(ended.epsilon)} %{missed}"
@@ -200,14 +201,14 @@ def trajectories_sentence(trajectories: Mapping[str, Trajectory], scale: str) ->
     """Say how far apart several trajectories ended."""
     ended = [course(histories) for histories in trajectories.values()]
     losses = [one.retention_loss for one in ended if isfinite(one.retention_loss)]
-    loss = f"L_retain ended at {spread(losses, short_percent)} % of the teacher's {scale} and " if losses else ""
+    loss = f"L_retain ended at {spread(losses, short_percent)} % of {scale} and " if losses else ""
     multipliers = spread([one.multiplier for one in ended], short)
     kept = sum(one.kept for one in ended)
     return f"{loss}λ at {multipliers}; {kept} of {len(ended)} ended within their budget ε."
 
 
-def constraint_sentence(histories: Trajectory, scale: str = VARIANCE) -> str:
-    """Say where L_retain (a fraction of the teacher's ``scale``) and λ ended, and how often it exceeded ε.
+def constraint_sentence(histories: Trajectory, scale: str = TEACHERS_VARIANCE) -> str:
+    """Say where L_retain (a fraction of ``scale``) and λ ended, and how often it exceeded ε.
 
     Needs at least one history.
     """
@@ -215,7 +216,7 @@ def constraint_sentence(histories: Trajectory, scale: str = VARIANCE) -> str:
     over_seeds = f" (medians over {ended.num_seeds} seeds)" if ended.num_seeds > 1 else ""
     return (
         f"In the last tenth of training L_retain averages {short_percent(ended.retention_loss)} % "
-        f"of the teacher's {scale} against a budget ε of {short_percent(ended.epsilon)} %, "
+        f"of {scale} against a budget ε of {short_percent(ended.epsilon)} %, "
         f"and λ ends at {short(ended.multiplier)}{over_seeds}. "
         f"L_retain was above ε in {percent(ended.above)} % of all steps."
     )

@@ -114,7 +114,7 @@ def _retained(anchors: AnchorCache | AdapterAnchors, settings: RetentionSettings
     terms = settings.term_weights if settings.recipe.loss is DistillationLoss else {}
     hidden = any(Need.HIDDEN in TERMS[name].needs for name in terms)
     features = [[spec.path, spec.pooling] for spec in anchors.specs if hidden]
-    what, common = held(settings, f"{len(anchors):,} anchors"), (terms, units(terms), features)
+    what, common = held(settings, f"{len(anchors):,} anchors"), (terms, units(settings) if terms else [], features)
     if isinstance(anchors, AdapterAnchors):
         base = Teacher(Source("the base model, without its adapter"), len(anchors))
         counts = {group: anchors.groups.count(group) for group in dict.fromkeys(anchors.groups)}

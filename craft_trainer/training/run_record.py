@@ -37,8 +37,8 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     Attributes:
         inputs: what the run was given besides its configuration: policy, dataset, anchors.
-        anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file, and none of an earlier
-            run.
+        anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file, nor an earlier
+            run's.
         lineage: the weights that it starts from, their ancestors, and the anchors that hold it; None where it is not
             known.
     """
@@ -76,7 +76,7 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         place = {"processes": args.world_size, "device": str(args.device), "mixed_precision": args.mixed_precision}
         document = {
             "schema": SCHEMA,
-            "units": units(retention_settings(args).retention_terms) if self.anchored else [],
+            "units": units(retention_settings(args)) if self.anchored else [],
             "settings": told_settings(self.inputs, args, anchored=self.anchored),
             "provenance": machine() | place,
             "lineage": None if self.lineage is None else asdict(self.lineage),

@@ -101,8 +101,8 @@ def test_the_command_says_it_once(tmp_path, caplog, capsys, monkeypatch):
 
 
 def test_the_verdict_is_on_the_weights_that_are_kept(tmp_path, caplog):
-    """And the card is of them. Seen to fail: the best of 40 steps was kept, that of step 32, and verdict and card were on
-    the last, which met ε."""
+    """And the card is of them. Seen to fail: the best of 40 steps was kept, that of step 32, and verdict and card were
+    on the last, which met ε."""
     saves = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
     given = {"load_best_model_at_end": True, "epsilon": 0.2, "multiplier_init": 0.0, "multiplier_lr": 20.0}
     config = CraftConfig(

@@ -17,9 +17,9 @@ type Curve = Sequence[float]
 
 
 def merge_figure(
-    alphas: Curve, retention: Curve, task: Curve | None, *, epsilon: float, chosen: float, unit: str
+    alphas: Curve, retention: Curve, task: Curve | None, *, epsilon: float, chosen: float, scale: str
 ) -> Figure:
-    """L_retain in % of the teacher's ``unit``, and below it the task loss if ``task`` has one.
+    """L_retain in % of ``scale``, and below it the task loss if ``task`` has one.
 
     A line marks ε, another the ``chosen`` α. Where L_retain rises far above ε, its axis is linear up to ε and
     logarithmic from there on.
@@ -30,7 +30,7 @@ def merge_figure(
     percents = [100 * value for value in retention]
     _draw(panels[0], alphas, percents, BLUE, chosen)
     how = ", logarithmic above ε" if _mark_budget(panels[0], 100 * epsilon, percents) else ""
-    panels[0].set_title(f"Retention loss L_retain, % of the teacher's {unit}{how}")
+    panels[0].set_title(f"Retention loss L_retain, % of {scale}{how}")
     if task is not None:
         _draw(panels[1], alphas, task, GREEN, chosen)
         panels[1].set_title("Loss of the new task")

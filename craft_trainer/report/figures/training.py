@@ -37,10 +37,12 @@ def rolling_window(trajectories: Mapping[str, Trajectory]) -> int:
     return max(longest // 40, min(longest // 10, 25), 1)
 
 
-def constraint_figure(trajectories: Mapping[str, Trajectory], window: int, scale: str = "variance") -> Figure:
+def constraint_figure(
+    trajectories: Mapping[str, Trajectory], window: int, scale: str = "the teacher's variance"
+) -> Figure:
     """L_retain above λ; L_retain of one batch is noisy: its line is the rolling mean over ``window`` rows.
 
-    L_retain is in % of the teacher's ``scale``, with its budget ε. Budgets differ from run to run, so that of several
+    L_retain is in % of ``scale``, with its budget ε. Budgets differ from run to run, so that of several
     it is in units of ε, and the budget is 1 for all of them, unless one of them has a budget of 0.
     """
     every = [history for histories in trajectories.values() for history in histories.values()]
@@ -48,7 +50,7 @@ def constraint_figure(trajectories: Mapping[str, Trajectory], window: int, scale
     figure, (loss_axes, multiplier_axes) = _stacked(2)
     losses = _curves(trajectories, lambda h: h.retention_loss / h.epsilon if relative else 100 * h.retention_loss)
     _draw(loss_axes, losses, BLUE, window)
-    unit = "as a multiple of its budget ε" if relative else f"% of the teacher's {scale}"
+    unit = "as a multiple of its budget ε" if relative else f"% of {scale}"
     budget = ", and its budget ε" if len(trajectories) == 1 else ""
     loss_axes.set_title(f"Retention loss L_retain, {unit}{budget}")
     if len(trajectories) == 1:

@@ -15,6 +15,8 @@ from craft_trainer.hub.facts import Retained, RunFacts, Source, Teacher
         (["variance"], "the teacher's variance;"),
         (["mean entropy"], "the teacher's mean entropy;"),
         (["mean entropy", "variance"], "the teacher's mean entropy or variance;"),
+        (["cosine distance"], "a cosine distance of 1;"),
+        (["cosine distance", "variance"], "the teacher's variance or a cosine distance of 1;"),
     ],
 )
 def test_the_unit_is_that_of_the_terms(tmp_path: Path, units: list[str], said: str) -> None:

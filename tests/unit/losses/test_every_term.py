@@ -183,7 +183,7 @@ def test_a_student_runs_no_further_than_a_term_needs(term: RetentionTerm) -> Non
 
 def test_every_term_is_found_by_its_name_and_names_its_unit() -> None:
     assert all(TERMS[term.name] is term for term in TERMS.values())
-    assert all(term.unit and term.needs for term in TERMS.values())
+    assert all(term().unit and term.needs for term in TERMS.values())
 
 
 # the losses of the methods

@@ -36,6 +36,13 @@ def test_a_constraint_that_was_met(tmp_path):
     ]
 
 
+def test_a_cosine_has_no_unit_of_the_teacher(tmp_path):
+    """Seen to fail: 2 % of the teacher's variance."""
+    run = recorded(write_run(tmp_path / "run"), units=["cosine distance"])
+    assert "L_retain 2 % of a cosine distance of 1, ε 5 %" in said(run)
+    assert "L_retain at 2 % of a cosine distance of 1, within" in headlines(gather(runs=[str(run)]))[0]
+
+
 def test_one_that_was_not_says_what_to_change(tmp_path):
     text = said(write_run(tmp_path, retention_loss=0.07))
     assert "the constraint was NOT met: L_retain 7 % of the teacher's variance, ε 5 %" in text

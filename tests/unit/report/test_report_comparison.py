@@ -112,7 +112,7 @@ def test_a_language_model_is_held_in_units_of_its_entropy(tmp_path):
     assert figure.axes[0].get_title(loc="left") + figure.axes[0].get_title() == (
         "Retention loss L_retain, % of the teacher's mean entropy, and its budget ε"
     )
-    assert runs(policy).scale == "variance"
+    assert runs(policy).scale == "the teacher's variance"
     assert runs(folder, policy).scale == "mean entropy or variance"
 
 

@@ -53,9 +53,16 @@ def test_a_resumed_run_keeps_its_earlier_starts_and_a_new_one_does_not(tmp_path)
 
 
 def test_it_says_what_of_the_teacher_the_loss_is_a_fraction_of(tmp_path):
-    """Seen to fail when only the terms were named, whose units a report cannot know."""
-    for terms, expected in ((["token_kl", "token_ce"], ["mean entropy"]), (["output"], ["variance"])):
-        settings = config(tmp_path, retention_terms=terms)
+    """Seen to fail when only the terms were named, whose units a report cannot know, and with a variance for every
+    distance."""
+    for terms, distance, expected in (
+        (["token_kl", "token_ce"], "mse", ["mean entropy"]),
+        (["output"], "mse", ["variance"]),
+        (["hidden"], "mse", ["variance"]),
+        (["hidden"], "l1", ["standard deviation"]),
+        (["hidden", "output"], "cosine", ["cosine distance", "variance"]),
+    ):
+        settings = config(tmp_path, retention_terms=terms, hidden_distance=distance)
         RunRecord(anchored=True).on_train_begin(settings, TrainerState(), TrainerControl())
         assert read(tmp_path)["units"] == expected
 
