@@ -31,6 +31,7 @@ from craft_trainer.hub.run_folder import (
     all_files,
     begun,
     checkpoints,
+    in_use,
     model_of_run,
 )
 from craft_trainer.models.base import SupportsCheckpointing
@@ -158,8 +159,7 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As Trainer's, into a folder that becomes the checkpoint in one step when it is whole."""
         folder, args = Path(self._get_output_dir(trial)), self.args
-        draft = folder / DRAFT
-        checkpoint = folder / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
+        draft, checkpoint = folder / DRAFT, folder / f"{CHECKPOINT_PREFIX}{self.state.global_step}"
         if args.should_save:
             shutil.rmtree(draft, ignore_errors=True)  # of a run that was killed
         self.accelerator.wait_for_everyone()
@@ -231,12 +231,12 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             write_atomically(Path(self.args.output_dir) / STATE_FILE, state)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """As Trainer's; outside of a checkpoint no file is half written, and the weights appear last."""
+        """As Trainer's; outside of a checkpoint files appear whole, the weights last, and no other process trains there."""
         folder = Path(output_dir or self.args.output_dir)
-        in_one_piece = self.args.should_save and self._draft is None
-        if in_one_piece:
+        whole = self.args.should_save and self._draft is None
+        if whole:
             wait_for(Path(self.args.output_dir))  # its draft may have the same place
-        with _replaced(folder) if in_one_piece else nullcontext(folder) as place:
+        with in_use(folder) if whole else nullcontext(), _replaced(folder) if whole else nullcontext(folder) as place:
             self._save_into(place, text_of(folder), state_dict)  # PEFT writes a card of its own
 
     def _save_into(self, folder: Path, card: str | None, state_dict: dict[str, Tensor] | None) -> None:

@@ -113,7 +113,7 @@ def test_a_language_model_is_held_in_units_of_its_entropy(tmp_path):
         "Retention loss L_retain, % of the teacher's mean entropy, and its budget ε"
     )
     assert runs(policy).scale == "the teacher's variance"
-    assert runs(folder, policy).scale == "mean entropy or variance"
+    assert runs(folder, policy).scale == "the teacher's mean entropy or variance"
 
 
 def test_headlines_of_many(tmp_path):
