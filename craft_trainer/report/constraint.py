@@ -10,6 +10,7 @@ from craft_trainer.report.history import course
 from craft_trainer.report.run import Run, teachers_scale
 from craft_trainer.report.wording import percent, short, short_percent
 
+MOST_NAMED = 5
 GROUPS_FILE = "lambda_history_groups.csv"
 
 
@@ -37,10 +38,24 @@ def constraint(run: Run) -> Constraint:
     numbers += f", ε {short_percent(ended.epsilon)} %, λ {short(ended.multiplier)}"
     conflicts = "" if ended.conflict != ended.conflict else f"; conflicts in {percent(ended.conflict)} % of the steps"
     ratios, missed = ratios_of(run.path, run.kept_step), missed_tasks(run.path, run.kept_step)
-    if not (missed or not ended.kept):
-        of_all = f" for all {len(ratios)} old tasks" if len(ratios) > 1 else ""
-        return Constraint(True, f"the constraint was met{of_all}{at}: {numbers}{conflicts}")
-    return Constraint(False, f"the constraint was NOT met{missed}{at}: {numbers}{conflicts}")
+    unmeasured = unmeasured_tasks(run)
+    numbers += conflicts + (f"; {unmeasured}" if unmeasured else "")
+    if missed or not ended.kept:
+        return Constraint(False, f"the constraint was NOT met{missed}{at}: {numbers}")
+    met_by = f" for all {len(ratios)} old tasks" if len(ratios) > 1 else ""
+    if unmeasured:
+        met_by = f" for the {len(ratios)} of {len(run.groups)} old tasks that were measured"
+    return Constraint(True, f"the constraint was met{met_by}{at}: {numbers}")
+
+
+def unmeasured_tasks(run: Run) -> str:
+    """Name the old tasks with a constraint of their own that were in no retention pass; empty where there is none."""
+    measured = ratios_of(run.path, run.kept_step)
+    never = [name for name in run.groups if name not in measured]
+    names = ", ".join(never[:MOST_NAMED]) + (" and others" if len(never) > MOST_NAMED else "")
+    advice = "raise retention_batch_size, or train longer"
+    of_all = f"{len(never)} of {len(run.groups)} old tasks"
+    return f"{of_all} were in no retention pass ({names}): {advice}" if never else ""
 
 
 def missed_tasks(folder: Path, until: int | None = None) -> str:

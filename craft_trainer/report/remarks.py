@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 
 from craft_trainer.report.alike import unlike
 from craft_trainer.report.choices import Choices
-from craft_trainer.report.constraint import missed_tasks
+from craft_trainer.report.constraint import missed_tasks, unmeasured_tasks
 from craft_trainer.report.evidence import Demo, Evidence
 from craft_trainer.report.held_out import HeldOut
 from craft_trainer.report.history import Trajectory, course, history_path
@@ -206,6 +206,8 @@ def _of_run(run: Run) -> Pairs:
     if run.constrained is not None:
         missed = missed_tasks(run.path, run.kept_step)
         yield from _of_trajectory({0: run.constrained}, learned=learned, ended=run.ended is not False, missed=missed)
+        if unmeasured := unmeasured_tasks(run):
+            yield "beware", f"{unmeasured}."
     elif run.history is not None:
         yield "note", f"Method {run.method} has no constraint that it could meet or miss."
     else:

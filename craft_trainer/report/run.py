@@ -28,7 +28,7 @@ STATE = {
     )
 }
 RECORD = {
-    "units": Rule("a list", lambda value: value is None or isinstance(value, list)),
+    **dict.fromkeys(("units", "groups"), Rule("a list", lambda value: value is None or isinstance(value, list))),
     "starts": OBJECTS,
     **dict.fromkeys(("settings", "provenance", "end"), OBJECT),
 }
@@ -44,6 +44,7 @@ class Run:
     ``recorded`` says whether ``settings`` and ``provenance`` are those of run.json; ``ended`` whether that tells of an
     end, None without it. ``new_tasks`` are the sentences of the tasks that a policy learned, as recorded. ``kept_step``
     is the step whose weights were loaded at the end as the best; None where they are those of the last step.
+    ``groups`` are the old tasks that have a constraint of their own.
     """
 
     path: Path
@@ -62,6 +63,7 @@ class Run:
     choices: Choices | None
     new_tasks: tuple[str, ...] = ()
     kept_step: int | None = None
+    groups: tuple[str, ...] = ()
 
     @property
     def method(self) -> str:
@@ -124,6 +126,7 @@ def load_run(folder: Path) -> Run:
         choices=load_choices(choices) if choices in files else None,
         new_tasks=tuple(map(str, (told.get("settings") or {}).get(NEW_TASKS) or ())),
         kept_step=kept,
+        groups=tuple(map(str, told.get("groups") or ())),
     )
 
 

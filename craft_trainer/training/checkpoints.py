@@ -231,7 +231,7 @@ class CheckpointMixin(Base):  # type: ignore[misc]  # transformers is not typed
             write_atomically(Path(self.args.output_dir) / STATE_FILE, state)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        """As Trainer's; outside of a checkpoint files appear whole, the weights last, and no other process trains there."""
+        """As Trainer's; outside of a checkpoint files appear whole, weights last, where no other process trains."""
         folder = Path(output_dir or self.args.output_dir)
         whole = self.args.should_save and self._draft is None
         if whole:

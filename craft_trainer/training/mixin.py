@@ -108,7 +108,8 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.anchors = anchors
         if is_drawn_at_every_epoch(self.args, self.train_dataset):
             self.add_callback(EpochOrder())
-        self.add_callback(RunRecord(anchored=self.anchors is not None))
+        groups = () if self.anchors is None else self.anchors.groups
+        self.add_callback(RunRecord(anchored=self.anchors is not None, groups=groups))
         if self.anchors is None:
             self._refuse_idle_settings()
         else:

@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import cache
@@ -39,16 +39,23 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         inputs: what the run was given besides its configuration: policy, dataset, anchors.
         anchored: whether it has anchors. A run with neither anchors nor ``inputs`` leaves no file, nor an earlier
             run's.
+        groups: the old tasks of its anchors. They are told where each has a constraint of its own.
         lineage: the weights that it starts from, their ancestors, and the anchors that hold it; None where it is not
             known.
     """
 
     def __init__(
-        self, inputs: Mapping[str, Any] | None = None, *, anchored: bool = False, lineage: Lineage | None = None
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        anchored: bool = False,
+        groups: Sequence[str] = (),
+        lineage: Lineage | None = None,
     ) -> None:
         self.inputs = dict(inputs or {})
         self.lineage = lineage
         self.anchored = anchored
+        self.groups = sorted(set(groups))
         self._starts: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -74,9 +81,11 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
 
     def _write(self, path: Path, args: TrainingArguments, end: dict[str, Any] | None) -> None:
         place = {"processes": args.world_size, "device": str(args.device), "mixed_precision": args.mixed_precision}
+        per_group = retention_settings(args).constraints == "per_group"
         document = {
             "schema": SCHEMA,
             "units": units(retention_settings(args)) if self.anchored else [],
+            "groups": self.groups if per_group else [],
             "settings": told_settings(self.inputs, args, anchored=self.anchored),
             "provenance": machine() | place,
             "lineage": None if self.lineage is None else asdict(self.lineage),

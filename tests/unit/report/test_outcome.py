@@ -124,6 +124,18 @@ def test_the_old_task_that_was_not_kept_is_named(tmp_path):
     assert "met for all 2 old tasks: " in said(with_groups(tmp_path, push=0.5, door=0.9))
 
 
+def test_old_tasks_that_were_in_no_pass_are_counted(tmp_path):
+    """Seen to fail: the constraint was met for all 2 old tasks, of 5."""
+    run = recorded(with_groups(write_run(tmp_path / "run"), push=0.5, door=0.9), groups=["a", "b", "c", "door", "push"])
+    assert "was met for the 2 of 5 old tasks that were measured: " in said(run)
+    never = "3 of 5 old tasks were in no retention pass (a, b, c): raise retention_batch_size, or train longer"
+    assert never in said(run)
+    evidence = gather(runs=[str(run)])
+    assert [one.kind for one in remarks(evidence) if never in one.text] == ["beware"]
+    assert "NOT met for 1 of 2 old tasks" in said(with_groups(run, push=0.5, door=1.8))
+    assert never in said(run)
+
+
 def test_too_few_losses_are_said(tmp_path):
     """An absent line looked like any other run. Seen to fail with nothing said."""
     folder = write_run(tmp_path)

@@ -67,6 +67,15 @@ def test_it_says_what_of_the_teacher_the_loss_is_a_fraction_of(tmp_path):
         assert read(tmp_path)["units"] == expected
 
 
+def test_it_names_the_old_tasks_that_have_a_constraint_of_their_own(tmp_path):
+    """Seen to fail: a report could not know of those that were in no retention pass."""
+    for constraints, expected in (("per_group", ["door", "push"]), ("single", [])):
+        settings = config(tmp_path, constraints=constraints)
+        record = RunRecord(anchored=True, groups=("push", "door", "push"))
+        record.on_train_begin(settings, TrainerState(), TrainerControl())
+        assert read(tmp_path)["groups"] == expected
+
+
 def test_a_damaged_file_does_not_stop_a_resumed_run(tmp_path):
     (tmp_path / RUN_FILE).write_text("{")
     callback, *told = record(tmp_path, 4)
