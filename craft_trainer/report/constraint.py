@@ -68,19 +68,29 @@ def missed_tasks(folder: Path, until: int | None = None) -> str:
     return f" for {len(above)} of {len(ratios)} old tasks ({'; '.join(above)})" if above else ""
 
 
+def last_multiplier(run: Run) -> float:
+    """λ at the end of a run with a constraint; the largest of those of its old tasks, where each has its own."""
+    found = {row["group"]: float(row["multiplier"]) for row in _passes_of_groups(run.path, run.kept_step)}
+    assert run.constrained is not None
+    return max(found.values(), default=float(run.constrained.multiplier[-1]))
+
+
+def _passes_of_groups(folder: Path, until: int | None) -> list[dict[str, str]]:
+    """The rows of every group up to step ``until``, if it is given; none without a constraint per group."""
+    groups = folder / GROUPS_FILE
+    if not groups.is_file():
+        return []
+    with groups.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if until is None or float(row["step"]) <= until]
+
+
 def ratios_of(folder: Path, until: int | None = None) -> dict[str, float]:
     """Mean L_retain / ε of every group over the last tenth of its passes; none without a constraint per group.
 
     Passes after step ``until`` do not count, if it is given.
     """
-    groups = folder / GROUPS_FILE
-    if not groups.is_file():
-        return {}
     passes: dict[str, list[float]] = defaultdict(list)
-    with groups.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            is_after = until is not None and float(row["step"]) > until
-            if is_after or float(row["epsilon"]) == 0:  # there is no ε until epsilon_probe_steps have found one
-                continue
+    for row in _passes_of_groups(folder, until):
+        if float(row["epsilon"]) > 0:  # there is no ε until epsilon_probe_steps have found one
             passes[row["group"]].append(float(row["retention_loss"]) / float(row["epsilon"]))
     return {group: fmean(values[-max(1, len(values) // 10) :]) for group, values in passes.items()}

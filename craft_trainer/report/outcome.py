@@ -1,16 +1,14 @@
 """Sum up a training run in a few lines: was the constraint met, what moved, what to change."""
 
+from math import inf
 from pathlib import Path
 
-from craft_trainer.report.constraint import constraint
+from craft_trainer.report.constraint import constraint, last_multiplier
 from craft_trainer.report.remarks import LEARNED
-from craft_trainer.report.run import HISTORY_FILE, load_run
+from craft_trainer.report.run import HISTORY_FILE, Run, load_run
 
 NO_PASS = "no retention pass was made: retention_every is longer than the run"
-LOOSER = (
-    "train longer, raise multiplier_lr, allow more by a lower retention (a larger epsilon), or lower learning_rate "
-    "(which slows what is learned, too)"
-)
+LOOSER = "allow more by a lower retention (a larger epsilon), or lower learning_rate (which slows what is learned, too)"
 
 
 def outcome(folder: Path) -> list[str]:
@@ -22,7 +20,7 @@ def outcome(folder: Path) -> list[str]:
     except ValueError as error:  # the training itself is done and saved
         return [f"what came of it cannot be told: {error}"]
     ended = constraint(run)
-    lines = [ended.sentence, *([] if ended.met else [f"to meet it: {LOOSER}"])]
+    lines = [ended.sentence, *([] if ended.met else [way_out(run)])]
     losses, fell = run.losses[1], run.fall_of_loss
     if fell is not None:
         moved = f"the task loss went from {losses[0]:.3g} to {losses[-1]:.3g}"
@@ -30,6 +28,13 @@ def outcome(folder: Path) -> list[str]:
     else:
         lines.append("whether anything was learned is not told: too few task losses were logged (lower logging_steps)")
     return lines
+
+
+def way_out(run: Run) -> str:
+    """Say what to change in a ``run`` that has missed its constraint: a λ at its ceiling rises no faster."""
+    at_ceiling = last_multiplier(run) >= run.settings.get("multiplier_max", inf)
+    rise = "raise multiplier_max, at which λ ended" if at_ceiling else "train longer, raise multiplier_lr"
+    return f"to meet it: {rise}, {LOOSER}"
 
 
 def made_no_pass(folder: Path) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_trainer.report.constraint import constraint
-from craft_trainer.report.outcome import LOOSER, made_no_pass
+from craft_trainer.report.outcome import made_no_pass, way_out
 from craft_trainer.report.run import load_run
 from craft_trainer.training.short_run import ShortRun
 
@@ -23,11 +23,11 @@ def warn_if_missed(trainer: "RetentionMixin") -> None:
     if made_no_pass(folder):
         return
     try:
-        ended = constraint(load_run(folder))
+        run = load_run(folder)
+        ended = constraint(run)
     except Exception as error:  # noqa: BLE001  # the training is done: no file that somebody wrote there may lose it
         logger.warning("whether the constraint was met cannot be told: %r", error)
         return
     if not ended.met:
         told = trainer.dual.warned or trainer.callback_of(ShortRun).warned
-        way_out = "an earlier warning says what to change" if told else f"to meet it: {LOOSER}"
-        logger.warning("%s; %s", ended.sentence, way_out)
+        logger.warning("%s; %s", ended.sentence, "an earlier warning says what to change" if told else way_out(run))

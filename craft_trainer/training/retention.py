@@ -40,6 +40,7 @@ from craft_trainer.training.schedule import scheduled_epsilon
 from craft_trainer.training.settings import RetentionSettings
 
 PASSES_AT_CEILING = 100  # passes in a row with λ at its ceiling and the constraint violated that deserve a warning
+FEWEST_AT_CEILING = 10  # and in a short run half of its passes, but so many at least
 PASSES_VIOLATED = 500  # and in a row with the constraint violated, wherever λ is
 NO_ANCHORS = AnchorBatch({}, Features({}, None), [])  # for a loss that needs nothing of them
 START = 2.5  # machine epsilons per unit of weight that an untouched student may have as L_retain
@@ -213,20 +214,19 @@ class Retention:
     def _warn_if_infeasible(self, state: DualState, retention_pass: RetentionPass) -> None:
         if self._settings.controller.rule == "fixed" or self._settings.recipe.surgery == "barrier":
             return
-        stuck = [one for one in retention_pass.group_states if self._is_stuck(state.constraints[one.group])]
+        half = math.ceil(state.max_steps / self.every) // 2 or PASSES_AT_CEILING
+        enough = min(max(half, FEWEST_AT_CEILING), PASSES_AT_CEILING)
+        stuck = [one for one in retention_pass.group_states if _is_stuck(state.constraints[one.group], enough)]
         if stuck and not state.warned and self._accelerator.is_main_process:
             worst = max(stuck, key=lambda constraint: constraint.violation)
             logger.warning(self._told(worst, state.constraints[worst.group]))
             state.warned = True
 
-    def _is_stuck(self, constraint: Constraint) -> bool:
-        return constraint.passes_at_ceiling >= PASSES_AT_CEILING or constraint.passes_violated >= PASSES_VIOLATED
-
     def _told(self, worst: GroupConstraintState, constraint: Constraint) -> str:
         """Describe a constraint that is not met, and what to change."""
         maximum = self._settings.multiplier_max
-        if constraint.passes_at_ceiling >= PASSES_AT_CEILING:
-            seen = f"λ has been at its ceiling (multiplier_max = {maximum:g}) for {PASSES_AT_CEILING} retention passes"
+        if passes := constraint.passes_at_ceiling:
+            seen = f"λ has been at its ceiling (multiplier_max = {maximum:g}) for {passes} retention passes"
             faster = "multiplier_max"
         else:
             seen = f"λ has risen to {constraint.multiplier:.3g} over {PASSES_VIOLATED} retention passes in a row"
@@ -286,6 +286,10 @@ class Retention:
     def _scales(self) -> Scales:
         scales: Scales = send_to_device(of_main_process(self._anchors.scales, self._accelerator), self._args.device)
         return scales
+
+
+def _is_stuck(constraint: Constraint, passes_at_ceiling: int) -> bool:
+    return constraint.passes_at_ceiling >= passes_at_ceiling or constraint.passes_violated >= PASSES_VIOLATED
 
 
 def _coarsest(network: nn.Module, accelerator: Accelerator) -> float:

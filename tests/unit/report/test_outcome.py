@@ -49,6 +49,17 @@ def test_one_that_was_not_says_what_to_change(tmp_path):
     assert "train longer, raise multiplier_lr" in text
 
 
+def test_a_multiplier_at_its_ceiling_rises_no_faster(tmp_path):
+    """Seen to fail: the advice was to raise multiplier_lr, of one constraint and of one per old task."""
+    settings = {"multiplier_max": 2.0}
+    run = recorded(write_run(tmp_path / "run", retention_loss=0.07, multiplier=2.0), settings=settings)
+    assert "to meet it: raise multiplier_max, at which λ ended, allow more by " in said(run)
+    assert "multiplier_lr" not in said(run)
+    recorded(with_groups(run, push=0.5, door=1.8), settings={"multiplier_max": 1.0})
+    assert "raise multiplier_max" in said(run)
+    assert "raise multiplier_lr" in said(recorded(run, settings=settings))
+
+
 def test_of_weights_that_are_not_the_last_it_says_what_they_keep(tmp_path):
     """Seen to fail: the verdict was on the last step, also of every group."""
     folder = with_groups(write_run(tmp_path), near=0.5, far=0.5)

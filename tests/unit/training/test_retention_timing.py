@@ -95,6 +95,16 @@ def test_a_constraint_that_cannot_be_met_is_told_once(tmp_path: Path, caplog: py
     assert all(knob in message for knob in ("raise epsilon or multiplier_max", "learning_rate", "retention_terms"))
 
 
+def test_a_short_run_is_told_after_half_of_its_passes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Seen to fail: of a run of 90 passes, 81 were at the ceiling and above ε, and nothing was said."""
+    run = Run(tmp_path, multiplier_max=2.0, retention_every=2)
+    run.state.max_steps = 180
+    with caplog.at_level(logging.WARNING, logger="craft_trainer.training.retention"):
+        run.passes(180)
+    (message,) = caplog.messages
+    assert "at its ceiling (multiplier_max = 2) for 45 retention passes" in message
+
+
 def test_a_violation_that_lasts_is_told_wherever_lambda_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Of terms that hold the teacher's answers with a likely cause: the anchors' inputs are those that are learned."""
     run = Run(tmp_path, multiplier_lr=1e-6)
