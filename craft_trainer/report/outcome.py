@@ -1,6 +1,5 @@
 """Sum up a training run in a few lines: was the constraint met, what moved, what to change."""
 
-from math import inf
 from pathlib import Path
 
 from craft_trainer.report.constraint import constraint, last_multiplier
@@ -32,7 +31,8 @@ def outcome(folder: Path) -> list[str]:
 
 def way_out(run: Run) -> str:
     """Say what to change in a ``run`` that has missed its constraint: a λ at its ceiling rises no faster."""
-    at_ceiling = last_multiplier(run) >= run.settings.get("multiplier_max", inf)
+    maximum = run.settings.get("multiplier_max")
+    at_ceiling = isinstance(maximum, int | float) and last_multiplier(run) >= maximum
     rise = "raise multiplier_max, at which λ ended" if at_ceiling else "train longer, raise multiplier_lr"
     return f"to meet it: {rise}, {LOOSER}"
 

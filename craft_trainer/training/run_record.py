@@ -26,15 +26,9 @@ SCHEMA = 1
 PACKAGES = ("craft-trainer", "torch", "transformers", "accelerate", "datasets", "lerobot", "peft")
 SECRET = ("token", "password", "secret", "api_key")  # ends of names
 ALWAYS = ("learning_rate", "per_device_train_batch_size", "max_steps", "seed")  # told even where they are the default
-ANCHORED = (
-    "method",
-    "retention_terms",
-    "epsilon",
-    "surgery",
-    "granularity",
-    "multiplier",
-    "multiplier_max",
-)  # the same with anchors
+ANCHORED = (  # the same with anchors
+    *("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier", "multiplier_max"),
+)
 # filled in by Trainer and by `craft-trainer train`:
 DERIVED = ("accelerator_config", "fsdp_config", "disable_tqdm", "dataloader_pin_memory", "prediction_loss_only")
 CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # and these where they are False

@@ -422,6 +422,17 @@ def test_without_a_size_of_its_own_a_retention_pass_shrinks_with_the_batch(ancho
     assert (trainer.state.train_batch_size, trainer.retention.batch_size) == (2, expected)
 
 
+def test_the_batch_size_that_was_found_is_told(anchors, tmp_path, capsys, caplog):
+    """Seen to fail: run.json, the card and the cost said what was given; λ that cannot follow was told at every try."""
+    model = Small(tiny_llama().config)
+    options = BASE | TERMS | {"auto_find_batch_size": True, "teacher_mismatch": "allow", "multiplier_lr": 1e-3}
+    trainer = trained(CraftTrainer, CraftConfig(str(tmp_path), **options), {"model": model}, anchors=anchors)
+    assert recorded(tmp_path / "run.json", "settings", "per_device_train_batch_size") == 2
+    assert trainer.run_facts().training["per_device_train_batch_size"] == "2"
+    assert "of a task pass (2 samples)" in capsys.readouterr().out
+    assert caplog.text.count("λ can hardly follow") == 1
+
+
 def test_a_training_after_an_evaluation_in_bfloat16_is_not_that_of_the_anchors_teacher(anchors, tmp_path):
     """bf16_full_eval casts the model when it is evaluated by hand, and a training after that goes on with it."""
     config = CraftConfig(str(tmp_path), **BASE | TERMS, bf16_full_eval=True)

@@ -73,6 +73,13 @@ def test_a_jump_of_epsilon_at_a_resume_is_said(tmp_path: Path, caplog: pytest.Lo
     assert "set epsilon_schedule: constant and epsilon: 0.1" in caplog.text
 
 
+def test_where_retention_sets_epsilon_it_must_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Seen to fail: the advice was refused, because epsilon and retention exclude each other."""
+    caplog.set_level(logging.WARNING)
+    resumed(Run(tmp_path, retention=0.9, epsilon=None), 6, 6, 9)
+    assert "set epsilon_schedule: constant and epsilon: 0.1 in place of retention" in caplog.text
+
+
 def test_where_epsilon_goes_on_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     resumed(Run(tmp_path, **FALLING), 4, 6, 6)
