@@ -90,5 +90,14 @@ def anchors_per_pass(args: TrainingArguments, found: int | None = None) -> int:
     all devices of this process.
     """
     given = retention_settings(args).retention_batch_size
-    samples = args.per_device_train_batch_size if found is None else max(1, found // max(1, args.n_gpu))
-    return min(MOST_ANCHORS, samples) if given is None else given
+    return min(MOST_ANCHORS, samples_per_device(args, found)) if given is None else given
+
+
+def samples_per_device(args: TrainingArguments, found: int | None) -> int:
+    """Samples of a micro-batch of the task on each device; those ``found``, if ``auto_find_batch_size`` looks for them.
+
+    ``found`` is ``train_batch_size`` of Trainer's state.
+    """
+    if found is None or not args.auto_find_batch_size:
+        return args.per_device_train_batch_size  # type: ignore[no-any-return]  # not typed
+    return max(1, found // max(1, args.n_gpu))

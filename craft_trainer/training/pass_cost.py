@@ -10,6 +10,7 @@ import torch
 from tqdm import tqdm
 from transformers import TrainerCallback, TrainerState, TrainingArguments
 
+from craft_trainer.training.config import samples_per_device
 from craft_trainer.training.retention import Retention
 
 MEASURED = 3  # retention passes after the first one, which opens files and chooses kernels
@@ -89,7 +90,7 @@ class PassCost(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         self._ended, self._begun = True, None
         retention, task, plain = (median(times[1:] or times) for times in (self._retention, self._task, self._plain))
         if state.is_world_process_zero:
-            samples = args.per_device_train_batch_size * args.gradient_accumulation_steps
+            samples = samples_per_device(args, state.train_batch_size) * args.gradient_accumulation_steps
             passes = self._passes
             tqdm.write(told(passes.batch_size, samples, passes.every, retention / task, retention / plain))
 

@@ -124,7 +124,7 @@ class Retention:
         Its mean over processes is Σ λ_k L_k / Σ λ_k, L_k the mean over the anchors of group k on all processes.
         """
         step = trainer.global_step
-        self._found = trainer.train_batch_size if self._args.auto_find_batch_size else None
+        self._found = trainer.train_batch_size
         rows = self._rows(step)
         losses = self._losses(model, rows)
         loss, means, mean_task_loss = self._means(losses, rows, state, task_loss)

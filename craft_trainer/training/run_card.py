@@ -18,7 +18,7 @@ from craft_trainer.losses.term import Need
 from craft_trainer.losses.terms import TERMS, units
 from craft_trainer.models.general import base_model, encoder_of, sentence_transformers_class
 from craft_trainer.models.quantization import RECORD
-from craft_trainer.training.config import SETTINGS
+from craft_trainer.training.config import SETTINGS, samples_per_device
 from craft_trainer.training.run_record import changed_fields, versions
 from craft_trainer.training.settings import RetentionSettings
 
@@ -65,12 +65,18 @@ def run_facts(trainer: Any) -> RunFacts:
         dataset=Source.of(dataset) if isinstance(dataset, str) else None,
         retained=None if anchors is None else _retained(anchors, settings),
         settings={} if anchors is None else _settings(settings),
-        training=_chosen(args, set(TRAINING)),
+        training=_chosen(args, set(TRAINING)) | _batch(trainer),
         versions=versions(),
         step=trainer.state.global_step if trainer.is_in_train else step_of_weights(args, trainer.state),
         repo=repo,
         revision=args.hub_revision if repo else None,
     )
+
+
+def _batch(trainer: Any) -> dict[str, str]:
+    """The batch that ``auto_find_batch_size`` has found."""
+    found = samples_per_device(trainer.args, trainer.state.train_batch_size)
+    return {"per_device_train_batch_size": str(found)} if trainer.args.auto_find_batch_size else {}
 
 
 def _library(model: nn.Module) -> tuple[str | None, str | None]:

@@ -19,7 +19,7 @@ from craft_trainer.files import write_json
 from craft_trainer.hub.run_folder import RUN_FILE, remove_earlier_results, step_of_weights
 from craft_trainer.losses.terms import units
 from craft_trainer.options import default_of
-from craft_trainer.training.config import retention_settings
+from craft_trainer.training.config import retention_settings, samples_per_device
 from craft_trainer.training.distribution import is_partitioned, splits_parameters
 
 SCHEMA = 1
@@ -68,7 +68,7 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
             return
         path = Path(args.output_dir) / RUN_FILE
         self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": now()}]
-        self._write(path, args, None)
+        self._write(path, args, state, None)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Write the time of the end; without it the run was ended by something else."""
@@ -76,19 +76,20 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
             end = {"step": state.global_step, "time": now()}
             if (kept := step_of_weights(args, state)) != state.global_step:
                 end["kept_step"] = kept
-            self._write(Path(args.output_dir) / RUN_FILE, args, end)
+            self._write(Path(args.output_dir) / RUN_FILE, args, state, end)
 
     def _writes(self, state: TrainerState) -> bool:
         return bool(self.anchored or self.inputs) and state.is_world_process_zero
 
-    def _write(self, path: Path, args: TrainingArguments, end: dict[str, Any] | None) -> None:
+    def _write(self, path: Path, args: TrainingArguments, state: TrainerState, end: dict[str, Any] | None) -> None:
         place = {"processes": args.world_size, "device": str(args.device), "mixed_precision": args.mixed_precision}
         per_group = retention_settings(args).constraints == "per_group"
+        batch = {"per_device_train_batch_size": samples_per_device(args, state.train_batch_size)}
         document = {
             "schema": SCHEMA,
             "units": units(retention_settings(args)) if self.anchored else [],
             "groups": self.groups if per_group else [],
-            "settings": told_settings(self.inputs, args, anchored=self.anchored),
+            "settings": told_settings(self.inputs, args, anchored=self.anchored) | batch,
             "provenance": machine() | place,
             "lineage": None if self.lineage is None else asdict(self.lineage),
             "starts": self._starts,

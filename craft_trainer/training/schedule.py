@@ -37,8 +37,9 @@ def warn_of_another_end(settings: RetentionSettings, step: int, before: int, now
     if had != has:
         logger.warning(
             "ε jumps from %.3g to %.3g at step %d: epsilon_schedule %s ends with the last retention pass, and the run "
-            "has %d steps instead of %d. To keep ε where it is, set epsilon_schedule: constant and epsilon: %.3g",
+            "has %d steps instead of %d. To keep ε where it is, set epsilon_schedule: constant and epsilon: %.3g%s",
             *(had, has, step + 1, settings.epsilon_schedule, now, before, had),
+            "" if settings.retention is None else " in place of retention",
         )
 
 

@@ -24,6 +24,7 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
     """
 
     warned = False
+    _said: str | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         """Warn, unless the run goes on from a checkpoint.
@@ -49,8 +50,9 @@ class ShortRun(TrainerCallback):  # type: ignore[misc]  # transformers is not ty
         passes = math.ceil(state.max_steps / settings.retention_every)
         said = warning(settings, passes) if state.global_step == 0 and state.is_world_process_zero else None
         self.warned = said is not None
-        if said is not None:
+        if said is not None and said != self._said:  # auto_find_batch_size begins a run again
             logger.warning(said)
+        self._said = said
 
 
 def warning(settings: RetentionSettings, passes: int) -> str | None:

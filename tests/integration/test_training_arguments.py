@@ -24,6 +24,7 @@ from vlm_processors import vlm_and_processor
 from craft_trainer import CraftConfig, CraftTrainer, retaining
 from craft_trainer.losses.smoothing import SmoothedLoss
 from craft_trainer.training.guards import require_exact
+from craft_trainer.training.run_record import recorded
 
 TABLE = Path(__file__).parents[2] / "docs" / "training.md"
 BASE = {

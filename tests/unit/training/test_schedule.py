@@ -76,7 +76,7 @@ def test_a_jump_of_epsilon_at_a_resume_is_said(tmp_path: Path, caplog: pytest.Lo
 def test_where_retention_sets_epsilon_it_must_go(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Seen to fail: the advice was refused, because epsilon and retention exclude each other."""
     caplog.set_level(logging.WARNING)
-    resumed(Run(tmp_path, retention=0.9, epsilon=None), 6, 6, 9)
+    resumed(Run(tmp_path, retention=0.9, epsilon=0.9, epsilon_schedule="linear"), 6, 6, 9)
     assert "set epsilon_schedule: constant and epsilon: 0.1 in place of retention" in caplog.text
 
 
