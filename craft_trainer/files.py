@@ -82,6 +82,27 @@ def write_json(path: Path, content: Any) -> None:
     write_atomically(path, as_json(content))
 
 
+def require_result_of(file: Path, asked: Mapping[str, Any]) -> None:
+    """Refuse to write over a result that says otherwise than ``asked`` under one of its keys; of a part, its model.
+
+    Raises:
+        ValueError: ``file`` is there, and is such a result, or none.
+    """
+    if not file.is_file():
+        return
+    way_out = "name another file with --output, or delete this one"
+    try:
+        there = json.loads(file.read_text("utf-8"))
+        found = {name: there.get(name) for name in asked}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{file} is there already and is no result: {way_out}") from error
+    for name, value in json.loads(as_json(asked)).items():
+        part = found[name]
+        of_it = part["model"] if isinstance(part, dict) and "model" in part else part
+        if of_it != value:
+            raise ValueError(f"{file} is a result with {name} {of_it}, and this one has {name} {value}: {way_out}")
+
+
 def checked(content: Mapping[str, Any]) -> dict[str, Any]:
     """The object ``content`` as JSON has it, with its checksum under the key ``CHECKSUM``."""
     plain: dict[str, Any] = json.loads(as_json(content))

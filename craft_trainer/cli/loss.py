@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.texts import TextArguments
-from craft_trainer.files import checked, write_json
+from craft_trainer.files import checked, require_result_of, write_json
 from craft_trainer.options import option, refuse_idle, split_list
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 PLACES = ("policy", "model", "compare", "dataset", "anchors", "adapt_to")
 EXAMPLE = "craft-trainer loss --model org/model --compare outputs/lm/craft --dataset texts.jsonl --output loss.json"
 USUAL_BATCH = 64  # frames of one forward pass
+OF_A_RESULT = ("policy", "model", "compare", "dataset", "anchors")
 OF_ANCHORS = ("retention_terms", "retention_weights", "hidden_distance")
 OF_TEXTS = ("compare", "dtype", "quantization")
 
@@ -112,6 +113,9 @@ def run(arguments: LossArguments) -> None:
     from craft_trainer.cli.text_loss import sentences
     from craft_trainer.models.pretrained import checkpoint_folder, is_policy
 
+    if arguments.output is not None:
+        asked = {name: arguments.given[name] for name in OF_A_RESULT if name in arguments.given}
+        require_result_of(Path(arguments.output), asked)
     if arguments.policy is not None:
         if not is_policy(checkpoint_folder(arguments.policy)):
             raise ValueError(f"{arguments.policy} is no LeRobot policy: name a language model with model")

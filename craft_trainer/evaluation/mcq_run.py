@@ -15,7 +15,7 @@ from craft_trainer.evaluation.metrics.mcq_comparison.paired import compare_items
 from craft_trainer.evaluation.progress import ProgressFile
 from craft_trainer.evaluation.question_rows import Refused, listed
 from craft_trainer.evaluation.questions import Questions
-from craft_trainer.files import checked, write_json
+from craft_trainer.files import checked, require_result_of, write_json
 from craft_trainer.models.base import weights_digest
 from craft_trainer.models.configuration import configuration_digest, saved_digest
 from craft_trainer.progress import progress
@@ -60,10 +60,12 @@ def evaluate_checkpoints(names: Sequence[str], run: McqRun) -> dict[str, Any]:
 
     Raises:
         ValueError: a model cannot take a question, and ``skip_bad`` is off; or no question is left; or ``run.output``
-            is a folder.
+            is a folder, or the result of other models or questions.
     """
     if run.output.is_dir():
         raise ValueError(f"{run.output} is a folder: name the JSON file for the result")
+    compare = names[1] if len(names) > 1 else None
+    require_result_of(run.output, {"model": names[0], "compare": compare, "data": run.questions.source})
     parts: list[dict[str, Any]] = []
     refused = [asdict(one) | {"model": None} for one in run.questions.refused]
     for number, name in enumerate(names):

@@ -118,6 +118,22 @@ def test_the_document_of_two_models(tmp_path, models, capsys):
     assert [one.right.successes for one in load_choices(output).asked] == right  # every number computed again
 
 
+def test_a_result_of_another_model_or_other_questions_is_not_written_over(tmp_path, models, capsys):
+    """Seen to fail: the result of another model was gone without a word. The same command may run again."""
+    data, others = write(tmp_path / "data.jsonl", rows(2)), write(tmp_path / "others.jsonl", rows(3))
+    output = tmp_path / "out.json"
+    given = {"--model": models[0], "--compare": models[1], "--data": data, "--output": str(output)}
+    ask = lambda **changes: main(["mcq", *(w for o in (given | changes).items() for w in o)])  # noqa: E731
+    assert (ask(), ask()) == (0, 0)
+    before = output.read_text()
+    for option, value in (("--model", models[1]), ("--compare", models[0]), ("--data", others)):
+        assert ask(**{option: value}) == 1
+        told = capsys.readouterr().err
+        assert f"{output} is a result with {option[2:]} " in told
+        assert "name another file with --output, or delete this one" in told
+    assert output.read_text() == before
+
+
 def test_a_model_compared_with_itself_has_not_changed(tmp_path, models):
     data, output = write(tmp_path / "data.jsonl", rows()), tmp_path / "out.json"
     assert main(["mcq", "--model", models[0], "--compare", models[0], "--data", data, "--output", str(output)]) == 0

@@ -135,6 +135,14 @@ def test_a_model_by_the_name_of_a_policy_and_options_of_texts_for_a_policy(place
     assert "chat has no effect here: it is an option of language models" in capsys.readouterr().err
 
 
+def test_a_result_of_another_model_is_not_written_over(place, tmp_path, capsys):
+    """Seen to fail: the result of another model was gone without a word."""
+    output = tmp_path / "loss.json"
+    assert (loss(place, output), loss(place, output), loss(place, output, model=place / "second")) == (0, 0, 1)
+    told = f"{output} is a result with model {place / 'first'}, and this one has model {place / 'second'}: name another"
+    assert told in capsys.readouterr().err
+
+
 def test_the_interval_is_that_of_a_bootstrap_of_the_ratio():
     """Rows of many lengths; scipy draws whole rows and computes the ratio of sums anew."""
     generator = np.random.default_rng(0)
