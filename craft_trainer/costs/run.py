@@ -27,6 +27,7 @@ EXAMPLE = (
 )
 PLAIN = "plain"
 ANY = 1e9  # ε of `merge` that lets it go all the way to the trained weights
+OF_L_RETAIN = ("retention_terms", "retention_weights", "hidden_distance")
 RETENTION, TASK, SUCCESS = "L_retain", "task loss", "success"
 
 
@@ -176,10 +177,16 @@ def kept(arguments: RunBenchArguments, output: Path, folder: Path) -> dict[str, 
         return {SUCCESS: sum(each.values()) / len(each), **each}
     merged = folder / f"{output.name}-measured"
     options = {"teacher": arguments.model, "tuned": output, "anchors": arguments.held_out, "output_dir": merged}
-    options |= {"dataset": arguments.dataset, "points": 2, "epsilon": ANY}
+    options |= {"dataset": arguments.dataset, "points": 2, "epsilon": ANY} | _held(arguments.training)
     execute(Command(("merge", *_flags(options)), folder / f"{output.name}-merge.log"))
     end = json.loads((merged / "merge.json").read_text())["curve"][-1]  # α = 1: the trained weights
     return {RETENTION: end["retention_loss"], TASK: end["task_loss"]}
+
+
+def _held(training: str | None) -> dict[str, Any]:
+    """What the settings of ``training`` hold, as options of `merge`."""
+    settings = {} if training is None else yaml.safe_load(Path(training).read_text()) or {}
+    return {name: settings[name] for name in OF_L_RETAIN if settings.get(name) is not None}
 
 
 def execute(command: Command) -> Times:
@@ -226,4 +233,4 @@ def _folder(given: str | None) -> Iterator[Path]:
 
 def _flags(options: dict[str, Any]) -> Iterator[str]:
     for name, value in options.items():
-        yield from (f"--{name}", str(value))
+        yield from (f"--{name}", *map(str, value if isinstance(value, list) else [value]))

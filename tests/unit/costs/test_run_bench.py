@@ -74,6 +74,28 @@ def test_success_is_read_for_every_task(tmp_path: Path, monkeypatch: pytest.Monk
     )
 
 
+def test_what_was_held_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seen to fail: the terms were those that `merge` has by default, whatever the training held."""
+    asked: list[tuple[str, ...]] = []
+
+    def fake(command: Command) -> Times:
+        asked.append(command.words)
+        folder = tmp_path / "run-0-measured"
+        folder.mkdir()
+        (folder / "merge.json").write_text(json.dumps({"curve": [{"retention_loss": 0.0, "task_loss": 9.0}]}))
+        return Times(0.0, 0.0)
+
+    monkeypatch.setattr(bench, "execute", fake)
+    training = tmp_path / "t.yaml"
+    training.write_text(
+        "retention_terms: [hidden, output]\nretention_weights: [3, 1]\nhidden_distance: l1\nepsilon: 1\n"
+    )
+    bench.kept(RunBenchArguments(**OWN, training=str(training)), tmp_path / "run-0", tmp_path)
+    held = ("--retention_terms", "hidden", "output", "--retention_weights", "3", "1", "--hidden_distance", "l1")
+    assert asked[0][-len(held) :] == held
+    assert asked[0].count("--epsilon") == 1
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
