@@ -98,6 +98,6 @@ def samples_per_device(args: TrainingArguments, found: int | None) -> int:
 
     ``found`` is ``train_batch_size`` of Trainer's state.
     """
-    if found is None or not args.auto_find_batch_size:
-        return args.per_device_train_batch_size  # type: ignore[no-any-return]  # not typed
-    return max(1, found // max(1, args.n_gpu))
+    given: int = args.per_device_train_batch_size
+    is_given = found is None or not args.auto_find_batch_size
+    return given if is_given else max(1, found // max(1, args.n_gpu))

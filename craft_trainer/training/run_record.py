@@ -15,7 +15,7 @@ from transformers import TrainerCallback, TrainerState, TrainingArguments
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.lineage import LINEAGE_FILE, Lineage
-from craft_trainer.files import write_json
+from craft_trainer.files import as_json, write_json
 from craft_trainer.hub.run_folder import RUN_FILE, remove_earlier_results, step_of_weights
 from craft_trainer.losses.terms import units
 from craft_trainer.options import default_of
@@ -61,13 +61,21 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
         self._starts: list[dict[str, Any]] = []
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        """Write settings, machine and the time of the start; a resumed run adds its start to those of the file."""
+        """Write settings, machine and the time of the start; a resumed run adds its start to those of the file.
+
+        Such a start has the settings that were ``changed`` since the one before.
+        """
         if state.global_step == 0 and state.is_world_process_zero:
             remove_earlier_results(Path(args.output_dir), () if self._writes(state) else (RUN_FILE, LINEAGE_FILE))
         if not self._writes(state):
             return
         path = Path(args.output_dir) / RUN_FILE
-        self._starts = [*(_starts(path) if state.global_step else []), {"step": state.global_step, "time": now()}]
+        start, settings = {"step": state.global_step, "time": now()}, self._settings(args, state)
+        changed = _changed(recorded(path, "settings"), settings) if state.global_step else {}
+        self._starts = [
+            *(_starts(path) if state.global_step else []),
+            start | ({"changed": changed} if changed else {}),
+        ]
         self._write(path, args, state, None)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
@@ -81,15 +89,18 @@ class RunRecord(TrainerCallback):  # type: ignore[misc]  # transformers is not t
     def _writes(self, state: TrainerState) -> bool:
         return bool(self.anchored or self.inputs) and state.is_world_process_zero
 
+    def _settings(self, args: TrainingArguments, state: TrainerState) -> dict[str, Any]:
+        batch = {"per_device_train_batch_size": samples_per_device(args, state.train_batch_size)}
+        return told_settings(self.inputs, args, anchored=self.anchored) | batch
+
     def _write(self, path: Path, args: TrainingArguments, state: TrainerState, end: dict[str, Any] | None) -> None:
         place = {"processes": args.world_size, "device": str(args.device), "mixed_precision": args.mixed_precision}
         per_group = retention_settings(args).constraints == "per_group"
-        batch = {"per_device_train_batch_size": samples_per_device(args, state.train_batch_size)}
         document = {
             "schema": SCHEMA,
             "units": units(retention_settings(args)) if self.anchored else [],
             "groups": self.groups if per_group else [],
-            "settings": told_settings(self.inputs, args, anchored=self.anchored) | batch,
+            "settings": self._settings(args, state),
             "provenance": machine() | place,
             "lineage": None if self.lineage is None else asdict(self.lineage),
             "starts": self._starts,
@@ -167,6 +178,16 @@ def _starts(path: Path) -> list[dict[str, Any]]:
     """Earlier starts of a run that is resumed; none where the file is damaged or of an older version."""
     found = recorded(path, "starts")
     return found if isinstance(found, list) else []
+
+
+def _changed(before: Any, settings: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The settings that a resumed run has changed: what they were, and are; {} where the earlier ones are not known."""
+    if not isinstance(before, dict):
+        return {}
+    now = json.loads(as_json(settings))
+    names = (before.keys() | now.keys()) - {"resume_from_checkpoint"}
+    pairs = {name: [before.get(name), now.get(name)] for name in sorted(names)}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def recorded(path: Path, *keys: str | int) -> Any:

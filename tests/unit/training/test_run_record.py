@@ -52,6 +52,16 @@ def test_a_resumed_run_keeps_its_earlier_starts_and_a_new_one_does_not(tmp_path)
     assert [start["step"] for start in read(tmp_path)["starts"]] == [0]
 
 
+def test_every_start_has_the_settings_that_were_changed(tmp_path):
+    """Seen to fail: the file told the settings of the last start, as if those of the first had been the same."""
+    for step, dataset, rate in ((0, "a", 1e-4), (4, "b", 1e-4), (6, "b", 5e-5), (8, "b", 5e-5)):
+        callback = RunRecord({"dataset": dataset}, anchored=True)
+        given = config(tmp_path, max_steps=9, learning_rate=rate)
+        callback.on_train_begin(given, TrainerState(global_step=step), TrainerControl())
+    changed = [start.get("changed") for start in read(tmp_path)["starts"]]
+    assert changed == [None, {"dataset": ["a", "b"]}, {"learning_rate": [1e-4, 5e-5]}, None]
+
+
 def test_it_says_what_of_the_teacher_the_loss_is_a_fraction_of(tmp_path):
     """Seen to fail when only the terms were named, whose units a report cannot know, and with a variance for every
     distance."""
