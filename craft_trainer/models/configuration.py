@@ -104,10 +104,13 @@ def adapter_scales(module: nn.Module) -> dict[str, list[float]]:
 
 
 def _without_device(file: Path) -> bytes:
-    """A processor's file in canonical form, without the device that its steps run on."""
+    """A processor's file in canonical form, without the device that its steps run on and the names that data has."""
     config = json.loads(file.read_text("utf-8"))
     for step in config.get("steps", []) if isinstance(config, dict) else []:
-        step.get("config", {}).pop("device", None)
+        settings = step.get("config", {})
+        settings.pop("device", None)
+        if "rename_map" in settings:
+            settings["rename_map"] = {}
     return json.dumps(config, sort_keys=True).encode()
 
 

@@ -24,6 +24,7 @@ from craft_trainer.models.base import AT_INPUT, Batch, Moments, TokenLayout, wei
 from craft_trainer.models.checkpoint import load_config, load_policy, load_processors
 from craft_trainer.models.configuration import configuration_digest, module_configurations, saved_digest
 from craft_trainer.models.finite import require_finite
+from craft_trainer.models.fit import own_names
 from craft_trainer.models.noise import NOISE
 from craft_trainer.models.normalisation import check_statistics, observed_moments, with_floor
 from craft_trainer.models.own_actions import own_actions
@@ -139,12 +140,14 @@ class PolicyModel(PolicyModule):
         family = self._family()
         if family.reads_actions and ACTION not in batch:
             raise ValueError(f"what a {self.policy_config.type} predicts depends on demonstrated actions: add them")
+        named = own_names(self.renamed, batch)  # of anchors whose data had the policy's own names
+        batch = {named.get(key, key): value for key, value in batch.items()}
         pictures, seen = self.image_keys(), set(self.input_keys())
         numbers = seen - {*pictures, *self.target_keys(), "task"}  # some policies do without a camera
         if missing := sorted(numbers - batch.keys()):
             raise ValueError(
                 f"the samples have {', '.join(sorted(batch))}, and no {', '.join(missing)}, which the policy reads: "
-                "what it is named in the data is set by rename, and anchors are built and trained on with the same"
+                "what it is named in the data is set by rename"
             )
         inputs = self.preprocessed({key: value for key, value in batch.items() if key in seen})
         noise = {key: value for key, value in batch.items() if key.startswith(NOISE)}
