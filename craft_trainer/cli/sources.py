@@ -1,6 +1,5 @@
 """The options that say where the anchors of a policy come from, and the sources that they name."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from craft_trainer.cli.building import named_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.options import json_mapping, option, refuse_idle, split_list
+from craft_trainer.cli.own_episodes import rollouts_source
+from craft_trainer.options import json_mapping, option, refuse_idle
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.sources.pictures import Pictures
@@ -29,7 +29,6 @@ OF_SOURCES = {  # options that some sources alone read
     "held_out": ("dataset", "new_task"),
     "held_out_only": ("dataset", "new_task"),
 }
-NUM_ENVS = 20  # in which the teacher acts at once
 CORRELATED = 2000  # frames from which correlations are estimated
 
 
@@ -154,44 +153,6 @@ def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: in
     dataset = PolicyDataset.of(teacher, place)
     frames = dataset.rows_of(arguments.held_out, learned=not arguments.held_out_only)
     return FrameSource(dataset, prompts=arguments.prompts(), without=teacher.target_keys(), frames=frames)
-
-
-def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
-    """Episodes of the teacher in a simulator, recorded beside the cache; its actions are the labels.
-
-    The main process records for all. A recording of the same teacher and settings, of a build that was interrupted, is
-    used again.
-    """
-    from craft_trainer.anchors.sources.frames import FrameSource
-    from craft_trainer.cli.rollout import image_size_of
-    from craft_trainer.files import write_json
-    from craft_trainer.models.lerobot_dataset import PolicyDataset
-
-    folder = Path(f"{arguments.output_dir}.rollouts")
-    mark = folder.with_name(folder.name + ".json")
-    tasks, failed = split_list(arguments.tasks), arguments.failed == "keep"
-    settings = {"tasks": tasks, "num_episodes": arguments.rollout_episodes, "seed": seed, "failed": failed}
-    place = {} if arguments.env is None else {"env": arguments.env, "env_options": arguments.env_options}
-    written = {"teacher": teacher.fingerprint(), **settings, **place}
-
-    def record() -> None:
-        if folder.exists():
-            if not mark.is_file() or json.loads(mark.read_text("utf-8")) != written:
-                raise FileExistsError(f"{folder} exists, of another teacher or other settings: delete it")
-            return
-        write_json(mark, written)
-        given = {"output_dir": folder, "num_envs": NUM_ENVS, **settings}
-        if arguments.env is None:
-            from craft_trainer.simulation.acting import record_policy
-
-            record_policy(teacher, image_size=image_size_of(teacher), **given)
-            return
-        from craft_trainer.simulation.lerobot_acting import record_in_lerobots
-
-        record_in_lerobots(teacher, arguments.env, options=arguments.env_options, **given)
-
-    arguments.processes.once(record)
-    return FrameSource(PolicyDataset.of(teacher, str(folder)))
 
 
 def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":

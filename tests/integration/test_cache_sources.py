@@ -1,5 +1,6 @@
 """``cache build --source``: anchors without old data, through build, verify and training."""
 
+import json
 import shutil
 
 import pytest
@@ -13,8 +14,17 @@ from craft_trainer.models.normalisation import observed_moments
 TRAIN = {"max_steps": 3, "report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
 
 
+ROLLOUTS = {"source": "rollouts", "tasks": "push-v3", "rollout_episodes": 2, "failed": "keep", "anchors": 6}
+
+
 def build(teacher, folder, **options):
     return main(["cache", "build", *flags(**{"teacher": teacher, "output_dir": folder, "batch_size": 8} | options)])
+
+
+def shorten_episodes(monkeypatch):
+    from craft_trainer.simulation import acting
+
+    monkeypatch.setattr(acting.record_policy, "__kwdefaults__", acting.record_policy.__kwdefaults__ | {"max_steps": 5})
 
 
 @pytest.mark.parametrize(
@@ -50,11 +60,9 @@ def test_it_is_built_verified_and_held(source, options, groups, teacher, tiny_da
 
 def test_the_teachers_own_episodes_are_recorded_once_and_have_its_labels(teacher, tmp_path, capsys, monkeypatch):
     """An interrupted build's recording is used again, that of other settings is not."""
-    from craft_trainer.simulation import acting
-
-    monkeypatch.setattr(acting.record_policy, "__kwdefaults__", acting.record_policy.__kwdefaults__ | {"max_steps": 5})
+    shorten_episodes(monkeypatch)
     folder, told = tmp_path / "cache", tmp_path / "cache.rollouts"
-    options = {"source": "rollouts", "tasks": "push-v3", "rollout_episodes": 2, "failed": "keep", "anchors": 6}
+    options = ROLLOUTS
     assert build(teacher, folder, **options) == 0
     cache = AnchorCache(folder)
     assert cache.has_labels
@@ -68,6 +76,34 @@ def test_the_teachers_own_episodes_are_recorded_once_and_have_its_labels(teacher
     shutil.rmtree(folder)
     assert build(teacher, folder, **options | {"rollout_episodes": 3}) == 1
     assert "of another teacher or other settings" in capsys.readouterr().err
+
+
+def test_a_second_build_does_not_rename_what_the_first_records(teacher, tmp_path, capsys, monkeypatch):
+    """Seen to fail: it was refused, but the recording was called by its tasks, and used again as one of them."""
+    from craft_trainer.simulation import acting
+
+    shorten_episodes(monkeypatch)
+    folder, own = tmp_path / "cache", acting.attempts_at
+
+    def in_another_terminal(*arguments, **options):
+        monkeypatch.setattr(acting, "attempts_at", own)
+        assert build(teacher, folder, **ROLLOUTS | {"tasks": "reach-v3"}) == 1
+        return own(*arguments, **options)
+
+    monkeypatch.setattr(acting, "attempts_at", in_another_terminal)
+    assert build(teacher, folder, **ROLLOUTS) == 0
+    assert f"another process is recording {folder}.rollouts: wait until it is done" in capsys.readouterr().err
+    assert json.loads((tmp_path / "cache.rollouts.json").read_text())["tasks"] == ["push-v3"]
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "cache.rollouts", "cache.rollouts.json"}
+
+
+@pytest.mark.parametrize("place", ["{folder}/", "file://{folder}"])
+def test_the_recording_lies_beside_the_cache_however_that_is_named(place, teacher, tmp_path, monkeypatch):
+    """Seen to fail: it lay in the folder of the cache, which was refused then, or in a folder `file:`."""
+    shorten_episodes(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    assert build(teacher, place.format(folder=tmp_path / "cache"), **ROLLOUTS) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "cache.rollouts", "cache.rollouts.json"}
 
 
 def test_states_are_in_the_units_of_the_policy(teacher, tmp_path):
