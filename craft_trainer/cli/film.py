@@ -5,6 +5,7 @@ from pathlib import Path
 
 from craft_trainer.options import option, split_list
 
+FILES = ("output",)
 EXAMPLE = (
     "craft-trainer film --policies outputs/teacher,outputs/plain,outputs/craft --task door-open-v3 --output film.gif"
 )

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from craft_trainer.training.settings import RetentionSettings
 
 PLACES = ("policy", "model", "compare", "dataset", "anchors", "adapt_to")
+FILES = ("output",)
 EXAMPLE = "craft-trainer loss --model org/model --compare outputs/lm/craft --dataset texts.jsonl --output loss.json"
 USUAL_BATCH = 64  # frames of one forward pass
 OF_A_RESULT = ("policy", "model", "compare", "dataset", "anchors")

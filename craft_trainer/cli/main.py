@@ -153,7 +153,7 @@ def run(command: str, options: Sequence[str]) -> None:
     from craft_trainer.cli.places import require_writable
 
     for arguments in filled:
-        require_writable(arguments)
+        require_writable(arguments, getattr(module, "FILES", ()))
     with spelled_as_options({name for arguments in filled for name in vars(arguments)}):
         module.run(*filled)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from craft_trainer.options import option, pairs_or_json, refuse_idle
 
 PLACES = ("model", "compare", "data")
+FILES = ("output",)
 EXAMPLE = "craft-trainer mcq --model outputs/teacher --compare outputs/craft --data questions.jsonl --output mcq.json"
 
 

@@ -13,6 +13,7 @@ from craft_trainer.options import option, split_list
 if TYPE_CHECKING:
     from craft_trainer.report.evidence import Evidence
 
+FILES = ("output",)
 EXAMPLE = "craft-trainer report --run outputs/craft --run outputs/plain --mcq mcq.json --output comparison.html"
 FORMATS = ("html", "md", "json")
 

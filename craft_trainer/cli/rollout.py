@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PLACES = ("policy",)
 OF_IMAGES = ("image_size", "shadows")
 THEIR_IMAGES = "LeRobot's environments say how large their images are, and render them"
+FILES = ("output",)
 EXAMPLE = "craft-trainer rollout --policy outputs/craft --tasks push-v3,window-close-v3 --episodes 20"
 
 

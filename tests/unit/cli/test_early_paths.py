@@ -1,7 +1,9 @@
 """A wrong path is told before anything is imported that loads it, in the words of a command line."""
 
+import importlib
 import re
 import sys
+from functools import wraps
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,31 @@ def test_a_setting_of_python_is_spelled_as_an_option() -> None:
         spelled_as_options({"teacher_mismatch"}),
     ):
         raise ValueError(message)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rollout --policy org/policy --tasks push-v3 --output",
+        "loss --policy org/policy --dataset org/data --output",
+        "mcq --model org/model --data org/questions --output",
+        "report --run . --output",
+        "film --policies org/policy --task push-v3 --output",
+        "bench step --json",
+    ],
+)
+def test_a_folder_in_the_place_of_the_result_is_named_before_the_work(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seen to fail after all episodes, with their result lost, or as a file of the name of the folder to be."""
+    monkeypatch.chdir(tmp_path)
+    path = words.partition(" --")[0].replace("bench ", "costs.")
+    module = importlib.import_module(f"craft_trainer.{path if '.' in path else 'cli.' + path}")
+    monkeypatch.setattr(module, "run", wraps(module.run)(lambda *_: pytest.fail("the work began")))
+    (tmp_path / "results.gif").mkdir()
+    (tmp_path / "file").touch()
+    for place in ("results.gif", "results.gif/", "new.gif/"):
+        assert main([*words.split(), place]) == 1
+        assert f"{place} is a folder, and one file is written: name a file in it" in capsys.readouterr().err
+    assert main([*words.split(), "file/result.gif"]) == 1
+    assert f"file/result.gif: {tmp_path / 'file'} is a file, and no folder" in capsys.readouterr().err
