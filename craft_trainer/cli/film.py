@@ -47,6 +47,8 @@ class FilmArguments:
 
 def run(arguments: FilmArguments) -> None:
     """Play the episode with every policy, write the film, and say how each of them did."""
+    from lerobot.utils.random_utils import set_seed
+
     from craft_trainer.cli.rollout import image_size_of
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.simulation.film import play, save_film, side_by_side, verdict
@@ -61,6 +63,7 @@ def run(arguments: FilmArguments) -> None:
         policy = PolicyModel.from_pretrained(path, device=arguments.device)
         image_size = image_size_of(policy, shadows=arguments.shadows)
         settings = {"size": arguments.size, "max_steps": arguments.max_steps, "shadows": arguments.shadows}
+        set_seed(arguments.seed)  # of policies that sample
         takes.append(play(name, policy, task, goal, image_size=image_size, **settings))  # type: ignore[arg-type]
         print(f"{name}: {verdict(takes[-1])[0]}")
     save_film(side_by_side(takes), Path(arguments.output))

@@ -82,6 +82,8 @@ def run(arguments: RolloutArguments) -> None:
 
 def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
     """Measure Meta-World tasks in this package's own environments."""
+    from lerobot.utils.random_utils import set_seed
+
     from craft_trainer.models.lerobot import PolicyModel
     from craft_trainer.simulation.metaworld import HORIZON, MetaWorldEnvs, check_task, describe, draw_goals
     from craft_trainer.simulation.rollout import rollout
@@ -100,6 +102,7 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
             goals = draw_goals(task, arguments.episodes, arguments.seed, "evaluate")
             num_envs = min(arguments.num_envs, arguments.episodes)
             with closing(MetaWorldEnvs(task, num_envs, image_size=image_size, shadows=arguments.shadows)) as envs:
+                set_seed(arguments.seed)  # of policies that sample: a task's path does not depend on the others
                 outcomes = rollout(policy, envs, goals, max_steps=max_steps, on_episode=lambda _: bar.update())
             rows.append(counted(task, outcomes) | {"sentence": describe(task)})
     return {"max_steps": max_steps, "image_size": image_size, "shadows": arguments.shadows, "rows": rows}

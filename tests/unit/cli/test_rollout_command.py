@@ -1,9 +1,13 @@
 """``craft-trainer rollout``: what it does with its result."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from craft_trainer.cli import rollout
 from craft_trainer.cli.main import main
@@ -40,3 +44,63 @@ def test_the_result_says_what_an_episode_was(tmp_path: Path, monkeypatch: pytest
     assert main(["rollout", "--policy", "org/policy", *given]) == 0
     content = json.loads(file.read_text())
     assert (content["env"], content["env_options"], content["seed"]) == ("pusht", options, 3)
+
+
+class Sampling:
+    """A policy that draws its actions, and remembers them by task."""
+
+    def __init__(self) -> None:
+        self.drawn: dict[str, list[torch.Tensor]] = {}
+
+    def reset(self) -> None:
+        pass
+
+    def image_keys(self) -> list[str]:
+        return []
+
+    def acts_blindly(self) -> bool:
+        return True
+
+    def select_action(self, batch: dict[str, Any]) -> torch.Tensor:
+        drawn = torch.randn(len(batch["observation.state"]), 4)
+        self.drawn.setdefault(batch["task"][0], []).append(drawn)
+        return drawn
+
+
+@pytest.fixture
+def sampling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sampling]:
+    """In place of a checkpoint; every library's generator is left as it was."""
+    from craft_trainer.models.lerobot import PolicyModel
+
+    policy, state = Sampling(), np.random.get_state()
+    monkeypatch.setattr(PolicyModel, "from_pretrained", lambda *_, **__: policy)
+    with torch.random.fork_rng(devices=[]):
+        yield policy
+    np.random.set_state(state)
+
+
+def test_what_a_policy_samples_is_of_the_seed_and_not_of_the_other_tasks(sampling: Sampling) -> None:
+    """Seen to fail: no seed was set, so no success rate of a diffusion policy could be had again."""
+    drawn = {}
+    for tasks, seed in (("push-v3,reach-v3", "5"), ("reach-v3", "5"), ("reach-v3", "6")):
+        given = ["--policy", "org/policy", "--tasks", tasks, "--episodes", "2", "--max_steps", "3", "--seed", seed]
+        sampling.drawn = {}
+        assert main(["rollout", *given]) == 0
+        drawn[tasks, seed] = torch.stack(sampling.drawn["Reach a goal position"])
+    both, alone, other = drawn.values()
+    assert torch.equal(both, alone)
+    assert not torch.equal(alone, other)
+
+
+def test_a_film_of_a_policy_that_samples_is_the_same_again(
+    sampling: Sampling, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail, and the policies of one film drew what was left by those before."""
+    from craft_trainer.simulation import film
+
+    played: list[torch.Tensor] = []
+    monkeypatch.setattr(film, "play", lambda name, *_, **__: played.append(torch.randn(4)) or film.Take(name, [], None))
+    monkeypatch.setattr(film, "side_by_side", lambda _: [])
+    monkeypatch.setattr(film, "save_film", lambda *_: None)
+    assert main(["film", "--policies", "a,b", "--task", "push-v3", "--output", str(tmp_path / "film.gif")]) == 0
+    assert torch.equal(*played)
