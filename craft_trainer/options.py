@@ -68,6 +68,12 @@ def refuse_idle(arguments: Any, names: Iterable[str], reason: str) -> None:
             raise ValueError(f"{name} has no effect here: {reason}. Leave it out")
 
 
+def refuse_twice(name: str, values: Sequence[str], said: str = "") -> None:
+    """Refuse, by a ValueError, an option ``name`` in which one of the ``values`` stands twice."""
+    if twice := sorted({value for value in values if values.count(value) > 1}):
+        raise ValueError(f"{name} has {', '.join(twice)} twice{said}: name each once")
+
+
 def split_list(values: Sequence[Any]) -> list[str]:
     """List the items of an option, given as words, as one comma-separated word, or in YAML."""
     return [item for value in values for item in str(value).split(",") if item]

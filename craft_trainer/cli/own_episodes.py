@@ -4,7 +4,6 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from craft_trainer.files import locked, write_json
-from craft_trainer.options import split_list
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.sources.source import AnchorSource
@@ -31,8 +30,8 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
     cache = local_folder(arguments.output_dir, "source rollouts")
     folder = cache.with_name(f"{cache.name}.rollouts")
     mark, lock = (folder.with_name(f"{folder.name}.{ending}") for ending in ("json", "lock"))
-    tasks, failed = split_list(arguments.tasks), arguments.failed == "keep"
-    settings = {"tasks": tasks, "num_episodes": arguments.rollout_episodes, "seed": seed, "failed": failed}
+    settings = {"tasks": arguments.tasks, "num_episodes": arguments.rollout_episodes, "seed": seed}
+    settings["failed"] = arguments.failed == "keep"
     place = {} if arguments.env is None else {"env": arguments.env, "env_options": arguments.env_options}
     written = {"teacher": teacher.fingerprint(), **settings, **place}
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.rollout import OF_IMAGES, THEIR_IMAGES
-from craft_trainer.options import json_mapping, option, refuse_idle, split_list
+from craft_trainer.cli.tasks import named_tasks
+from craft_trainer.options import json_mapping, option, refuse_idle
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -64,6 +65,7 @@ class RecordArguments:
     def __post_init__(self) -> None:
         self.rename = json_mapping("rename", self.rename)
         self.env_options = json_mapping("env_options", self.env_options)
+        self.tasks = named_tasks(self.tasks, self.env_options)
         if self.failed not in FAILED:
             raise ValueError(f"failed is {self.failed!r}: it must be one of {', '.join(FAILED)}")
         if self.episodes < 1 or self.num_envs < 1:
@@ -107,7 +109,7 @@ def by_experts(arguments: RecordArguments) -> "LeRobotDataset":
     from craft_trainer.simulation.recording import record_demonstrations
 
     return record_demonstrations(
-        split_list(arguments.tasks),
+        arguments.tasks,
         Path(arguments.output_dir),
         num_episodes=arguments.episodes,
         seed=arguments.seed,
@@ -126,7 +128,7 @@ def by_policy(arguments: RecordArguments, path: str) -> "LeRobotDataset":
     assert isinstance(arguments.rename, dict)
     assert isinstance(arguments.env_options, dict)
     policy = PolicyModel.from_pretrained(path, device=arguments.device, rename=arguments.rename)
-    tasks, folder, failed = split_list(arguments.tasks), Path(arguments.output_dir), arguments.failed == "keep"
+    tasks, folder, failed = arguments.tasks, Path(arguments.output_dir), arguments.failed == "keep"
     given = {"num_episodes": arguments.episodes, "seed": arguments.seed, "num_envs": arguments.num_envs}
     if arguments.env is None:
         from craft_trainer.simulation.acting import record_policy

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
+from craft_trainer.cli.tasks import named_tasks
 from craft_trainer.files import checked, write_json
-from craft_trainer.options import json_mapping, option, refuse_idle, split_list
+from craft_trainer.options import json_mapping, option, refuse_idle
 from craft_trainer.progress import progress
 
 if TYPE_CHECKING:
@@ -55,14 +56,13 @@ class RolloutArguments:
     def __post_init__(self) -> None:
         self.rename = json_mapping("rename", self.rename)
         self.env_options = json_mapping("env_options", self.env_options)
+        self.tasks = named_tasks(self.tasks, self.env_options)
         if self.env is None and not self.tasks:
             raise ValueError("tasks is empty: name Meta-World tasks, or one of LeRobot's environments by env")
         if self.env is None and (self.rename or self.env_options):
             raise ValueError("rename and env_options are for LeRobot's environments: give env as well, or drop them")
         if self.env is not None:
             refuse_idle(self, OF_IMAGES, THEIR_IMAGES)
-        if self.tasks and "task" in self.env_options:
-            raise ValueError("tasks and the task of env_options are one thing: leave that of env_options out")
         if self.max_steps is not None and "episode_length" in self.env_options:
             raise ValueError("max_steps and the episode_length of env_options both end an episode: give one of them")
         for name in ("episodes", "num_envs"):
@@ -85,12 +85,10 @@ def on_stream(arguments: RolloutArguments) -> dict[str, Any]:
     from lerobot.utils.random_utils import set_seed
 
     from craft_trainer.models.lerobot import PolicyModel
-    from craft_trainer.simulation.metaworld import HORIZON, MetaWorldEnvs, check_task, describe, draw_goals
+    from craft_trainer.simulation.metaworld import HORIZON, MetaWorldEnvs, check_tasks, describe, draw_goals
     from craft_trainer.simulation.rollout import rollout
 
-    tasks = [check_task(task) for task in split_list(arguments.tasks)]
-    if twice := {task for task in tasks if tasks.count(task) > 1}:
-        raise ValueError(f"tasks has {', '.join(sorted(twice))} twice, by name or by sentence: name each task once")
+    tasks = check_tasks(arguments.tasks)
     max_steps = HORIZON if arguments.max_steps is None else arguments.max_steps
     if not 0 < max_steps <= HORIZON:
         raise ValueError(f"max_steps is {max_steps}: Meta-World episodes have 1 to {HORIZON} actions")
@@ -120,7 +118,7 @@ def in_lerobots(arguments: RolloutArguments) -> dict[str, Any]:
     for outcomes in roll_out(
         PolicyModel.from_pretrained(arguments.policy, device=arguments.device, rename=arguments.rename),
         arguments.env,
-        split_list(arguments.tasks),
+        arguments.tasks,
         num_episodes=arguments.episodes,
         num_envs=arguments.num_envs,
         seed=arguments.seed,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from craft_trainer.cli.building import named_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.own_episodes import rollouts_source
+from craft_trainer.cli.tasks import named_tasks
 from craft_trainer.options import json_mapping, option, refuse_idle
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ class SourceArguments:
     def check_sources(self) -> None:
         """Refuse, by a ValueError, sources that a policy has not, and options that none of them reads."""
         self.env_options = json_mapping("env_options", self.env_options)
+        self.tasks = named_tasks(self.tasks, self.env_options)
         self.source = named_sources(self.source, SOURCES)
         if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
             raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")

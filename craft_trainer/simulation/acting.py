@@ -19,7 +19,7 @@ from craft_trainer.simulation.metaworld import (
     Goal,
     MetaWorldEnvs,
     Observation,
-    check_task,
+    check_tasks,
     draw_goals,
 )
 from craft_trainer.simulation.recording import (
@@ -61,7 +61,7 @@ def record_policy(
         FileExistsError: ``output_dir`` exists.
         RuntimeError: the policy fails too often, or nothing here renders images.
     """
-    tasks = [check_task(task) for task in tasks]
+    tasks = check_tasks(tasks)
     read = observed(policy, SHOWN, "Meta-World")
     action = policy.policy_config.output_features["action"].shape
     if tuple(action) != (ACTION_SIZE,):

@@ -23,6 +23,8 @@ except ImportError as error:
         f"Meta-World is not installed ({error}): pip install 'craft-trainer[lerobot,metaworld]'"
     ) from error
 
+from craft_trainer.options import refuse_twice
+
 type Goal = Task  # what Meta-World calls a task: one goal of one task
 Observation = dict[str, Float32[np.ndarray[Any, Any], "envs dim"] | UInt8[np.ndarray[Any, Any], "envs size size 3"]]
 Split = Literal["record", "evaluate", "rollout"]
@@ -51,6 +53,13 @@ def check_task(task: str) -> str:
         near = difflib.get_close_matches(task, TASK_NAMES, n=3, cutoff=0.3)
         raise ValueError(f"{task!r} is not a Meta-World v3 task. Did you mean {' or '.join(near) or TASK_NAMES[0]}?")
     return task
+
+
+def check_tasks(tasks: Sequence[str]) -> list[str]:
+    """Give the names of ``tasks``, as :func:`check_task`; a ValueError if one stands twice, by name or by sentence."""
+    named = [check_task(task) for task in tasks]
+    refuse_twice("tasks", named, ", by name or by sentence")
+    return named
 
 
 def describe(task: str) -> str:

@@ -16,7 +16,7 @@ from craft_trainer.hub.repository import Repository
 from craft_trainer.progress import progress
 from craft_trainer.simulation.embodied import Asker
 from craft_trainer.simulation.episodes import Shot, Stage
-from craft_trainer.simulation.metaworld import check_task, describe
+from craft_trainer.simulation.metaworld import check_tasks, describe
 from craft_trainer.simulation.question_set import Asked, Blind, Row, blind_scores, fair, path_of, to_rows
 
 QUESTIONS = "questions.jsonl"  # for a reader of JSON lines: the picture's path is in image_path
@@ -76,7 +76,7 @@ def make_questions(
     for name, value in (("episodes", num_episodes), ("size", size)):
         if value <= 0:
             raise ValueError(f"{name} is {value}: give a positive number")
-    tasks = [check_task(task) for task in dict.fromkeys(tasks)]
+    tasks = check_tasks(tasks)
     with appears_when_complete(folder) as partial:
         asked, pictures = collect(tasks, num_episodes=num_episodes, size=size, seed=seed, kinds=kinds)
         generator = np.random.default_rng(seed)

@@ -18,7 +18,7 @@ from craft_trainer.simulation.metaworld import (
     Expert,
     Goal,
     MetaWorldEnvs,
-    check_task,
+    check_tasks,
     describe,
     draw_goals,
 )
@@ -56,7 +56,7 @@ def record_demonstrations(
         FileExistsError: ``output_dir`` exists.
         RuntimeError: the expert fails too often; lower ``action_noise``; or nothing here renders images.
     """
-    tasks = [check_task(task) for task in tasks]
+    tasks = check_tasks(tasks)
     if image_size is not None and image_size <= 0:
         raise ValueError(f"image_size is {image_size}: give the number of rows and columns, or drop it")
     if image_size is None and not environment_state:

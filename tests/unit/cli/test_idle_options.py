@@ -15,7 +15,9 @@ from craft_trainer.cli.loss import LossArguments, require_held_out
 from craft_trainer.cli.main import main
 from craft_trainer.cli.mcq import McqArguments
 from craft_trainer.cli.mcq_from_demos import QuestionArguments
+from craft_trainer.cli.record import RecordArguments
 from craft_trainer.cli.rollout import RolloutArguments
+from craft_trainer.cli.sources import SourceArguments
 from craft_trainer.cli.text_training import check_options
 from craft_trainer.cli.train import TrainArguments
 
@@ -45,11 +47,6 @@ PUSHT = {"policy": "org/policy", "env": "pusht"}
         ),
         (
             RolloutArguments,
-            PUSHT | {"tasks": ["PushT-v0"], "env_options": {"task": "PushT-v1"}},
-            "tasks and the task of env_options are one thing",
-        ),
-        (
-            RolloutArguments,
             PUSHT | {"max_steps": 10, "env_options": '{"episode_length": 20}'},
             "max_steps and the episode_length of env_options both end an episode",
         ),
@@ -69,6 +66,22 @@ def test_an_idle_option_is_refused(kind: Any, given: dict[str, Any], message: st
     """Seen to fail: each was accepted, and the result was as without it."""
     with pytest.raises(ValueError, match=message):
         kind(**given)
+
+
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (RolloutArguments, PUSHT),
+        (RecordArguments, PUSHT | {"output_dir": "data"}),
+        (SourceArguments, {"source": ["rollouts"], "env": "pusht"}),
+    ],
+)
+def test_a_task_is_named_once(kind: Any, given: dict[str, Any]) -> None:
+    """Seen to fail: it was recorded twice, with the same seeds; and tasks won over env_options without a word."""
+    with pytest.raises(ValueError, match="tasks has PushT-v0 twice: name each once"):
+        kind(**given, tasks=["PushT-v0,PushT-v1", "PushT-v0"])
+    with pytest.raises(ValueError, match="tasks and the task of env_options are one thing"):
+        kind(**given, tasks=["PushT-v0"], env_options={"task": "PushT-v1"})
 
 
 def test_options_that_count_are_taken() -> None:

@@ -64,6 +64,14 @@ def test_a_near_miss_names_the_task_that_was_meant(word: str, meant: str) -> Non
         check_task(word)
 
 
+def test_a_task_and_its_sentence_are_one(tmp_path: Path) -> None:
+    """Seen to fail: the same episodes stood twice in the dataset."""
+    with pytest.raises(ValueError, match="tasks has reach-v3 twice, by name or by sentence: name each once"):
+        record_demonstrations(
+            ["reach-v3", describe("reach-v3")], tmp_path / "data", num_episodes=1, seed=0, action_noise=0
+        )
+
+
 def test_every_task_has_lerobots_sentence() -> None:
     assert len(TASK_NAMES) == 50
     assert all(describe(task) == TASK_DESCRIPTIONS[task] for task in TASK_NAMES)
