@@ -65,16 +65,15 @@ class LoadArguments:
 
     def _require_renamed(self, config: "PreTrainedConfig", features: Mapping[str, Mapping[str, Any]]) -> None:
         """Refuse a pair of ``rename`` that does nothing: no dataset has its name, or the policy does not read it."""
+        from craft_trainer.models.adapting import require_read
         from craft_trainer.models.lerobot_dataset import READ
 
         assert isinstance(self.rename, dict)
-        read = [*(config.input_features or {}), *(config.output_features or {})]
-        for old, new in self.rename.items():
+        for old in self.rename:
             if not any(old in there for there in features.values()):
                 named = sorted({name for there in features.values() for name in there if name.startswith(READ)})
                 raise ValueError(f"rename: {' and '.join(features)} has no {old!r}: name one of {', '.join(named)}")
-            if new not in read:
-                raise ValueError(f"rename: {old!r} becomes {new!r}, which nobody reads: name one of {', '.join(read)}")
+        require_read(config, self.rename)
 
     def load(self, path: str, device: str | None, *, whole_statistics: bool = True) -> "PolicyModel":
         """Load the checkpoint at ``path``; see :meth:`PolicyModel.from_pretrained`."""

@@ -47,6 +47,14 @@ def take_features(config: PreTrainedConfig, data: LeRobotDatasetMetadata, rename
     config.input_features = config.input_features or observed
 
 
+def require_read(config: PreTrainedConfig, rename: Mapping[str, str]) -> None:
+    """Refuse, by a ValueError, a pair of ``rename`` whose new name is none that a policy of ``config`` reads."""
+    read = [*(config.input_features or {}), *(config.output_features or {})]
+    for old, new in rename.items():
+        if new not in read:
+            raise ValueError(f"rename: {old!r} becomes {new!r}, which nobody reads: name one of {', '.join(read)}")
+
+
 def preprocessor_overrides(
     config: PreTrainedConfig, rename: Mapping[str, str], data: LeRobotDatasetMetadata | None
 ) -> Overrides:

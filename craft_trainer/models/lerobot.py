@@ -67,7 +67,8 @@ class PolicyModel(PolicyModule):
 
         Raises:
             FileNotFoundError: there is no LeRobot policy at ``path``.
-            ValueError: its weights are those of another policy, it has no such option, or it lacks statistics.
+            ValueError: its weights are those of another policy, it has no such option, it does not read what ``rename``
+                gives, or it lacks statistics.
         """
         folder = resolve_path(path, revision=revision, without=("*/*",))
         config = load_config(folder)
@@ -76,6 +77,7 @@ class PolicyModel(PolicyModule):
         config = adapting.with_options(config, options or {})
         if adapt_to is not None:
             adapting.take_features(config, adapt_to, rename or {})
+        adapting.require_read(config, rename or {})
         with trusted_code_only():
             policy = load_policy(folder, config)
             processors = load_processors(

@@ -61,6 +61,28 @@ def test_names_that_a_checkpoint_changes_itself_are_known(teacher, tiny_dataset,
         LoadArguments().require_fit(str(teacher), [str(data)])
 
 
+def test_a_name_that_nobody_reads_is_refused_where_there_is_no_dataset(
+    teacher, tiny_dataset, tmp_path, monkeypatch, capsys
+):
+    """Seen to fail: sources without a dataset, `cache relabel`, `cache verify` and `record` took any name."""
+    built = {"teacher": teacher, "dataset": tiny_dataset, "output_dir": tmp_path / "cache", "anchors": 10}
+    assert main(["cache", "build", *flags(**built)]) == 0
+    monkeypatch.setattr("craft_trainer.models.lerobot.load_policy", lambda *_: pytest.fail("weights were loaded"))
+    places = {"cache": tmp_path / "cache", "output_dir": tmp_path / "out", "teacher": teacher}
+    for words, given in (
+        ("cache build --source statistics", {"output_dir", "teacher"}),
+        ("cache build --source rollouts --tasks push-v3", {"output_dir", "teacher"}),
+        ("cache relabel", {"cache", "output_dir", "teacher"}),
+        ("cache verify", {"cache", "teacher"}),
+        (f"record --policy {teacher} --env pusht", {"output_dir"}),
+    ):
+        rename = json.dumps({"observation.joint": "observation.joints"})
+        assert main([*words.split(), *flags(rename=rename, **{name: places[name] for name in given})]) == 1
+        said = f"'observation.joint' becomes 'observation.joints', which nobody reads: name one of {STATE}"
+        assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
 @pytest.mark.parametrize("command", ["train", "cache build"])
 @pytest.mark.parametrize(
     ("rename", "said"),
