@@ -59,6 +59,8 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
                 record()
             finally:
                 lock.unlink(missing_ok=True)  # while it is held
+                if not folder.exists():
+                    mark.unlink(missing_ok=True)
 
     arguments.processes.once(record_alone)
     return FrameSource(PolicyDataset.of(teacher, str(folder)))

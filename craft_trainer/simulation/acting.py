@@ -34,7 +34,6 @@ from craft_trainer.simulation.recording import (
 from craft_trainer.simulation.rollout import run_block
 
 SHOWN = ("observation.state", ENVIRONMENT_STATE, camera.KEY)
-ADVICE = "take failed episodes as well (--failed keep), or ask for fewer"
 
 
 def record_policy(
@@ -69,16 +68,23 @@ def record_policy(
     set_seed(seed)  # of policies that sample
 
     def episodes() -> Iterator[list[Frame]]:
-        for task in tasks:
+        for number, task in enumerate(tasks):
             goals = draw_goals(task, num_episodes * (1 if failed else ATTEMPTS_PER_EPISODE), seed, "rollout")
             most = min(num_envs, num_episodes)
             with closing(MetaWorldEnvs(task, most, image_size=image_size, shadows=shadows)) as envs:
                 attempts = attempts_at(policy, envs, goals, read=read, max_steps=max_steps)
-                yield from wanted(attempts, num_episodes, failed=failed, advice=f"of {task}, {ADVICE}")
+                yield from wanted(attempts, num_episodes, failed=failed, advice=advice_on(task, tasks, tasks[:number]))
 
     return write_dataset(
         output_dir, episodes(), total=num_episodes * len(tasks), fps=CONTROL_HZ, robot_type="sawyer", names=NAMES
     )
+
+
+def advice_on(task: str, tasks: Sequence[str], done: Sequence[str]) -> str:
+    """Say what to do where a policy fails too often at ``task`` of ``tasks``, after those ``done``."""
+    ways = f"of {task}, take failed episodes as well (--failed keep)"
+    ways += f", ask for fewer, or leave {task} out of --tasks" if len(tasks) > 1 else ", or ask for fewer"
+    return ways + (f" ({', '.join(done)} succeeded as often as asked for, and nothing is kept)" if done else "")
 
 
 def observed(policy: PolicyModel, shown: Sequence[str], where: str) -> list[str]:

@@ -15,7 +15,7 @@ from lerobot.envs.utils import NEW_ROLLOUT_OPTION, preprocess_observation
 from lerobot.utils.random_utils import set_seed
 
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.simulation.acting import ADVICE, observed
+from craft_trainer.simulation.acting import advice_on, observed
 from craft_trainer.simulation.lerobot_envs import (
     EPISODE_LIMIT,
     RECORDED_FROM,
@@ -43,8 +43,8 @@ def record_in_lerobots(
     """Let ``policy`` act in LeRobot's environment ``env``; record ``num_episodes`` of each task (by default its own).
 
     A frame holds the features that the policy reads, by its own names and as the environment's processors hand them to
-    it, and the action that it chose, before those processors. The environments are reset with seeds from 2³⁰ + ``seed``
-    on, which no evaluation takes. Failed episodes are kept with ``failed``, else further seeds are tried. The folder
+    it, and the action that it chose, before those processors. The environments are reset with :func:`recorded_seeds`,
+    which no evaluation takes. Failed episodes are kept with ``failed``, else further seeds are tried. The folder
     appears only when it is complete.
 
     Raises:
@@ -61,14 +61,22 @@ def record_in_lerobots(
     attempts = num_episodes * (1 if failed else ATTEMPTS_PER_EPISODE)
 
     def episodes() -> Iterator[list[Frame]]:
+        done: list[str] = []
         for config in configs:
             for name, vector in make_envs(config, min(num_envs, num_episodes)).items():
-                seeds = range(RECORDED_FROM + seed, RECORDED_FROM + seed + attempts)
                 with closing(vector):
-                    tried = attempts_in(vector, policy, config, name, seeds)
-                    yield from wanted(tried, num_episodes, failed=failed, advice=f"of {name}, {ADVICE}")
+                    tried = attempts_in(vector, policy, config, name, recorded_seeds(seed, attempts))
+                    yield from wanted(tried, num_episodes, failed=failed, advice=advice_on(name, tasks, done))
+                done.append(name)
 
     return write_dataset(output_dir, episodes(), total=num_episodes * len(configs), fps=configs[0].fps)
+
+
+def recorded_seeds(seed: int, count: int) -> Sequence[int]:
+    """``count`` seeds of episodes that are recorded, in a row from a place between 2³⁰ and 2³¹ that ``seed`` draws."""
+    (drawn,) = np.random.SeedSequence([seed]).generate_state(1)
+    first = RECORDED_FROM + int(drawn) % RECORDED_FROM
+    return range(first, first + count)
 
 
 def attempts_in(

@@ -99,22 +99,24 @@ def write_dataset(
         progress(total=total, desc=f"record {output_dir.name}", unit="episode") as bar,
     ):
         dataset: LeRobotDataset | None = None
-        for frames in episodes:
-            dataset = dataset or LeRobotDataset.create(
-                repo_id=repo_id,
-                fps=fps,
-                features=features_of(frames[0], names or {}),
-                root=folder,
-                robot_type=robot_type,
-                use_videos=False,
-                video_backend="pyav",  # nothing is decoded; this keeps LeRobot from probing for FFmpeg
-            )
-            for frame in frames:
-                dataset.add_frame(frame)
-            dataset.save_episode()
-            bar.update()
-        assert dataset is not None
-        dataset.finalize()
+        try:
+            for frames in episodes:
+                dataset = dataset or LeRobotDataset.create(
+                    repo_id=repo_id,
+                    fps=fps,
+                    features=features_of(frames[0], names or {}),
+                    root=folder,
+                    robot_type=robot_type,
+                    use_videos=False,
+                    video_backend="pyav",  # nothing is decoded; this keeps LeRobot from probing for FFmpeg
+                )
+                for frame in frames:
+                    dataset.add_frame(frame)
+                dataset.save_episode()
+                bar.update()
+        finally:
+            if dataset is not None:
+                dataset.finalize()  # after an error too, or it writes what it holds when it is collected
     return LeRobotDataset(repo_id, root=output_dir, video_backend="pyav")
 
 

@@ -1,5 +1,6 @@
 """A policy's own episodes as a dataset: its actions, what it reads, and what becomes of failed episodes."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
+from craft_trainer.simulation import acting
 from craft_trainer.simulation.acting import attempts_at, observed, record_policy
 from craft_trainer.simulation.recording import wanted
 
@@ -95,6 +97,29 @@ def test_a_recording_holds_the_policys_own_actions(tiny_policy: Callable[..., Po
     assert [path.name for path in tmp_path.iterdir()] == ["acted"]
 
 
+@pytest.mark.usefixtures("seeded")
+def test_a_task_that_fails_names_those_that_did_not_and_leaves_nothing(
+    tiny_policy: Callable[..., PolicyModel], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail: the other task was not named, and LeRobot wrote `meta` anew when the dataset was collected."""
+    own = acting.attempts_at
+
+    def first_succeeds(policy: Any, envs: Any, goals: Any, **options: Any) -> Iterator[Any]:
+        for frames, _ in own(policy, envs, goals, **options):
+            yield frames, envs.task == TASK
+
+    monkeypatch.setattr(acting, "attempts_at", first_succeeds)
+    settings: dict[str, Any] = {"num_episodes": 1, "seed": 0, "num_envs": 1, "max_steps": STEPS, "failed": False}
+    said = (
+        rf"only 0 of 4 attempts.*of push-v3.*or leave push-v3 out of --tasks \({TASK} succeeded as often as asked for"
+    )
+    with pytest.raises(RuntimeError, match=said) as raised:
+        record_policy(tiny_policy(min_std=0.01).eval(), [TASK, "push-v3"], tmp_path / "acted", **settings)
+    raised.value.__traceback__ = None  # which holds the dataset
+    gc.collect()
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_the_environment_does_not_show_is_refused(tiny_policy: Callable[..., PolicyModel]) -> None:
     with pytest.raises(ValueError, match=r"reads observation.environment_state, PushT shows observation.state"):
         observed(tiny_policy(), ["observation.state"], "PushT")
@@ -115,7 +140,7 @@ def test_actions_of_another_robot_are_refused(tiny_policy: Callable[..., PolicyM
         (["--policy", "x", "--environment_state", "false"], "environment_state has no effect with policy"),
         (["--policy", "x", "--failed", "some"], "must be one of drop, keep"),
         (["--failed", "keep"], "failed has no effect here: it is of a policy"),
-        (["--episodes", "0"], "must be ≥ 1"),
+        (["--episodes", "0"], "episodes is 0: it must be at least 1"),
     ],
 )
 def test_options_without_effect_are_refused(

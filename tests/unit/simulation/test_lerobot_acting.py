@@ -20,17 +20,18 @@ from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.cli.main import main
 from craft_trainer.models.lerobot import PolicyModel
 from craft_trainer.simulation.acting import observed
-from craft_trainer.simulation.lerobot_acting import frame_of, record_in_lerobots
+from craft_trainer.simulation.lerobot_acting import frame_of, record_in_lerobots, recorded_seeds
 from craft_trainer.simulation.lerobot_envs import RECORDED_FROM, environment_config, make_envs, roll_out
 
 STATE, WORLD = "observation.state", "observation.environment_state"
 SHOWN = {"agent_pos": 4, "environment_state": 39}
 LENGTH = 6
+FIRST = recorded_seeds(0, 1)[0]
 resets: list[int | None] = []  # seeds that environments were reset with
 
 
 class Line(gymnasium.Env[Any, Any]):
-    """One step is one unit; an episode whose seed is even succeeds after ``reach`` of them, the others never do."""
+    """One step is one unit; an episode succeeds after ``reach`` of them if its seed is FIRST, FIRST + 2 and so on."""
 
     metadata = {"render_modes": [], "render_fps": 7}  # noqa: RUF012 as gymnasium has it
     observation_space = Dict(
@@ -48,7 +49,7 @@ class Line(gymnasium.Env[Any, Any]):
         super().reset(seed=seed)
         if seed is not None:
             resets.append(seed)
-            self.start, self.goal = float(seed - RECORDED_FROM), self.reach if seed % 2 == 0 else None
+            self.start, self.goal = float(seed - FIRST), self.reach if (seed - FIRST) % 2 == 0 else None
         self.steps = 0
         return self.seen(), {}
 
@@ -120,9 +121,17 @@ def test_frames_end_with_the_episode_and_failed_ones_make_room(policy: PolicyMod
 
 def test_the_seeds_are_never_those_of_an_evaluation(policy: PolicyModel, tmp_path: Path) -> None:
     recorded(policy, tmp_path / "acted", seed=4)
-    assert min(seed for seed in resets if seed is not None) == RECORDED_FROM + 4
+    assert min(seed for seed in resets if seed is not None) == recorded_seeds(4, 1)[0] >= RECORDED_FROM
     with pytest.raises(ValueError, match="they are those of `record`; take a smaller one"):
         next(roll_out(policy, "craft_line", [], num_episodes=1, num_envs=1, seed=RECORDED_FROM))
+
+
+def test_recordings_of_two_seeds_share_no_episode() -> None:
+    """Seen to fail: seed 1 had all episodes of seed 0 but the first. Fewer are the first of more, below 2³²."""
+    drawn = [recorded_seeds(seed, 4000) for seed in range(100)]
+    assert len(set().union(*drawn)) == 100 * 4000
+    assert drawn[3][:5] == recorded_seeds(3, 5)
+    assert all(seeds[0] >= RECORDED_FROM and seeds[-1] < 2**32 for seeds in drawn)
 
 
 def test_the_actions_are_those_of_lerobots_own_loop(policy: PolicyModel, tmp_path: Path) -> None:
@@ -139,7 +148,7 @@ def test_the_actions_are_those_of_lerobots_own_loop(policy: PolicyModel, tmp_pat
         *make_env_pre_post_processors(config, policy.policy_config),
         policy.preprocessor,
         policy.postprocessor,
-        seeds=[RECORDED_FROM, RECORDED_FROM + 1],
+        seeds=[FIRST, FIRST + 1],
     )
     expected = torch.cat([theirs["action"][0, :3], theirs["action"][1]])
     torch.testing.assert_close(torch.tensor(np.stack(dataset.hf_dataset["action"])), expected)
