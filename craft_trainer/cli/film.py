@@ -9,6 +9,7 @@ FILES = ("output",)
 EXAMPLE = (
     "craft-trainer film --policies outputs/teacher,outputs/plain,outputs/craft --task door-open-v3 --output film.gif"
 )
+OF_SIZE = "`rollout --image_size` counts its successes, and no film is made of it"
 ENDINGS = (".gif", ".webp")
 
 
@@ -61,7 +62,7 @@ def run(arguments: FilmArguments) -> None:
     takes = []
     for name, path in zip(arguments.names, arguments.policies, strict=True):
         policy = PolicyModel.from_pretrained(path, device=arguments.device)
-        image_size = image_size_of(policy, shadows=arguments.shadows)
+        image_size = image_size_of(policy, shadows=arguments.shadows, way_out=OF_SIZE)
         settings = {"size": arguments.size, "max_steps": arguments.max_steps, "shadows": arguments.shadows}
         set_seed(arguments.seed)  # of policies that sample
         takes.append(play(name, policy, task, goal, image_size=image_size, **settings))  # type: ignore[arg-type]

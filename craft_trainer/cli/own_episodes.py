@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
 
 NUM_ENVS = 20  # in which the teacher acts at once
+OF_SIZE = "record them of a size by `record --policy … --image_size`, and build from those by --source dataset"
 
 
 def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
@@ -45,7 +46,7 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
         if arguments.env is None:
             from craft_trainer.simulation.acting import record_policy
 
-            record_policy(teacher, image_size=image_size_of(teacher), **given)
+            record_policy(teacher, image_size=image_size_of(teacher, way_out=OF_SIZE), **given)
             return
         from craft_trainer.simulation.lerobot_acting import record_in_lerobots
 

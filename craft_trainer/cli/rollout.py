@@ -138,12 +138,18 @@ def counted(task: str, outcomes: Sequence[bool]) -> dict[str, Any]:
     return {"task": task, "episodes": len(outcomes), "successes": sum(outcomes), "outcomes": each}
 
 
-def image_size_of(policy: "PolicyModel", asked: int | None = None, *, shadows: bool = True) -> int | None:
+def image_size_of(
+    policy: "PolicyModel",
+    asked: int | None = None,
+    *,
+    shadows: bool = True,
+    way_out: str = "say of which size by --image_size",
+) -> int | None:
     """Choose rows and columns of the images for a policy: what is ``asked``, else what it says; None if it reads none.
 
     Raises:
-        ValueError: it wants another camera than the one there is, or images that are not square, or reads none though
-            their size is ``asked``, or no ``shadows``.
+        ValueError: it wants another camera than the one there is, or images that are not square (with the ``way_out``),
+            or reads none though their size is ``asked``, or no ``shadows``.
     """
     from craft_trainer.simulation.camera import KEY
 
@@ -162,7 +168,6 @@ def image_size_of(policy: "PolicyModel", asked: int | None = None, *, shadows: b
     rows, columns = policy.image_shape(KEY)
     if rows != columns:
         raise ValueError(
-            f"the policy reads images of {rows} × {columns} pixels, Meta-World is rendered as squares: "
-            "say of which size by --image_size"
+            f"the policy reads images of {rows} × {columns} pixels, Meta-World is rendered as squares: {way_out}"
         )
     return rows

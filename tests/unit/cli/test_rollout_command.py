@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ import torch
 
 from craft_trainer.cli import rollout
 from craft_trainer.cli.main import main
+from craft_trainer.cli.own_episodes import rollouts_source
+from craft_trainer.cli.sources import SourceArguments
 
 
 @pytest.mark.parametrize("max_steps", ["0", "501"])
@@ -77,6 +80,20 @@ def sampling(monkeypatch: pytest.MonkeyPatch) -> Iterator[Sampling]:
     with torch.random.fork_rng(devices=[]):
         yield policy
     np.random.set_state(state)
+
+
+def test_a_policy_of_oblong_images_is_told_what_its_command_can_do(tmp_path: Path) -> None:
+    """Seen to fail: `cache build` and `film` advised --image_size, which they have not."""
+    wide: Any = SimpleNamespace(
+        image_keys=lambda: ["observation.images.corner2"], image_shape=lambda _: (48, 64), fingerprint=dict
+    )
+    with pytest.raises(ValueError, match=r"of 48 × 64 pixels, .* squares: say of which size by --image_size"):
+        rollout.image_size_of(wide)
+    built = SourceArguments(source=["rollouts"], tasks=["push-v3"])
+    built.output_dir, built.processes = str(tmp_path / "cache"), SimpleNamespace(once=lambda work: work())  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="by `record --policy … --image_size`, and build from those by --source dat"):
+        rollouts_source(built, wide, 0, 10)
+    assert not list(tmp_path.iterdir())
 
 
 def test_what_a_policy_samples_is_of_the_seed_and_not_of_the_other_tasks(sampling: Sampling) -> None:
