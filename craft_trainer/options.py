@@ -68,6 +68,14 @@ def refuse_idle(arguments: Any, names: Iterable[str], reason: str) -> None:
             raise ValueError(f"{name} has no effect here: {reason}. Leave it out")
 
 
+def require_at_least(arguments: Any, least: int, names: Iterable[str]) -> None:
+    """Refuse, by a ValueError, an option among ``names`` of ``arguments`` that is given and smaller than ``least``."""
+    for name in names:
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}: it must be at least {least}")
+
+
 def refuse_twice(name: str, values: Sequence[str], said: str = "") -> None:
     """Refuse, by a ValueError, an option ``name`` in which one of the ``values`` stands twice."""
     if twice := sorted({value for value in values if values.count(value) > 1}):

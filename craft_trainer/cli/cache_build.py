@@ -6,7 +6,7 @@ from craft_trainer.cli.building import CacheArguments, named_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SOURCES, SourceArguments
 from craft_trainer.cli.text_sources import TEXT_SOURCES, TextSourceArguments
-from craft_trainer.options import option
+from craft_trainer.options import option, require_at_least
 
 PLACES = ("teacher", "dataset", "new_dataset", "correlations", "adapt_to")
 EXAMPLE = "craft-trainer cache build --teacher outputs/teacher --source statistics --output_dir outputs/anchors"
@@ -46,6 +46,8 @@ class BuildArguments(SourceArguments, TextSourceArguments, LoadArguments, CacheA
             from craft_trainer.hub.storage import local_folder
 
             local_folder(self.output_dir, "source rollouts")  # records beside the cache
+        require_at_least(self, 1, ["anchors", "num_tokens", "batch_size"])
+        require_at_least(self, 0, ["seed", "num_workers"])
         TextSourceArguments.__post_init__(self)
         LoadArguments.__post_init__(self)
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option, require_at_least, split_list
 
 EXAMPLE = (
     "craft-trainer cache join --caches outputs/anchors outputs/anchors2 --anchors 1000 --output_dir outputs/joined"
@@ -22,6 +22,10 @@ class JoinArguments:
     )
     frames: int | None = option("how many frames to keep, each with all of its views, instead of anchors", None)
     seed: int = option("chooses which", 0)
+
+    def __post_init__(self) -> None:
+        require_at_least(self, 1, ["anchors", "frames"])
+        require_at_least(self, 0, ["seed"])
 
 
 def run(arguments: JoinArguments) -> None:

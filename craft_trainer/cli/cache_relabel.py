@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.options import option
+from craft_trainer.options import option, require_at_least
 
 PLACES = ("cache", "teacher", "adapt_to")
 EXAMPLE = "craft-trainer cache relabel --cache outputs/joined --teacher outputs/craft --output_dir outputs/relabelled"
@@ -20,6 +20,11 @@ class RelabelArguments(LoadArguments):
     batch_size: int | None = option("samples per forward pass of the teacher; by default as the cache was built", None)
     num_workers: int = option("processes that read samples ahead of the teacher", 0)
     device: str | None = option("cpu, cuda, …; by default the teacher's own", None)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, 1, ["batch_size"])
+        require_at_least(self, 0, ["num_workers"])
 
 
 def run(arguments: RelabelArguments) -> None:

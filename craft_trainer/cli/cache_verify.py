@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, cast
 
 from craft_trainer.cli.loading import LoadArguments
-from craft_trainer.options import option, refuse_idle
+from craft_trainer.options import option, refuse_idle, require_at_least
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.cache import AnchorCache
@@ -33,6 +33,7 @@ class VerifyArguments(LoadArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_at_least(self, 1, ["rows", "batch_size"])
         if self.teacher is None:
             others = [one.name for one in fields(self) if one.name not in ("cache", "teacher")]
             refuse_idle(self, others, "no teacher is given, and without one only the bytes are checked")

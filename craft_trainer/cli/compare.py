@@ -10,7 +10,7 @@ from craft_trainer.cli.building import named_sources, weights_of
 from craft_trainer.cli.demo import PRELOAD, run_claimed
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.sources import SOURCES
-from craft_trainer.options import json_mapping, option, refuse_idle, split_list
+from craft_trainer.options import json_mapping, option, refuse_idle, require_at_least, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.suites.comparison import Comparison
@@ -117,9 +117,7 @@ class CompareArguments:
                 "source dataset takes anchors from old_dataset: give it, or another source, e.g. rollouts or new_task"
             )
         self._refuse_idle()
-        for name in ("steps", "batch_size", "anchors", "workers", "episodes"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        require_at_least(self, 1, ["steps", "batch_size", "anchors", "workers", "episodes"])
         self.seeds = split_list(self.seeds)
         if not self.seeds or len({int(seed) for seed in self.seeds}) < len(self.seeds):
             raise ValueError(f"seeds is {self.seeds}: name at least one, and none twice")

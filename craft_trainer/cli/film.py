@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.options import option, split_list
+from craft_trainer.options import option, require_at_least, split_list
 
 FILES = ("output",)
 EXAMPLE = (
@@ -41,9 +41,8 @@ class FilmArguments:
             )
         if Path(self.output).suffix not in ENDINGS:
             raise ValueError(f"output={self.output} is no film: end its name in {' or '.join(ENDINGS)}")
-        for name, least in (("episode", 0), ("size", 32)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}: it is at least {least}")
+        require_at_least(self, 0, ["episode", "seed"])
+        require_at_least(self, 32, ["size"])
 
 
 def run(arguments: FilmArguments) -> None:

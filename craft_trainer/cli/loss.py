@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.texts import TextArguments
 from craft_trainer.files import checked, require_result_of, write_json
-from craft_trainer.options import option, refuse_idle, split_list
+from craft_trainer.options import option, refuse_idle, require_at_least, split_list
 
 if TYPE_CHECKING:
     from craft_trainer.training.settings import RetentionSettings
@@ -67,10 +67,7 @@ class LossArguments(LoadArguments, TextArguments):
         TextArguments.__post_init__(self)
         if (self.policy is None) == (self.model is None):
             raise ValueError("name one of policy (a LeRobot policy) and model (a language model)")
-        for name in ("samples", "batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+        require_at_least(self, 1, ["samples", "batch_size"])
         if self.anchors is None:
             refuse_idle(self, OF_ANCHORS, "it is of L_retain, and no anchors are given")
         terms = split_list(self.retention_terms or self.usual_terms)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from craft_trainer.options import option, pairs_or_json, refuse_idle
+from craft_trainer.options import option, pairs_or_json, refuse_idle, require_at_least
 
 PLACES = ("model", "compare", "data")
 FILES = ("output",)
@@ -49,6 +49,7 @@ class McqArguments:
 
     def __post_init__(self) -> None:
         self.columns = pairs_or_json("columns", self.columns)
+        require_at_least(self, 0, ["seed"])
         if self.compare is None:
             refuse_idle(self, ["seed"], "it is of the bootstrap of a comparison, and compare is not given")
         if self.chat:

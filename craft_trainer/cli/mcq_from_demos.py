@@ -7,7 +7,7 @@ from pathlib import Path
 
 from craft_trainer.cli.demo import NEW, OLD
 from craft_trainer.cli.hints import nearest
-from craft_trainer.options import option, refuse_idle, split_list
+from craft_trainer.options import option, refuse_idle, require_at_least, split_list
 
 EXAMPLE = "craft-trainer mcq-from-demos --tasks push-v3,drawer-open-v3,door-open-v3 --episodes 20 --output outputs/mcq"
 
@@ -26,6 +26,7 @@ class QuestionArguments:
     private: bool = option("a repository that is made is private; one that is there and public is refused", False)
 
     def __post_init__(self) -> None:
+        require_at_least(self, 0, ["seed"])
         if self.push_to_hub is None:
             refuse_idle(self, ["private"], "it is of the repository to push to, and push_to_hub names none")
 

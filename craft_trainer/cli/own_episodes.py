@@ -59,9 +59,9 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
             try:
                 record()
             finally:
-                lock.unlink(missing_ok=True)  # while it is held
                 if not folder.exists():
                     mark.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)  # while it is held
 
     arguments.processes.once(record_alone)
     return FrameSource(PolicyDataset.of(teacher, str(folder)))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from craft_trainer.cli.rollout import OF_IMAGES, THEIR_IMAGES
 from craft_trainer.cli.tasks import named_tasks
-from craft_trainer.options import json_mapping, option, refuse_idle
+from craft_trainer.options import json_mapping, option, refuse_idle, require_at_least
 
 if TYPE_CHECKING:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
@@ -68,8 +68,8 @@ class RecordArguments:
         self.tasks = named_tasks(self.tasks, self.env_options)
         if self.failed not in FAILED:
             raise ValueError(f"failed is {self.failed!r}: it must be one of {', '.join(FAILED)}")
-        if self.episodes < 1 or self.num_envs < 1:
-            raise ValueError("episodes and num_envs must be ≥ 1")
+        require_at_least(self, 1, ["episodes", "num_envs"])
+        require_at_least(self, 0, ["seed"])
         if self.env is None:
             refuse_idle(self, ["env_options", "rename"], "it is of LeRobot's environments, and no env is given")
             if not self.tasks:

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from craft_trainer.cli.tasks import named_tasks
 from craft_trainer.files import checked, write_json
-from craft_trainer.options import json_mapping, option, refuse_idle
+from craft_trainer.options import json_mapping, option, refuse_idle, require_at_least
 from craft_trainer.progress import progress
 
 if TYPE_CHECKING:
@@ -65,9 +65,8 @@ class RolloutArguments:
             refuse_idle(self, OF_IMAGES, THEIR_IMAGES)
         if self.max_steps is not None and "episode_length" in self.env_options:
             raise ValueError("max_steps and the episode_length of env_options both end an episode: give one of them")
-        for name in ("episodes", "num_envs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        require_at_least(self, 1, ["episodes", "num_envs"])
+        require_at_least(self, 0, ["seed"])
 
 
 def run(arguments: RolloutArguments) -> None:

@@ -1,5 +1,6 @@
 """The options that say where the anchors of a policy come from, and the sources that they name."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from craft_trainer.cli.building import named_sources, weights_of
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.cli.own_episodes import rollouts_source
 from craft_trainer.cli.tasks import named_tasks
-from craft_trainer.options import json_mapping, option, refuse_idle
+from craft_trainer.options import json_mapping, option, refuse_idle, require_at_least
 
 if TYPE_CHECKING:
     from craft_trainer.anchors.sources.pictures import Pictures
@@ -91,8 +92,10 @@ class SourceArguments:
         self.env_options = json_mapping("env_options", self.env_options)
         self.tasks = named_tasks(self.tasks, self.env_options)
         self.source = named_sources(self.source, SOURCES)
-        if self.views < 0 or self.view_noise < 0 or not 0 <= self.view_mix <= 1 or self.state_width <= 0:
-            raise ValueError("views and view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0")
+        require_at_least(self, 0, ["views"])
+        require_at_least(self, 1, ["rollout_episodes"])
+        if not 0 <= self.view_noise < math.inf or not 0 <= self.view_mix <= 1 or not 0 < self.state_width < math.inf:
+            raise ValueError("view_noise must be ≥ 0, view_mix in [0, 1], state_width > 0, and all of them finite")
         if self.views and not self.view_noise and not self.view_mix:
             raise ValueError("views without view_noise and view_mix are copies: raise one of them, or drop views")
         for name, sources in OF_SOURCES.items():
@@ -109,8 +112,8 @@ class SourceArguments:
             raise ValueError("source rollouts lets the teacher act: name Meta-World tasks by --tasks, or give --env")
         if self.env is None:
             refuse_idle(self, ["env_options"], "it is of LeRobot's environments, and no env is given")
-        if self.failed not in ("drop", "keep") or self.rollout_episodes < 1:
-            raise ValueError("failed must be drop or keep, and rollout_episodes ≥ 1")
+        if self.failed not in ("drop", "keep"):
+            raise ValueError("failed must be drop or keep")
         if "dataset" in self.source and self.dataset is None:
             raise ValueError("source dataset reads a dataset of the old tasks: give it by --dataset")
         if self.new_dataset is not None and "dataset" not in self.source:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.texts import TextArguments
-from craft_trainer.options import option, pairs_or_json
+from craft_trainer.options import option, pairs_or_json, require_at_least
 
 if TYPE_CHECKING:
     from craft_trainer.language.source import TextSource
@@ -45,8 +45,8 @@ class TextSourceArguments(TextArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.corpus_columns = pairs_or_json("corpus_columns", self.corpus_columns)
-        if self.streamed_rows < 0:
-            raise ValueError("streamed_rows must be ≥ 0")
+        require_at_least(self, 0, ["streamed_rows"])
+        require_at_least(self, 1, ["own_tokens"])
 
     def corpus_source(self) -> "TextSource":
         """Gather the corpus and how it is read."""
