@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from craft_trainer.models.lerobot import PolicyModel
 
 NUM_ENVS = 20  # in which the teacher acts at once
-OF_SIZE = "record them of a size by `record --policy … --image_size`, and build from those by --source dataset"
+OF_SIZE = "record its episodes by `record --policy … --image_size N`, and build from them by --source dataset"
 
 
 def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":

@@ -91,7 +91,7 @@ def test_a_policy_of_oblong_images_is_told_what_its_command_can_do(tmp_path: Pat
         rollout.image_size_of(wide)
     built = SourceArguments(source=["rollouts"], tasks=["push-v3"])
     built.output_dir, built.processes = str(tmp_path / "cache"), SimpleNamespace(once=lambda work: work())  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="by `record --policy … --image_size`, and build from those by --source dat"):
+    with pytest.raises(ValueError, match="by `record --policy … --image_size N`, and build from them by --source dat"):
         rollouts_source(built, wide, 0, 10)
     assert not list(tmp_path.iterdir())
 

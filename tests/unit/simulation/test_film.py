@@ -103,8 +103,8 @@ def test_the_command_films_every_checkpoint_under_its_name(
         ({"policies": []}, "policies is empty"),
         ({"names": ["one", "two", "three"]}, "names has 3 entries for 2 policies"),
         ({"output": "film.mp4"}, r"output=film\.mp4 is no film: end its name in \.gif or \.webp"),
-        ({"episode": -1}, "episode is -1: it is at least 0"),
-        ({"size": 8}, "size is 8: it is at least 32"),
+        ({"episode": -1}, "episode is -1: it must be at least 0"),
+        ({"size": 8}, "size is 8: it must be at least 32"),
     ],
 )
 def test_what_makes_no_film_is_refused(given: dict[str, Any], message: str) -> None:
