@@ -32,9 +32,10 @@ def join_caches(
     """Write ``num_anchors`` anchors of ``caches`` (all, if there are no more) to ``output_dir`` as one cache.
 
     With ``num_frames`` instead, so many frames are kept with all of their views. Every group gets the same number, as
-    far as it has so many; within a group every cache does; which those are is drawn by ``seed``. Groups of the same
-    name are one group. Columns are copied as they are, in the order of the caches; the units of the losses are measured
-    anew over what was kept. The provenance names the teachers and the data of what was kept.
+    far as it has so many; within a group every teacher does, of every cache that has some by it; which those are is
+    drawn by ``seed``. Groups of the same name are one group. Columns are copied as they are, in the order of the
+    caches; the units of the losses are measured anew over what was kept. The provenance names the teachers and the
+    data of what was kept.
 
     Raises:
         FileExistsError: ``output_dir`` exists.
@@ -42,7 +43,11 @@ def join_caches(
             kept; both numbers are given, or none; or frames are asked for, and a cache has no views of each.
     """
     require_alike(caches)
-    groups = [(group, number) for number, cache in enumerate(caches) for group in cache.groups]
+    groups = [
+        (group, (number, teacher))
+        for number, cache in enumerate(caches)
+        for group, teacher in zip(cache.groups, _teacher_of_each(cache), strict=True)
+    ]
     units = [[row] for row in range(len(groups))] if num_frames is None else _frames(caches)
     wanted = num_anchors if num_frames is None else num_frames
     if wanted is None or wanted < 1 or None not in (num_anchors, num_frames):
@@ -158,6 +163,11 @@ def require_alike(caches: Sequence[AnchorCache]) -> None:
 
 def _told(features: Sequence[dict[str, str]]) -> str:
     return ", ".join(f"{one['path']} ({one['pooling']})" for one in features) or "none"
+
+
+def _teacher_of_each(cache: AnchorCache) -> list[int]:
+    """The number in the provenance of the teacher that made each anchor of ``cache``."""
+    return [number for number, one in enumerate(cache.provenance.teachers) for _ in range(one["anchors"])]
 
 
 def _shares(teachers: Sequence[dict[str, Any]], rows: Sequence[int]) -> list[dict[str, Any]]:

@@ -64,4 +64,6 @@ def rollouts_source(arguments: Any, teacher: "PolicyModel", seed: int, count: in
                 lock.unlink(missing_ok=True)  # while it is held
 
     arguments.processes.once(record_alone)
-    return FrameSource(PolicyDataset.of(teacher, str(folder)))
+    told = {"tasks": arguments.tasks, "rollout_episodes": arguments.rollout_episodes, "failed": arguments.failed}
+    made_by = {name: value for name, value in (told | place | {"seed": seed}).items() if value not in (None, [], {})}
+    return FrameSource(PolicyDataset.of(teacher, str(folder)), made_by=made_by)

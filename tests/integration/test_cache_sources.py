@@ -68,6 +68,8 @@ def test_the_teachers_own_episodes_are_recorded_once_and_have_its_labels(teacher
     assert cache.has_labels
     assert cache.provenance.data["dataset"] == str(told)
     assert cache.provenance.data["frames"] == 10
+    made_by = {key: cache.provenance.data[key] for key in ("tasks", "rollout_episodes", "failed", "seed")}
+    assert made_by == {"tasks": ["push-v3"], "rollout_episodes": 2, "failed": "keep", "seed": 0}  # seen to fail
     shutil.rmtree(folder)
     before = {path: path.stat().st_mtime_ns for path in told.rglob("*")}
     assert build(teacher, folder, **options) == 0

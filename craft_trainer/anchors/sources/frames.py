@@ -33,7 +33,7 @@ class FrameSource:
 
     Input ``i`` of F frames and P prompts is frame ``i // P`` under prompt ``i % P``. ``without`` are keys that no input
     has: the actions of the dataset, where they are not the teacher's. ``frames`` are those that may become anchors, by
-    default all: ``allowed`` lists their inputs.
+    default all: ``allowed`` lists their inputs. ``made_by`` is what the description says of how the frames came to be.
     """
 
     def __init__(
@@ -43,10 +43,12 @@ class FrameSource:
         prompts: Sequence[str] = (),
         without: Collection[str] = (),
         frames: Sequence[int] | None = None,
+        made_by: Mapping[str, Any] | None = None,
     ) -> None:
         count = len(prompts) or 1
         self.allowed = frames and [frame * count + prompt for frame in frames for prompt in range(count)]
         self._dataset, self._prompts, self._without = dataset, list(prompts), frozenset(without)
+        self._made_by = dict(made_by or {})
         tasks, episodes = dataset.task_of_frame, dataset.episode_of_frame
         strata = zip(tasks, phases(episodes), episodes, strict=True)
         if prompts:
@@ -66,9 +68,10 @@ class FrameSource:
         return kept | ({SENTENCE: [self._prompts[row % count] for row in rows]} if self._prompts else {})
 
     def description(self) -> Mapping[str, Any]:
-        """The dataset, its revision, and the prompts if there are any."""
+        """The dataset, its revision, what made it where that is known, and the prompts if there are any."""
         own = self._dataset.fingerprint()
         told = {"dataset": self._dataset.source, "frames": len(self), "revision": self._dataset.revision}
+        told |= self._made_by
         if not self._prompts:
             return told | {"fingerprint": own}
         digest = hashlib.sha256(json.dumps([own, self._prompts]).encode()).hexdigest()
