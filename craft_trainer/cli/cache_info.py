@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from craft_trainer.cli.words import printable
 from craft_trainer.options import option
 
 PLACES = ("cache",)
@@ -59,7 +60,7 @@ def run(arguments: InfoArguments) -> None:
     }
     for name, value in rows.items():
         if value:
-            print(f"{name:<12} {value}")
+            print(f"{name:<12} {printable(value)}")
     print("\nbytes per anchor")
     parts: Counter[str] = Counter()
     for name, size in made.sizes.items():

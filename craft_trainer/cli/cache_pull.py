@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from shlex import quote
 
 from craft_trainer.options import option
 
@@ -43,4 +44,4 @@ def run(arguments: PullArguments) -> None:
     print(f"{len(cache)} anchors, fingerprint {cache.provenance.fingerprint[:12]}: {arguments.output_dir}")
     for number, teacher in enumerate(dict.fromkeys(one["path"] for one in cache.provenance.teachers)):
         step = "or:   " if number else "next: "
-        print(f"{step}craft-trainer cache verify --cache {arguments.output_dir} --teacher {teacher}")
+        print(f"{step}craft-trainer cache verify --cache {quote(arguments.output_dir)} --teacher {quote(teacher)}")

@@ -1,6 +1,7 @@
 """``craft-trainer cache relabel``: one checkpoint becomes the teacher of all anchors of a cache."""
 
 from dataclasses import dataclass
+from shlex import quote
 
 from craft_trainer.cli.loading import LoadArguments
 from craft_trainer.options import option, require_at_least
@@ -50,4 +51,4 @@ def run(arguments: RelabelArguments) -> None:
     )
     print(f"{len(made)} anchors, all of teacher {arguments.teacher}")
     print(f"fingerprint {made.provenance.fingerprint[:12]}: {arguments.output_dir}")
-    print(f"next: craft-trainer train --model {arguments.teacher} --anchors {arguments.output_dir} …")
+    print(f"next: craft-trainer train --model {quote(arguments.teacher)} --anchors {quote(arguments.output_dir)} …")

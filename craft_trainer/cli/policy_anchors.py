@@ -1,6 +1,7 @@
 """``craft-trainer cache build`` of a policy."""
 
 from dataclasses import fields
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.building import Defaults, require_sources
@@ -56,6 +57,6 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
     features = ", ".join(f"{spec.path} ({spec.pooling})" for spec in cache.specs) or "no hidden features"
     num_groups = len(cache.provenance.groups)
     processes.print(f"{len(cache)} anchors of {num_groups} groups; {features}; output: {teacher.output_kind}")
-    given = f"--model {arguments.teacher} --anchors {arguments.output_dir}"
+    given = f"--model {quote(arguments.teacher)} --anchors {quote(arguments.output_dir)}"
     processes.print(f"next: craft-trainer train {given} --dataset NEW_TASK --output_dir outputs/craft")
     return cache

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from craft_trainer.anchors.provenance import AUTO
@@ -138,8 +139,8 @@ def train_policy(arguments: "TrainArguments", config: "CraftConfig", checkpoint:
     if trainer.is_world_process_zero():
         kind = "LeRobot checkpoint" if model.peft_model is None else "PEFT adapter, as LeRobot saves it"
         print(f"{kind}: {config.output_dir}")
-        print(f"next: craft-trainer rollout --policy {config.output_dir} --tasks TASK")
-        print(f"or:   craft-trainer report --run {config.output_dir}")
+        print(f"next: craft-trainer rollout --policy {quote(config.output_dir)} --tasks TASK")
+        print(f"or:   craft-trainer report --run {quote(config.output_dir)}")
 
 
 def anchors_of(arguments: "TrainArguments", model: "PolicyModel") -> "AnchorCache | AdapterAnchors | str | None":

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.rollout import OF_IMAGES, THEIR_IMAGES
@@ -90,9 +91,9 @@ def run(arguments: RecordArguments) -> None:
     """Record and say where the dataset is."""
     dataset = by_experts(arguments) if arguments.policy is None else by_policy(arguments, arguments.policy)
     print(f"{dataset.num_episodes} episodes, {dataset.num_frames} frames: {arguments.output_dir}")
-    data = f"--dataset {arguments.output_dir}"
+    data = f"--dataset {quote(arguments.output_dir)}"
     if arguments.policy is not None:
-        anchors = f"craft-trainer cache build --teacher {arguments.policy} {data} --output_dir outputs/anchors"
+        anchors = f"craft-trainer cache build --teacher {quote(arguments.policy)} {data} --output_dir outputs/anchors"
         print(f"next: {anchors}  # what it did, as anchors")
         return
     small = "--config configs/train/metaworld_teacher.yaml"  # minutes on a CPU, and a log line every 50 steps

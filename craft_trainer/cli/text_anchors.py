@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from craft_trainer.cli.building import Defaults, require_sources, weights_of
@@ -59,7 +60,7 @@ def build(arguments: "BuildArguments", processes: "Processes") -> "AnchorCache":
         entropy = scales[TOKEN_SCALE].item()
         processes.print(f"its mean entropy is {entropy:.3g} nats: epsilon 0.05 is {0.05 * entropy:.3g} nats per token")
     held = "" if quantization is None else f" --quantization {quantization} --lora_rank 16"
-    given = f"--model {arguments.teacher}{held} --anchors {arguments.output_dir}"
+    given = f"--model {quote(arguments.teacher)}{held} --anchors {quote(arguments.output_dir)}"
     processes.print(f"next: craft-trainer train {given} …")
     return cache
 

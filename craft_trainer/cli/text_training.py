@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from craft_trainer.anchors.provenance import AUTO
@@ -161,7 +162,7 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
         kind = "PEFT adapter" if hasattr(checkpoint.model, "peft_config") else "checkpoint"
         print(f"{kind}: {config.output_dir}")
         alike = "" if arguments.quantization is None else f" --quantization {arguments.quantization}"
-        compared = f"--model {arguments.model}{alike} --compare {config.output_dir}"
+        compared = f"--model {quote(arguments.model)}{alike} --compare {quote(config.output_dir)}"
         print(f"next: craft-trainer mcq {compared} --data questions.jsonl")
 
 

@@ -21,6 +21,11 @@ def options_in(argv: Sequence[str]) -> list[tuple[str | None, Words]]:
     return found
 
 
+def printable(text: str) -> str:
+    """``text`` of a stranger's file on one line, without what a terminal would obey."""
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
 def values_of(option: Words) -> Words:
     """Find the values in the words of one option, ``--name=value`` or ``--name value``."""
     _, given, value = option[0].partition("=")

@@ -207,12 +207,16 @@ def test_a_branch_may_stand_behind_the_name(hub, client, cache):
 
 @LFS_ONLY
 def test_every_teacher_of_a_joined_cache_gets_its_command(hub, client, cache, other_cache, tmp_path):
-    """Seen to fail: only that of the cache that was joined last."""
-    made = [relabelled_path(one, tmp_path / name, name) for one, name in ((cache, "first"), (other_cache, "second"))]
+    """Seen to fail: only that of the cache that was joined last, and as a stranger had written it."""
+    names = ("first", "second; touch /tmp/there")
+    made = [
+        relabelled_path(one, tmp_path / str(number), name)
+        for number, (one, name) in enumerate(zip((cache, other_cache), names, strict=True))
+    ]
     joined = join_caches(made, tmp_path / "joined", num_anchors=1000, seed=0).folder
     assert push(client, joined).status == 0
     said = pull(client, tmp_path / "pulled").out
-    for name in ("first", "second"):
+    for name in ("first", "'second; touch /tmp/there'"):
         assert f"craft-trainer cache verify --cache {tmp_path / 'pulled'} --teacher {name}\n" in said
 
 
