@@ -25,7 +25,7 @@ SMALLER = {  # words behind a command that win over its own
     "cache build": ("--anchors", "16", "--batch_size", "8"),
     "cache verify": ("--rows", "4"),
     "rollout": ("--episodes", "1", "--num_envs", "1", "--max_steps", "5"),
-    "mcq-from-demos": ("--tasks", "push-v3,window-open-v3", "--episodes", "2", "--size", "32"),
+    "mcq-from-demos": ("--episodes", "2", "--size", "32"),
     "demo": (
         *("--quick", "--workers", "1", "--demonstrations", "1", "--anchors", "32", "--episodes", "1"),
         *("--teacher_steps", "3", "--steps", "3"),

@@ -106,6 +106,10 @@ def test_model_and_questions_come_from_the_hub(hub, client, tmp_path):
             prompt = f"Question: {row['question']}\nAnswer:"
             expected = [by_hand(folder, prompt, f" {choice}") for choice in row["choices"]]
             assert item["log_likelihoods"] == pytest.approx(expected, abs=1e-4)
+    other = client.command(*words, "--model", "org/tiny@v1")
+    assert other.status == 1
+    assert "is a result with compare org/tiny, and this one has compare None" in other.err
+    words[words.index(output)] = tmp_path / "other.json"
     missing = client.command(*words, "--model", "org/none@v1")
     assert missing.status == 1
     assert "there is no model repository org/none, or it is private" in missing.err

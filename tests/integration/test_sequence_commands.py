@@ -100,8 +100,8 @@ def test_frames_are_kept_with_all_their_views(sequence, tiny_dataset, tmp_path, 
             "has no views of every frame: give",
         ),
         ([*words[:4], "--anchors", "8", "--frames", "8"], "anchors, frames: say how many of one to keep"),
-        ([*words[:4], "--frames", "0"], "anchors, frames: say how many of one to keep, 1 or more"),
-        ([*words[:4], "--anchors", "0"], "anchors, frames: say how many of one to keep, 1 or more"),
+        ([*words[:4], "--frames", "0"], "frames is 0: it must be at least 1"),
+        ([*words[:4], "--anchors", "0"], "anchors is 0: it must be at least 1"),
     ):
         assert main([*more, "--output_dir", str(tmp_path / "not")]) == 1
         assert told in capsys.readouterr().err

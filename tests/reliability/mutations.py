@@ -38,7 +38,7 @@ from craft_trainer.anchors.verification import require_own_values  # noqa: E402
 from craft_trainer.evaluation.progress import ProgressFile  # noqa: E402
 from craft_trainer.evaluation.questions import read_questions  # noqa: E402
 from craft_trainer.files import CHECKSUM, checksum  # noqa: E402
-from craft_trainer.hub.facts import FACTS_FILE, Retained, RunFacts, Source  # noqa: E402
+from craft_trainer.hub.facts import FACTS_FILE, Retained, RunFacts, Source, Teacher  # noqa: E402
 from craft_trainer.report.choices import load_choices  # noqa: E402
 from craft_trainer.report.results import load_results  # noqa: E402
 from craft_trainer.report.rollouts import load_rollout  # noqa: E402
@@ -193,7 +193,12 @@ def read_cache(folder: Path) -> Any:
 def facts() -> RunFacts:
     """What a run says of itself."""
     retained = Retained(
-        Source("teacher", "org/teacher"), {"hidden": 1.0}, ["variance"], [["layer", "none"]], {"push": 3}
+        "while it is held",
+        [Teacher(Source("teacher", "org/teacher"), 3)],
+        {"hidden": 1.0},
+        ["variance"],
+        [["layer", "none"]],
+        {"push": 3},
     )
     return RunFacts("craft", "lerobot", "act", base=Source("base", "org/base"), retained=retained, step=5)
 
