@@ -120,7 +120,7 @@ def test_a_cache_of_which_nothing_is_kept_leaves_no_trace(stages, tmp_path):
 
 
 def test_of_one_group_every_teacher_keeps_as_many_however_often_it_was_joined(stages, tmp_path):
-    """As of texts, or of anchors of several sources, whose groups are no tasks. Seen to fail with 6, 6 and 12."""
+    """As of texts, or of anchors of several sources, whose groups are no tasks. Seen to fail with 8, 4 and 12."""
     model, memory = ToyModel(), None
     for stage in range(3):
         with torch.no_grad():

@@ -16,14 +16,13 @@ def renaming(teacher):
 
 
 @pytest.mark.parametrize("names", [(WORLD, OWN), (OWN, WORLD)])
-def test_what_is_renamed_takes_the_place_of_what_has_the_name(renaming, tiny_dataset, names):
-    """Seen to fail: the policy saw whichever of the two came last."""
-    batch = PolicyDataset.of(renaming, str(tiny_dataset)).batch([0, 1])
-    world, rest = batch.pop(WORLD), batch
+def test_what_is_renamed_takes_the_place_of_what_has_the_name(renaming, teacher, tiny_dataset, names):
+    """Seen to fail where the other came last: the policy saw that."""
+    batch = PolicyDataset.of(PolicyModel.from_pretrained(teacher), str(tiny_dataset)).batch([0, 1])
+    world = batch.pop(OWN)
     both = {name: world if name == WORLD else torch.full_like(world, 7) for name in names}
-    torch.testing.assert_close(
-        renaming.preprocessed(rest | both)[OWN], renaming.preprocessed(rest | {WORLD: world})[OWN]
-    )
+    expected = renaming.preprocessed(batch | {WORLD: world})[OWN]
+    torch.testing.assert_close(renaming.preprocessed(batch | both)[OWN], expected)
 
 
 def test_a_swap_of_two_names_is_a_swap():
@@ -50,7 +49,7 @@ def test_anchors_of_data_with_the_policys_names_go_with_new_data_of_others(renam
 
 
 def test_samples_without_a_number_that_is_read_are_refused(renaming, teacher, tiny_dataset):
-    """Seen to fail with a KeyError."""
+    """Seen to fail: they were prepared without it."""
     batch = PolicyDataset.of(PolicyModel.from_pretrained(teacher), str(tiny_dataset)).batch([0])
     del batch[OWN]
     with pytest.raises(ValueError, match=f"and no {WORLD}, which the policy reads.*rename"):
