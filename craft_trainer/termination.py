@@ -41,6 +41,9 @@ def is_unhandled(number: int) -> bool:
 def interruptible() -> Iterator[None]:
     """Raise `INTERRUPTS` inside, in the main thread, when a signal arrives that nobody else handles.
 
+    An error that is raised afterwards becomes an interruption too, with its text and notes: a signal that arrives while
+    C++ calls Python, as Arrow does for the columns of ``datasets``, is lost there, and the call fails for no reason.
+
     One of several processes ends by SIGTERM at once: it may wait for another one, where Python handles no signal.
     """
     is_alone = os.environ.get("WORLD_SIZE", "1") == "1"
@@ -50,6 +53,12 @@ def interruptible() -> Iterator[None]:
             before[number] = signal.signal(number, _Interrupt(signal.getsignal(number)))
     try:
         yield
+    except Exception as error:
+        if interruption := _received():
+            for note in (f"then: {type(error).__name__}: {error}", *getattr(error, "__notes__", [])):
+                interruption.add_note(note)
+            raise interruption from error
+        raise
     finally:
         while before:
             signal.signal(*before.popitem())
@@ -60,8 +69,15 @@ def raise_if_interrupted() -> None:
 
     A bare ``except:`` around the work, as ``datasets`` has where it hashes what it is given, swallows an interruption.
     """
+    if interruption := _received():
+        raise interruption
+
+
+def _received() -> KeyboardInterrupt | None:
+    """The interruption that has arrived in this thread, if one has."""
     if threading.current_thread() is threading.main_thread():
-        for number, error in INTERRUPTS.items():
+        for number, interruption in INTERRUPTS.items():
             handler = signal.getsignal(number)
             if isinstance(handler, _Interrupt) and handler.received:
-                raise error
+                return interruption()
+    return None
