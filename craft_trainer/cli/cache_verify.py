@@ -34,6 +34,7 @@ class VerifyArguments(LoadArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, 1, ["rows", "batch_size"])
+        require_at_least(self, 0, ["tolerance"])
         if self.teacher is None:
             others = [one.name for one in fields(self) if one.name not in ("cache", "teacher")]
             refuse_idle(self, others, "no teacher is given, and without one only the bytes are checked")

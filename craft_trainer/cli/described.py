@@ -7,6 +7,7 @@ import argparse
 import dataclasses
 import importlib
 import json
+import math
 from enum import Enum
 from importlib.metadata import version
 from pathlib import Path
@@ -32,12 +33,20 @@ def truth(word: str) -> bool:
     raise argparse.ArgumentTypeError(f"{word!r} is neither true nor false")
 
 
+def number(word: str) -> float:
+    """Read a number; not NaN, which no comparison with a bound refuses, and not infinity, which passes half of them."""
+    value = float(word)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{word} is not a finite number")
+    return value
+
+
 def mapping(word: str) -> str:
     """A mapping as JSON, or what else its option takes as text; it is read where it is used."""
     return word
 
 
-TYPES: dict[str, Any] = {"bool": truth, "int": int, "float": float, "str": str, "dict": dict, "mapping": mapping}
+TYPES: dict[str, Any] = {"bool": truth, "int": int, "float": number, "str": str, "dict": dict, "mapping": mapping}
 MAPPINGS = (dict, mapping)  # a YAML file may give these as mappings
 
 
@@ -61,7 +70,8 @@ class Option(NamedTuple):
 
     def add_to(self, parser: argparse.ArgumentParser) -> None:
         """Add it to a ``parser``; one that is true by default with a second, ``--no_name``, which makes it false."""
-        given: dict[str, Any] = {"type": TYPES[self.type], "help": self.help}
+        is_theirs = self.type == "float" and self.heading == TRAINERS  # max_grad_norm may be inf
+        given: dict[str, Any] = {"type": float if is_theirs else TYPES[self.type], "help": self.help}
         given |= {"required": True} if self.required else {"default": self.default}
         if self.several:
             given["nargs"] = "+"

@@ -70,7 +70,7 @@ class RecordArguments:
         if self.failed not in FAILED:
             raise ValueError(f"failed is {self.failed!r}: it must be one of {', '.join(FAILED)}")
         require_at_least(self, 1, ["episodes", "num_envs"])
-        require_at_least(self, 0, ["seed"])
+        require_at_least(self, 0, ["seed", "action_noise"])
         if self.env is None:
             refuse_idle(self, ["env_options", "rename"], "it is of LeRobot's environments, and no env is given")
             if not self.tasks:

@@ -88,7 +88,7 @@ def test_a_value_of_another_type_is_refused(capsys: pytest.CaptureFixture[str]) 
     ("text", "message"),
     [
         ("dish: stew\nminutes: soon", "argument --minutes: invalid int value: 'soon'"),
-        ("dish: stew\nspices: [1, hot]", "argument --spices: invalid float value: 'hot'"),
+        ("dish: stew\nspices: [1, hot]", "argument --spices: invalid number value: 'hot'"),
         ("dish: stew\nvegan: perhaps", "argument --vegan: .*neither true nor false"),
         ("dish: stew\nminutes: [5]", r"argument --minutes: invalid int value: \[5\]"),
         ("dish: [soup, stew]", r"argument --dish: \['soup', 'stew'\] is not one value"),

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from craft_trainer.cli.main import main
+from craft_trainer.cli.main import main, understood
 from craft_trainer.cli.sources import SourceArguments
 
 VERIFY = "cache verify --cache org/anchors --teacher org/policy"
@@ -24,6 +24,7 @@ MCQ = "mcq --model org/model --compare org/other --data org/questions"
         (VERIFY, "rows", 0, 1),
         (VERIFY, "rows", -4, 1),
         (VERIFY, "batch_size", -1, 1),
+        (VERIFY, "tolerance", -0.1, 0),
         (RELABEL, "batch_size", 0, 1),
         (RELABEL, "num_workers", -1, 0),
         (BUILD, "anchors", 0, 1),
@@ -39,6 +40,7 @@ MCQ = "mcq --model org/model --compare org/other --data org/questions"
         (JOIN, "seed", -1, 0),
         (RECORD, "episodes", 0, 1),
         (RECORD, "seed", -1, 0),
+        (RECORD, "action_noise", -0.5, 0),
         (ROLLOUT, "seed", -1, 0),
         (FILM, "size", 31, 32),
         (FILM, "seed", -1, 0),
@@ -47,11 +49,28 @@ MCQ = "mcq --model org/model --compare org/other --data org/questions"
     ],
 )
 def test_a_number_that_is_too_small(
-    words: str, name: str, value: int, least: int, capsys: pytest.CaptureFixture[str]
+    words: str, name: str, value: float, least: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Seen to fail: some were taken for the default or did nothing, others ended in a library's error after loading."""
     assert main([*words.split(), f"--{name}", str(value)]) == 1
     assert f"{name} is {value}: it must be at least {least}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+@pytest.mark.parametrize(("words", "name"), [(VERIFY, "tolerance"), (RECORD, "action_noise"), (BUILD, "state_width")])
+def test_a_number_that_is_none(words: str, name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seen to fail: `cache verify --tolerance inf` said ok of whatever the teacher made."""
+    with pytest.raises(SystemExit, match="2"):
+        main([*words.split(), f"--{name}={value}"])
+    assert f"argument --{name}" in (told := capsys.readouterr().err)
+    assert f"{value} is not a finite number" in told
+
+
+def test_a_number_of_the_trainer_may_be_infinite() -> None:
+    """Which clips no gradient."""
+    words = "--model org/model --dataset data.jsonl --output_dir new --max_grad_norm inf"
+    _, filled = understood("train", words.split(), checks_places=False)
+    assert float("inf") in [getattr(arguments, "max_grad_norm", None) for arguments in filled]
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -1.0])
