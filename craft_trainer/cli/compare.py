@@ -235,14 +235,13 @@ def check_tasks(arguments: CompareArguments) -> None:
 def frames_of(dataset: str, held_out: float) -> tuple[int, int]:
     """Count the frames of ``dataset`` that are learned, and those of episodes that are held out."""
     from craft_trainer.models.held_out import held_out_episodes
-    from craft_trainer.models.lerobot_dataset import load_metadata
+    from craft_trainer.models.lerobot_dataset import first_sentences, load_metadata
 
-    episodes = load_metadata(dataset).episodes
-    lengths, tasks = episodes["length"], [names[0] for names in episodes["tasks"]]
+    lengths = load_metadata(dataset).episodes["length"]
     if not held_out:
         return sum(lengths), 0
     try:
-        chosen = held_out_episodes(tasks, range(len(tasks)), held_out)
+        chosen = held_out_episodes(first_sentences(dataset), range(len(lengths)), held_out)
     except ValueError as error:
         raise ValueError(f"{dataset}: {error}") from error
     number = sum(lengths[episode] for episode in chosen)

@@ -10,6 +10,8 @@ from craft_trainer.files import checked, require_result_of, write_json
 from craft_trainer.options import option, refuse_idle, require_at_least, split_list
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from craft_trainer.training.settings import RetentionSettings
 
 PLACES = ("policy", "model", "compare", "dataset", "anchors", "adapt_to")
@@ -85,7 +87,8 @@ class LossArguments(LoadArguments, TextArguments):
         """Everything that decides the result but how it is computed."""
         names = ["dataset", "anchors", *OF_ANCHORS, "samples"]
         if self.policy is not None:
-            return {name: getattr(self, name) for name in ("policy", *names, "held_out")}
+            batch = {"batch_size": self.batch_size or USUAL_BATCH}  # ACT averages over a batch's steps, not its frames
+            return {name: getattr(self, name) for name in ("policy", *names, "held_out")} | batch
         texts = [field.name for field in fields(TextArguments) if field.name not in ("dataset", "dataset_num_proc")]
         return {name: getattr(self, name) for name in ("model", "compare", *names, *texts, "dtype", "quantization")}
 
@@ -131,7 +134,10 @@ def run(arguments: LossArguments) -> None:
 
 
 def require_held_out(arguments: LossArguments) -> None:
-    """Refuse, by a ValueError, episodes as held out that the policy's own run learned from, as its run.json says."""
+    """Refuse, by a ValueError, episodes as held out that the policy's own run learned from or was held on.
+
+    Its run.json says so, and the provenance of its anchors, where they still are.
+    """
     from craft_trainer.hub.run_folder import RUN_FILE
     from craft_trainer.models.pretrained import checkpoint_folder
     from craft_trainer.report.reading import json_object
@@ -141,14 +147,27 @@ def require_held_out(arguments: LossArguments) -> None:
     if not arguments.held_out or record is None:
         return
     told = json_object(record, "remove it, or repair it").get("settings") or {}
-    share, dataset = told.get("held_out", 0.0), told.get("dataset")
-    is_same = dataset is not None and Path(dataset).resolve() == Path(arguments.dataset).resolve()
-    if is_same and share != arguments.held_out:
-        raise ValueError(
-            f"held_out is {arguments.held_out:g}, and {record} says that {arguments.policy} was trained on {dataset} "
-            f"with held_out {share}: it has learned from some of these episodes. "
-            + (f"Give held_out {share}" if share else "Train with that held_out, or measure on another dataset")
-        )
+    made = _data_of(told.get("anchors"))
+    read = [("trained", "Train", told), *(("held by anchors", "Build them", part) for part in made)]
+    for how, repeat, one in read:
+        share, dataset = one.get("held_out", 0.0), one.get("dataset")
+        is_same = dataset is not None and Path(dataset).resolve() == Path(arguments.dataset).resolve()
+        if is_same and share != arguments.held_out:
+            raise ValueError(
+                f"held_out is {arguments.held_out:g}, and {record} says that {arguments.policy} was {how} on {dataset} "
+                f"with held_out {share}: it has seen some of these episodes. "
+                + (f"Give held_out {share}" if share else f"{repeat} with that held_out, or measure on another dataset")
+            )
+
+
+def _data_of(anchors: object) -> "list[Mapping[str, Any]]":
+    """What the cache at ``anchors`` says of each part of its data; nothing where it is no longer there."""
+    from craft_trainer.anchors.joining import data_parts
+    from craft_trainer.anchors.provenance import PROVENANCE_FILE
+    from craft_trainer.report.reading import json_object
+
+    file = Path(str(anchors)) / PROVENANCE_FILE
+    return data_parts(json_object(file, "remove it, or repair it")["data"]) if file.is_file() else []
 
 
 def measure(arguments: LossArguments) -> dict[str, Any]:

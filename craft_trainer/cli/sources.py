@@ -145,7 +145,8 @@ def dataset_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int
 
     assert arguments.dataset is not None
     dataset = PolicyDataset.of(teacher, arguments.dataset)
-    return FrameSource(dataset, frames=dataset.rows_of(arguments.held_out, learned=not arguments.held_out_only))
+    frames = dataset.rows_of(arguments.held_out, learned=not arguments.held_out_only)
+    return FrameSource(dataset, frames=frames, made_by=_held_out(arguments))
 
 
 def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":
@@ -157,7 +158,14 @@ def new_task_source(arguments: SourceArguments, teacher: "PolicyModel", seed: in
     assert place is not None
     dataset = PolicyDataset.of(teacher, place)
     frames = dataset.rows_of(arguments.held_out, learned=not arguments.held_out_only)
-    return FrameSource(dataset, prompts=arguments.prompts(), without=teacher.target_keys(), frames=frames)
+    without, made_by = teacher.target_keys(), _held_out(arguments)
+    return FrameSource(dataset, prompts=arguments.prompts(), without=without, frames=frames, made_by=made_by)
+
+
+def _held_out(arguments: SourceArguments) -> dict[str, Any]:
+    """What the provenance says of episodes that were left out; `loss` asks for it."""
+    names = ("held_out", "held_out_only")
+    return {name: value for name in names if (value := getattr(arguments, name))}
 
 
 def statistics_source(arguments: SourceArguments, teacher: "PolicyModel", seed: int, count: int) -> "AnchorSource":

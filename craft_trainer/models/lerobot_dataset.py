@@ -44,6 +44,18 @@ def load_metadata(dataset: str) -> LeRobotDatasetMetadata:
     return LeRobotDatasetMetadata(*_repo_and_root(dataset, only=("meta/*",)))
 
 
+def first_sentences(dataset: str) -> list[str]:
+    """The task sentence of the first frame of every episode; frames are read only where an episode has several."""
+    meta = load_metadata(dataset)
+    of_episodes: list[list[str]] = meta.episodes["tasks"][:]
+    if all(len(sentences) == 1 for sentences in of_episodes):
+        return [sentence for (sentence,) in of_episodes]
+    repo_id, root = _repo_and_root(dataset)
+    frames = LeRobotDataset(repo_id, root, video_backend=None if meta.video_keys else "pyav").hf_dataset
+    first = frames.select(meta.episodes["dataset_from_index"][:]).with_format("numpy")["task_index"][:]
+    return [list(meta.tasks.index)[index] for index in first]
+
+
 class PolicyDataset(Dataset[Sample]):
     """The samples of a LeRobot dataset that ``config``'s policy trains on.
 

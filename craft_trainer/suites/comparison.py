@@ -22,6 +22,7 @@ SET_HERE = {  # what a comparison sets in the commands that it runs, and the way
         "dataset": "give --new_dataset",
         "seed": "give --seeds",
         "max_steps": "give --steps",
+        "num_train_epochs": "give --steps, which would win over it",
         "per_device_train_batch_size": "give --batch_size",
         "output_dir": "give --output",
         "use_cpu": "give --device cpu",

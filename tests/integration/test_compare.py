@@ -54,6 +54,7 @@ def test_plain_beside_craft_without_a_simulator(words: list[str], tmp_path: Path
         (("--cache", '{"source": ["new_task"]}'), "give it by --source"),
         (("--train", '{"seed": 3}'), "train has seed, which compare itself sets: give --seeds"),
         (("--train", '{"max_steps": 3}'), "give --steps"),
+        (("--train", '{"num_train_epochs": 3}'), "give --steps, which would win over it"),
         (("--cache", '{"dataset": "others"}'), "cache has dataset, which compare itself sets: give --old_dataset"),
         (("--source", "new_task", "--train", '{"retention_terms": ["output"]}'), "hidden features alone are held"),
         (("--device", "cuda:1"), "choose by CUDA_VISIBLE_DEVICES"),
@@ -137,4 +138,5 @@ def test_the_loss_of_a_policy_is_of_all_frames(teacher: Path, tiny_dataset: Path
         assert main(["loss", *(word for key, value in given.items() for word in (f"--{key}", str(value)))]) == 0
         found.append(json.loads((tmp_path / f"{size}.json").read_text()))
     assert found[0]["loss"] == pytest.approx(found[1]["loss"], rel=0.01)  # chunks end at an episode's end
+    assert [one["batch_size"] for one in found] == [64, 3]  # for it counts a little
     assert found[0]["frames"] == json.loads((tiny_dataset / "meta" / "info.json").read_text())["total_frames"]

@@ -28,12 +28,15 @@ class Views:
 
     - the numbers of ``moments`` are s + ``noise``·σ·z with z ~ N(0, I), μ and σ the mean and the deviation that the
       policy normalises by; with ``mix`` they are first (1 − a)·s + a·s′ with a ~ U(0, ``mix``) and s′ another anchor of
-      the same group;
+      the same group, if it has one. Whole numbers become fractions: noise and μ are no whole numbers;
     - pictures are shifted by up to 4 % and their brightness, contrast and saturation changed by up to 20 %
       (torchvision's transforms v2), each camera by itself.
 
     All of it is a function of ``seed`` and i alone. Labels stay those of the anchor; with ``mix`` there are none
     (``labels`` are their keys), for a state between two frames was demonstrated by nobody.
+
+    Raises:
+        ValueError: there is no noise, and a group has one anchor alone, so that its views would be copies.
     """
 
     def __init__(
@@ -58,6 +61,12 @@ class Views:
         self.groups = [group for group in groups for _ in range(self._each)]
         self.strata = [(group,) for group in self.groups]
         self._others = {group: [place for place, one in enumerate(groups) if one == group] for group in set(groups)}
+        alone = sorted(group for group, places in self._others.items() if len(places) == 1)
+        if not noise and moments and not images and alone:
+            raise ValueError(
+                f"{alone[0]} has one anchor, and view_mix moves an anchor towards others of its old task: its views "
+                "would be copies. Give view_noise, or more anchors"
+            )
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -65,7 +74,7 @@ class Views:
     def batch(self, rows: list[int]) -> dict[str, Any]:
         """The views at ``rows``."""
         generators = [np.random.default_rng([self._seed, row, STREAM]) for row in rows]
-        found = self._source.batch([self._rows[row // self._each] for row in rows])
+        found = self._read([row // self._each for row in rows])
         seen = {key: value for key, value in found.items() if key not in self._dropped}
         perturbed = [place for place, row in enumerate(rows) if row % self._each or not self._kept]
         if not perturbed:
@@ -85,6 +94,12 @@ class Views:
                 values[place] = changed_picture(values[place], int(generators[place].integers(2**31)))
         return seen | numbers | pictures
 
+    def _read(self, places: Sequence[int]) -> dict[str, Any]:
+        """The anchors at ``places``, their numbers in the type of the policy's own."""
+        found = self._source.batch([self._rows[place] for place in places])
+        whole = {key for key in self._moments if key in found and not found[key].is_floating_point()}
+        return {key: value.to(self._moments[key][0].dtype) if key in whole else value for key, value in found.items()}
+
     def _known(self, key: str, values: Tensor) -> Tensor:
         mean, std = (part.to(values) for part in self._moments[key])
         return values.clamp(mean - KNOWN * std, mean + KNOWN * std)
@@ -93,13 +108,18 @@ class Views:
         self, numbers: dict[str, Tensor], rows: list[int], perturbed: list[int], generators: list[np.random.Generator]
     ) -> None:
         """Move the perturbed states towards those of other anchors of their groups."""
-        chosen = [int(generators[place].choice(self._others[self.groups[rows[place]]])) for place in perturbed]
-        others = self._source.batch([self._rows[one] for one in chosen])
+        others = self._read([self._other_than(rows[place] // self._each, generators[place]) for place in perturbed])
         for index, place in enumerate(perturbed):
             share = float(generators[place].uniform(0.0, self._mix))
             for key, values in numbers.items():
                 other = others[key][index] if self._kept else self._known(key, others[key][index])
                 values[place] += share * (other - values[place])
+
+    def _other_than(self, place: int, generator: np.random.Generator) -> int:
+        """Draw another anchor of the group of the one at ``place``; that one itself where it is alone."""
+        others = self._others[self.groups[place * self._each]]
+        drawn = int(generator.integers(max(len(others) - 1, 1)))
+        return others[drawn + (drawn >= others.index(place))] if len(others) > 1 else place
 
     def description(self) -> Mapping[str, Any]:
         """That of the source, with what the views are."""

@@ -146,8 +146,8 @@ def test_a_task_that_stands_twice_is_refused(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize(
     ("told", "share", "message"),
     [
-        ({}, 0.1, "with held_out 0.0: it has learned from some .* Train with that held_out"),
-        ({"held_out": 0.2}, 0.1, "with held_out 0.2: it has learned from some .* Give held_out 0.2"),
+        ({}, 0.1, "with held_out 0.0: it has seen some .* Train with that held_out"),
+        ({"held_out": 0.2}, 0.1, "with held_out 0.2: it has seen some .* Give held_out 0.2"),
         ({"held_out": 0.1}, 0.1, ""),
         ({"held_out": 0.2}, 0.0, ""),
         ({"dataset": "org/other"}, 0.1, ""),
@@ -162,6 +162,34 @@ def test_episodes_that_were_learned_are_not_held_out(
     settings = {"dataset": str(tmp_path / "data")} | told
     (tmp_path / "craft/run.json").write_text(json.dumps({"settings": settings}))
     given = LossArguments(policy=str(tmp_path / place), dataset=str(tmp_path / "data"), held_out=share)
+    if not message:
+        require_held_out(given)
+        return
+    with pytest.raises(ValueError, match=message):
+        require_held_out(given)
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({}, "was held by anchors on .*data with held_out 0.0: .* Build them with that held_out"),
+        ({"parts": {"dataset": {"dataset": "data", "held_out": 0.2}}}, "with held_out 0.2: .* Give held_out 0.2"),
+        ({"held_out": 0.1}, ""),
+        ({"dataset": "org/other"}, ""),
+    ],
+)
+def test_episodes_that_were_anchors_are_not_held_out(
+    told: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seen to fail: the loss on old episodes on which the policy had been held was that of held-out episodes."""
+    monkeypatch.chdir(tmp_path)
+    for folder, file, content in (
+        ("craft", "run.json", {"settings": {"dataset": "new", "anchors": "anchors"}}),
+        ("anchors", "anchors.json", {"data": {"dataset": "data"} | told}),
+    ):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / file).write_text(json.dumps(content))
+    given = LossArguments(policy="craft", dataset=str(tmp_path / "data"), held_out=0.1)
     if not message:
         require_held_out(given)
         return

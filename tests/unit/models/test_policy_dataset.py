@@ -19,10 +19,18 @@ from lerobot.datasets.sampler import EpisodeAwareSampler
 from lerobot.policies.diffusion.configuration_diffusion import DiffusionConfig
 from torch.utils.data import DataLoader, default_collate
 
+from craft_trainer.cli.compare import frames_of
 from craft_trainer.models.fit import require_fit
 from craft_trainer.models.lerobot import PolicyModel
-from craft_trainer.models.lerobot_dataset import PolicyDataset, bytes_of_frames, collate, load_metadata
+from craft_trainer.models.lerobot_dataset import (
+    PolicyDataset,
+    bytes_of_frames,
+    collate,
+    first_sentences,
+    load_metadata,
+)
 
+STATE = "observation.state"
 TINY = {"chunk_size": 8, "n_action_steps": 4, "dim_model": 16, "n_heads": 2, "dim_feedforward": 32, "device": "cpu"}
 TINY |= {"n_encoder_layers": 1, "n_decoder_layers": 1, "use_vae": False, "dropout": 0.0}
 
@@ -233,3 +241,20 @@ def test_the_revision_is_that_in_the_name(tiny_dataset: Path, tiny_policy: Calla
     assert dataset.revision == ""
     dataset.source = "org/data@mine"
     assert dataset.revision == "mine"
+
+
+def test_the_sentence_of_an_episode_is_that_of_its_first_frame(
+    tmp_path: Path, tiny_policy: Callable[..., PolicyModel]
+) -> None:
+    """LeRobot's table of episodes has their sentences in any order. Seen to fail: `compare` asked for more anchors than
+    there were, since it held out other episodes than the cache."""
+    features: dict[str, Any] = {name: {"dtype": "float32", "shape": (4,), "names": None} for name in ("action", STATE)}
+    made = LeRobotDataset.create("local/x", 10, features, root=tmp_path / "data", use_videos=False)
+    for episode in range(10):
+        for frame in range(3):
+            task = "reach" if episode < 5 or not frame else ("lift" if frame == 1 else "place")
+            made.add_frame({name: np.ones(4, np.float32) for name in features} | {"task": task})
+        made.save_episode()
+    made.finalize()
+    assert first_sentences(str(tmp_path / "data")) == ["reach"] * 10
+    assert frames_of(str(tmp_path / "data"), 0.1) == (27, 3)
