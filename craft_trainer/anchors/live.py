@@ -21,7 +21,7 @@ from craft_trainer.anchors.features import (
 )
 from craft_trainer.anchors.statistics import feature_statistics, task_scale, token_scale
 from craft_trainer.anchors.teacher_pass import target_columns
-from craft_trainer.models.base import COPY, AnchoredModel, Batch
+from craft_trainer.models.base import ADAPTER, COPY, AnchoredModel, Batch
 
 SCALE_ANCHORS = 256  # anchors from which the scales are estimated
 
@@ -112,7 +112,8 @@ class AdapterAnchors:
             raise ValueError("these anchors were made for another model object: pass the model that is trained to both")
         trained = [name for name, parameter in self._model.network.named_parameters() if parameter.requires_grad]
         prefix = self._peft_model.base_model.prefix
-        if outside := [name for name in trained if prefix not in name and not COPY.search(name)]:
+        inside = [name for name in trained if prefix in name or ADAPTER.search(name) or COPY.search(name)]
+        if outside := [name for name in trained if name not in inside]:
             raise ValueError(
                 f"{outside[0]} is trained but is not part of the adapter, so the base model would not stay the "
                 "teacher: freeze it, or build an anchor cache"

@@ -15,8 +15,12 @@ from torch import Tensor, nn
 Batch = Mapping[str, Any]
 Moments = Mapping[str, tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]]]  # feature → mean and standard deviation
 COPY = re.compile(r"\.modules_to_save\.[^.]+\.")  # in names of parameters: PEFT's trained copy of a module
-ADAPTER = re.compile(r"\.(lora_\w+|miss_block)\.")  # in names of parameters: a part of PEFT's adapter
-STARTS_AT_ZERO = re.compile(r"\.(lora_B|lora_embedding_A|miss_block)\.")  # the part without which it does nothing
+ADAPTER = re.compile(r"\.(lora_\w+|miss_block|ia3_l|trainable_tokens_delta)\.")  # likewise: a part of PEFT's adapter
+IDLE_AT = {  # likewise: the part that decides whether it does anything, and the number at which it does nothing
+    re.compile(r"\.(lora_B|lora_embedding_A|miss_block)\."): 0,
+    re.compile(r"\.ia3_l\."): 1,
+}
+WRAPPING = re.compile(r"\.(base_layer|original_module|token_adapter)(?=\.)")  # likewise: what PEFT puts around a weight
 AT_INPUT = "@input"  # at the end of a module path: what goes into the module instead of what comes out
 
 
@@ -157,32 +161,50 @@ class SupportsCheckpointing(Protocol):
 def weights_digest(module: nn.Module) -> str:
     """SHA-256 over the names, types, shapes and bytes of the state dict of ``module``.
 
-    A PEFT adapter that does nothing yet (its factor that starts at zero still is, a copied head is as it was) is left
+    A PEFT adapter that does nothing yet (the part that decides it is as it starts, a copied head is as it was) is left
     out, so a base model with a fresh adapter has the digest of the base model.
     """
     digest = hashlib.sha256()
-    for name, tensor in sorted(without_idle_adapters(module.state_dict()).items()):
+    for name, tensor in sorted(without_idle_adapters(module).items()):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {data.dtype} {tuple(data.shape)}".encode())
         digest.update(data.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
-def without_idle_adapters(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with the names of the base model; PEFT's parts stay only if one of them has an effect.
+def without_idle_adapters(module: nn.Module) -> dict[str, Tensor]:
+    """The state of ``module`` with the names of the base model; PEFT's parts stay only if one of them has an effect.
 
-    These are adapters of the types LORA and MISS, and the copies that it trains of whole modules.
+    These are adapters of the types LORA, MISS and IA3, trained rows of embeddings, and the copies that it trains of
+    whole modules.
     """
+    state: dict[str, Tensor] = module.state_dict()
     adapters = {name for name in state if ADAPTER.search(name)}
     originals = {name: found for name in state if (found := COPY.sub(".original_module.", name)) != name}
-    moved = any(state[name].any() for name in adapters if STARTS_AT_ZERO.search(name))
+    moved = any((state[name] != at).any() for name in adapters for part, at in IDLE_AT.items() if part.search(name))
     moved = moved or any(not torch.equal(state[copy], state[original]) for copy, original in originals.items())
+    moved = moved or _has_moved_rows(module)
     dropped = set() if moved else {*adapters, *originals}
     return {
-        name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", "."): tensor
+        name.removeprefix("base_model.model.") if name in adapters else _name_in_base(name): tensor
         for name, tensor in state.items()
         if name not in dropped
     }
+
+
+def _name_in_base(name: str) -> str:
+    return WRAPPING.sub("", name.removeprefix("base_model.model."))
+
+
+def _has_moved_rows(module: nn.Module) -> bool:
+    """True if PEFT trains rows of an embedding (``trainable_token_indices``), and one is not as it was."""
+    layers: list[Any] = [part for part in module.modules() if "trainable_tokens_delta" in dict(part.named_children())]
+    tables = [(layer, layer.get_base_layer().weight) for layer in layers]
+    return any(
+        not torch.equal(rows.to(table), table[layer.token_indices[name]])
+        for layer, table in tables
+        for name, rows in layer.trainable_tokens_delta.items()
+    )
 
 
 def without_padding(tensor: Tensor) -> Tensor:

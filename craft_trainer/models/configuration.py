@@ -94,7 +94,7 @@ def inner_configurations(module: nn.Module) -> dict[str, Any]:
 
 def adapter_scales(module: nn.Module) -> dict[str, list[float]]:
     """Scales of the low-rank updates of PEFT's active adapters; {} if they have no effect yet."""
-    if not any(".lora_" in name for name in without_idle_adapters(module.state_dict())):
+    if not any(".lora_" in name for name in without_idle_adapters(module)):
         return {}
     layers = {path: part for path, part in module.named_modules() if hasattr(part, "lora_A")}
     return {

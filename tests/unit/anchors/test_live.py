@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from craft_trainer.anchors.cache import AnchorCache
 from craft_trainer.anchors.features import TASK_SCALE, TOKEN_SCALE, FeatureSpec, TokenTargets, extract, teacher_features
@@ -202,6 +203,23 @@ def test_a_trained_base_parameter_is_refused(live: AdapterAnchors, peft_model: A
     peft_model.get_base_model().get_parameter(name).requires_grad_()
     with pytest.raises(ValueError, match=rf"{name} is trained but is not part of the adapter.*freeze it, or build"):
         live.check_teacher(as_anchored_model(peft_model))
+
+
+def test_trained_rows_of_embeddings_are_part_of_the_adapter(tiny_llama: Make, load_tokens: Make) -> None:
+    """The teacher is the base without them. Seen to fail: "…trainable_tokens_delta.default is trained but is not …"."""
+    config = LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[1, 2], task_type="CAUSAL_LM")
+    peft_model = get_peft_model(tiny_llama(), config)
+    view = as_anchored_model(peft_model)
+    live = AdapterAnchors(view, load_tokens, GROUPS)
+    live.check_teacher(view)
+    base = as_anchored_model(tiny_llama())
+    expected = teacher_features(base, load_tokens(list(range(ROWS))), []).tokens
+    with torch.no_grad():
+        for name, parameter in peft_model.named_parameters():
+            parameter.add_(1.0 if "trainable_tokens_delta" in name else 0.0)
+    assert torch.equal(live.batch(list(range(ROWS))).teacher.tokens.log_probs, expected.log_probs)
+    student = teacher_features(view, load_tokens(list(range(ROWS))), []).tokens
+    assert not torch.equal(student.log_probs, expected.log_probs)
 
 
 def test_a_model_without_an_adapter_is_refused(tiny_llama: Make, load_tokens: Make) -> None:

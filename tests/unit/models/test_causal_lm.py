@@ -4,14 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PromptTuningConfig, get_peft_model
-from tiny_lm import TokenTask, collate, tiny_llama
+from peft import IA3Config, LoraConfig, PromptTuningConfig, TrainableTokensConfig, get_peft_model
+from tiny_lm import VOCABULARY, TokenTask, collate, tiny_llama
 from torch import nn
 from toy import ToyModel
 from transformers import (
     BertConfig,
     BertForMaskedLM,
     LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
     T5Config,
     T5ForConditionalGeneration,
 )
@@ -132,6 +134,53 @@ def test_a_fresh_adapter_of_embeddings_does_not_change_the_digest() -> None:
             if "lora_embedding_" in name:
                 parameter.fill_(1e-3)
     assert weights_digest(adapted) != weights_digest(tiny_llama())
+
+
+def tiny_mixtral() -> MixtralForCausalLM:
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 8, "num_hidden_layers": 1, "num_local_experts": 2}
+    return MixtralForCausalLM(MixtralConfig(vocab_size=20, num_attention_heads=2, num_key_value_heads=1, **sizes))
+
+
+FRESH = {
+    "of experts": (tiny_mixtral, LoraConfig(r=2, target_parameters=["experts.gate_up_proj", "experts.down_proj"])),
+    "and tokens": (tiny_llama, LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[1, 30])),
+    "and tied tokens": (
+        lambda: tiny_llama(tie_word_embeddings=True),
+        LoraConfig(r=2, target_modules=["q_proj"], trainable_token_indices=[1, 30]),
+    ),
+    "tokens alone": (tiny_llama, TrainableTokensConfig(token_indices=[1, 30], target_modules=["embed_tokens"])),
+    "ia3": (tiny_llama, IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"])),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*target_parameters.*")
+@pytest.mark.parametrize("kind", FRESH)
+def test_a_fresh_adapter_of_every_known_kind_is_the_base_model(kind: str) -> None:
+    """And each of its numbers counts once it has moved. Seen to fail: every one had another digest than its base.
+
+    Also seen to fail with ``base_layer`` left out of the names of factors: one of two around the same experts was lost.
+    """
+    make, config = FRESH[kind]
+    expected = as_anchored_model(make()).fingerprint()
+    model = get_peft_model(make(), config)
+    assert as_anchored_model(model).fingerprint() == expected
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    seen = [expected["weights"]]
+    for _, parameter in sorted(trained, key=lambda named: "lora_A" in named[0]):  # of no effect while B is 0
+        with torch.no_grad():
+            parameter.view(-1)[-1] += 1e-3
+        seen.append(weights_digest(model))
+    assert len(set(seen)) == len(seen) > 1
+
+
+def test_a_trained_row_that_becomes_another_tokens_has_an_effect() -> None:
+    """Seen to fail with rows looked for anywhere in the table."""
+    model = with_lora(tiny_llama(), trainable_token_indices=[1, 30])
+    embeddings = model.get_base_model().model.embed_tokens.token_adapter
+    with torch.no_grad():
+        embeddings.trainable_tokens_delta["default"][0] = embeddings.base_layer.weight[VOCABULARY - 1]
+    assert weights_digest(model) != weights_digest(tiny_llama())
 
 
 @pytest.mark.parametrize("factor", ["lora_A", "lora_B"])
