@@ -20,7 +20,7 @@ from craft_trainer.anchors.features import (
     teacher_features,
 )
 from craft_trainer.anchors.statistics import feature_statistics, task_scale, token_scale
-from craft_trainer.anchors.teacher_pass import target_columns
+from craft_trainer.anchors.teacher_pass import raw_inputs, target_columns
 from craft_trainer.models.base import ADAPTER, COPY, AnchoredModel, Batch
 
 SCALE_ANCHORS = 256  # anchors from which the scales are estimated
@@ -70,9 +70,8 @@ class AdapterAnchors:
         Without ``output`` these are hidden features alone, and the teacher's pass ends at the deepest of their layers.
         """
         device = next(self._model.network.parameters()).device
-        keys = self._model.input_keys()
-        raw = {key: value for key, value in self._load_batch(list(rows)).items() if key in keys}
-        inputs, output = send_to_device(raw | self._model.noise(rows), device), output and self._output
+        raw = raw_inputs(self._model, self._load_batch)(list(rows))
+        inputs, output = send_to_device(raw, device), output and self._output
         with _without_adapter(self._peft_model):
             teacher = teacher_features(
                 self._model, inputs, self.specs, num_tokens=self._num_tokens, output=output, task=output

@@ -1,14 +1,14 @@
 """The teacher over some rows of a dataset: a ``datasets`` map job, and the Arrow types of what it makes."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -25,8 +25,10 @@ from craft_trainer.anchors.cache import (
 from craft_trainer.anchors.cache import ROW_COLUMN as ROW
 from craft_trainer.anchors.columns import encoded
 from craft_trainer.anchors.features import Features, FeatureSpec, evaluating, extract, teacher_features
-from craft_trainer.models.base import AnchoredModel
+from craft_trainer.models.base import AnchoredModel, Batch
 from craft_trainer.progress import progress
+
+POSITIONS = "position_ids"
 
 
 class TeacherPass:
@@ -152,18 +154,54 @@ class _Batches(Dataset[dict[str, Any]]):
         return self._load_batch(self._rows[number * self._size : (number + 1) * self._size])
 
 
-def raw_inputs(model: AnchoredModel, load_batch: LoadBatch) -> LoadBatch:
+def raw_inputs(model: AnchoredModel, load_batch: Callable[[list[int]], Batch]) -> LoadBatch:
     """Loads what ``model`` reads of some rows: its inputs, their noise, and a mask where all tokens count."""
     keys = set(model.input_keys())
 
     def load(rows: list[int]) -> dict[str, Any]:
-        raw = {key: value for key, value in load_batch(rows).items() if key in keys}
+        raw = inputs_of(model, load_batch(rows))
         for side in ("", "decoder_"):  # samples of other lengths may be padded to meet these
             if f"{side}attention_mask" in keys and f"{side}input_ids" in raw:
                 raw.setdefault(f"{side}attention_mask", torch.ones_like(raw[f"{side}input_ids"]))
         return raw | model.noise(rows)
 
     return load
+
+
+def inputs_of(model: AnchoredModel, batch: Batch) -> dict[str, Any]:
+    """What ``model`` reads of a raw ``batch``, positions for every row.
+
+    Raises:
+        ValueError: a row holds several texts, of which the later ones would see the earlier.
+    """
+    if any(len(texts) > 1 for texts in texts_of_rows(batch)):
+        raise ValueError(
+            "position_ids start anew within a row, as in packed training. Anchors have an attention_mask, and with one "
+            "a model does not tell the texts of a row apart: the second would see the first. Give one text per row, "
+            "and an attention_mask that is 0 at padding"
+        )
+    keys = set(model.input_keys())
+    read = {key: value for key, value in batch.items() if key in keys}
+    if POSITIONS in read:
+        read[POSITIONS] = read[POSITIONS].expand(read["input_ids"].shape)
+    return read
+
+
+def texts_of_rows(batch: Batch) -> list[list[Int[Tensor, " tokens"]]]:
+    """The columns of every text of every row: a text begins where ``position_ids`` do not grow, and has no padding.
+
+    Empty without positions, and where a token has several, as the parts of a picture.
+    """
+    positions = batch.get(POSITIONS)
+    if not isinstance(positions, Tensor) or positions.ndim > 2 or "input_ids" not in batch:
+        return []
+    ids, mask = batch["input_ids"], batch.get("attention_mask")
+    found = []
+    for row, valid in zip(positions.expand(ids.shape), torch.ones_like(ids) if mask is None else mask, strict=True):
+        columns = valid.nonzero()[:, 0]
+        begins = row[columns].diff() <= 0
+        found.append(list(columns.tensor_split((begins.nonzero()[:, 0] + 1).tolist())))
+    return found
 
 
 def with_own_actions(model: AnchoredModel, batch: dict[str, Any], rows: Sequence[int]) -> dict[str, Any]:

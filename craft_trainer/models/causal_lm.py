@@ -8,14 +8,15 @@ from torch import Tensor
 from craft_trainer.models.base import Batch
 from craft_trainer.models.configuration import module_configurations
 from craft_trainer.models.general import GeneralModel
-from craft_trainer.models.stacks import Stack
+from craft_trainer.models.stacks import Stack, arguments
 from craft_trainer.models.task_loss import TaskLoss, next_token_losses
 
 
 class CausalLM(GeneralModel):
     """A view of a causal LM: a ``PreTrainedModel`` with a language-modelling head, or a ``PeftModel`` of one.
 
-    A batch holds ``input_ids`` and ``attention_mask`` [batch tokens], and ``labels`` where there is a task loss.
+    A batch holds ``input_ids`` and ``attention_mask`` [batch tokens], ``position_ids`` where the model is not to count
+    them itself, and ``labels`` where there is a task loss.
     """
 
     @property
@@ -29,14 +30,14 @@ class CausalLM(GeneralModel):
 
     def predict(self, inputs: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
         """Logits of the next token at every position."""
-        logits: Tensor = self.wrapper(
-            input_ids=inputs["input_ids"], attention_mask=inputs.get("attention_mask"), use_cache=False
-        ).logits
+        read = {key: inputs[key] for key in self.input_keys() if key in inputs and key != "labels"}
+        logits: Tensor = self.wrapper(**read, use_cache=False).logits
         return logits
 
     def input_keys(self) -> list[str]:
         """Keys of a sample that the model reads."""
-        return ["input_ids", "attention_mask", "labels"]
+        positions = ["position_ids"] if "position_ids" in arguments(self._encoder) else []
+        return ["input_ids", "attention_mask", *positions, "labels"]
 
     @property
     def task_loss(self) -> TaskLoss:

@@ -4,7 +4,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor, nn
 
 from craft_trainer.models.base import AT_INPUT, Batch, TokenLayout
@@ -73,12 +73,6 @@ class VisionLanguage(CausalLM):
         if self._entries == "sample" and "pixel_values" in batch and not self._image_mask(batch).any():
             empty |= set() if batch["pixel_values"].any() else {"pixel_values", "pixel_attention_mask"}
         return {key: value for key, value in batch.items() if key not in empty}
-
-    def predict(self, inputs: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
-        """Logits of the next token at every position, those of images included."""
-        read = {key: inputs[key] for key in self.input_keys() if key in inputs and key != "labels"}
-        logits: Tensor = self.wrapper(**read, use_cache=False).logits
-        return logits
 
     def module_path(self, layer: int | str) -> str:
         """The module path of layer ``layer`` of the language model; a ValueError if it is not inside of that."""

@@ -9,9 +9,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 from accelerate.utils import send_to_device
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import IterableDataset
 
 from craft_trainer.anchors.features import extract, teacher_features
+from craft_trainer.anchors.teacher_pass import POSITIONS, inputs_of, texts_of_rows
 from craft_trainer.losses.token_kl import token_divergence
 from craft_trainer.models.base import AnchoredModel
 from craft_trainer.options import refuse_idle
@@ -30,8 +32,7 @@ class TaskDrift:
     """
 
     def __init__(self, model: AnchoredModel, batch: Mapping[str, Any]) -> None:
-        inputs = {key: value for key, value in batch.items() if key in model.input_keys()}
-        self._batch = send_to_device(inputs, _device(model))
+        self._batch = send_to_device(inputs_of(model, batch), _device(model))
         targets = teacher_features(model, self._batch, []).tokens
         assert targets is not None
         self._targets = targets
@@ -87,7 +88,8 @@ def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
         with preserve_rng_state():
             loader = trainer.get_train_dataloader()
             batch, model = next(iter(loader)), trainer.anchored_model
-            inputs = {key: batch[key] for key in model.input_keys() if key in batch}
+            known = {key: batch[key] for key in [*model.input_keys(), POSITIONS] if key in batch}
+            inputs = inputs_of(model, one_text_a_row(known))
             packed = model.packed(inputs)  # these inputs have several entries for a sample, or none
             ends = {key: sum(packed[key][:count]) if key in packed else count for key in inputs}
             _warn_if_fewer(trainer, min((len(inputs[key]) for key in inputs if key not in packed), default=count))
@@ -98,6 +100,28 @@ def probe_batch(trainer: Any, count: int) -> dict[str, Any] | None:
     trainer.accelerator.gradient_state._remove_dataloader(loader)  # it was begun and will not be ended
     trainer.accelerator._dataloaders = [other for other in trainer.accelerator._dataloaders if other is not loader]
     return first
+
+
+def one_text_a_row(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``batch`` with a row for every text, where its rows hold several as in packed and padding-free training.
+
+    Then a text sees itself alone whatever attention the model has, and is a sample of its own.
+
+    Raises:
+        ValueError: something in the batch has no entry for every token.
+    """
+    rows = [(row, columns) for row, texts in enumerate(texts_of_rows(batch)) for columns in texts]
+    if len(rows) <= len(batch.get("input_ids", ())):
+        return batch
+    ids = batch["input_ids"]
+    if others := [key for key, value in batch.items() if value.shape != ids.shape]:
+        raise ValueError(f"a row of input_ids holds several texts, and which of them {others[0]} is of is not known")
+    whole = {**batch, "attention_mask": torch.ones_like(ids)}  # what is left of a row is without padding
+    return {
+        key: pad_sequence([value[row, columns] for row, columns in rows], batch_first=True)
+        for key, value in whole.items()
+        if key != "labels"  # are not read
+    }
 
 
 def _warn_if_fewer(trainer: Any, there: int) -> None:

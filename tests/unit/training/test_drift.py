@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div
 
 from craft_trainer.anchors.features import DEFAULT_TOP_K
 from craft_trainer.models.families import as_anchored_model
-from craft_trainer.training.drift import TaskDrift, preserve_rng_state
+from craft_trainer.training.drift import TaskDrift, one_text_a_row, preserve_rng_state
 
 SMALL = DEFAULT_TOP_K - 2  # tokens to predict that are all kept
 BATCH = collate([TokenTask()[row] for row in (0, 1, 2, 5)])
@@ -99,6 +99,47 @@ def test_measuring_changes_nothing() -> None:
     assert all(module.training for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
     assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_texts_that_share_a_row_are_measured_one_by_one() -> None:
+    """As padding-free training flattens them. Seen to fail: they ran together, and the batch was one sample."""
+    lengths = BATCH["attention_mask"].sum(dim=1).tolist()
+    texts = [BATCH["input_ids"][row, :length] for row, length in enumerate(lengths)]
+    ids, positions = torch.cat(texts)[None], torch.cat([torch.arange(length) for length in lengths])[None]
+    flat = {"input_ids": ids, "labels": ids, "position_ids": positions}
+    rows = one_text_a_row(flat)
+    model, inputs = llama(), batch()
+    drift, before = TaskDrift(as_anchored_model(model), rows), log_probs(model, inputs)
+    perturb(model, 0.05)
+    expected = whole_kl(before, log_probs(model, inputs))
+    assert drift.measure(as_anchored_model(model)) == pytest.approx(expected, rel=1e-5)
+    assert TaskDrift.begin(as_anchored_model(model), flat) is None
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_packed_rows_become_rows_of_one_text(masked: bool) -> None:
+    ids = torch.tensor([[11, 12, 13, 21, 22, 0], [31, 41, 42, 51, 52, 53]])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 0], [0, 0, 1, 0, 1, 2]])
+    mask = torch.ones_like(ids)
+    mask[0, 5] = int(not masked)  # without a mask it is a text of one token
+    found = one_text_a_row({"input_ids": ids, "position_ids": positions} | ({"attention_mask": mask} if masked else {}))
+    texts = [[11, 12, 13], [21, 22, 0], [31, 0, 0], [41, 42, 0], [51, 52, 53]]
+    lengths = [3, 2, 1, 2, 3]
+    if not masked:
+        texts.insert(2, [0, 0, 0])
+        lengths.insert(2, 1)
+    assert found["input_ids"].tolist() == texts
+    assert found["attention_mask"].sum(dim=1).tolist() == lengths
+    assert found["position_ids"].tolist() == [[n if n < length else 0 for n in range(3)] for length in lengths]
+
+
+def test_what_is_of_no_token_cannot_be_split() -> None:
+    positions = torch.tensor([[0, 1, 0, 1]])
+    packed = {"input_ids": positions, "position_ids": positions}
+    with pytest.raises(ValueError, match=r"holds several texts, and which of them pixel_values is of is not known"):
+        one_text_a_row(packed | {"pixel_values": torch.zeros(1, 3, 8, 8)})
+    whole = {"input_ids": positions, "pixel_values": torch.zeros(1, 3, 8, 8)}
+    assert one_text_a_row(whole) is whole
 
 
 def draw() -> tuple[float, float, float]:
