@@ -7,13 +7,17 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 from jaxtyping import Float
+from torch import Tensor
 
 from craft_trainer.anchors.features import extract, task_loss_of
 from craft_trainer.language.checkpoints import Checkpoint
 from craft_trainer.language.encoding import UNLEARNED
 from craft_trainer.language.samples import TextSamples
+from craft_trainer.models.base import Batch
+from craft_trainer.models.causal_lm import CausalLM
 from craft_trainer.models.families import as_anchored_model
 from craft_trainer.models.finite import require_finite
+from craft_trainer.models.general import base_model
 from craft_trainer.progress import progress
 
 
@@ -33,7 +37,7 @@ def row_losses(checkpoint: Checkpoint, samples: TextSamples, rows: Sequence[int]
         ValueError: no row has a token with a label, or the model has no loss of single texts.
         FloatingPointError: a loss is not finite.
     """
-    model = as_anchored_model(checkpoint.model)
+    model = _with_trained_prompt(checkpoint.model) or as_anchored_model(checkpoint.model)
     if task_loss_of(model) is None:
         raise ValueError(f"{type(checkpoint.model).__name__} has no loss of single texts: give a causal language model")
     device, lengths = next(checkpoint.model.parameters()).device, samples.lengths
@@ -51,6 +55,23 @@ def row_losses(checkpoint: Checkpoint, samples: TextSamples, rows: Sequence[int]
     if not tokens.any():
         raise ValueError(f"{samples.place}: no row has a token that is learned, so there is no loss")
     return RowLosses(losses, tokens)
+
+
+class BehindPrompt(CausalLM):
+    """A causal LM that reads a prompt trained by PEFT before every text."""
+
+    def predict(self, inputs: Batch) -> Float[Tensor, "batch tokens vocabulary"]:
+        """Logits at the tokens of the texts: prompt tuning and p-tuning give those of the prompt before them."""
+        return super().predict(inputs)[:, -inputs["input_ids"].shape[1] :]
+
+
+def _with_trained_prompt(model: Any) -> BehindPrompt | None:
+    """A view of a causal LM with such a prompt, which cannot have anchors; None of any other model."""
+    prompt = getattr(model, "active_peft_config", None)
+    if prompt is None or not prompt.is_prompt_learning:
+        return None
+    config: Any = base_model(model).config
+    return BehindPrompt(model) if config.get_text_config() is config else None
 
 
 def require_same_tokens(first: TextSamples, second: TextSamples, rows: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ class Embeddings(NamedTuple):
 
     Attributes:
         tokens: of the vocabulary.
-        positions: tokens that a sequence may have; None where positions are computed.
+        positions: tokens that a sequence may have, behind a prompt trained by PEFT; None where positions are computed.
     """
 
     tokens: int
@@ -35,7 +35,9 @@ class Embeddings(NamedTuple):
             and any(part in f"{path}.{name}" for part in OF_POSITIONS)
             and not hasattr(module, "make_weights")  # XGLM's grows
         ]
-        return cls(len(base.get_input_embeddings().weight), min([limit, *tables]) if limit and tables else None)
+        prompt = getattr(getattr(model, "active_peft_config", None), "num_virtual_tokens", None) or 0
+        positions = min([limit, *tables]) - prompt if limit and tables else None
+        return cls(len(base.get_input_embeddings().weight), positions)
 
     def check(self, ids: Sequence[int], tokenizer: Any) -> None:
         """Raise a ValueError if there is a token of a sequence, or a place in it, without a row."""

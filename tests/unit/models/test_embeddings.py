@@ -4,6 +4,7 @@ import pytest
 import torch
 from bpe import bpe_tokenizer
 from lm_folders import save_lines
+from peft import PromptTuningConfig, get_peft_model
 from tiny_vlm import tiny_vlm
 from transformers import (
     BertConfig,
@@ -66,6 +67,17 @@ def test_the_limits_are_those_at_which_the_model_fails(name):
             return
         with pytest.raises((IndexError, RuntimeError)):
             model(input_ids=torch.full((1, 9), 5))
+
+
+def test_a_trained_prompt_takes_places():
+    """Seen to fail with the 8 of the model alone."""
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
+    model = get_peft_model(MODELS["gpt2"](), config).eval()
+    assert Embeddings.of(model).positions == 5
+    with torch.no_grad():
+        model(input_ids=torch.full((1, 5), 5), attention_mask=torch.ones(1, 5))
+        with pytest.raises(IndexError):
+            model(input_ids=torch.full((1, 6), 5), attention_mask=torch.ones(1, 6))
 
 
 def test_places_of_patches_are_no_places_of_tokens():
