@@ -15,6 +15,7 @@ REFERENCE = re.compile(r"\{(\w+?)(?:(-1)(?:\|(\w+))?)?\}")
 # {{text}}, which stands for {text}; else what looks like a reference, unlike the {"a": 1} of JSON or a count {3}
 BRACED = re.compile(r"\{\{([^{}]*)\}\}|\{\s*[^\W\d][\w\s|.-]*\}")
 JSON_FILE = ("rollout", "mcq", "loss")  # what they write by --output; the others make a folder by --output_dir
+EMPTY: tuple[Any, ...] = ([], {}, "")  # what is no value of an option
 NO_STAGE: Settings = {"item": None, "before": None}  # of a command that is not repeated
 WRITTEN_LAST = {"train": "trainer_state.json", "merge": "merge.json"}  # in folders that do not appear whole
 
@@ -29,6 +30,8 @@ class Step(NamedTuple):
         result: a path that exists once it has ended well.
         after: the outputs of the commands that it reads from.
         axes: of what its words depend on: stream, seed, budget, method.
+        template: its words as the suite has them, with references and without the output.
+        stage: of a command that is repeated, from 1 on.
     """
 
     label: str
@@ -37,6 +40,8 @@ class Step(NamedTuple):
     result: Path
     after: tuple[Path, ...]
     axes: frozenset[str]
+    template: tuple[str, ...] = ()
+    stage: int | None = None
 
 
 def cells(suite: Suite) -> list[Cell]:
@@ -78,7 +83,7 @@ def expand(suite: Suite, cell: Cell, root: Path) -> list[Step]:
     """List the commands of one cell with outputs under ``root``, each behind those whose output it reads.
 
     Raises:
-        ValueError: an option refers to what is not there or is an empty list, two outputs have one name, or nothing is
+        ValueError: an option refers to what is not there or is empty, two outputs have one name, or nothing is
             evaluated.
     """
     expansion = _Expansion(suite, cell, root)
@@ -160,14 +165,17 @@ class _Expansion:
         for place.key, value in settings.items():
             if value is not None:  # a method takes a setting back by null
                 filled[place.key] = _flat(self._filled(place, value, stage))
-                if filled[place.key] == []:
+                if filled[place.key] in EMPTY:
                     raise ValueError(
-                        f"{place}: {value} is an empty list in the cell {self.cell.name}: fill it, or leave the option "
-                        "out by null"
+                        f"{place}: {value!r} is empty in the cell {self.cell.name}: fill it, or leave the option out "
+                        "by null"
                     )
         axes = place.axes | {axis for step in place.read for axis in step.axes}
         axes |= {"method"} if label in self.changes else set()
-        made = self._made(label, command, filled, axes, place)
+        unfilled = {key: _flat(value) for key, value in settings.items() if value is not None}
+        made = self._made(label, command, filled, axes, place)._replace(
+            template=command_line(*command.split(), unfilled), stage=None if index is None else index + 1
+        )
         self.steps[label, index] = made
         return made
 

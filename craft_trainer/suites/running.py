@@ -2,18 +2,22 @@
 
 import hashlib
 import json
-import os
 import subprocess
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from craft_trainer.files import CHECKSUM, as_json, checked, digest_of, write_json
+from craft_trainer.options import split_list
 from craft_trainer.report.reading import json_object
-from craft_trainer.suites import expansion
+from craft_trainer.report.results import Count
+from craft_trainer.suites import expansion, inputs
 from craft_trainer.suites.expansion import Step, expand
 from craft_trainer.suites.jobs import Execute, Job, clear_unfinished, run_jobs
+from craft_trainer.suites.stages import require_shown, stages_of
 from craft_trainer.suites.suite import Cell, Suite
 from craft_trainer.training.run_record import machine
 
@@ -42,30 +46,66 @@ def open_work(suite: Suite, cells: Sequence[Cell], folder: Path, raw: Path) -> l
     """List those of ``cells`` that have no raw result yet.
 
     Raises:
-        ValueError: a raw result of the suite, of these cells or of others, was made by other settings than the suite
-            has for its cell now: they would stand in one table.
+        ValueError: a raw result of the suite, of these cells or of others, was made by other settings or from other
+            inputs than the suite has for its cell now: they would stand in one table. Or no table could show a cell.
     """
+    digest = cache(digest_of)  # many cells read the same
     for cell in expansion.cells(suite):
         path = raw_path(raw, suite, cell)
-        if path.is_file() and (difference := _changed(suite, cell, path)):
+        if not path.is_file():
+            continue
+        made = json_object(path, WAY_OUT)
+        if difference := _changed(suite, cell, made):
             raise ValueError(
                 f"{path} was made by other settings ({difference}): raw results stay as they are, so give the changed "
                 f"method {cell.method}, the changed stream {cell.stream} or the suite a new name"
             )
-    return [
+        for name, then in made.get("inputs", {}).items():
+            if Path(name).exists() and digest(Path(name)) != then:
+                raise ValueError(
+                    f"{path} was made from {name}, which has changed since: restore it, put what has changed into "
+                    "another place, or give the suite a new name"
+                )
+    work = [
         Work(cell, expand(suite, cell, folder), _commands(expand(suite, cell, Path())), path)
         for cell in cells
         if not (path := raw_path(raw, suite, cell)).is_file()
     ]
+    for one in work:
+        _require_shown(suite, one)
+    return work
+
+
+def _require_shown(suite: Suite, work: Work) -> None:
+    """Refuse, by a ValueError, a cell whose rollouts no table could show, unless their tasks are not told here."""
+    rolled = {name: step for name, step in _evaluations(suite, work.steps).items() if step.argv[0] == "rollout"}
+    rollouts = {name: {task: Count(0, 1) for task in _tasks(step.argv)} for name, step in rolled.items()}
+    if all(rollouts.values()):
+        place = f"{suite.name}: {work.cell.name}"
+        stages = stages_of(rollouts, _numbers(rolled), place)
+        require_shown(suite.streams[work.cell.stream], stages, place)
+
+
+def _tasks(argv: Sequence[str]) -> list[str]:
+    """The tasks that a rollout names on its command line; those of LeRobot's environments have names of their own."""
+    if "--tasks" not in argv or {"--env", "--config"} & {*argv}:
+        return []
+    behind = argv[argv.index("--tasks") + 1 :]
+    return split_list(list(takewhile(lambda word: not word.startswith("--"), behind)))
+
+
+def _numbers(steps: Mapping[str, Step]) -> dict[str, int]:
+    """The stages of those ``steps`` that are repeated."""
+    return {name: step.stage for name, step in steps.items() if step.stage is not None}
 
 
 def _commands(steps: Sequence[Step]) -> list[list[str]]:
     return [list(step.argv) for step in steps]
 
 
-def _changed(suite: Suite, cell: Cell, path: Path) -> str:
-    """Name what the raw result in ``path`` was made by and the suite has otherwise now; empty if there is nothing."""
-    made, steps = json_object(path, WAY_OUT), expand(suite, cell, Path())
+def _changed(suite: Suite, cell: Cell, made: Raw) -> str:
+    """Name what the raw result ``made`` was made by and the suite has otherwise now; empty if there is nothing."""
+    steps = expand(suite, cell, Path())
     commands = _commands(steps)
     if made.get("commands") != commands:
         return _difference(made.get("commands", []), commands)
@@ -98,7 +138,7 @@ def run_work(
         RuntimeError: commands failed, after all others have run that do not need them.
     """
     jobs, code = jobs_of(work, folder), commit()
-    _claim(folder, jobs, code)
+    read = _claim(folder, jobs, code)
     clear_unfinished(jobs)
 
     def write_whole(done: Collection[str], seconds: Mapping[str, float]) -> None:
@@ -106,7 +146,7 @@ def run_work(
             names = {_name(step, folder): step for step in one.steps}
             if not one.raw.exists() and names.keys() <= set(done):
                 took = {step.output.stem: round(seconds[name], 1) for name, step in names.items() if name in seconds}
-                write_json(one.raw, checked(_raw(suite, one, code, took)))
+                write_json(one.raw, checked(_raw(suite, one, code, took, read)))
 
     run_jobs(
         jobs,
@@ -137,17 +177,21 @@ def _git(folder: Path, *words: str) -> str:
     return ran.stdout.strip()
 
 
-def _raw(suite: Suite, work: Work, code: str | None, seconds: Mapping[str, float]) -> Raw:
-    cell = work.cell
-    evaluations = {name: _read(step) for name, step in _evaluations(suite, work.steps).items()}
+def _raw(suite: Suite, work: Work, code: str | None, seconds: Mapping[str, float], read: Mapping[str, str]) -> Raw:
+    """Collect the raw result of a cell; ``read`` are the digests of what all commands read from outside."""
+    cell, evaluated = work.cell, _evaluations(suite, work.steps)
+    mine = inputs.places(step.argv for step in work.steps)
     return _identity(suite, cell) | {
         "label": suite.methods[cell.method].get("label", cell.method),
         "commit": code,
         "machine": machine(),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": dict(seconds),
-        "evaluations": evaluations,
+        "evaluations": {name: _read(step) for name, step in evaluated.items()},
+        "stages": _numbers(evaluated),
+        "inputs": {name: digest for name, digest in read.items() if name in mine},
         "commands": work.commands,
+        "templates": [step.template for step in work.steps],
     }
 
 
@@ -191,17 +235,14 @@ def _changes(content: Raw) -> Raw:
     }
 
 
-def _claim(folder: Path, jobs: Sequence[Job], code: str | None) -> None:
+def _claim(folder: Path, jobs: Sequence[Job], code: str | None) -> dict[str, str]:
     """Note in ``folder`` what its outputs are made by; refuse it where another commit or other commands made them.
 
-    The same holds for files and folders that commands read and that no command makes.
+    The same holds for files and folders that commands read and that no command makes: returns their digests.
     """
     file, known = folder / COMMANDS_FILE, dict[str, Any]()
     mine: Raw = {"commit": code, "commands": {job.name: list(job.argv) for job in jobs}}
-    words = {word for job in jobs for word in job.argv}
-    there = [word for word in words if os.path.exists(word)]  # noqa: PTH110  # `Path` refuses long words
-    outside = sorted(word for word in there if not Path(word).resolve().is_relative_to(folder.resolve()))
-    mine["read"] = {word: digest_of(Path(word)) for word in outside}
+    read = mine["read"] = inputs.digests([job.argv for job in jobs], folder)
     if file.is_file():
         found = json.loads(file.read_text("utf-8"))
         if found["commit"] != mine["commit"]:
@@ -215,11 +256,11 @@ def _claim(folder: Path, jobs: Sequence[Job], code: str | None) -> None:
                 raise ValueError(
                     f"{folder}: {name} had other settings ({_difference([before], [argv])}): choose another --output"
                 )
-        for name, digest in mine["read"].items():
+        for name, digest in read.items():
             if found["read"].get(name, digest) != digest:
                 raise ValueError(f"{name} has changed since {folder} was begun: choose another --output")
         known = found["commands"]
-        mine["read"] = found["read"] | mine["read"]
+        mine["read"] = found["read"] | read
     for job in jobs:
         output = job.folder or job.result
         if job.name not in known and output.exists():
@@ -229,6 +270,7 @@ def _claim(folder: Path, jobs: Sequence[Job], code: str | None) -> None:
             )
     mine["commands"] = known | mine["commands"]
     write_json(file, mine)
+    return read
 
 
 def _difference(before: Sequence[Sequence[str]], now: Sequence[Sequence[str]]) -> str:

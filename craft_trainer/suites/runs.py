@@ -1,10 +1,9 @@
 """Raw results as they are read: one run for each cell."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise, zip_longest
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from craft_trainer.report.reading import (
     ANY_KEY,
     ANYTHING,
     NAME,
+    SHA256,
     TEXT,
     Rule,
     Schema,
@@ -24,8 +24,10 @@ from craft_trainer.report.reading import (
     number,
     require_checksum,
 )
-from craft_trainer.report.results import GROUPS, LEADING_METHODS, Count
+from craft_trainer.report.results import LEADING_METHODS, Count
+from craft_trainer.suites.agreement import require_agreement
 from craft_trainer.suites.running import CHANGES, SCHEMA
+from craft_trainer.suites.stages import Stage, counts, groups_of, matrix_of, numbered, stages_of, steps_of
 
 OUTPUTS = ("--output", "--output_dir")
 WAY_OUT = "restore the file as `suite run` wrote it"
@@ -46,6 +48,11 @@ RAW: Mapping[str, Schema] = {
     "seconds": {ANY_KEY: number(0)},
     "evaluations": {ANY_KEY: {ANY_KEY: ANYTHING}},
     "commands": [[TEXT]],
+}
+LATER: Mapping[str, Schema] = {  # keys that raw results of earlier versions do not have
+    "stages": {ANY_KEY: integer(1)},
+    "inputs": {ANY_KEY: SHA256},
+    "templates": [[TEXT]],
 }
 
 
@@ -81,7 +88,7 @@ class Run:
     Attributes:
         name: of the method, without its budget.
         words: the method in words, as the suite's ``label`` has them.
-        stages: success by task, evaluation by evaluation, in the order of the commands that made them.
+        stages: success by task, stage by stage, in the order of the commands that made them.
         losses: on held-out texts of what is learned, in nats a token, from one evaluation while training to the next.
         changes: what a comparison with the start found, question by question: ``correct`` (−1, 0 or 1) and
             ``margin_gold``, in nats.
@@ -90,6 +97,8 @@ class Run:
             by these names; one is missing where there was no such command, or its time is not known.
         evaluations: their names.
         commands: of the cell.
+        templates: the same as the suite has them, with their references; empty where they are not known.
+        inputs: what the commands read from outside the suite, each with its digest, as far as it is known.
         path: of the raw file.
     """
 
@@ -99,13 +108,15 @@ class Run:
     words: str
     seed: int
     tasks: Mapping[str, Any]
-    stages: Sequence[Mapping[str, Count]]
+    stages: Sequence[Stage]
     losses: Sequence[float] = ()
     changes: Mapping[str, Sequence[float]] = field(default_factory=dict)
     measured: Mapping[str, Measured] = field(default_factory=dict)
     seconds: Mapping[str, float] = field(default_factory=dict)
     evaluations: Sequence[str] = ()
     commands: Sequence[Sequence[str]] = ()
+    templates: Sequence[Sequence[str]] = ()
+    inputs: Mapping[str, str] = field(default_factory=dict)
     path: Path = Path()
 
     @property
@@ -116,14 +127,25 @@ class Run:
     @property
     def label(self) -> str:
         """The method in words, with its budget."""
-        return self.words if self.budget is None else f"{self.words}, {self.budget:,} anchors"
+        if self.budget is None:
+            return self.words
+        return f"{self.words}, {f'{self.budget:,} anchors' if self.counts_anchors else f'budget {self.budget:,}'}"
+
+    @property
+    def counts_anchors(self) -> bool:
+        """True if the budget is a number of anchors: a command has it as its option of that name."""
+        known = self.templates or self.commands
+        filled = "{budget}" if self.templates else str(self.budget)
+        return any(pair == ("--anchors", filled) for command in known for pair in pairwise(command))
 
     @cached_property
     def groups(self) -> dict[str, list[Count]]:
-        """Counts of the old and of the new tasks; empty of a stream that does not name them, and of a curve."""
-        if self.steps or not all(group in self.tasks for group in GROUPS):
-            return {}
-        return {group: [self.stages[-1][task] for task in self.tasks[group]] for group in GROUPS}
+        """Counts of the old and of the new tasks; empty of a stream that does not name them, of a curve and of texts.
+
+        Raises:
+            ValueError: one of these tasks was not evaluated.
+        """
+        return groups_of(self.tasks, self.stages, str(self.path))
 
     def mean(self, group: str) -> float:
         """Mean success over the tasks of a group, a fraction."""
@@ -132,35 +154,16 @@ class Run:
     @property
     def steps(self) -> Sequence[int]:
         """The steps after which the new tasks were evaluated: the stream's ``steps``, if each has an evaluation."""
-        steps = self.tasks.get("steps")
-        return steps if isinstance(steps, list) and "new" in self.tasks and len(steps) == len(self.stages) else ()
+        return steps_of(self.tasks, self.stages)
 
     def curve(self) -> list[float]:
         """Mean success on the new tasks after each of the steps, fractions."""
-        return [float(np.mean([stage[task].rate for task in self.tasks["new"]])) for stage in self.stages]
+        found = (counts(self.tasks, "new", stage, str(self.path)) for stage in self.stages)
+        return [float(np.mean([count.rate for count in stage])) for stage in found]
 
     def matrix(self) -> NDArray[np.float64]:
-        """Success of every task (in the order in which they were learned) after every stage, or after a single one.
-
-        Raises:
-            ValueError: the rollouts are not one for each task, not all of the same tasks, or in another order than the
-                stream's.
-        """
-        if len({tuple(stage) for stage in self.stages}) != 1 or len(self.stages) not in (1, len(self.stages[0])):
-            sizes = ", ".join(str(len(stage)) for stage in self.stages)
-            raise ValueError(
-                f"{self.path} has {len(self.stages)} rollouts, of {sizes or 'no'} tasks: a sequence has one after each "
-                "of its tasks, always of all of them in this order. Leave other rollouts out of the suite's evaluations"
-            )
-        order = list(self.stages[0])
-        for listed in (value for value in self.tasks.values() if isinstance(value, list) and len(self.stages) > 1):
-            if (rolled := [task for task in order if task in listed]) != [task for task in listed if task in order]:
-                raise ValueError(
-                    f"{self.path}: the rollouts have {', '.join(rolled)} in this order, and the stream has "
-                    f"{', '.join(map(str, listed))}: what was just learned would be taken for another task. Give the "
-                    "evaluation its tasks in the order of the stream"
-                )
-        return np.array([[count.rate for count in stage.values()] for stage in self.stages])
+        """Success of every task after every stage, or after a single one: :func:`stages.matrix_of`."""
+        return matrix_of(self.tasks, self.stages, str(self.path))
 
 
 def read_runs(raw: Path, suite: str) -> list[Run]:
@@ -173,7 +176,7 @@ def read_runs(raw: Path, suite: str) -> list[Run]:
     if not paths:
         raise ValueError(f"{raw / suite} holds no raw result: run `craft-trainer suite run {suite} --raw {raw}`")
     runs = [_read(path, suite) for path in paths]
-    _require_agreement(runs)
+    require_agreement(runs)
     return sorted(runs, key=lambda run: (_place(run.name), run.name, run.budget or 0, run.stream, run.seed))
 
 
@@ -185,69 +188,19 @@ def by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return found
 
 
-def _require_agreement(runs: Sequence[Run]) -> None:
-    """Refuse, by a ValueError that names two files, copies, a stream that has changed and settings that have.
-
-    The words of a method may differ: they decide no figure.
-    """
-    cells: dict[tuple[str, str, int], Run] = {}
-    streams: dict[str, Run] = {}
-    methods: dict[tuple[str, str], Run] = {}
-    for run in runs:
-        other = cells.setdefault((run.stream, run.method, run.seed), run)
-        if other is not run:
-            raise ValueError(
-                f"{other.path} and {run.path} are both the result of {run.method} on the stream {run.stream} with the "
-                f"seed {run.seed}, which would count twice: move one of them away"
-            )
-        other = streams.setdefault(run.stream, run)
-        for what in ("tasks", "evaluations"):
-            then, now = getattr(other, what), getattr(run, what)
-            if then != now:
-                raise ValueError(
-                    f"{other.path} and {run.path} are of the stream {run.stream}, but their {what} differ ({then} and "
-                    f"{now}): give the changed stream or suite a name of its own, and run its cells again"
-                )
-        other = methods.setdefault((run.stream, run.method), run)
-        if difference := _other_setting(other, run):
-            raise ValueError(
-                f"{other.path} and {run.path} are of one method, but were made by other settings ({difference}): give "
-                "the changed method a name of its own, and run its cells again"
-            )
-
-
-def _other_setting(one: Run, other: Run) -> str:
-    """Name the first option in which two runs of a method differ by more than their seeds; empty if there is none."""
-    for left, right in zip_longest(_options(one), _options(other), fillvalue="nothing"):
-        if left != right and _without(one.seed, left) != _without(other.seed, right):
-            return f"{left} and {right}"
-    return ""
-
-
-def _without(seed: int, option: str) -> str:
-    """Put a word for the seed in the place of every number that is it, and not of digits within a number."""
-    return re.sub(rf"(?<![\d.]){seed}(?![\d.])", "seed", option)
-
-
-def _options(run: Run) -> list[str]:
-    """List the options of all commands, without the seeds that are called so and those in the names of folders."""
-    words = " ".join(word for command in run.commands for word in command).replace(f"seed{run.seed}/", "seed/")
-    return [option for option in words.split(" --") if not option.startswith("seed")]
-
-
 def _place(name: str) -> int:
     return LEADING_METHODS.index(name) if name in LEADING_METHODS[:2] else len(LEADING_METHODS)
 
 
 def _read(path: Path, suite: str) -> Run:
     content = json_object(path, WAY_OUT)
-    check(content, RAW, f"{path}: ")
+    check(content, {**RAW, **{key: rule for key, rule in LATER.items() if key in content}}, f"{path}: ")
     require_checksum(content, path, WAY_OUT)
     if content["suite"] != suite:
         raise ValueError(f"{path} is a result of the suite {content['suite']}, not of {suite}: move it to its folder")
     made = _by_output(content["commands"])
     order = {name: place for place, name in enumerate(made)}
-    stages, losses, changes, measured = [], [], {}, {}
+    rollouts, losses, changes, measured = dict[str, Stage](), [], {}, {}
     for name, evaluation in sorted(content["evaluations"].items(), key=lambda item: order.get(item[0], len(order))):
         place = f"{path}: evaluations.{name}"
         if "eval_loss" in evaluation:
@@ -260,8 +213,8 @@ def _read(path: Path, suite: str) -> Run:
             measured[name] = Measured.of(evaluation, place)
         else:
             check(evaluation, {"rows": [ROW]}, place)
-            stages.append({row["task"]: Count(row["successes"], row["episodes"]) for row in evaluation["rows"]})
-            if len(stages[-1]) < len(evaluation["rows"]):
+            rollouts[name] = {row["task"]: Count(row["successes"], row["episodes"]) for row in evaluation["rows"]}
+            if len(rollouts[name]) < len(evaluation["rows"]):
                 raise ValueError(f"{place}.rows has a task twice, of which one would be lost: evaluate each task once")
     budget = content["budget"]
     return Run(
@@ -271,13 +224,15 @@ def _read(path: Path, suite: str) -> Run:
         content["label"],
         content["seed"],
         content["tasks"],
-        stages,
+        stages_of(rollouts, content.get("stages", numbered(rollouts)), str(path)),
         losses,
         changes,
         measured,
         _seconds(made, content["seconds"]),
         sorted(content["evaluations"]),
         content["commands"],
+        content.get("templates", ()),
+        content.get("inputs", {}),
         path,
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 
@@ -16,8 +17,9 @@ def pretend(argv: Sequence[str]) -> int:
         print("no gradient")
         return 3
     if argv[0] == "rollout":
-        row = {"task": argv[argv.index("--tasks") + 1], "episodes": 2, "successes": 1, "outcomes": "10"}
-        place.write_text(json.dumps({"policy": "of its own", "max_steps": 500, "rows": [row]}))
+        tasks = takewhile(lambda word: not word.startswith("--"), argv[argv.index("--tasks") + 1 :])
+        rows = [{"task": task, "episodes": 2, "successes": 1, "outcomes": "10"} for task in tasks]
+        place.write_text(json.dumps({"policy": "of its own", "max_steps": 500, "rows": rows}))
         return 0
     place.mkdir()
     (place / "trainer_state.json").write_text("{}")

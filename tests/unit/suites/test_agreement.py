@@ -38,6 +38,7 @@ def test_a_copy_of_a_raw_result_is_refused(raw, copy):
 def test_a_method_that_is_called_like_another_with_its_budget_is_refused(raw):
     cell(raw, "craft", 0, (4, 4, 4), budget=20)
     cell(raw, "craft-20", 1, (4, 4, 4))
+    changed(raw / "tiny/one/craft-20/seed0.json", commands=COMMANDS)
     assert {run.method for run in read_runs(raw, "tiny")} == {"plain", "craft", "craft-20"}
     path = raw / "tiny/one/craft-20/seed1.json"
     changed(path, seed=0)
@@ -64,7 +65,7 @@ def test_results_of_a_changed_stream_are_refused(raw):
 def test_results_of_other_evaluations_are_refused(raw):
     path = raw / "tiny/one/craft/seed1.json"
     rows = json.loads(path.read_text())["evaluations"]["score"]["rows"]
-    changed(path, evaluations={"before": {"rows": rows}, "score": {"rows": rows}})
+    changed(path, evaluations={"before": {"rows": [rows[0] | {"task": "z"}]}, "score": {"rows": rows}})
     with pytest.raises(ValueError, match=r"their evaluations differ \(\['score'\] and \['before', 'score'\]\)"):
         read_runs(raw, "tiny")
 
@@ -142,3 +143,18 @@ def test_a_table_without_rows_is_refused(tmp_path, head):
     changed(tmp_path / "tiny/one/timeless/seed0.json", seconds={}, commands=COMMANDS)
     with pytest.raises(ValueError, match="no raw result has what this table shows: leave the block out"):
         table(tmp_path, head)
+
+
+@pytest.mark.parametrize(
+    ("option", "template"), [("dataset", "data/fold{seed}.jsonl"), ("data_seed", "10{seed}"), ("split", "t[{seed}0%:]")]
+)
+def test_a_setting_that_is_filled_with_the_seed_is_the_same(option, template, raw):
+    """The suite's words tell. Seen to fail: made by other settings (dataset data/fold0.jsonl and data/fold1.jsonl)."""
+    for seed in (0, 1):
+        student = ["train", f"--{option}"]
+        words = {"commands": [[*student, template.replace("{seed}", str(seed))]], "templates": [[*student, template]]}
+        changed(raw / f"tiny/one/craft/seed{seed}.json", **words)
+    assert len(read_runs(raw, "tiny")) == 4
+    changed(raw / "tiny/one/craft/seed1.json", templates=[["train", f"--{option}", "other{seed}"]])
+    with pytest.raises(ValueError, match=r"were made by other settings \("):
+        read_runs(raw, "tiny")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 from copy import deepcopy
 from dataclasses import replace
@@ -91,10 +92,11 @@ def test_files_that_changed_under_one_name_are_refused(tmp_path):
     questions.write_text("one")
     (data / "1.parquet").write_text("one")
     asked = suite_of(plain={"student": {"dataset": str(data)}})
-    asked.commands["old_data"]["questions"] = str(questions)
+    asked.commands["old_data"]["data"] = str(questions)
     go(asked, tmp_path)
     for file, refused in ((questions, questions), (data / "2.parquet", data)):
         file.write_text("two")
+        shutil.rmtree(tmp_path / "raw", ignore_errors=True)  # which would be refused first: test_inputs.py
         with pytest.raises(ValueError, match=f"{refused} has changed since .* was begun: choose another --output"):
             go(replace(asked, seeds=[0, 1]), tmp_path)
         file.unlink() if file.parent == data else file.write_text("one")

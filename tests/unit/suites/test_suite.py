@@ -202,9 +202,9 @@ def test_what_cannot_be_is_refused_by_name(changed, message):
         ({"methods": {"m": {"streams": []}}}, r"methods: m: streams is \[\]: expected a list of at least one"),
         (
             {"streams": {"one": {"old": [], "new": ["a"]}}},
-            "old_data: tasks: .*{old}.* is an empty list in the cell one/",
+            "old_data: tasks: .*{old}.* is empty in the cell one/",
         ),
-        ({"methods": {"m": {"new_data": {"tasks": []}}}}, r"new_data: tasks: \[\] is an empty list in the cell one/m"),
+        ({"methods": {"m": {"new_data": {"tasks": []}}}}, r"new_data: tasks: \[\] is empty in the cell one/m"),
     ],
 )
 def test_an_empty_list_is_refused_by_name(changed, message):

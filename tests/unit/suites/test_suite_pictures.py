@@ -21,7 +21,8 @@ TASKS = {"old": ["a", "b"], "new": ["c"]}
 def run(name, kept, *, budget=None, stream="one", seed=0):
     """A run that kept ``kept`` of 10 episodes of each old task, and learned the new one."""
     stage = {"a": Count(kept, 10), "b": Count(kept, 10), "c": Count(10, 10)}
-    return Run(stream, name, budget, f"words of {name}", seed, TASKS, [stage])
+    commands = [["cache", "build", "--anchors", str(budget)]]
+    return Run(stream, name, budget, f"words of {name}", seed, TASKS, [stage], commands=commands)
 
 
 RUNS = [

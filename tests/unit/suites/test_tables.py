@@ -28,7 +28,8 @@ def cell(raw, method, seed, successes, *, stream="one", budget=None, took=None):
     rows = [{"task": task, "episodes": 4, "successes": s} for task, s in zip(("a", "b", "c"), successes, strict=True)]
     content = {"schema": 1, "suite": "tiny", "stream": stream, "tasks": {"old": ["a", "b"], "new": ["c"]}}
     content |= {"method": variant, "label": method, "budget": budget, "seed": seed}
-    content |= {"seconds": {"student": 10.0 if took is None else took}, "commands": COMMANDS}
+    anchors = [] if budget is None else [["cache", "build", "--anchors", str(budget)]]
+    content |= {"seconds": {"student": 10.0 if took is None else took}, "commands": [*anchors, *COMMANDS]}
     write_json(
         raw / "tiny" / stream / variant / f"seed{seed}.json",
         checked(content | {"evaluations": {"score": {"rows": rows}}}),
