@@ -101,7 +101,9 @@ def chosen(suite: "Suite", pattern: str) -> list["Cell"]:
 
 
 def check_commands(suite: "Suite", work: Sequence["Work"]) -> None:
-    """Let every command's own parser read one of its kind, so that a wrong option is found before anything is run.
+    """Let every command's own parser read its words, so that a wrong option or value is found before anything is run.
+
+    Commands that differ in nothing but the outputs of the suite are read once.
 
     Raises:
         ValueError: a command or an option is not known, or has a value that it cannot have.
@@ -112,10 +114,11 @@ def check_commands(suite: "Suite", work: Sequence["Work"]) -> None:
     seen = set()
     for one in work:
         for step in one.steps:
-            kind = (step.label, one.cell.method if "method" in step.axes else "")
-            if kind in seen:
+            made_here = tuple(str(output) for output in (*step.after, step.output))
+            words = tuple(word for word in step.argv if not word.startswith(made_here))
+            if words in seen:
                 continue
-            seen.add(kind)
+            seen.add(words)
             place = f"{suite.name}: commands: {step.label} of {one.cell.name}"
             known(f"{place}: run", [step.argv[0]], COMMANDS)
             try:

@@ -9,14 +9,15 @@ from craft_trainer.report.tables import Table
 from craft_trainer.report.wording import in_markdown
 from craft_trainer.suites.curves import steps_table
 from craft_trainer.suites.runs import Run, read_runs
+from craft_trainer.suites.suite import NAME
 from craft_trainer.suites.tables import differences_table, seconds_table, stream_table, suite_table
 
 TABLES = {"seconds": seconds_table, "steps": steps_table}
 PICTURES = ("frontier", "budgets", "matrix", "curves")
 BLOCK = re.compile(
-    r"<!-- suite: (?P<suite>[\w-]+)(?:/(?P<stream>[\w-]+))?"
-    rf"(?: (?:against (?P<rival>[\w-]+)|(?P<what>{'|'.join([*TABLES, *PICTURES])})))?"
-    r"(?: of (?P<methods>[^>\n]+?))? -->\n"
+    rf"<!-- suite: (?P<suite>{NAME})(?:/(?P<stream>{NAME}))?"
+    rf"(?: (?:against (?P<rival>{NAME})|(?P<what>{'|'.join([*TABLES, *PICTURES])})))?"
+    r"(?: of (?P<methods>[^>\n]+?))? -->(?P<line_end>\r?\n)"
 )
 BEGINNING = re.compile(r"^<!-- suite: ", re.MULTILINE)
 END = "<!-- end of suite -->"
@@ -52,7 +53,8 @@ def written(page: str, raw: Path, pictures: str) -> Written:
         end = page.find(END, begins.end())
         if end < 0 or BEGINNING.search(page, begins.end(), end):
             raise ValueError(f"{begins[0].strip()} has no {END} behind it")
-        parts += [page[position : begins.end()], "\n", _block(begins, raw, pictures, drawn), "\n\n"]
+        block = f"\n{_block(begins, raw, pictures, drawn)}\n\n"
+        parts += [page[position : begins.end()], block.replace("\n", begins["line_end"])]
         position, blocks = end, blocks + 1
     return Written("".join([*parts, page[position:]]), blocks, drawn)
 

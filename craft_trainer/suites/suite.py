@@ -1,5 +1,6 @@
 """A suite: streams, seeds, methods and budgets, and the commands that make a cell of each combination."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ OPTIONAL = ("budgets", "blocks")
 OF_A_METHOD = ("label", "streams", "seeds", "budgets")  # beside the commands that it changes
 AXES = ("stream", "seed", "budget", "item", "before")
 EVALUATES = ("rollout", "mcq", "loss", "train")
+NAME = r"[\w-]+"  # of a suite, a stream and a method, as the comment of a page writes them
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,7 @@ class Suite:
         Raises:
             ValueError: a key is missing, unknown or empty, or names what is not there.
         """
+        require_name(f"the suite {name!r}", name)
         known(name, content, KEYS)
         missing = [key for key in KEYS if key not in (*content, *OPTIONAL)]
         if missing:
@@ -82,6 +85,7 @@ class Suite:
 
     def _check_streams(self) -> None:
         for stream, keys in self.streams.items():
+            require_name(f"{self.name}: streams: {stream!r}", stream)
             for key in keys:
                 if key in AXES:
                     raise ValueError(f"{self.name}: streams: {stream}: {{{key}}} has a meaning already: rename the key")
@@ -102,7 +106,11 @@ class Suite:
     def _check_methods(self) -> None:
         for method, changes in self.methods.items():
             place = f"{self.name}: methods: {method}"
+            require_name(f"{self.name}: methods: {method!r}", method)
             known(place, changes, [*OF_A_METHOD, *self.commands])
+            label = changes.get("label", method)
+            if not isinstance(label, str) or not label:
+                raise ValueError(f"{place}: label is {label!r}: expected a text, in quotation marks if it is a number")
             for key in {"seeds", "budgets"} & changes.keys():
                 whole_numbers(f"{place}: {key}", changes[key])
             if "streams" in changes:
@@ -120,6 +128,15 @@ def known(place: str, names: Iterable[str], among: Iterable[str]) -> None:
     for name in names:
         if name not in listed:
             raise ValueError(f"{place}: {name!r} is none of {', '.join(listed)}")
+
+
+def require_name(place: str, name: Any) -> None:
+    """Refuse, by a ValueError, what a comment of a page could not name."""
+    if not isinstance(name, str) or not re.fullmatch(NAME, name):
+        raise ValueError(
+            f"{place} is no name: expected letters, digits, _ and -, in quotation marks if YAML takes it for a number "
+            "or a truth value"
+        )
 
 
 def settings(place: str, value: Any) -> None:
