@@ -30,7 +30,7 @@ def run(arguments: SuiteReportArguments) -> None:
 
     path = Path(arguments.page)
     folder = path.parent / "images" if arguments.pictures is None else Path(arguments.pictures)
-    before = path.read_text("utf-8")
+    before = path.read_bytes().decode("utf-8")  # with its line ends as they are
     after = written(before, Path(arguments.raw), Path(os.path.relpath(folder, path.parent)).as_posix())
     if not after.blocks:
         raise ValueError(f"{path} has no table of a suite: begin one by a line <!-- suite: NAME/STREAM -->")

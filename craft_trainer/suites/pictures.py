@@ -35,6 +35,8 @@ REFERENCES = {"teacher": GREY, "plain": VERMILLION}
 LABEL, TICK = 12, 11  # points
 LINE = 0.052  # of the axis of success, between the labels of two methods
 GOOD = 0.95  # of the episodes, on the old tasks and on the new one
+OF_ANCHORS = ("{} anchors", "the number of anchors", "anchors of the old tasks", "anchors from the old tasks")
+OF_BUDGETS = ("the budget {}", "the budget", "a budget", "budget")
 STRONGEST = 0.55  # of the colour of a cell, so that its number stays legible on both papers
 
 
@@ -92,12 +94,15 @@ def budgets_picture(runs: Sequence[Run]) -> Picture:
         raise ValueError("no method has results at two budgets: there is no line to draw")
     fewest = min(min(line) for line in lines.values())
     kept = [f"{words[name]} keeps {100 * line[fewest].mean:.0f} %" for name, line in lines.items() if fewest in line]
-    title = f"With {fewest} anchors {', '.join(kept)} of the old tasks"
+    count_anchors = all(run.counts_anchors for run in comparable if run.budget is not None)
+    others = ", ".join(f"{words[name]} {100 * level.mean:.0f} %" for name, level in levels.items()) or "none"
+    least, over, without, x = OF_ANCHORS if count_anchors else OF_BUDGETS
+    title = f"With {least.format(fewest)} {', '.join(kept)} of the old tasks"
     description = (
-        f"Success on the old tasks in % over the number of anchors; {coverage(comparable)}. Bands are 95 % intervals "
-        f"over seeds. Without anchors of the old tasks: {_listed(words, levels)}."
+        f"Success on the old tasks in % over {over}; {coverage(comparable)}. Bands are 95 % intervals over seeds. "
+        f"Without {without}: {others}."
     )
-    return Picture(title, description, lambda: _budgets_figure(title, words, lines, levels))
+    return Picture(title, description, lambda: _budgets_figure(title, words, lines, levels, x))
 
 
 def frontier_picture(runs: Sequence[Run]) -> Picture:
@@ -171,10 +176,6 @@ def coverage(runs: Sequence[Run]) -> str:
     return f"{len(streams)} stream{'s' * (len(streams) > 1)}, up to {len(seeds)} seed{'s' * (len(seeds) > 1)}"
 
 
-def _listed(words: Mapping[str, str], levels: Mapping[str, Average]) -> str:
-    return ", ".join(f"{words[name]} {100 * level.mean:.0f} %" for name, level in levels.items()) or "none"
-
-
 def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     """A colour and a mark for every method."""
     others = [name for name in dict.fromkeys(names) if name not in REFERENCES]
@@ -183,7 +184,11 @@ def looks(names: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def _budgets_figure(
-    title: str, words: Mapping[str, str], lines: Mapping[str, Mapping[int, Average]], levels: Mapping[str, Average]
+    title: str,
+    words: Mapping[str, str],
+    lines: Mapping[str, Mapping[int, Average]],
+    levels: Mapping[str, Average],
+    x_label: str,
 ) -> Figure:
     figure = blank_figure(5.2)
     axes = figure.subplots()
@@ -209,7 +214,7 @@ def _budgets_figure(
     axes.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
     axes.xaxis.set_minor_formatter(NullFormatter())
     rates(axes.yaxis, axes.set_ylim)
-    write_around(figure, axes, title, x="anchors from the old tasks", y="success on the old tasks, %", loc="right")
+    write_around(figure, axes, title, x=x_label, y="success on the old tasks, %", loc="right")
     return figure
 
 

@@ -36,9 +36,10 @@ def stream_table(runs: Sequence[Run]) -> Table:
     Of texts it is the loss of those that are learned, and what the questions say of the rest: :func:`_texts_row`.
 
     Raises:
-        ValueError: of texts, two raw results do not have the same columns.
+        ValueError: of texts, two raw results do not have the same columns. Or the runs are learning curves, or no
+            sequence.
     """
-    if runs[0].losses or not runs[0].stages:
+    if _are_texts(runs):
         for run in runs:
             if _texts_columns(run) != _texts_columns(runs[0]):
                 raise ValueError(
@@ -52,6 +53,10 @@ def stream_table(runs: Sequence[Run]) -> Table:
     return _sequence_table(runs)
 
 
+def _are_texts(runs: Sequence[Run]) -> bool:
+    return bool(runs[0].losses) or not runs[0].stages
+
+
 def _groups_row(runs: Sequence[Run]) -> tuple[str, ...]:
     row = [runs[0].label, _seeds(runs)]
     for group in GROUPS:
@@ -61,7 +66,11 @@ def _groups_row(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _sequence_table(runs: Sequence[Run]) -> Table:
-    """Every method on a sequence of tasks: means over seeds. "Just learned" is the mean of R[j, j], in percent."""
+    """Every method on a sequence of tasks: means over seeds. "Just learned" is the mean of R[j, j], in percent.
+
+    Raises:
+        ValueError: the runs are no sequence: :func:`stages.matrix_of`.
+    """
     columns = ("method", "seeds", "average, %", "each seed", "just learned, %", "BWT", "NBT", "AUC, %")
     return Table("", columns, [_sequence_row(found) for found in by_method(runs).values()])
 
@@ -143,7 +152,14 @@ def suite_table(runs: Sequence[Run]) -> Table:
     """Every method on all streams: means and interquartile means, with stratified bootstrap intervals over seeds.
 
     Of sequences it is the table of one stream, with the methods of all of them: joint training has one of its own.
+
+    Raises:
+        ValueError: there is no such table of learning curves and of texts, or one stream would count more.
     """
+    if _are_texts(runs):
+        raise ValueError(
+            "losses of several streams are of other texts: choose one stream, as <!-- suite: NAME/STREAM -->"
+        )
     if not any(run.groups for run in runs):
         return _sequence_table(runs)
     rows = []
@@ -201,12 +217,18 @@ def differences_table(rival: str, runs: Sequence[Run]) -> Table:
     without one are left out.
 
     Raises:
-        ValueError: there is no such method.
+        ValueError: there is no such method, or no stream with old and new tasks.
     """
     scored = {(run.method, run.stream, run.seed): run for run in runs if run.groups}
-    rivals = {run.method for run in scored.values() if rival in (run.name, run.method)}
+    if not scored:
+        raise ValueError(
+            "differences are those of success on old and on new tasks, and no stream has both: of sequences and texts "
+            "write <!-- suite: NAME/STREAM -->, of learning curves <!-- suite: NAME steps -->"
+        )
+    methods = {run.method: run.name for run in scored.values()}
+    rivals = {method for method, name in methods.items() if rival in (name, method)}
     if not rivals:
-        raise ValueError(f"no raw result of {rival}; there are {', '.join(sorted({run.method for run in runs}))}")
+        raise ValueError(f"no raw result of {rival}; there are {', '.join(sorted(methods))}")
     found = {method: mine for method, mine in by_method(scored.values()).items() if method not in rivals}
     comparisons = {}
     for group in GROUPS:
@@ -230,9 +252,10 @@ def seconds_table(runs: Sequence[Run]) -> Table:
 
     The ratio to ``plain`` is the median over the streams and seeds that both have.
     """
-    plain = {(run.stream, run.seed): run.seconds["train"] for run in runs if run.name == "plain" and run.seconds}
+    timed = [run for run in runs if "train" in run.seconds]
+    plain = {(run.stream, run.seed): run.seconds["train"] for run in timed if run.name == "plain"}
     rows = []
-    for mine in by_method(run for run in runs if "train" in run.seconds).values():
+    for mine in by_method(timed).values():
         ratios = [run.seconds["train"] / plain[key] for run in mine if (key := (run.stream, run.seed)) in plain]
         anchors = [run.seconds["anchors"] for run in mine if "anchors" in run.seconds]
         took = f"{median(run.seconds['train'] for run in mine):.0f}"
