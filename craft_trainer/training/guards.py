@@ -1,9 +1,11 @@
 """Refuse by name what would change the meaning of retention or of a whole run."""
 
 import inspect
+import logging
 import re
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any
 
 from accelerate import Accelerator
@@ -20,6 +22,7 @@ from craft_trainer.losses.task import Task
 from craft_trainer.models.general import base_model
 from craft_trainer.training.config import RetentionArguments, retention_settings
 from craft_trainer.training.distribution import is_sharded
+from craft_trainer.training.run_record import changed_fields
 from craft_trainer.training.settings import RetentionSettings
 
 FOLLOWED = ("train", "_inner_training_loop")  # what an optimizer step passes through, beside training_step
@@ -28,6 +31,7 @@ OF_THE_START = (  # settings that are read once, when a training begins; a callb
     *("multiplier_init", "task_kl_samples"),
 )
 STEP_IN_BACKWARD = ("lomo", "layerwise")  # in the names of optimizers
+logger = logging.getLogger(__name__)
 FUSED_AWAY = "the optimizer steps inside the backward pass, before the two gradients meet"
 
 
@@ -121,28 +125,32 @@ def require_exact(trainer: Trainer) -> None:
         )
 
 
+def refuse_idle_settings(trainer: Any) -> None:
+    """Refuse, by a ValueError, a baseline without anchors, and warn of settings that have no effect without them."""
+    settings = trainer.settings
+    if settings.method not in ("craft", "plain"):
+        raise ValueError(f"method {settings.method} has no effect without anchors: give some, or drop it")
+    idle = [name for name in changed_fields(settings) if name in {one.name for one in fields(RetentionSettings)}]
+    if idle and settings.method == "craft" and trainer.is_world_process_zero():
+        logger.warning("no anchors: this is plain training, without effect of %s", ", ".join(idle))
+
+
 def _fault_of_smoothing(trainer: Trainer) -> str | None:
     """The fault of Trainer's label smoothing of this model: Trainer.compute_loss pops the labels for it."""
-    args, model, accelerator = trainer.args, base_model(trainer.model), trainer.accelerator
+    model, accelerator = base_model(trainer.model), trainer.accelerator
     if isinstance(trainer.compute_loss_func, SmoothedLoss):
         return None
-    name, counted = type(model).__name__, trainer.model_accepts_loss_kwargs
+    name = type(model).__name__
     causal = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
     encodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)  # its labels are not shifted
     renamed = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO or is_sharded(accelerator)
     generates = getattr(model, "can_generate", lambda: False)() and not encodes
-    devices = max(accelerator.num_processes, args.n_gpu)
     faults = {
         "compute_loss_func replaces the loss that it would smooth": trainer.compute_loss_func is not None,
         "Trainer leaves it out for problem_type multi_label_classification": trainer.label_smoother is None,
         f"Trainer looks for `labels`, and a {name} takes none": "labels" not in trainer.label_names,
         f"Trainer does not shift the labels of a {name} to the next token": generates and not causal,
         f"Trainer does not shift the labels of a {name} under torch_compile or FSDP": causal and renamed,
-        f"Trainer does not divide its loss by gradient_accumulation_steps {args.gradient_accumulation_steps}": counted
-        and args.gradient_accumulation_steps > 1,
-        f"Trainer multiplies its loss by {devices} devices, by average_tokens_across_devices": counted
-        and args.average_tokens_across_devices
-        and devices > 1,
     }
     return next((fault for fault, found in faults.items() if found), None)
 

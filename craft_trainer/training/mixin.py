@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Mapping, Sized
 from contextlib import nullcontext
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from craft_trainer.models.precision import warn_if_emulated
 from craft_trainer.optim.angle import UpdateAngle
 from craft_trainer.optim.blocks import GRANULARITIES
 from craft_trainer.optim.merging import Merge
+from craft_trainer.training.accumulation import settle_shares
 from craft_trainer.training.auto import own_anchors
 from craft_trainer.training.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
 from craft_trainer.training.config import retention_settings
@@ -39,7 +39,13 @@ from craft_trainer.training.distribution import (
     through_root,
 )
 from craft_trainer.training.drift import TaskDrift, begin_task_drift
-from craft_trainer.training.guards import GradientGuard, require_exact, require_followed, require_own_arguments
+from craft_trainer.training.guards import (
+    GradientGuard,
+    refuse_idle_settings,
+    require_exact,
+    require_followed,
+    require_own_arguments,
+)
 from craft_trainer.training.joint import choose_backward, joined_loss, joining, require_possible
 from craft_trainer.training.learned_inputs import refuse_learned_inputs
 from craft_trainer.training.missed import warn_if_missed
@@ -87,6 +93,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
     task_drift: TaskDrift | None = None
     warns_if_missed = True  # of a constraint, when a training ends; the commands say what came of it themselves
     _prepared: tuple[Any, ...] | None = None  # what retention was made for
+    _shares_settled = False  # whether the task loss of a micro-batch is known to be its share of its step's
     _untouched = False  # whether the student must equal its only teacher still
 
     def __init__(
@@ -111,7 +118,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         groups = () if self.anchors is None else self.anchors.groups
         self.add_callback(RunRecord(anchored=self.anchors is not None, groups=groups))
         if self.anchors is None:
-            self._refuse_idle_settings()
+            refuse_idle_settings(self)
         else:
             write_short_lines(self)
             self.record_run({})
@@ -146,6 +153,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """Task loss and backward; on the micro-batch that ends an optimizer step, retention and surgery as well."""
         if self.retention is None:
             return super().training_step(model, inputs, num_items_in_batch)  # type: ignore[no-any-return]  # not typed
+        self._shares_settled = self._shares_settled or settle_shares(self, model, inputs, num_items_in_batch)
         if self.settings.backward == "joint":
             join = partial(joined_loss, self, model)
             with joining(self.accelerator, join, type(self).__qualname__):
@@ -235,7 +243,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         prepared = (self.model, self.accelerator, changed_fields(settings), place)
         if self._prepared is not None and all(a is b or a == b for a, b in zip(prepared, self._prepared, strict=True)):
             return
-        self._prepared, self._untouched = prepared, False
+        self._prepared, self._untouched, self._shares_settled = prepared, False, False
         for kind in OWN_CALLBACKS:
             self.remove_callback(kind)
         self.retention = self.task_drift = None
@@ -274,15 +282,6 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
             elif self.anchors is not None:
                 self.anchors.check_teacher(self.anchored_model)
         return bool(broadcast_object_list(found)[0])
-
-    def _refuse_idle_settings(self) -> None:
-        """Without anchors there is nothing to retain: a baseline is refused, and settings without effect are named."""
-        settings = self.settings
-        if settings.method not in ("craft", "plain"):
-            raise ValueError(f"method {settings.method} has no effect without anchors: give some, or drop it")
-        idle = [name for name in changed_fields(settings) if name in {one.name for one in fields(RetentionSettings)}]
-        if idle and settings.method == "craft" and self.is_world_process_zero():
-            logger.warning("no anchors: this is plain training, without effect of %s", ", ".join(idle))
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """The base's logs, with the means of the retention passes since the last training log."""

@@ -246,7 +246,6 @@ def test_a_gradient_that_is_gone_is_refused(anchors, tmp_path):
 @pytest.mark.parametrize(
     ("options", "given", "fault"),
     [
-        ({"gradient_accumulation_steps": 2}, {}, "does not divide its loss by gradient_accumulation_steps 2"),
         ({"torch_compile": True, "torch_compile_backend": "eager"}, {}, "LlamaForCausalLM under torch_compile or FSDP"),
         ({"label_names": ["start_positions"]}, {}, "looks for `labels`, and a LlamaForCausalLM takes none"),
         ({}, {"compute_loss_func": own_loss}, "compute_loss_func replaces the loss"),
