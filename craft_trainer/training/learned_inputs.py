@@ -1,7 +1,7 @@
 """The trap: a teacher's answers held on the very inputs whose new answers are to be learned forbid learning them."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import datasets
@@ -15,6 +15,8 @@ from craft_trainer.anchors.provenance import AUTO
 from craft_trainer.losses.distillation import DistillationLoss
 from craft_trainer.losses.term import Need
 from craft_trainer.losses.terms import TERMS
+from craft_trainer.optim.constraints import EVERYTHING
+from craft_trainer.training.schedule import smallest_epsilon
 from craft_trainer.training.settings import RetentionSettings
 
 OTHER_INSTRUCTIONS = "prompts"  # in the data of a cache whose anchors have other sentences than their dataset
@@ -46,7 +48,8 @@ def refuse_learned_inputs(anchors: AnchorCache | AdapterAnchors, learned: Any, s
 
     A student that learns the labels of a share f of the anchors has L_retain ≥ w·f·d, w the weight of the term and d
     how far these labels are from the teacher's answers, in the unit of ε; 1 where it is not known. The run is refused
-    if that is more than ε, unless ``learned_inputs`` is allow. Data that cannot be compared passes.
+    if that is more than the smallest ε of the run, unless ``learned_inputs`` is allow. Where every group has a
+    constraint, f and ε are those of a group. Data that cannot be compared passes.
 
     Raises:
         ValueError: learning and holding exclude each other.
@@ -56,7 +59,10 @@ def refuse_learned_inputs(anchors: AnchorCache | AdapterAnchors, learned: Any, s
     if not held or settings.learned_inputs == "allow" or not isinstance(data, ComparableData):
         return
     rows = learned_rows(anchors, data, learned.indices if isinstance(learned, Subset) else None)
-    if not rows or max(held.values()) * _share(anchors, rows, settings) * _apart(anchors, rows) <= settings.epsilon:
+    if not rows:
+        return
+    loss = max(held.values()) * _apart(anchors, rows)
+    if all(share * loss <= smallest_epsilon(settings, group) for group, share in _shares(anchors, rows, settings)):
         return
     raise ValueError(
         f"{len(rows)} of {len(anchors)} anchors have the inputs that are to be learned, so holding the teacher's "
@@ -104,12 +110,14 @@ def may_hold_what_is_learned(anchors: object, settings: RetentionSettings) -> bo
     return chosen != AUTO and bool(answers_held(settings))
 
 
-def _share(anchors: AnchorCache | AdapterAnchors, rows: Sequence[int], settings: RetentionSettings) -> float:
-    """The part of the anchors that ``rows`` are: of all, or of the group with most where each has its constraint."""
-    if settings.constraints == "single":
-        return len(rows) / len(anchors)
-    every = Counter(anchors.groups)
-    return max(count / every[group] for group, count in Counter(anchors.groups[row] for row in rows).items())
+def _shares(
+    anchors: AnchorCache | AdapterAnchors, rows: Sequence[int], settings: RetentionSettings
+) -> Iterator[tuple[str, float]]:
+    """The part of the anchors of every constraint that ``rows`` are, with the constraint's group."""
+    groups = anchors.groups if settings.constraints == "per_group" else [EVERYTHING] * len(anchors)
+    every = Counter(groups)
+    for group, count in Counter(groups[row] for row in rows).items():
+        yield group, count / every[group]
 
 
 def _apart(anchors: AnchorCache | AdapterAnchors, rows: Sequence[int]) -> float:

@@ -30,6 +30,12 @@ def scheduled_epsilon(settings: RetentionSettings, step: int, max_steps: int) ->
     )
 
 
+def smallest_epsilon(settings: RetentionSettings, group: str) -> float:
+    """The smallest ε that ``group`` has in a run: its own, or that of one end of the schedule."""
+    ends = [settings.epsilon] if settings.epsilon_final is None else [settings.epsilon, settings.epsilon_final]
+    return settings.group_epsilons.get(group, min(ends))
+
+
 def warn_of_another_end(settings: RetentionSettings, step: int, before: int, now: int) -> None:
     """Warn of a run resumed at ``step`` whose ε jumps, because it has ``now`` steps in all and had ``before``."""
     step = _next_pass(step, settings.retention_every)

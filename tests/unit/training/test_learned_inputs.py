@@ -181,6 +181,31 @@ def test_a_group_with_a_constraint_of_its_own_has_no_room_in_others(
         refuse_learned_inputs(one_of_21, data, settings(tmp_path, epsilon=0.05, constraints="per_group"))
 
 
+@pytest.mark.parametrize("schedule", ["linear", "exponential"])
+def test_an_epsilon_that_falls_has_no_room_where_it_ends(
+    one_of_21: AnchorCache, data: PolicyDataset, tmp_path: Path, schedule: str
+) -> None:
+    """At the start there is room for 1 of 21. Seen to fail: the start alone was looked at, so nothing was refused."""
+    falling = {"epsilon_schedule": schedule, "epsilon": 0.2}
+    for end in ({"epsilon_final": 0.04}, {"retention": 0.99}):
+        with pytest.raises(ValueError, match="1 of 21 anchors"):
+            refuse_learned_inputs(one_of_21, data, settings(tmp_path, **falling, **end))
+    refuse_learned_inputs(one_of_21, data, settings(tmp_path, **falling, epsilon_final=0.05))
+
+
+def test_a_group_is_compared_with_its_own_epsilon(one_of_21: AnchorCache, data: PolicyDataset, tmp_path: Path) -> None:
+    """It is half of group one, and none of group two. Seen to fail: an ε of 0.6 for group one was refused."""
+    own = {"constraints": "per_group", "epsilon": 0.2}
+    for epsilons in ({"one": 0.4}, {"two": 0.6}):
+        with pytest.raises(ValueError, match="1 of 21 anchors"):
+            refuse_learned_inputs(one_of_21, data, settings(tmp_path, **own, epsilon_per_group=epsilons))
+    refuse_learned_inputs(one_of_21, data, settings(tmp_path, **own, epsilon_per_group={"one": 0.6, "two": 0.01}))
+    with pytest.raises(ValueError, match="1 of 21 anchors"):
+        refuse_learned_inputs(
+            one_of_21, data, settings(tmp_path, **own | {"epsilon": 0.6}, epsilon_per_group={"one": 0.4})
+        )
+
+
 def test_labels_that_are_the_teachers_answers_are_no_conflict(
     build: Build, data: PolicyDataset, tmp_path: Path
 ) -> None:
