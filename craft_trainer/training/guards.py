@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import DynamoBackend
-from torch import nn
+from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -122,6 +122,17 @@ def require_exact(trainer: Trainer) -> None:
         raise ValueError(
             f"{held} takes the model's own loss on the anchors, which {by} replaces on the task: drop it, or hold "
             "something else (method craft with other retention_terms)"
+        )
+
+
+def require_movable(loss: Tensor, settings: RetentionSettings) -> None:
+    """Refuse, by a ValueError, an L_retain that no trained parameter reaches: it would stay as it is."""
+    if not loss.requires_grad:
+        held = f"retention_terms {settings.retention_terms}" if settings.recipe.loss is DistillationLoss else "the loss"
+        raise ValueError(
+            f"nothing that is held can move: no parameter that is trained acts on {held} of method {settings.method}. "
+            "Train layers before those that are held (of an adapter: more lora_targets), or hold what comes after the "
+            "trained ones (output, or token_kl of a model that predicts tokens)"
         )
 
 

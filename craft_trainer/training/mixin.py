@@ -44,6 +44,7 @@ from craft_trainer.training.guards import (
     refuse_idle_settings,
     require_exact,
     require_followed,
+    require_movable,
     require_own_arguments,
 )
 from craft_trainer.training.joint import choose_backward, joined_loss, joining, require_possible
@@ -211,6 +212,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         """L_retain on this step's anchors; before the first step the student must equal its teacher."""
         look = partial(retention.forward, self.anchored_model, self.state, self.dual, task_loss)
         found: RetentionPass = through_root(self.model, look)
+        require_movable(found.loss, self.settings)
         if self.state.global_step == 0 and self._untouched:
             found = retention.begin(found, self.dual)
         self._untouched = False  # also where a checkpoint was resumed

@@ -194,6 +194,24 @@ def test_a_step_that_is_replaced_on_the_trainer_is_noticed(tmp_path, anchors):
         trainer.train()
 
 
+@pytest.mark.parametrize("backward", [{}, {"backward": "joint", "surgery": "none", "update_angle_every": 10}])
+def test_a_head_alone_does_not_move_the_layers_before_it(tmp_path, lm_cache, backward):
+    """Seen to fail: ``element 0 of tensors does not require grad``, and with one backward pass nothing was said."""
+    kept = BASE | {"max_steps": 2}
+    for terms in (["hidden"], ["hidden", "token_kl"]):
+        model = tiny_llama()
+        model.model.requires_grad_(False)
+        options = kept | backward | {"retention_terms": terms}
+        config = CraftConfig(output_dir=str(tmp_path / "-".join(terms)), **options)
+        trainer = CraftTrainer(model, config, collate, TokenTask(), anchors=lm_cache)
+        if terms == ["hidden"]:
+            with pytest.raises(ValueError, match="nothing that is held can move: .* acts on retention_terms"):
+                trainer.train()
+        else:
+            trainer.train()
+    assert history(tmp_path / "hidden-token_kl")[-1]["retention_loss"] > 0
+
+
 def test_optimizers_that_step_in_the_backward_pass_are_noticed(tmp_path, anchors):
     trainer = CraftTrainer(ToyModel(), CraftConfig(output_dir=str(tmp_path), **BASE), None, ToyTask(), anchors=anchors)
     trainer.model.head.weight.register_post_accumulate_grad_hook(lambda parameter: None)
