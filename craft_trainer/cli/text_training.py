@@ -133,6 +133,7 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
 
     assert arguments.model is not None
     begin(config)
+    smoothing = config.label_smoothing_factor
     rank, targets = arguments.lora_rank, split_list(arguments.lora_targets)
     lora = None if rank is None else Lora(rank, arguments.lora_alpha, targets, arguments.lora_dropout)
     given = {"dtype": arguments.dtype, "quantization": arguments.quantization}
@@ -154,7 +155,7 @@ def train_language_model(arguments: "TrainArguments", config: "LanguageConfig", 
         train_dataset=samples,
         eval_dataset=held_out,
         data_collator=samples.collate,
-        compute_loss_func=SmoothedLoss(smoothing) if (smoothing := config.label_smoothing_factor) else None,
+        compute_loss_func=SmoothedLoss.of(base_model(checkpoint.model).config, smoothing) if smoothing else None,
         processing_class=checkpoint.processor,
     )
     train_and_save(trainer, arguments, resumed, checkpoint.processor)

@@ -97,6 +97,12 @@ def own_loss(trainer: Trainer) -> str | None:
     return None if getattr(trainer.args, "loss_type", None) == "nll" else found
 
 
+def _loss_without_trainers(trainer: Trainer) -> str | None:
+    """The ``compute_loss`` that does not reach Trainer's own, which smooths labels; None if it does."""
+    owners = type(trainer).__mro__[: type(trainer).__mro__.index(Trainer)]
+    return next((f"{_named(one)}.compute_loss" for one in owners if _goes_its_own_way(one, "compute_loss")), None)
+
+
 def require_exact(trainer: Trainer) -> None:
     """Refuse, by a ValueError, arguments under which the gradient that is applied is not that of the model's loss.
 
@@ -107,7 +113,13 @@ def require_exact(trainer: Trainer) -> None:
     if any(word in optimizer for word in STEP_IN_BACKWARD):
         raise ValueError(f"optim {optimizer} cannot be used with anchors: {FUSED_AWAY}. Use optim adamw_torch")
     smoothed = args.label_smoothing_factor != 0
-    if smoothed and (fault := _fault_of_smoothing(trainer)) is not None:
+    if smoothed and (own := _loss_without_trainers(trainer)) is not None:
+        if trainer.is_world_process_zero():
+            logger.warning(
+                "label_smoothing_factor %g smooths nothing unless %s reads it: that does not call super().compute_loss",
+                *(args.label_smoothing_factor, own),
+            )
+    elif smoothed and (fault := _fault_of_smoothing(trainer)) is not None:
         raise ValueError(
             f"label_smoothing_factor is {args.label_smoothing_factor}: {fault}. Set it to 0; for a model that predicts "
             f"the next token, compute_loss_func=SmoothedLoss({args.label_smoothing_factor}) of "
@@ -149,16 +161,20 @@ def refuse_idle_settings(trainer: Any) -> None:
 def _fault_of_smoothing(trainer: Trainer) -> str | None:
     """The fault of Trainer's label smoothing of this model: Trainer.compute_loss pops the labels for it."""
     model, accelerator = base_model(trainer.model), trainer.accelerator
+    config = getattr(model, "config", None)
     if isinstance(trainer.compute_loss_func, SmoothedLoss):
         return None
-    name = type(model).__name__
+    name, text = type(model).__name__, getattr(config, "get_text_config", lambda: None)()
     causal = name in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
-    encodes = getattr(getattr(model, "config", None), "is_encoder_decoder", False)  # its labels are not shifted
+    encodes = getattr(config, "is_encoder_decoder", False)  # its labels are not shifted
     renamed = accelerator.state.dynamo_plugin.backend != DynamoBackend.NO or is_sharded(accelerator)
     generates = getattr(model, "can_generate", lambda: False)() and not encodes
     faults = {
         "compute_loss_func replaces the loss that it would smooth": trainer.compute_loss_func is not None,
         "Trainer leaves it out for problem_type multi_label_classification": trainer.label_smoother is None,
+        f"Trainer leaves the auxiliary loss of the routers of a {name} out": getattr(
+            text, "output_router_logits", False
+        ),
         f"Trainer looks for `labels`, and a {name} takes none": "labels" not in trainer.label_names,
         f"Trainer does not shift the labels of a {name} to the next token": generates and not causal,
         f"Trainer does not shift the labels of a {name} under torch_compile or FSDP": causal and renamed,

@@ -205,7 +205,7 @@ def test_a_head_alone_does_not_move_the_layers_before_it(tmp_path, lm_cache, bac
         config = CraftConfig(output_dir=str(tmp_path / "-".join(terms)), **options)
         trainer = CraftTrainer(model, config, collate, TokenTask(), anchors=lm_cache)
         if terms == ["hidden"]:
-            with pytest.raises(ValueError, match="nothing that is held can move: .* acts on retention_terms"):
+            with pytest.raises(ValueError, match=r"nothing that is held can move: .* acts on retention_terms"):
                 trainer.train()
         else:
             trainer.train()

@@ -14,9 +14,16 @@ from pathlib import Path
 import pytest
 import torch
 from runs import history, outcome
-from tiny_lm import TokenTask, collate, lm_anchors, tiny_llama
+from tiny_lm import VOCABULARY, TokenTask, collate, lm_anchors, tiny_llama
 from torch.nn.functional import cross_entropy
-from transformers import LlamaForCausalLM, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    LlamaForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_pt_utils import LabelSmoother
 from transformers.training_args import OptimizerNames
 from vlm_processors import vlm_and_processor
@@ -47,6 +54,12 @@ EVERY_TWO = {"eval_strategy": "steps", "eval_steps": 2}
 
 def own_model():
     return tiny_llama()
+
+
+def tiny_mixtral():
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    experts = {"num_key_value_heads": 2, "num_local_experts": 4, "output_router_logits": True}
+    return MixtralForCausalLM(MixtralConfig(vocab_size=VOCABULARY, **sizes, **experts))
 
 
 def own_loss(outputs, labels, num_items_in_batch=None):
@@ -249,15 +262,36 @@ def test_a_gradient_that_is_gone_is_refused(anchors, tmp_path):
         ({"torch_compile": True, "torch_compile_backend": "eager"}, {}, "LlamaForCausalLM under torch_compile or FSDP"),
         ({"label_names": ["start_positions"]}, {}, "looks for `labels`, and a LlamaForCausalLM takes none"),
         ({}, {"compute_loss_func": own_loss}, "compute_loss_func replaces the loss"),
+        ({}, {"model": "mixtral"}, "leaves the auxiliary loss of the routers of a MixtralForCausalLM out"),
         ({}, {"model": "qwen2_vl"}, "labels of a Qwen2VLForConditionalGeneration to the next"),
     ],
 )
 def test_label_smoothing_that_would_be_wrong_is_refused(options, given, fault, anchors, tmp_path):
     config = CraftConfig(str(tmp_path), **BASE | TERMS | {"label_smoothing_factor": 0.1} | options)
     if "model" in given:
-        given, config.teacher_mismatch = {"model": vlm_and_processor(given["model"])[0]}, "allow"
+        made_here = tiny_mixtral() if given["model"] == "mixtral" else vlm_and_processor(given["model"])[0]
+        given, config.teacher_mismatch = {"model": made_here}, "allow"
     with pytest.raises(ValueError, match=rf"label_smoothing_factor is 0.1: .*{fault}.*=SmoothedLoss\(0.1\)"):
         made(CraftTrainer, config, given, anchors=anchors)
+
+
+class WithoutTrainers(CraftTrainer):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        return model(**inputs).loss
+
+
+class AboveTrainers(CraftTrainer):
+    def compute_loss(self, *args, **kwargs):
+        return 2 * super().compute_loss(*args, **kwargs)
+
+
+@pytest.mark.parametrize("kind", [WithoutTrainers, AboveTrainers])
+def test_smoothing_beside_a_loss_that_does_not_reach_trainers_is_warned_of(kind, anchors, tmp_path, caplog):
+    """It may read the setting itself. Seen to fail: nothing was smoothed, and nothing was said."""
+    config = CraftConfig(str(tmp_path), **BASE | TERMS | {"label_smoothing_factor": 0.1})
+    made(kind, config, anchors=anchors)
+    said = f"label_smoothing_factor 0.1 smooths nothing unless {__name__}.WithoutTrainers.compute_loss reads it"
+    assert (said in caplog.text) == (kind is WithoutTrainers)
 
 
 @pytest.mark.parametrize("smoothing", [-0.5, 1.0])
