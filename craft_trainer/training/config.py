@@ -1,14 +1,18 @@
 """Training arguments with the settings of retention mixed in."""
 
+import copy
 import os
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
 import torch
-from transformers import TrainingArguments
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, TrainingArguments
 
+from craft_trainer.models.general import base_model
 from craft_trainer.options import option
 from craft_trainer.training.distribution import require_deepspeed, require_device_of_engine
+from craft_trainer.training.learned_inputs import ComparableData
 from craft_trainer.training.settings import RetentionSettings
 
 MOST_ANCHORS = 64  # per device, where retention_batch_size is not set
@@ -57,12 +61,37 @@ class CraftConfig(RetentionArguments, TrainingArguments):  # type: ignore[misc] 
         ValueError: a value outside its range, naming the field and the way out.
     """
 
-    remove_unused_columns: bool | None = option("policies read columns by name, so none is removed", False)
+    remove_unused_columns: bool | None = option(
+        "whether columns that the model's forward does not take are left out; by default those of a HuggingFace model "
+        "are, as by Trainer, unless it takes none of them; policies, other modules and texts of this package keep all",
+        None,
+    )
     resume_from_checkpoint: str | None = option(
         "of the command, to go on with an interrupted run: last (the newest whole checkpoint in output_dir), or a "
         "checkpoint's folder; by default the run begins anew",
         None,
     )
+
+
+def with_columns(trainer: Any) -> TrainingArguments:
+    """The arguments of ``trainer``, with ``remove_unused_columns`` as its model and data need it; or as it is given.
+
+    Of a HuggingFace model it is true, as in ``TrainingArguments``. It stays unset, which is false, of texts that this
+    package reads, and of a dataset of which the model takes no column at all, which Trainer would refuse. The arguments
+    may be those of another trainer as well, so a copy is changed.
+    """
+    args, data = trainer.args, trainer.train_dataset
+    data = data.dataset if isinstance(data, Subset) else data
+    theirs = isinstance(base_model(trainer.model), PreTrainedModel) and not isinstance(data, ComparableData)
+    if args.remove_unused_columns is not None or not theirs:
+        return args
+    trainer._set_signature_columns_if_needed()
+    columns = getattr(data, "column_names", None)
+    if columns and not set(columns) & set(trainer._signature_columns):
+        return args
+    args = copy.copy(args)
+    args.remove_unused_columns = True
+    return args
 
 
 def retention_settings(args: TrainingArguments) -> RetentionSettings:

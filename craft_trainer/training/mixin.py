@@ -28,7 +28,7 @@ from craft_trainer.optim.merging import Merge
 from craft_trainer.training.accumulation import settle_shares
 from craft_trainer.training.auto import own_anchors
 from craft_trainer.training.callbacks import TASK_KL, CraftStep, DualState, RetentionHistory
-from craft_trainer.training.config import retention_settings
+from craft_trainer.training.config import retention_settings, with_columns
 from craft_trainer.training.console import write_short_lines
 from craft_trainer.training.distribution import (
     is_partitioned,
@@ -104,6 +104,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         for given in (*args, *kwargs.values()) if anchors is not None else ():
             require_possible(given)
         super().__init__(*args, **kwargs)
+        self.args: Any = with_columns(self)
         require_joined_processes(self.args)
         require_adapter_inside(self.model)
         if isinstance(anchors, str | Path) and anchors != AUTO:
@@ -116,8 +117,7 @@ class RetentionMixin(Base):  # type: ignore[misc]  # transformers is not typed
         self.anchors = anchors
         if is_drawn_at_every_epoch(self.args, self.train_dataset):
             self.add_callback(EpochOrder())
-        groups = () if self.anchors is None else self.anchors.groups
-        self.add_callback(RunRecord(anchored=self.anchors is not None, groups=groups))
+        self.add_callback(RunRecord(anchored=self.anchors is not None, groups=getattr(self.anchors, "groups", ())))
         if self.anchors is None:
             refuse_idle_settings(self)
         else:

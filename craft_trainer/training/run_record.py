@@ -30,7 +30,10 @@ ANCHORED = (  # the same with anchors
     *("method", "retention_terms", "epsilon", "surgery", "granularity", "multiplier", "multiplier_max"),
 )
 # filled in by Trainer and by `craft-trainer train`:
-DERIVED = ("accelerator_config", "fsdp_config", "disable_tqdm", "dataloader_pin_memory", "prediction_loss_only")
+DERIVED = (
+    *("accelerator_config", "fsdp_config", "disable_tqdm", "dataloader_pin_memory", "prediction_loss_only"),
+    "remove_unused_columns",
+)
 CHECKPOINTING = ("gradient_checkpointing", "activation_checkpointing")  # and these where they are False
 
 

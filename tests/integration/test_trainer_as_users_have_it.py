@@ -98,7 +98,7 @@ class PairwiseTrainer(CraftTrainer):
 
 
 def test_a_diagnostic_is_left_out_where_it_cannot_read_the_data(tmp_path, lm_cache, caplog):
-    config = CraftConfig(output_dir=str(tmp_path), **BASE | KEEP)
+    config = CraftConfig(output_dir=str(tmp_path), **BASE | KEEP, remove_unused_columns=False)
     trainer = PairwiseTrainer(tiny_llama(), config, anchors=lm_cache, train_dataset=Pairs(), data_collator=collate)
     with caplog.at_level(logging.WARNING, logger="craft_trainer.training.drift"):
         trainer.train()
@@ -115,7 +115,7 @@ class WithText(TokenTask):
 
 
 def test_the_diagnostic_reads_what_training_reads(tmp_path, lm_cache):
-    config = CraftConfig(output_dir=str(tmp_path), **BASE | KEEP, remove_unused_columns=True)
+    config = CraftConfig(output_dir=str(tmp_path), **BASE | KEEP)
     trainer = CraftTrainer(tiny_llama(), config, collate, WithText(), anchors=lm_cache)
     trainer.train()
     assert any("retention/task_kl" in log for log in trainer.state.log_history)
