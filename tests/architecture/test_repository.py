@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,12 @@ def test_the_readme_commands_exist():
     for command in commands:
         program, name = shlex.split(command)[:2]
         assert (ROOT / name).is_file() if program == "bash" else name in COMMANDS, command
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports them by that name alone: of two it collects the first, and says so after all others have run."""
+    names = Counter(path.name for path in tracked_files() if path.parts[0] == "tests" and path.name.startswith("test_"))
+    assert [name for name, count in names.items() if count > 1] == []
 
 
 def test_nothing_is_left_to_fill_in():
