@@ -59,7 +59,7 @@ def test_a_number_that_is_too_small(
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 @pytest.mark.parametrize(("words", "name"), [(VERIFY, "tolerance"), (RECORD, "action_noise"), (BUILD, "state_width")])
 def test_a_number_that_is_none(words: str, name: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Seen to fail: `cache verify --tolerance inf` said ok of whatever the teacher made."""
+    """Seen to fail: all were taken, and any teacher is within a tolerance of inf."""
     with pytest.raises(SystemExit, match="2"):
         main([*words.split(), f"--{name}={value}"])
     assert f"argument --{name}" in (told := capsys.readouterr().err)
